@@ -6,9 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let descriptors = protox::compile(["generic.proto", "metadata_store.proto"], ["proto"])?;
-    tonic_prost_build::configure()
-        .file_descriptor_set_path(out.join("descriptors.bin"))
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().file_descriptor_set_path(out.join("descriptors.bin")).compile_fds(descriptors)?;
 
     // A source archive has no git folder: the revision is then what the environment says, or unknown.
     println!("cargo:rerun-if-env-changed=GIT_REVISION");

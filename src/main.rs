@@ -1,2 +1,2 @@
-//! x
-fn main(){}
+//! (being written)
+fn main() {}

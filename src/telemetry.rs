@@ -1,0 +1,5 @@
+//! Logs and metrics. A leaf that every module may use.
+
+pub mod metrics;
+
+pub use metrics::Metrics;
