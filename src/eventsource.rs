@@ -1,1 +1,3 @@
-//! (being written)
+//! The subscriber's side: `generic.Eventing/StartEventSource`, as Argo Events' generic EventSource dials it.
+
+pub mod link;

@@ -1,0 +1,174 @@
+//! A server of the `generic` protocol over links, whose streams the test writes by hand, and a tonic client for it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use model_update_eventsource::eventsource::link::{Link, LinkInfo, StreamAccount};
+use prost::Message as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+use proto::eventing_client::EventingClient;
+use proto::eventing_server::{Eventing, EventingServer};
+use proto::{Event, EventSource};
+
+mod proto {
+    #![allow(missing_docs, unreachable_pub)]
+    tonic::include_proto!("generic");
+}
+
+pub(crate) type Client = EventingClient<Channel>;
+
+/// Long enough for a busy machine; only a failing test waits for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("this should have happened long ago")
+}
+
+/// The server's end of one stream.
+pub(crate) struct Session {
+    pub(crate) name: String,
+    account: StreamAccount,
+    acknowledged: watch::Receiver<u64>,
+    events: Option<mpsc::Sender<Result<Event, Status>>>,
+    open: std::collections::VecDeque<u64>,
+    total: u64,
+}
+
+impl Session {
+    /// Hands an event over, and returns at which octet of the stream it ends.
+    pub(crate) async fn hand_off(&mut self, payload: Vec<u8>) -> u64 {
+        let event = Event { name: "model-update".to_owned(), payload };
+        self.total += 5 + event.encoded_len() as u64;
+        self.account.expect(self.total);
+        let events = self.events.as_ref().expect("the stream has not been ended");
+        within(events.send(Ok(event))).await.expect("the stream is open");
+        self.total
+    }
+
+    /// The same, but waits first until fewer than `most` events are unconfirmed.
+    pub(crate) async fn hand_off_within(&mut self, most: usize, payload: Vec<u8>) -> u64 {
+        while self.open.len() >= most {
+            let oldest = self.open[0];
+            let proven =
+                *within(self.acknowledged.wait_for(|proven| *proven >= oldest)).await.expect("the stream is open");
+            self.open.retain(|total| *total > proven);
+        }
+        let total = self.hand_off(payload).await;
+        self.open.push_back(total);
+        total
+    }
+
+    pub(crate) async fn confirmed(&mut self, total: u64) -> Result<(), watch::error::RecvError> {
+        within(self.acknowledged.wait_for(|proven| *proven >= total)).await.map(drop)
+    }
+
+    pub(crate) async fn unconfirmed_for(&mut self, time: Duration, proven: u64) {
+        let change = self.acknowledged.wait_for(|now| *now > proven);
+        assert!(tokio::time::timeout(time, change).await.is_err(), "confirmed, or closed");
+        assert_eq!(self.proven(), proven);
+    }
+
+    pub(crate) async fn closed(&mut self) {
+        within(async { while self.acknowledged.changed().await.is_ok() {} }).await;
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.events = None;
+    }
+
+    pub(crate) fn proven(&self) -> u64 {
+        *self.acknowledged.borrow()
+    }
+
+    pub(crate) fn handed_off(&self) -> u64 {
+        self.total
+    }
+
+    pub(crate) fn stream_id(&self) -> u32 {
+        self.account.stream_id()
+    }
+}
+
+struct Service(mpsc::UnboundedSender<Session>);
+
+#[tonic::async_trait]
+impl Eventing for Service {
+    type StartEventSourceStream = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
+
+    async fn start_event_source(
+        &self,
+        request: Request<EventSource>,
+    ) -> Result<Response<Self::StartEventSourceStream>, Status> {
+        let info = request.extensions().get::<LinkInfo>().cloned().expect("it came over a link");
+        assert!(info.peer_addr().is_some());
+        let account = info.account(request.metadata().as_ref());
+        let account = account.ok_or_else(|| Status::failed_precondition("no account"))?;
+        let (events, stream) = mpsc::channel(256);
+        let session = Session {
+            name: request.into_inner().name,
+            acknowledged: account.acknowledged(),
+            account,
+            events: Some(events),
+            open: Default::default(),
+            total: 0,
+        };
+        self.0.send(session).map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
+    sessions: tokio::sync::Mutex<mpsc::UnboundedReceiver<Session>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("an address");
+        let (send, sessions) = mpsc::unbounded_channel();
+        let incoming = TcpListenerStream::new(listener).map(|stream| {
+            let stream: TcpStream = stream?;
+            stream.set_nodelay(true)?;
+            let peer = stream.peer_addr()?;
+            Ok::<_, std::io::Error>(Link::new(stream).with_peer_addr(peer))
+        });
+        let serve =
+            tonic::transport::Server::builder().serve_with_incoming(EventingServer::new(Service(send)), incoming);
+        let task = tokio::spawn(async move { serve.await.expect("it serves") });
+        Self { addr, sessions: sessions.into(), task }
+    }
+
+    /// The next stream that a client has opened.
+    pub(crate) async fn session(&self) -> Session {
+        within(self.sessions.lock().await.recv()).await.expect("the server is up")
+    }
+
+    pub(crate) async fn subscribe(&self, client: &mut Client, name: &str) -> (Streaming<Event>, Session) {
+        let source = EventSource { name: name.to_owned(), config: Vec::new() };
+        let events = within(client.start_event_source(source)).await.expect("accepted").into_inner();
+        let session = self.session().await;
+        assert_eq!(session.name, name);
+        (events, session)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(crate) async fn client(addr: SocketAddr) -> Client {
+    within(EventingClient::connect(format!("http://{addr}")))
+        .await
+        .expect("connected")
+        .max_decoding_message_size(8 << 20)
+}
