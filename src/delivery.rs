@@ -1,9 +1,24 @@
 //! The product's sentence: **every subscription to a namespace gets each run of it that succeeded and put out a serving
 //! model, at least once, and once only in calm weather.**
 //!
-mod handle;
+//! - [`Driver`] is the task that delivers: it reads the store's changes, asks for models, hands events to streams, and
+//!   has marks written on the Workflows.
+//! - What it does when is decided by the ledger (`delivery/ledger.rs`), a synchronous state machine.
+//! - A stream attaches through [`Deliveries`], gets [`Handoff`]s, and returns proofs of receipt.
+//! - The outside world is behind two traits: [`ArtifactLookup`] and [`Marker`].
+//!
+//! A hand-off counts as delivered once the peer has proved that it read it *and* the stream stayed open for a while
+//! ([`Options::confirm_after`]). Until then the end of the stream gives it back. What counts is remembered here until
+//! its mark has been seen on the Workflow, and on the Workflow from then on, for every replica.
 
+mod driver;
+mod handle;
+mod ledger;
+mod observer;
+
+pub use driver::{Driver, WallClock, system_clock};
 pub use handle::{Attached, Deliveries, Handoff, MAX_UNACKNOWLEDGED, Receipts, StreamId};
+pub use ledger::Options;
 
 use std::{fmt, sync::Arc};
 

@@ -4,10 +4,12 @@
 //! - [`Subscription`]: what one logical consumer of a namespace wants
 //! - [`Artifact`], [`ArtifactTypes`]: which outputs of a run count as serving models
 //! - [`event`]: the form in which a run is announced
+//! - [`trace`]: the ids of its trace
 
 pub mod artifact;
 pub mod event;
 pub mod subscription;
+pub mod trace;
 pub mod workflow;
 
 pub use artifact::{Artifact, ArtifactTypes, RunModels};

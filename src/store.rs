@@ -50,7 +50,7 @@ pub struct Store {
 struct Inner {
     namespaces: HashMap<Arc<str>, HashSet<Slot>>,
     records: usize,
-    followed: HashMap<Arc<str>, usize>,
+    followed: HashSet<Arc<str>>,
     journal: Vec<Change>,
     epoch: u32,
 }
@@ -114,25 +114,23 @@ impl Store {
         swept
     }
 
-    /// Follows a namespace, which need not exist: from now on its changes are in [`Store::changes`]. `each` is called
-    /// with every record that it holds at this instant. To be paired with [`Store::unfollow`].
-    pub fn follow(&self, namespace: &Arc<str>, each: impl FnMut(&Arc<Workflow>)) {
+    /// Follows a namespace, which need not exist: from now on its changes are in [`Store::changes`]. Returns the
+    /// changes that were still in the journal, and the namespace's records as they are after those: for whoever
+    /// follows, to be read in this order.
+    pub fn follow(&self, namespace: &Arc<str>) -> (Vec<Change>, Vec<Arc<Workflow>>) {
         let mut inner = self.lock();
-        *inner.followed.entry(namespace.clone()).or_default() += 1;
-        if let Some(slots) = inner.namespaces.get(namespace) {
-            slots.iter().map(|slot| &slot.record).for_each(each);
-        }
+        inner.followed.insert(namespace.clone());
+        let records = inner
+            .namespaces
+            .get(namespace)
+            .map(|slots| slots.iter().map(|slot| slot.record.clone()).collect())
+            .unwrap_or_default();
+        (std::mem::take(&mut inner.journal), records)
     }
 
-    /// Ends one [`Store::follow`].
+    /// Follows the namespace no longer.
     pub fn unfollow(&self, namespace: &str) {
-        let mut inner = self.lock();
-        if let Some(followers) = inner.followed.get_mut(namespace) {
-            *followers -= 1;
-            if *followers == 0 {
-                inner.followed.remove(namespace);
-            }
-        }
+        self.lock().followed.remove(namespace);
     }
 
     /// Waits until something has changed, then takes all changes since the last call, in their order. For one caller.
@@ -233,8 +231,8 @@ impl Inner {
 
     fn record(&mut self, change: Change) -> bool {
         let wanted = match &change {
-            Change::Applied(record) => self.followed.contains_key(&*record.namespace) || record.is_restarted(),
-            Change::Gone(record) => self.followed.contains_key(&*record.namespace),
+            Change::Applied(record) => self.followed.contains(&*record.namespace) || record.is_restarted(),
+            Change::Gone(record) => self.followed.contains(&*record.namespace),
         };
         if wanted {
             self.journal.push(change);

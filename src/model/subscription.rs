@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::{ArtifactTypes, Include, Workflow};
+use super::{ArtifactTypes, Include, PipelineName, Workflow};
 
 /// The longest name of a subscription: that of a DNS label, and of the name part of an annotation's key.
 pub const MAX_NAME: usize = 63;
@@ -126,6 +126,14 @@ impl Subscription {
     /// Whether this run was created too long ago. `now` is in seconds since the Unix epoch.
     pub fn is_too_old(&self, workflow: &Workflow, now: i64) -> bool {
         self.max_age.is_some_and(|max| i128::from(now) - i128::from(workflow.created) > i128::from(max.as_secs()))
+    }
+
+    /// Whether this run may be wanted, as far as the Workflow itself tells: its pipeline may be known only later.
+    pub fn may_want(&self, workflow: &Workflow) -> bool {
+        match &workflow.pipeline {
+            PipelineName::Spec(name) => self.pipelines.wants(name),
+            PipelineName::Generated(_) | PipelineName::Unknown => true,
+        }
     }
 
     /// Whether this run counts as delivered to this subscription already. `skip_labelled` counts runs that

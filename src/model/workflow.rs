@@ -93,8 +93,12 @@ impl TraceId {
         if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return None;
         }
-        let value = u128::from_str_radix(text, 16).ok()?;
-        (value != 0).then_some(Self(value.to_be_bytes()))
+        Self::from_bytes(u128::from_str_radix(text, 16).ok()?.to_be_bytes())
+    }
+
+    /// The id with these octets. `None` for the invalid id of zeros.
+    pub fn from_bytes(octets: [u8; 16]) -> Option<Self> {
+        (octets != [0; 16]).then_some(Self(octets))
     }
 
     /// The sixteen octets of the id.

@@ -34,7 +34,7 @@ fn changes(store: &Store) -> Vec<String> {
 
 fn following(namespace: &str) -> Store {
     let store = Store::default();
-    store.follow(&namespace.into(), |_| {});
+    store.follow(&namespace.into());
     store
 }
 
@@ -62,12 +62,13 @@ fn an_unchanged_record_keeps_its_allocation_and_wakes_nobody() {
 }
 
 #[test]
-fn following_shows_what_is_there_already() {
-    let store = Store::default();
+fn following_shows_what_is_there_already_after_the_changes_that_led_to_it() {
+    let store = following("b");
     store.apply(workflow("a", "one", 1));
-    let mut seen = Vec::new();
-    store.follow(&"a".into(), |record| seen.push(record.name.clone()));
-    assert_eq!(seen, ["one".into()]);
+    store.apply(workflow("b", "two", 2));
+    let (before, records) = store.follow(&"a".into());
+    assert_eq!(before.len(), 1);
+    assert_eq!(records.iter().map(|record| &*record.name).collect::<Vec<_>>(), ["one"]);
     assert!(changes(&store).is_empty());
 }
 

@@ -1,14 +1,20 @@
 //! The metrics: families with bounded labels, never a Workflow's name, a UID or an error's text.
 
+pub mod delivery;
+
+pub use delivery::DeliveryMetrics;
 use prometheus_client::registry::Registry;
 
 /// Every metric of the server. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {}
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// What delivery counts.
+    pub delivery: DeliveryMetrics,
+}
 
 impl Metrics {
     /// Makes the metrics and registers them.
-    pub fn new(_registry: &mut Registry) -> Self {
-        Self {}
+    pub fn new(registry: &mut Registry) -> Self {
+        Self { delivery: DeliveryMetrics::new(registry) }
     }
 }

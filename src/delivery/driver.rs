@@ -1,0 +1,229 @@
+//! Carries out what the ledger decides, and feeds back what comes of it. The only task that reads the store's journal;
+//! it waits for nothing but its next input, so that nobody waits for it.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ArtifactLookup, Deliveries, Handoff, LookupError, MarkError, MarkPatch, Marker, Options, StreamId,
+    handle::FromStream,
+    ledger::{Action, Ledger, Lookup, Now},
+    observer::Observer,
+};
+use crate::{
+    model::RunModels,
+    store::{Change, Store},
+    telemetry::metrics::DeliveryMetrics,
+};
+
+/// How many messages of streams are taken in at once.
+const BATCH: usize = 1024;
+/// How long a drain waits for the last confirmations, and then for the last marks. Together below 10 s.
+const DRAIN_CONFIRMATIONS: Duration = Duration::from_secs(5);
+const DRAIN_MARKS: Duration = Duration::from_secs(3);
+/// How often the gauges of what is pending are renewed, at most, and only after something has happened.
+const CENSUS: Duration = Duration::from_secs(1);
+
+/// Seconds since the Unix epoch; a test may let it jump.
+pub type WallClock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// The system's wall clock.
+pub fn system_clock() -> WallClock {
+    Arc::new(|| jiff::Timestamp::now().as_second())
+}
+
+/// The delivery task. See [`Driver::run`].
+pub struct Driver {
+    ledger: Ledger,
+    store: Arc<Store>,
+    lookup: Arc<dyn ArtifactLookup>,
+    marker: Arc<dyn Marker>,
+    wall_clock: WallClock,
+    observer: Observer,
+    from_streams: mpsc::UnboundedReceiver<FromStream>,
+    to_streams: HashMap<StreamId, mpsc::Sender<Handoff>>,
+    tasks: JoinSet<Done>,
+}
+
+/// The result of something that was under way.
+enum Done {
+    Lookup(Lookup, Result<Arc<RunModels>, LookupError>),
+    Patch(MarkPatch, Result<(), MarkError>),
+}
+
+impl Driver {
+    /// Makes the delivery task, and the handle through which streams attach to it.
+    pub fn new(
+        store: Arc<Store>,
+        lookup: Arc<dyn ArtifactLookup>,
+        marker: Arc<dyn Marker>,
+        options: Options,
+        wall_clock: WallClock,
+        metrics: DeliveryMetrics,
+    ) -> (Deliveries, Self) {
+        let (deliveries, from_streams) = Deliveries::new();
+        let driver = Self {
+            ledger: Ledger::new(options, rand::random()),
+            store,
+            lookup,
+            marker,
+            wall_clock,
+            observer: Observer::new(metrics),
+            from_streams,
+            to_streams: HashMap::new(),
+            tasks: JoinSet::new(),
+        };
+        (deliveries, driver)
+    }
+
+    /// Delivers until `drain` is cancelled, and then until the last hand-offs are confirmed and marked, or that has
+    /// taken too long.
+    ///
+    /// # Errors
+    /// Where a lookup or a patch panicked: its run would be stuck for ever, so the process has to start anew.
+    pub async fn run(mut self, drain: CancellationToken) -> Result<(), JoinError> {
+        let store = self.store.clone();
+        let mut messages = Vec::with_capacity(BATCH);
+        let mut draining: Option<Instant> = None;
+        let mut next_census = Instant::now();
+        let mut census_due = false;
+        loop {
+            let now = self.now();
+            self.ledger.tick(now);
+            for action in self.ledger.settle(now) {
+                self.perform(action);
+            }
+            if let Some(began) = draining {
+                if self.ledger.is_drained() || Instant::now() >= began + DRAIN_CONFIRMATIONS + DRAIN_MARKS {
+                    self.observer.drained(&self.ledger.census());
+                    return Ok(());
+                }
+                if Instant::now() >= began + DRAIN_CONFIRMATIONS {
+                    self.to_streams.clear();
+                }
+            }
+            if census_due && Instant::now() >= next_census {
+                self.observer.census(&self.ledger.census(), self.now());
+                census_due = false;
+                next_census = Instant::now() + CENSUS;
+            }
+            let deadline = self
+                .ledger
+                .next_deadline()
+                .map(Instant::from_std)
+                .into_iter()
+                .chain(census_due.then_some(next_census))
+                .chain(draining.iter().flat_map(|began| {
+                    let ends = [*began + DRAIN_CONFIRMATIONS, *began + DRAIN_CONFIRMATIONS + DRAIN_MARKS];
+                    ends.into_iter().filter(|end| *end > Instant::now())
+                }))
+                .min();
+            tokio::select! {
+                changes = store.changes() => self.changed(&changes),
+                received = self.from_streams.recv_many(&mut messages, BATCH) => {
+                    // `self` holds no sender, but the server that accepts streams does, for as long as it runs.
+                    if received == 0 && draining.is_none() {
+                        draining = Some(self.begin_drain());
+                    }
+                    messages.drain(..).for_each(|message| self.told(message));
+                }
+                Some(done) = self.tasks.join_next() => self.done(done?),
+                () = until(deadline) => {}
+                () = drain.cancelled(), if draining.is_none() => draining = Some(self.begin_drain()),
+            }
+            census_due = true;
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { instant: Instant::now().into_std(), unix: (self.wall_clock)() }
+    }
+
+    fn begin_drain(&mut self) -> Instant {
+        self.ledger.drain();
+        Instant::now()
+    }
+
+    fn changed(&mut self, changes: &[Change]) {
+        let now = self.now();
+        for change in changes {
+            match change {
+                Change::Applied(workflow) => self.ledger.applied(workflow, now),
+                Change::Gone(workflow) => self.ledger.gone(workflow, now),
+            }
+        }
+    }
+
+    fn told(&mut self, message: FromStream) {
+        match message {
+            FromStream::Attached { id, subscription, peer, events } => {
+                let (changes, records) = self.store.follow(&subscription.namespace);
+                self.changed(&changes);
+                self.to_streams.insert(id, events);
+                let now = self.now();
+                self.ledger.attached(id, subscription, peer, &records, now);
+            }
+            FromStream::Acknowledged { id, sequence } => self.ledger.acknowledged(id, sequence, self.now()),
+            FromStream::Ended { id } => {
+                self.to_streams.remove(&id);
+                self.ledger.ended(id, self.now());
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = self.now();
+        match done {
+            Done::Lookup(id, answer) => self.ledger.answered(id, answer, now),
+            Done::Patch(patch, result) => self.ledger.patched(patch, result, now),
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Lookup { id, workflow, types, attempt } => {
+                self.observer.asking(&workflow, attempt);
+                let lookup = self.lookup.clone();
+                self.tasks.spawn(async move { Done::Lookup(id, lookup.find(&workflow, &types).await) });
+            }
+            Action::Patch { patch, attempt } => {
+                self.observer.patching(&patch, attempt);
+                let marker = self.marker.clone();
+                self.tasks.spawn(async move {
+                    let result = marker.patch(&patch).await;
+                    Done::Patch(patch, result)
+                });
+            }
+            Action::HandOff { stream, subscription, handoff, workflow, waited, again } => {
+                self.observer.handing_off(&subscription, &workflow, waited, again);
+                // The ledger keeps within the channel's capacity. A closed one means that the stream's end is on its
+                // way to us, which gives the run back.
+                if let Some(events) = self.to_streams.get(&stream) {
+                    events.try_send(handoff).ok();
+                }
+            }
+            Action::Forget(run) => self.lookup.forget(run),
+            Action::Close(stream) => {
+                self.to_streams.remove(&stream);
+            }
+            Action::Unfollow(namespace) => self.store.unfollow(&namespace),
+            Action::Report(report) => self.observer.report(&report),
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,497 @@
+//! The ledger: what is pending, handed off, confirmed and marked, for every subscription. A synchronous state machine.
+//!
+//! Inputs are the changes of the store, the answers of lookups, the receipts and ends of streams, the results of
+//! patches, and the passing of time; each is a method that takes what happened and the time at which it did. Outputs
+//! are [`Action`]s, which the driver carries out and whose results it feeds back. Nothing in here waits, does I/O or
+//! looks at a clock, so that every interleaving can be played in a test.
+//!
+//! # The life of a run in a stream
+//!
+//! ```text
+//!                  ┌── no model, not wanted ──▶ (not the stream's business)
+//! Unasked ─▶ Asked ┴─▶ Ready ─▶ Open ─▶ acknowledged ─▶ confirmed ─▶ (a mark is asked for)
+//!    ▲         │ error: asked again later   │ the stream ends
+//!    └─────────┴────────────────────────────┘ (its successor finds the run unmarked in the store)
+//! ```
+//!
+//! What outlives a stream belongs to its *subscription*: which runs were confirmed whose marks have not been seen yet,
+//! and which were open when streams ended. Everything else a new stream reads again from the store's records.
+
+mod action;
+mod departed;
+mod lookups;
+mod marks;
+mod settle;
+mod stream;
+mod timers;
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::{SeedableRng, rngs::SmallRng};
+
+use self::{
+    departed::Departed,
+    lookups::{LookupId, Lookups},
+    marks::Marks,
+    stream::{Place, Stream},
+    timers::{Timer, Timers},
+};
+use super::{LookupError, MarkError, MarkPatch, StreamId};
+use crate::model::{ArtifactTypes, RunModels, Subscription, SubscriptionName, Uid, Workflow};
+
+pub use self::action::Options;
+pub(super) use self::{
+    action::{Action, Census, Now, Report},
+    lookups::LookupId as Lookup,
+};
+
+/// How long two peers may share a subscription before it is reported: longer than any roll-out of theirs.
+const SHARED_TOO_LONG: Duration = Duration::from_secs(60);
+/// How long a namespace is followed after its last stream has ended; Argo redials every 5 s.
+const IDLE: Duration = Duration::from_secs(3600);
+/// For how many different `artifactTypes` a namespace remembers which runs have no model, beyond those in use.
+const KEPT_TYPES: usize = 4;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    options: Options,
+    namespaces: HashMap<Arc<str>, Namespace>,
+    streams: HashMap<StreamId, Stream>,
+    lookups: Lookups,
+    marks: Marks,
+    departed: Departed,
+    timers: Timers,
+    dirty: BTreeSet<StreamId>,
+    actions: Vec<Action>,
+    draining: bool,
+    jitter: SmallRng,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    streams: Vec<StreamId>,
+    subscriptions: HashMap<SubscriptionName, Consumer>,
+    /// Succeeded runs without a model, by what counts as one.
+    without_model: HashMap<Arc<ArtifactTypes>, HashSet<Uid>>,
+}
+
+/// What outlives a subscription's streams.
+#[derive(Debug, Default)]
+struct Consumer {
+    streams: Vec<StreamId>,
+    /// Delivered, and the mark that says so has not been seen yet.
+    confirmed: HashSet<Uid>,
+    /// Runs that were open when a stream ended.
+    strikes: HashMap<Uid, Strikes>,
+}
+
+impl Namespace {
+    /// Keeps the answers for what streams ask for now, and a few others: a stream that broke is soon back.
+    fn forget_types(&mut self, streams: &HashMap<StreamId, Stream>) {
+        if self.without_model.len() > KEPT_TYPES {
+            let used: HashSet<_> = self
+                .streams
+                .iter()
+                .filter_map(|id| streams.get(id))
+                .map(|stream| &stream.subscription.artifact_types)
+                .collect();
+            self.without_model.retain(|types, _| used.contains(types));
+        }
+    }
+}
+
+impl Consumer {
+    fn is_empty(&self) -> bool {
+        self.streams.is_empty() && self.confirmed.is_empty() && self.strikes.is_empty()
+    }
+}
+
+/// How often a stream ended while this run was open, and before when it is not to be tried again.
+#[derive(Clone, Copy, Debug)]
+struct Strikes {
+    count: u32,
+    not_before: Instant,
+}
+
+impl Ledger {
+    /// An empty ledger. `seed` seeds the jitter of retries.
+    pub(super) fn new(options: Options, seed: u64) -> Self {
+        Self {
+            lookups: Lookups::new(options.lookups.0, options.lookups.1),
+            marks: Marks::new(options.patches),
+            options,
+            namespaces: HashMap::new(),
+            streams: HashMap::new(),
+            departed: Departed::default(),
+            timers: Timers::default(),
+            dirty: BTreeSet::new(),
+            actions: Vec::new(),
+            draining: false,
+            jitter: SmallRng::seed_from_u64(seed),
+        }
+    }
+
+    // === the store ===
+
+    /// A Workflow is new or has changed.
+    pub(super) fn applied(&mut self, workflow: &Arc<Workflow>, now: Now) {
+        if workflow.is_restarted() {
+            self.marks.restarted(workflow);
+        }
+        if !self.namespaces.contains_key(&*workflow.namespace) {
+            return;
+        }
+        if workflow.succeeded() {
+            self.marks_seen(workflow);
+            for id in self.streams_of(&workflow.namespace) {
+                self.offer(id, workflow, now);
+            }
+        } else {
+            self.left_success(workflow);
+        }
+    }
+
+    /// A Workflow was deleted. What streams have been promised of it is kept for a while.
+    pub(super) fn gone(&mut self, workflow: &Arc<Workflow>, now: Now) {
+        let uid = workflow.uid;
+        self.marks.forget(uid);
+        let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
+        namespace.without_model.values_mut().for_each(|runs| {
+            runs.remove(&uid);
+        });
+        let mut wanted_by = HashSet::new();
+        for id in &namespace.streams {
+            let Some(stream) = self.streams.get_mut(id) else { continue };
+            match stream.runs.get(&uid).map(|entry| (entry.place, entry.elsewhere)) {
+                Some((Place::Declined, _)) => stream.remove(uid),
+                Some((_, false)) => {
+                    wanted_by.insert(stream.subscription.name.clone());
+                }
+                _ => {}
+            }
+        }
+        for (name, consumer) in &mut namespace.subscriptions {
+            consumer.confirmed.remove(&uid);
+            if !wanted_by.contains(name) {
+                consumer.strikes.remove(&uid);
+            }
+        }
+        if !wanted_by.is_empty() {
+            let expired = self.departed.insert(workflow.clone(), wanted_by, now.instant, &mut self.timers);
+            expired.into_iter().for_each(|workflow| self.expire(&workflow));
+        }
+    }
+
+    /// The phase of a run left `Succeeded`: whatever was decided about it is void.
+    fn left_success(&mut self, workflow: &Workflow) {
+        let uid = workflow.uid;
+        let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
+        let mut known = false;
+        for runs in namespace.without_model.values_mut() {
+            known |= runs.remove(&uid);
+        }
+        for consumer in namespace.subscriptions.values_mut() {
+            known |= consumer.confirmed.remove(&uid);
+            known |= consumer.strikes.remove(&uid).is_some();
+        }
+        for id in &namespace.streams {
+            if let Some(stream) = self.streams.get_mut(id) {
+                known |= stream.runs.contains_key(&uid);
+                stream.remove(uid);
+            }
+        }
+        self.marks.unwanted(uid, None);
+        if known {
+            self.lookups.forget(uid);
+            self.actions.push(Action::Forget(uid));
+        }
+    }
+
+    /// The marks on a succeeded run say who has got it: through us, or through another replica.
+    fn marks_seen(&mut self, workflow: &Workflow) {
+        let uid = workflow.uid;
+        let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
+        for mark in workflow.marks.iter().filter(|mark| mark.own) {
+            let Some(consumer) = namespace.subscriptions.get_mut(&mark.subscription) else { continue };
+            let ours = consumer.confirmed.remove(&uid);
+            consumer.strikes.remove(&uid);
+            self.marks.unwanted(uid, Some(&mark.subscription));
+            for id in &consumer.streams {
+                let Some(stream) = self.streams.get_mut(id) else { continue };
+                let Some(entry) = stream.runs.get_mut(&uid) else { continue };
+                // Each stream attached here gets every event, also one that a sibling has confirmed already. What
+                // another replica has delivered does not go out again, unless it is on its way.
+                entry.elsewhere = true;
+                if !ours && entry.place != Place::Open {
+                    stream.remove(uid);
+                }
+            }
+        }
+    }
+
+    /// Puts a run before a stream, which may have it already, or not want it.
+    fn offer(&mut self, id: StreamId, workflow: &Arc<Workflow>, now: Now) {
+        let uid = workflow.uid;
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(namespace) = self.namespaces.get(&*workflow.namespace) else { return };
+        let wanted = &stream.subscription;
+        if !workflow.succeeded() || wanted.has_got(workflow, self.options.skip_labelled) {
+            return;
+        }
+        if namespace.subscriptions.get(&wanted.name).is_some_and(|consumer| consumer.confirmed.contains(&uid)) {
+            return;
+        }
+        if let Some(entry) = stream.runs.get_mut(&uid) {
+            entry.elsewhere = false;
+            entry.workflow = workflow.clone();
+            return;
+        }
+        let without = namespace.without_model.get(&wanted.artifact_types).is_some_and(|runs| runs.contains(&uid));
+        if without || wanted.is_too_old(workflow, now.unix) || !wanted.may_want(workflow) {
+            return;
+        }
+        stream.insert(workflow.clone(), now.instant);
+        self.dirty.insert(id);
+    }
+
+    // === streams ===
+
+    /// A stream attached. `records` are those of its namespace.
+    pub(super) fn attached(
+        &mut self,
+        id: StreamId,
+        subscription: Subscription,
+        peer: Option<SocketAddr>,
+        records: &[Arc<Workflow>],
+        now: Now,
+    ) {
+        if self.draining {
+            self.actions.push(Action::Close(id));
+            return;
+        }
+        let namespace = self.namespaces.entry(subscription.namespace.clone()).or_default();
+        namespace.streams.push(id);
+        let consumer = namespace.subscriptions.entry(subscription.name.clone()).or_default();
+        consumer.streams.push(id);
+        if consumer.streams.len() > 1 {
+            self.timers.set(now.instant + SHARED_TOO_LONG, Timer::Shared(id));
+        }
+        self.streams.insert(id, Stream::new(subscription.clone(), peer));
+        for workflow in self.departed.wanted_by(&subscription) {
+            self.offer(id, &workflow, now);
+        }
+        for workflow in records {
+            self.offer(id, workflow, now);
+        }
+        let pending = self.streams.get(&id).map_or(0, |stream| stream.runs.len());
+        self.report(Report::Attached { stream: id, subscription, peer, pending });
+    }
+
+    /// A stream's peer has proved that it read everything up to this hand-off.
+    pub(super) fn acknowledged(&mut self, id: StreamId, sequence: u64, now: Now) {
+        let due = now.instant + self.options.confirm_after;
+        if let Some(stream) = self.streams.get_mut(&id) {
+            if stream.acknowledged(sequence, due) {
+                self.timers.set(due, Timer::Confirm(id));
+            }
+            self.dirty.insert(id);
+        }
+    }
+
+    /// A stream ended: what it has not confirmed is given back.
+    pub(super) fn ended(&mut self, id: StreamId, now: Now) {
+        let Some(stream) = self.streams.remove(&id) else { return };
+        self.dirty.remove(&id);
+        stream.asked().for_each(|uid| self.lookups.abandon(uid, id));
+        let Some(namespace) = self.namespaces.get_mut(&stream.subscription.namespace) else { return };
+        namespace.streams.retain(|other| *other != id);
+        let open = stream.open_runs();
+        if let Some(consumer) = namespace.subscriptions.get_mut(&stream.subscription.name) {
+            consumer.streams.retain(|other| *other != id);
+            for uid in &open {
+                let strikes = consumer.strikes.entry(*uid).or_insert(Strikes { count: 0, not_before: now.instant });
+                strikes.count += 1;
+                strikes.not_before = now.instant + stream::pause_after(strikes.count);
+            }
+            if consumer.is_empty() {
+                namespace.subscriptions.remove(&stream.subscription.name);
+            }
+        }
+        namespace.forget_types(&self.streams);
+        if namespace.streams.is_empty() {
+            self.timers.set(now.instant + IDLE, Timer::Idle(stream.subscription.namespace.clone()));
+        }
+        self.report(Report::Ended { subscription: stream.subscription, unconfirmed: open.len() });
+    }
+
+    /// Hands nothing off any more; a stream is closed as soon as nothing of it is open.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        self.dirty.extend(self.streams.keys());
+    }
+
+    /// Whether nothing is left that a drain would wait for.
+    pub(super) fn is_drained(&self) -> bool {
+        self.streams.is_empty() && self.marks.is_idle()
+    }
+
+    // === time ===
+
+    /// The next point in time at which [`Ledger::tick`] has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop(now.instant) {
+            match timer {
+                Timer::Confirm(id) => self.confirm_due(id, now),
+                Timer::Lookup(lookup) => self.lookups.retry(lookup),
+                Timer::Mark(uid) => self.marks.retry(uid),
+                Timer::Departed(uid) => {
+                    if let Some(workflow) = self.departed.expire(uid) {
+                        self.expire(&workflow);
+                    }
+                }
+                Timer::Struck(id) => {
+                    self.dirty.insert(id);
+                }
+                Timer::Shared(id) => self.check_shared(id),
+                Timer::Idle(namespace) => self.check_idle(&namespace, now),
+            }
+        }
+    }
+
+    fn confirm_due(&mut self, id: StreamId, now: Now) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let (confirmed, next) = stream.take_confirmed(now.instant);
+        if let Some(due) = next {
+            self.timers.set(due, Timer::Confirm(id));
+        }
+        let subscription = stream.subscription.clone();
+        self.dirty.insert(id);
+        for entry in confirmed {
+            let workflow = entry.workflow;
+            if !entry.elsewhere {
+                self.confirm(&subscription, &workflow);
+            }
+            self.report(Report::Confirmed {
+                subscription: subscription.clone(),
+                since_handoff: now.instant.saturating_duration_since(entry.handed_off.unwrap_or(now.instant)),
+                waited: now.instant.saturating_duration_since(entry.offered),
+                workflow,
+            });
+        }
+    }
+
+    fn confirm(&mut self, subscription: &Subscription, workflow: &Arc<Workflow>) {
+        let uid = workflow.uid;
+        let Some(namespace) = self.namespaces.get_mut(&subscription.namespace) else { return };
+        let Some(consumer) = namespace.subscriptions.get_mut(&subscription.name) else { return };
+        consumer.strikes.remove(&uid);
+        if self.departed.delivered(uid, &subscription.name) || !consumer.confirmed.insert(uid) {
+            return;
+        }
+        if !self.marks.want(workflow, &subscription.name) {
+            self.report(Report::MarksFull { workflow: workflow.clone(), subscription: subscription.name.clone() });
+        }
+    }
+
+    /// A deleted Workflow's time is over, or there are too many of them.
+    fn expire(&mut self, workflow: &Arc<Workflow>) {
+        for id in self.streams_of(&workflow.namespace) {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.remove(workflow.uid);
+            }
+        }
+        if let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) {
+            namespace.subscriptions.values_mut().for_each(|consumer| {
+                consumer.strikes.remove(&workflow.uid);
+            });
+        }
+        self.report(Report::Expired { workflow: workflow.clone() });
+    }
+
+    fn check_shared(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let (namespace, name) = (stream.subscription.namespace.clone(), stream.subscription.name.clone());
+        let peers: HashSet<_> = self
+            .consumer(&namespace, &name)
+            .into_iter()
+            .flat_map(|consumer| &consumer.streams)
+            .filter_map(|id| self.streams.get(id).map(|stream| stream.peer))
+            .collect();
+        if peers.len() > 1 {
+            self.report(Report::Shared { namespace, subscription: name, peers: peers.len() });
+        }
+    }
+
+    fn check_idle(&mut self, name: &Arc<str>, now: Now) {
+        let Some(namespace) = self.namespaces.get(name).filter(|namespace| namespace.streams.is_empty()) else {
+            return;
+        };
+        if namespace.subscriptions.values().any(|consumer| !consumer.confirmed.is_empty()) {
+            self.timers.set(now.instant + IDLE, Timer::Idle(name.clone()));
+        } else {
+            self.namespaces.remove(name);
+            self.actions.push(Action::Unfollow(name.clone()));
+        }
+    }
+
+    // === lookups and patches ===
+
+    /// A lookup has been answered.
+    pub(super) fn answered(&mut self, id: LookupId, answer: Result<Arc<RunModels>, LookupError>, now: Now) {
+        let outcome = self.lookups.answered(id, answer, now.instant, &mut self.timers, &mut self.jitter);
+        match outcome {
+            lookups::Outcome::Found { lookup, models } => self.found(&lookup, &models),
+            lookups::Outcome::Failed(report) => self.actions.push(Action::Report(report)),
+            lookups::Outcome::Nobody => {}
+        }
+    }
+
+    /// A patch has been answered.
+    pub(super) fn patched(&mut self, patch: MarkPatch, result: Result<(), MarkError>, now: Now) {
+        if let Some(report) = self.marks.patched(patch, result, now.instant, &mut self.timers, &mut self.jitter) {
+            self.report(report);
+        }
+    }
+
+    // === small things ===
+
+    /// How much is pending, for the metrics. Looks at every pending run: not for every input.
+    pub(super) fn census(&self) -> Census {
+        let mut census = Census { streams: self.streams.len(), marks: self.marks.len(), ..Census::default() };
+        for stream in self.streams.values() {
+            for entry in stream.runs.values().filter(|entry| entry.place != Place::Declined) {
+                census.pending += 1;
+                census.oldest = census.oldest.into_iter().chain([entry.offered]).min();
+            }
+        }
+        let consumers = self.namespaces.values().flat_map(|namespace| namespace.subscriptions.values());
+        census.shared = consumers.filter(|consumer| consumer.streams.len() > 1).count();
+        census
+    }
+
+    fn consumer(&self, namespace: &str, name: &SubscriptionName) -> Option<&Consumer> {
+        self.namespaces.get(namespace)?.subscriptions.get(name)
+    }
+
+    fn streams_of(&self, namespace: &str) -> Vec<StreamId> {
+        self.namespaces.get(namespace).map(|namespace| namespace.streams.clone()).unwrap_or_default()
+    }
+
+    fn report(&mut self, report: Report) {
+        self.actions.push(Action::Report(report));
+    }
+}
+
+#[cfg(test)]
+mod tests;

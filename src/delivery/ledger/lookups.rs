@@ -1,0 +1,276 @@
+//! Questions for the models of runs: who waits for which, whose turn it is, and when to ask again.
+//!
+//! One question a run and set of types, however many streams wait. So many are under way a namespace at once, and
+//! namespaces take turns, so that one whose questions hang does not hold up another. Within a namespace first
+//! questions and repeated ones alternate. A question that waits to be repeated holds no place.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, rngs::SmallRng};
+
+use super::{Report, Timer, Timers};
+use crate::{
+    delivery::{LookupError, StreamId},
+    model::{ArtifactTypes, RunModels, Uid, Workflow},
+};
+
+/// For how long the absence of a run's context may mean that it has only not been written yet.
+const CONTEXT_EXPECTED: Duration = Duration::from_secs(120);
+/// How often a run is asked for that ML Metadata does not seem to know.
+const SELDOM: Duration = Duration::from_secs(3600);
+/// The pauses between two attempts: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// One question, through all its attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(in crate::delivery) struct LookupId(u64);
+
+#[derive(Debug)]
+pub(super) struct Lookup {
+    pub(super) workflow: Arc<Workflow>,
+    pub(super) types: Arc<ArtifactTypes>,
+    pub(super) waiters: Vec<StreamId>,
+    attempt: u32,
+    first: Option<Instant>,
+    in_flight: bool,
+    seldom: bool,
+}
+
+/// What an answer leads to.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// There are models, or certainly none.
+    Found { lookup: Lookup, models: Arc<RunModels> },
+    /// It is asked again later.
+    Failed(Report),
+    /// Nobody waits for it any more.
+    Nobody,
+}
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// This lookup is asked again.
+    Again(LookupId),
+    /// This stream may have one more of its runs asked for.
+    Stream(StreamId),
+}
+
+/// The lines in which a namespace's questions wait.
+#[derive(Debug, Default)]
+struct Lines {
+    again: VecDeque<LookupId>,
+    streams: VecDeque<StreamId>,
+    in_flight: usize,
+    again_next: bool,
+    in_rotation: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Lookups {
+    per_namespace: usize,
+    in_all: usize,
+    in_flight: usize,
+    lookups: HashMap<LookupId, Lookup>,
+    by_run: HashMap<Uid, Vec<LookupId>>,
+    namespaces: HashMap<Arc<str>, Lines>,
+    rotation: VecDeque<Arc<str>>,
+    next: u64,
+}
+
+impl Lookups {
+    pub(super) fn new(per_namespace: usize, in_all: usize) -> Self {
+        Self {
+            per_namespace,
+            in_all,
+            in_flight: 0,
+            lookups: HashMap::new(),
+            by_run: HashMap::new(),
+            namespaces: HashMap::new(),
+            rotation: VecDeque::new(),
+            next: 0,
+        }
+    }
+
+    /// This stream has runs to ask for.
+    pub(super) fn hungry(&mut self, namespace: &Arc<str>, stream: StreamId) {
+        let lines = self.namespaces.entry(namespace.clone()).or_default();
+        if !lines.streams.contains(&stream) {
+            lines.streams.push_back(stream);
+        }
+        self.enlist(namespace);
+    }
+
+    /// It is time to ask again.
+    pub(super) fn retry(&mut self, id: LookupId) {
+        let Some(lookup) = self.lookups.get(&id).filter(|lookup| !lookup.in_flight) else { return };
+        let namespace = lookup.workflow.namespace.clone();
+        self.namespaces.entry(namespace.clone()).or_default().again.push_back(id);
+        self.enlist(&namespace);
+    }
+
+    /// Who may ask now. Namespaces take turns.
+    pub(super) fn next_turn(&mut self) -> Option<Turn> {
+        while self.in_flight < self.in_all {
+            let namespace = self.rotation.pop_front()?;
+            let Some(lines) = self.namespaces.get_mut(&namespace) else { continue };
+            lines.in_rotation = false;
+            if lines.in_flight >= self.per_namespace {
+                continue;
+            }
+            lines.again_next = !lines.again_next;
+            let stream = |lines: &mut Lines| lines.streams.pop_front().map(Turn::Stream);
+            let again = |lines: &mut Lines| lines.again.pop_front().map(Turn::Again);
+            let turn = if lines.again_next {
+                again(lines).or_else(|| stream(lines))
+            } else {
+                stream(lines).or_else(|| again(lines))
+            };
+            if turn.is_none() && lines.in_flight == 0 {
+                self.namespaces.remove(&namespace);
+            }
+            self.enlist(&namespace);
+            if turn.is_some() {
+                return turn;
+            }
+        }
+        None
+    }
+
+    /// A stream wants the models of a run. Returns the question, if it is a new one.
+    pub(super) fn ask(
+        &mut self,
+        workflow: Arc<Workflow>,
+        types: &Arc<ArtifactTypes>,
+        by: StreamId,
+    ) -> Option<LookupId> {
+        let same = self.by_run.get(&workflow.uid).into_iter().flatten().copied();
+        for id in same {
+            if let Some(lookup) = self.lookups.get_mut(&id).filter(|lookup| lookup.types == *types) {
+                lookup.waiters.push(by);
+                return None;
+            }
+        }
+        self.next += 1;
+        let id = LookupId(self.next);
+        self.by_run.entry(workflow.uid).or_default().push(id);
+        let types = types.clone();
+        self.lookups.insert(
+            id,
+            Lookup { workflow, types, waiters: vec![by], attempt: 0, first: None, in_flight: false, seldom: false },
+        );
+        Some(id)
+    }
+
+    /// Puts a question under way. Returns what is asked, and which attempt this is (from 1).
+    pub(super) fn start(&mut self, id: LookupId, now: Instant) -> Option<(Arc<Workflow>, Arc<ArtifactTypes>, u32)> {
+        let lookup = self.lookups.get_mut(&id).filter(|lookup| !lookup.in_flight)?;
+        lookup.in_flight = true;
+        lookup.attempt += 1;
+        lookup.first.get_or_insert(now);
+        self.in_flight += 1;
+        self.namespaces.entry(lookup.workflow.namespace.clone()).or_default().in_flight += 1;
+        Some((lookup.workflow.clone(), lookup.types.clone(), lookup.attempt))
+    }
+
+    /// An answer has come.
+    pub(super) fn answered(
+        &mut self,
+        id: LookupId,
+        answer: Result<Arc<RunModels>, LookupError>,
+        now: Instant,
+        timers: &mut Timers,
+        jitter: &mut SmallRng,
+    ) -> Outcome {
+        let Some(lookup) = self.lookups.get_mut(&id).filter(|lookup| lookup.in_flight) else { return Outcome::Nobody };
+        lookup.in_flight = false;
+        let namespace = lookup.workflow.namespace.clone();
+        self.in_flight -= 1;
+        if let Some(lines) = self.namespaces.get_mut(&namespace) {
+            lines.in_flight -= 1;
+        }
+        self.enlist(&namespace);
+        let Some(lookup) = self.lookups.get_mut(&id).filter(|lookup| !lookup.waiters.is_empty()) else {
+            self.remove(id);
+            return Outcome::Nobody;
+        };
+        match answer {
+            Ok(models) => match self.remove(id) {
+                Some(lookup) => Outcome::Found { lookup, models },
+                None => Outcome::Nobody,
+            },
+            Err(error) => {
+                let waited = now.saturating_duration_since(lookup.first.unwrap_or(now));
+                let seldom = match error {
+                    LookupError::NoContext => waited >= CONTEXT_EXPECTED,
+                    LookupError::ForeignContext { .. } => true,
+                    LookupError::Failed { .. } => false,
+                };
+                let given_up = seldom && !std::mem::replace(&mut lookup.seldom, seldom);
+                let pause = if seldom { SELDOM } else { backoff(BACKOFF, lookup.attempt) };
+                let retry_in = jitter.random_range(pause / 2..=pause);
+                let report = Report::LookupFailed {
+                    workflow: lookup.workflow.clone(),
+                    error,
+                    attempt: lookup.attempt,
+                    retry_in,
+                    given_up,
+                };
+                timers.set(now + retry_in, Timer::Lookup(id));
+                Outcome::Failed(report)
+            }
+        }
+    }
+
+    /// This stream no longer waits for this run.
+    pub(super) fn abandon(&mut self, run: Uid, by: StreamId) {
+        for id in self.by_run.get(&run).cloned().unwrap_or_default() {
+            let Some(lookup) = self.lookups.get_mut(&id) else { continue };
+            lookup.waiters.retain(|waiter| *waiter != by);
+            if lookup.waiters.is_empty() && !lookup.in_flight {
+                self.remove(id);
+            }
+        }
+    }
+
+    /// What is under way about this run is no longer true.
+    pub(super) fn forget(&mut self, run: Uid) {
+        for id in self.by_run.remove(&run).unwrap_or_default() {
+            match self.lookups.get_mut(&id) {
+                Some(lookup) if lookup.in_flight => lookup.waiters.clear(),
+                _ => {
+                    self.lookups.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, id: LookupId) -> Option<Lookup> {
+        let lookup = self.lookups.remove(&id)?;
+        if let Some(same) = self.by_run.get_mut(&lookup.workflow.uid) {
+            same.retain(|other| *other != id);
+            if same.is_empty() {
+                self.by_run.remove(&lookup.workflow.uid);
+            }
+        }
+        Some(lookup)
+    }
+
+    fn enlist(&mut self, namespace: &Arc<str>) {
+        let Some(lines) = self.namespaces.get_mut(namespace) else { return };
+        let waits = !lines.again.is_empty() || !lines.streams.is_empty();
+        if waits && lines.in_flight < self.per_namespace && !lines.in_rotation {
+            lines.in_rotation = true;
+            self.rotation.push_back(namespace.clone());
+        }
+    }
+}
+
+/// The pause after so many attempts (from 1): doubled each time, up to the longest.
+pub(super) fn backoff((first, longest): (Duration, Duration), attempt: u32) -> Duration {
+    first.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(longest)
+}

@@ -1,0 +1,218 @@
+//! Marks to be written on Workflows, and removed from them: one patch a Workflow at a time.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, rngs::SmallRng};
+
+use super::{Report, Timer, Timers, lookups::backoff};
+use crate::{
+    delivery::{MarkChange, MarkError, MarkPatch},
+    model::{SubscriptionName, Uid, Workflow, workflow::MAX_MARKS},
+};
+
+/// The pauses between two attempts: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// How often a patch is tried that was refused for a reason that does not pass by itself.
+const PARKED: Duration = Duration::from_secs(600);
+
+#[derive(Debug)]
+struct Pending {
+    namespace: Arc<str>,
+    name: Box<str>,
+    set: BTreeSet<SubscriptionName>,
+    remove: Option<MarkChange>,
+    state: State,
+    attempt: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Queued,
+    InFlight,
+    Waiting,
+    Parked,
+}
+
+#[derive(Debug)]
+pub(super) struct Marks {
+    at_once: usize,
+    in_flight: usize,
+    pending: HashMap<Uid, Pending>,
+    queue: VecDeque<Uid>,
+}
+
+impl Marks {
+    pub(super) fn new(at_once: usize) -> Self {
+        Self { at_once, in_flight: 0, pending: HashMap::new(), queue: VecDeque::new() }
+    }
+
+    /// The run is to be marked as delivered. `false` where the Workflow has no room for another mark.
+    pub(super) fn want(&mut self, workflow: &Workflow, subscription: &SubscriptionName) -> bool {
+        let taken = self.pending.get(&workflow.uid).map_or(0, |pending| pending.set.len());
+        let has_place = workflow.marks.iter().any(|mark| mark.subscription == *subscription);
+        if !has_place && workflow.marks.len() + taken >= MAX_MARKS {
+            return false;
+        }
+        self.entry(workflow).set.insert(subscription.clone());
+        true
+    }
+
+    /// The run was restarted: its own marks have to go, and none is to be written.
+    pub(super) fn restarted(&mut self, workflow: &Workflow) {
+        let Some(resource_version) = workflow.resource_version.clone() else { return };
+        let subscriptions =
+            workflow.marks.iter().filter(|mark| mark.own).map(|mark| mark.subscription.clone()).collect();
+        let pending = self.entry(workflow);
+        pending.set.clear();
+        pending.remove = Some(MarkChange::Remove { subscriptions, resource_version });
+    }
+
+    /// The mark of this subscription (`None`: of all) is no longer to be written.
+    pub(super) fn unwanted(&mut self, uid: Uid, subscription: Option<&SubscriptionName>) {
+        let Some(pending) = self.pending.get_mut(&uid) else { return };
+        match subscription {
+            Some(name) => {
+                pending.set.remove(name);
+            }
+            None => pending.set.clear(),
+        }
+        self.drop_if_done(uid);
+    }
+
+    /// The Workflow is gone.
+    pub(super) fn forget(&mut self, uid: Uid) {
+        if let Some(pending) = self.pending.get_mut(&uid) {
+            pending.set.clear();
+            pending.remove = None;
+            self.drop_if_done(uid);
+        }
+    }
+
+    /// It is time to try again.
+    pub(super) fn retry(&mut self, uid: Uid) {
+        if let Some(pending) = self.pending.get_mut(&uid)
+            && matches!(pending.state, State::Waiting | State::Parked)
+        {
+            pending.state = State::Queued;
+            self.queue.push_back(uid);
+        }
+    }
+
+    /// The next patch to be sent, and which attempt it is (from 1).
+    pub(super) fn next_patch(&mut self) -> Option<(MarkPatch, u32)> {
+        while self.in_flight < self.at_once {
+            let uid = self.queue.pop_front()?;
+            let Some(pending) = self.pending.get_mut(&uid).filter(|pending| pending.state == State::Queued) else {
+                continue;
+            };
+            let change = match pending.remove.take() {
+                Some(remove) => remove,
+                None if pending.set.is_empty() => {
+                    self.pending.remove(&uid);
+                    continue;
+                }
+                None => MarkChange::Set(pending.set.iter().cloned().collect()),
+            };
+            pending.state = State::InFlight;
+            pending.attempt += 1;
+            self.in_flight += 1;
+            let (namespace, name) = (pending.namespace.clone(), pending.name.clone());
+            return Some((MarkPatch { namespace, name, uid, change }, pending.attempt));
+        }
+        None
+    }
+
+    /// A patch has been answered.
+    pub(super) fn patched(
+        &mut self,
+        patch: MarkPatch,
+        result: Result<(), MarkError>,
+        now: Instant,
+        timers: &mut Timers,
+        jitter: &mut SmallRng,
+    ) -> Option<Report> {
+        let uid = patch.uid;
+        let pending = self.pending.get_mut(&uid).filter(|pending| pending.state == State::InFlight)?;
+        self.in_flight -= 1;
+        let attempt = pending.attempt;
+        let mut retry = |pending: &mut Pending, state, pause: Duration| {
+            let pause = jitter.random_range(pause / 2..=pause);
+            pending.state = state;
+            timers.set(now + pause, Timer::Mark(uid));
+            Some(pause)
+        };
+        let retry_in = match (&result, &patch.change) {
+            (Ok(()), change) => {
+                if let MarkChange::Set(written) = change {
+                    written.iter().for_each(|name| {
+                        pending.set.remove(name);
+                    });
+                }
+                None
+            }
+            (Err(MarkError::Gone), _) => {
+                pending.set.clear();
+                pending.remove = None;
+                None
+            }
+            // Whoever changed it has made a newer state of the Workflow known, on which it is decided anew.
+            (Err(MarkError::Conflict), MarkChange::Remove { .. }) => None,
+            (Err(error), change) => {
+                if let (MarkChange::Remove { .. }, None) = (change, &pending.remove) {
+                    pending.remove = Some(change.clone());
+                }
+                match error {
+                    MarkError::Refused { .. } => retry(pending, State::Parked, PARKED),
+                    _ => retry(pending, State::Waiting, backoff(BACKOFF, attempt)),
+                }
+            }
+        };
+        if retry_in.is_none() {
+            pending.attempt = 0;
+            pending.state = State::Queued;
+            self.queue.push_back(uid);
+        }
+        self.drop_if_done(uid);
+        Some(match result {
+            Ok(()) => Report::Marked { patch, attempt },
+            Err(error) => Report::MarkFailed { patch, error, attempt, retry_in },
+        })
+    }
+
+    /// Whether nothing is under way, and nothing waits that is likely to succeed soon.
+    pub(super) fn is_idle(&self) -> bool {
+        self.pending.values().all(|pending| pending.state == State::Parked)
+    }
+
+    /// How many Workflows wait for a patch.
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    fn entry(&mut self, workflow: &Workflow) -> &mut Pending {
+        let queue = &mut self.queue;
+        self.pending.entry(workflow.uid).or_insert_with(|| {
+            queue.push_back(workflow.uid);
+            Pending {
+                namespace: workflow.namespace.clone(),
+                name: workflow.name.clone(),
+                set: BTreeSet::new(),
+                remove: None,
+                state: State::Queued,
+                attempt: 0,
+            }
+        })
+    }
+
+    fn drop_if_done(&mut self, uid: Uid) {
+        let done =
+            |pending: &Pending| pending.state != State::InFlight && pending.set.is_empty() && pending.remove.is_none();
+        if self.pending.get(&uid).is_some_and(done) {
+            self.pending.remove(&uid);
+        }
+    }
+}
