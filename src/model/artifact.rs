@@ -28,6 +28,14 @@ impl ArtifactTypes {
         Self(Some(types))
     }
 
+    /// The names of the types that can count.
+    pub fn names(&self) -> Vec<&str> {
+        match &self.0 {
+            Some(types) => types.iter().map(|name| &**name).collect(),
+            None => DEFAULT_TYPES.into_iter().chain([DEFAULT_IF_PUSHED]).collect(),
+        }
+    }
+
     /// Whether an artifact of this type, with this URI and this value of the property `pushed`, is a serving model.
     /// An unblessed model is recorded with `pushed = 0` and is never one.
     pub fn want(&self, artifact_type: &str, uri: &str, pushed: Option<i64>) -> bool {
