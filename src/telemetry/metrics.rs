@@ -1,8 +1,10 @@
 //! The metrics: families with bounded labels, never a Workflow's name, a UID or an error's text.
 
 pub mod delivery;
+pub mod lookups;
 
 pub use delivery::DeliveryMetrics;
+pub use lookups::LookupMetrics;
 use prometheus_client::registry::Registry;
 
 /// Every metric of the server. Cheap to clone.
@@ -10,11 +12,13 @@ use prometheus_client::registry::Registry;
 pub struct Metrics {
     /// What delivery counts.
     pub delivery: DeliveryMetrics,
+    /// What the questions to ML Metadata count.
+    pub lookups: LookupMetrics,
 }
 
 impl Metrics {
     /// Makes the metrics and registers them.
     pub fn new(registry: &mut Registry) -> Self {
-        Self { delivery: DeliveryMetrics::new(registry) }
+        Self { delivery: DeliveryMetrics::new(registry), lookups: LookupMetrics::new(registry) }
     }
 }
