@@ -26,7 +26,7 @@ use tonic::transport::Channel;
 use crate::{
     delivery::{ArtifactLookup, LookupError},
     model::{ArtifactTypes, RunModels, Uid, Workflow},
-    telemetry::metrics::{Lookups, Metrics, lookups::Outcome},
+    telemetry::metrics::{LookupMetrics, Metrics, lookups::Outcome},
 };
 
 /// Limits of time and memory.
@@ -76,7 +76,7 @@ pub struct Mlmd {
     lookup: lookup::Lookup,
     cache: cache::Cache,
     lookup_timeout: Duration,
-    metrics: Lookups,
+    metrics: LookupMetrics,
 }
 
 impl Mlmd {

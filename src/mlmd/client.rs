@@ -14,7 +14,7 @@ use super::{
     proto::{self, metadata_store_service_client::MetadataStoreServiceClient},
     rules::{Attributed, Context, Event, Execution, Form},
 };
-use crate::{delivery::LookupError, telemetry::metrics::Lookups};
+use crate::{delivery::LookupError, telemetry::metrics::LookupMetrics};
 
 /// How many rows a page has; no server gives more.
 const PAGE: i32 = 100;
@@ -35,7 +35,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Client {
     service: MetadataStoreServiceClient<Channel>,
     call_timeout: Duration,
-    metrics: Lookups,
+    metrics: LookupMetrics,
 }
 
 /// How to reach the server under this URL. Connects to nothing.
@@ -68,7 +68,7 @@ pub(super) fn endpoint(url: &str, options: &Options) -> Result<Endpoint, Error> 
 }
 
 impl Client {
-    pub(super) fn new(channel: Channel, options: &Options, metrics: Lookups) -> Self {
+    pub(super) fn new(channel: Channel, options: &Options, metrics: LookupMetrics) -> Self {
         let service = MetadataStoreServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
         Self { service, call_timeout: options.call_timeout, metrics }
     }
