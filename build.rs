@@ -10,14 +10,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // A source archive has no git folder: the revision is then what the environment says, or unknown.
     println!("cargo:rerun-if-env-changed=GIT_REVISION");
-    println!("cargo:rerun-if-changed=.git/HEAD");
-    let revision = env::var("GIT_REVISION").ok().or_else(git_revision);
+    // HEAD names the branch; its log grows with whatever moves it. In a worktree neither is under .git.
+    for file in ["HEAD", "logs/HEAD"] {
+        if let Some(path) = git(&["rev-parse", "--git-path", file])
+            && PathBuf::from(&path).exists()
+        {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
+    let revision = env::var("GIT_REVISION").ok().or_else(|| git(&["rev-parse", "--short=12", "HEAD"]));
     println!("cargo:rustc-env=GIT_REVISION={}", revision.as_deref().unwrap_or("unknown"));
     Ok(())
 }
 
-fn git_revision() -> Option<String> {
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
-    let revision = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| revision.trim().to_owned())
+/// The answer of a git command, where there is git and this is a checkout.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let answer = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| answer.trim().to_owned())
 }

@@ -23,6 +23,7 @@
 //! braces) never import each other, and the types generated from `proto/` never leave their adapter. The test
 //! `tests/imports.rs` keeps these rules.
 
+pub mod admin;
 pub mod delivery;
 pub mod eventsource;
 pub mod k8s;

@@ -1,5 +1,26 @@
 //! Logs and metrics. A leaf that every module may use.
 
+pub mod log;
 pub mod metrics;
+pub mod process;
 
 pub use metrics::Metrics;
+
+use prometheus_client::{metrics::info::Info, registry::Registry};
+
+/// The version of the product.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The git revision that it was built from, or `unknown`.
+pub const REVISION: &str = env!("GIT_REVISION");
+/// The prefix of the product's metrics; those of the process have none.
+const PREFIX: &str = "modelupdate";
+
+/// Makes a registry that holds everything which `/metrics` shows.
+pub fn registry() -> (Registry, Metrics) {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(process::Process));
+    let product = registry.sub_registry_with_prefix(PREFIX);
+    product.register("build", "What runs here", Info::new([("version", VERSION), ("revision", REVISION)]));
+    let metrics = Metrics::new(product);
+    (registry, metrics)
+}

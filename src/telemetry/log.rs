@@ -1,0 +1,192 @@
+//! The log: one line an event on standard error, as text for people or as flat JSON for collectors.
+
+use std::{
+    env, fmt,
+    io::{self, IsTerminal},
+    panic,
+    str::FromStr,
+};
+
+use tracing::{error, level_filters::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    fmt::{MakeWriter, layer},
+    layer::SubscriberExt,
+    util::{SubscriberInitExt, TryInitError},
+};
+
+/// What other crates say louder than it deserves; a directive of the user for the same target wins.
+///
+/// - kube reports every failed request as an error. Those that matter are reported by whoever made the request, once
+///   and with what is done about it.
+/// - h2 warns of every acknowledgement that it did not ask for, which any peer can send at any rate.
+const QUIET: &str = "kube_client::client::builder=off,h2::proto::ping_pong=error";
+
+/// The form of a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, its fields on the top level.
+    Json,
+}
+
+/// What is logged: a level, or directives such as `info,kube=debug`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Level(String);
+
+/// Why a text says nothing about what to log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidLevel {
+    /// A part that is neither a level nor a directive. `EnvFilter` itself would take a misspelt level for the name of
+    /// a target, and log nothing at all.
+    #[error("{0:?} is neither a level (off, error, warn, info, debug, trace) nor of the form target=level")]
+    Directive(String),
+    /// A directive that cannot be read.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+impl Default for Level {
+    fn default() -> Self {
+        Self("info".into())
+    }
+}
+
+impl FromStr for Level {
+    type Err = InvalidLevel;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLevel> {
+        for directive in text.split(',').map(str::trim) {
+            if !directive.contains(['=', '[']) && directive.parse::<LevelFilter>().is_err() || directive.is_empty() {
+                return Err(InvalidLevel::Directive(directive.to_owned()));
+            }
+        }
+        EnvFilter::builder().parse(text).map_err(|error| InvalidLevel::Malformed(error.to_string()))?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Level {
+    fn filter(&self) -> EnvFilter {
+        EnvFilter::builder().parse_lossy(format!("{QUIET},{self}"))
+    }
+}
+
+/// The layer that writes the log. It has a filter of its own, so that what else follows the program's events and spans
+/// does not depend on what is logged.
+pub fn log_layer<W>(format: Format, level: &Level, colours: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = level.filter();
+    match format {
+        Format::Text => layer().with_ansi(colours).with_writer(writer).with_filter(filter).boxed(),
+        Format::Json => layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_writer(writer)
+            .with_filter(filter)
+            .boxed(),
+    }
+}
+
+/// Starts the log of the process: on standard error, in colours where that is a terminal and `NO_COLOR` is not set. A
+/// panic becomes a line of it.
+///
+/// # Errors
+/// Where the process has a log already.
+pub fn init(format: Format, level: &Level) -> Result<(), TryInitError> {
+    let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::registry().with(log_layer(format, level, colours, io::stderr)).try_init()?;
+    panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let message = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)");
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        error!(place, message, "panicked");
+    }));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{debug, info, warn};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: Format, level: &str, events: impl FnOnce()) -> String {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let layer = log_layer(format, &level.parse().unwrap(), false, move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
+        let bytes = captured.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn json_has_its_fields_on_the_top_level() {
+        let line = logged(Format::Json, "info", || info!(namespace = "team-a", count = 3, "a thing happened"));
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&line).unwrap();
+        assert_eq!(object["message"], "a thing happened");
+        assert_eq!(object["namespace"], "team-a");
+        assert_eq!(object["count"], 3);
+        assert_eq!(object["level"], "INFO");
+        assert!(object.values().all(|value| !value.is_object() && !value.is_array()), "{line}");
+    }
+
+    #[test]
+    fn text_is_one_line_with_its_fields() {
+        let line = logged(Format::Text, "info", || {
+            info!(namespace = "team-a", "a thing happened");
+            debug!("not this");
+        });
+        assert!(line.ends_with("a thing happened namespace=\"team-a\"\n"), "{line:?}");
+        assert_eq!(line.lines().count(), 1);
+    }
+
+    #[test]
+    fn what_other_crates_overstate_is_quiet_unless_it_is_asked_for() {
+        let noise = || {
+            error!(target: "kube_client::client::builder", "failed with status 403");
+            warn!(target: "h2::proto::ping_pong", "recv PING ack that we never sent");
+        };
+        assert_eq!(logged(Format::Text, "debug", noise), "");
+        let asked = "info,kube_client::client::builder=error,h2::proto::ping_pong=warn";
+        assert_eq!(logged(Format::Text, asked, noise).lines().count(), 2);
+    }
+
+    #[test]
+    fn a_misspelt_level_is_refused() {
+        for wrong in ["inof", "", "info,", "info,kube", "kube=loud"] {
+            assert!(wrong.parse::<Level>().is_err(), "{wrong:?} was taken");
+        }
+        for right in ["warn", "OFF", "info,kube=debug", "info,[span{a=1}]=trace"] {
+            assert!(right.parse::<Level>().is_ok(), "{right:?} was refused");
+        }
+    }
+}
