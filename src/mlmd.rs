@@ -13,7 +13,6 @@ mod client;
 mod convert;
 mod error;
 mod lookup;
-#[allow(missing_docs)]
 mod proto;
 mod rules;
 
@@ -136,3 +135,8 @@ impl ArtifactLookup for Mlmd {
         self.cache.forget(run);
     }
 }
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

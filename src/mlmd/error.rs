@@ -28,6 +28,8 @@ pub(super) fn malformed(message: impl AsRef<str>) -> LookupError {
 pub(super) fn refused(method: &str, status: &Status) -> LookupError {
     let code = match status.code() {
         Code::Internal if status.message().contains(NOT_DECODED) => MALFORMED,
+        // Only what went wrong on this side has a cause: tonic calls a connection that broke UNKNOWN.
+        Code::Unknown if status.source().is_some() => name(Code::Unavailable),
         code => name(code),
     };
     let mut message = status.message().to_owned();
