@@ -1,0 +1,108 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const UID: &str = "0b64ec22-9e1f-4c8e-8a2f-6f1c8f4f6a01";
+
+fn record(metadata: Value) -> Workflow {
+    let object: Object =
+        serde_json::from_value(json!({"kind": "PartialObjectMetadata", "metadata": metadata})).unwrap();
+    object.into_record(&mut Names::default()).unwrap()
+}
+
+#[test]
+fn a_kfp_v1_run_becomes_a_record() {
+    let workflow = record(json!({
+        "name": "penguin-x7f", "namespace": "team-a", "uid": UID, "resourceVersion": "12", "generateName": "other-",
+        "creationTimestamp": "2026-08-01T10:00:00Z",
+        "managedFields": [{"manager": "x", "fieldsV1": {"f:metadata": {}}}],
+        "labels": {"workflows.argoproj.io/phase": "Succeeded", "pipeline/runid": "9c3a0f0e-8f5b-4f6e-9a35-2f8a4d1c9b77", "a": "b"},
+        "annotations": {
+            "pipelines.kubeflow.org/pipeline_spec": "{\"description\":\"d\",\"inputs\":[{\"name\":\"n\"}],\"name\":\"penguin-pipeline\"}",
+            "workflows.argoproj.io/trace-id": "0af7651916cd43dd8448eb211c80319c",
+            "published.pipelines.kubeflow.org/update": UID,
+            "published.pipelines.kubeflow.org/copied": "5a64ec22-9e1f-4c8e-8a2f-6f1c8f4f6a02",
+        },
+    }));
+    assert_eq!((&*workflow.namespace, &*workflow.name), ("team-a", "penguin-x7f"));
+    assert_eq!(workflow.uid.to_string(), UID);
+    assert_eq!(workflow.created, 1_785_578_400);
+    assert!(workflow.succeeded() && !workflow.labelled);
+    assert_eq!(workflow.pipeline, PipelineName::Spec("penguin-pipeline".into()));
+    assert_eq!(workflow.run_id.unwrap().to_string(), "9c3a0f0e-8f5b-4f6e-9a35-2f8a4d1c9b77");
+    assert_eq!(workflow.trace_id.unwrap().to_string(), "0af7651916cd43dd8448eb211c80319c");
+    let marks: Vec<_> = workflow.marks.iter().map(|mark| (mark.subscription.as_str(), mark.own)).collect();
+    assert_eq!(marks, [("copied", false), ("update", true)]);
+    assert_eq!(workflow.resource_version, None, "kept only where marks must be removed");
+}
+
+#[test]
+fn a_kfp_v2_run_is_named_after_its_generate_name() {
+    let workflow = record(json!({"name": "p-1", "namespace": "n", "uid": UID, "generateName": "penguin-"}));
+    assert_eq!(workflow.pipeline, PipelineName::Generated("penguin".into()));
+    assert!(!workflow.succeeded());
+}
+
+#[test]
+fn what_names_no_pipeline_names_none() {
+    for (generate_name, spec) in [("-", "{}"), ("", "not JSON"), ("-", "{\"name\":\"\"}"), ("-", "{\"name\":7}")] {
+        let annotations = json!({"pipelines.kubeflow.org/pipeline_spec": spec});
+        let metadata = json!({"uid": UID, "generateName": generate_name, "annotations": annotations});
+        assert_eq!(record(metadata).pipeline, PipelineName::Unknown, "{generate_name:?} {spec:?}");
+    }
+}
+
+#[test]
+fn a_restarted_run_keeps_its_resource_version() {
+    let marks = json!({"published.pipelines.kubeflow.org/update": UID});
+    let workflow = record(json!({"uid": UID, "resourceVersion": "77", "annotations": marks}));
+    assert!(workflow.is_restarted());
+    assert_eq!(workflow.resource_version.as_deref(), Some("77"));
+}
+
+#[test]
+fn labels_and_annotations_may_be_null() {
+    assert_eq!(record(json!({"uid": UID, "labels": null, "annotations": null, "generateName": null})).marks.len(), 0);
+}
+
+#[test]
+fn a_uid_that_is_none_is_an_error_of_this_workflow_only() {
+    let object: Object =
+        serde_json::from_value(json!({"metadata": {"namespace": "n", "name": "w", "uid": "7"}})).unwrap();
+    let error = object.into_record(&mut Names::default()).unwrap_err();
+    assert_eq!(error.to_string(), "the Workflow n/w has the UID \"7\", which is not a UUID");
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        ".{0,20}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-z/.]{0,12}", inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn fields_that_nobody_asked_for_change_nothing(extra in any_json(), key in "x[a-z]{0,8}") {
+        let plain = json!({"uid": UID, "name": "w", "namespace": "n"});
+        let mut more = plain.clone();
+        more[&key] = extra.clone();
+        let object: Object = serde_json::from_value(json!({"metadata": more, "spec": extra, "status": extra})).unwrap();
+        prop_assert_eq!(object.into_record(&mut Names::default()).unwrap(), record(plain));
+    }
+
+    #[test]
+    fn no_text_makes_decoding_panic(text in ".{0,200}") {
+        serde_json::from_str::<Object>(&text).ok();
+        spec_name(&text);
+    }
+}
