@@ -67,11 +67,7 @@ impl StreamMetrics {
         registry.register("grpc_server_started", "Streams that were begun", metrics.started.clone());
         registry.register("grpc_server_handled", "Streams that have ended, by status code", metrics.handled.clone());
         registry.register("grpc_server_msg_sent", "Messages that were sent on streams", metrics.sent.clone());
-        registry.register(
-            "grpc_server_handling_seconds",
-            "How long streams lasted",
-            metrics.handling_seconds.clone(),
-        );
+        registry.register("grpc_server_handling_seconds", "How long streams lasted", metrics.handling_seconds.clone());
         registry.register("connections", "Connections of subscribers that are open", metrics.connections.clone());
         registry.register(
             "accept_errors",
