@@ -1,12 +1,17 @@
 //! Compiles `proto/` (pure Rust, no system `protoc`) and passes the git revision on to `--version`.
 
-use std::{env, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let descriptors = protox::compile(["generic.proto", "metadata_store.proto"], ["proto"])?;
     tonic_prost_build::configure().file_descriptor_set_path(out.join("descriptors.bin")).compile_fds(descriptors)?;
+    compile_test_protocol(&out)?;
 
     // A source archive has no git folder: the revision is then what the environment says, or unknown.
     println!("cargo:rerun-if-env-changed=GIT_REVISION");
@@ -20,6 +25,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let revision = env::var("GIT_REVISION").ok().or_else(|| git(&["rev-parse", "--short=12", "HEAD"]));
     println!("cargo:rustc-env=GIT_REVISION={}", revision.as_deref().unwrap_or("unknown"));
+    Ok(())
+}
+
+/// The tests write runs into a real ML Metadata store through calls that the product does not have. What is generated
+/// for them lies apart, for `tests/peers` to include; a source tree without tests builds without it.
+fn compile_test_protocol(out: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let source = Path::new("tests/peers/proto");
+    if !source.is_dir() {
+        return Ok(());
+    }
+    println!("cargo:rerun-if-changed={}", source.display());
+    let target = out.join("peers");
+    fs::create_dir_all(&target)?;
+    let descriptors = protox::compile(["metadata_store_write.proto"], [source])?;
+    tonic_prost_build::configure().build_server(false).out_dir(target).compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -1,0 +1,35 @@
+//! Plain HTTP/1.1 to a neighbour on loopback.
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use serde_json::Value;
+
+/// The body of the answer.
+///
+/// # Errors
+/// Where there is no answer, or its status is no success; the text says which.
+pub async fn get(url: &str) -> Result<String, String> {
+    send(Method::GET, url, Bytes::new()).await
+}
+
+/// Posts JSON; returns the JSON of the answer.
+///
+/// # Errors
+/// As [`get`], and where the answer is not JSON.
+pub async fn post_json(url: &str, body: &Value) -> Result<Value, String> {
+    let answer = send(Method::POST, url, Bytes::from(body.to_string())).await?;
+    serde_json::from_str(&answer).map_err(|error| format!("{url}: {error}: {answer}"))
+}
+
+async fn send(method: Method, url: &str, body: Bytes) -> Result<String, String> {
+    let request =
+        Request::builder().method(method).uri(url).body(Full::new(body)).map_err(|error| error.to_string())?;
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let response = client.request(request).await.map_err(|error| format!("{url}: {error:?}"))?;
+    let status = response.status();
+    let body = response.into_body().collect().await.map_err(|error| format!("{url}: {error}"))?.to_bytes();
+    let text = String::from_utf8_lossy(&body).into_owned();
+    if status.is_success() { Ok(text) } else { Err(format!("{url}: {status}: {text}")) }
+}
