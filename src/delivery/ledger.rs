@@ -18,19 +18,21 @@
 //! and which were open when streams ended. Everything else a new stream reads again from the store's records.
 
 mod action;
+mod changes;
 mod departed;
 mod lookups;
 mod marks;
 mod settle;
 mod stream;
+mod tables;
 mod time;
 mod timers;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rand::{SeedableRng, rngs::SmallRng};
@@ -40,10 +42,11 @@ use self::{
     lookups::{LookupId, Lookups},
     marks::Marks,
     stream::{Place, Stream},
+    tables::{Consumer, Namespace, Strikes},
     timers::{Timer, Timers},
 };
 use super::{LookupError, MarkError, MarkPatch, StreamId};
-use crate::model::{ArtifactTypes, RunModels, Subscription, SubscriptionName, Uid, Workflow};
+use crate::model::{RunModels, Subscription, SubscriptionName, Workflow};
 
 pub use self::action::Options;
 pub(super) use self::{
@@ -55,8 +58,6 @@ pub(super) use self::{
 const SHARED_TOO_LONG: Duration = Duration::from_secs(60);
 /// How long a namespace is followed after its last stream has ended; Argo redials every 5 s.
 const IDLE: Duration = Duration::from_secs(3600);
-/// For how many different `artifactTypes` a namespace remembers which runs have no model, beyond those in use.
-const KEPT_TYPES: usize = 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -72,52 +73,6 @@ pub(super) struct Ledger {
     actions: Vec<Action>,
     draining: bool,
     jitter: SmallRng,
-}
-
-#[derive(Debug, Default)]
-struct Namespace {
-    streams: Vec<StreamId>,
-    subscriptions: HashMap<SubscriptionName, Consumer>,
-    /// Succeeded runs without a model, by what counts as one.
-    without_model: HashMap<Arc<ArtifactTypes>, HashSet<Uid>>,
-}
-
-/// What outlives a subscription's streams.
-#[derive(Debug, Default)]
-struct Consumer {
-    streams: Vec<StreamId>,
-    /// Delivered, and the mark that says so has not been seen yet.
-    confirmed: HashSet<Uid>,
-    /// Runs that were open when a stream ended.
-    strikes: HashMap<Uid, Strikes>,
-}
-
-impl Namespace {
-    /// Keeps the answers for what streams ask for now, and a few others: a stream that broke is soon back.
-    fn forget_types(&mut self, streams: &HashMap<StreamId, Stream>) {
-        if self.without_model.len() > KEPT_TYPES {
-            let used: HashSet<_> = self
-                .streams
-                .iter()
-                .filter_map(|id| streams.get(id))
-                .map(|stream| &stream.subscription.artifact_types)
-                .collect();
-            self.without_model.retain(|types, _| used.contains(types));
-        }
-    }
-}
-
-impl Consumer {
-    fn is_empty(&self) -> bool {
-        self.streams.is_empty() && self.confirmed.is_empty() && self.strikes.is_empty()
-    }
-}
-
-/// How often a stream ended while this run was open, and before when it is not to be tried again.
-#[derive(Clone, Copy, Debug)]
-struct Strikes {
-    count: u32,
-    not_before: Instant,
 }
 
 impl Ledger {
@@ -136,129 +91,6 @@ impl Ledger {
             draining: false,
             jitter: SmallRng::seed_from_u64(seed),
         }
-    }
-
-    // === the store ===
-
-    /// A Workflow is new or has changed.
-    pub(super) fn applied(&mut self, workflow: &Arc<Workflow>, now: Now) {
-        if workflow.is_restarted() {
-            self.marks.restarted(workflow);
-        }
-        if !self.namespaces.contains_key(&*workflow.namespace) {
-            return;
-        }
-        if workflow.succeeded() {
-            self.marks_seen(workflow);
-            for id in self.streams_of(&workflow.namespace) {
-                self.offer(id, workflow, now);
-            }
-        } else {
-            self.left_success(workflow);
-        }
-    }
-
-    /// A Workflow was deleted. What streams have been promised of it is kept for a while.
-    pub(super) fn gone(&mut self, workflow: &Arc<Workflow>, now: Now) {
-        let uid = workflow.uid;
-        self.marks.forget(uid);
-        let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
-        namespace.without_model.values_mut().for_each(|runs| {
-            runs.remove(&uid);
-        });
-        let mut wanted_by = HashSet::new();
-        for id in &namespace.streams {
-            let Some(stream) = self.streams.get_mut(id) else { continue };
-            match stream.runs.get(&uid).map(|entry| (entry.place, entry.elsewhere)) {
-                Some((Place::Declined, _)) => stream.remove(uid),
-                Some((_, false)) => {
-                    wanted_by.insert(stream.subscription.name.clone());
-                }
-                _ => {}
-            }
-        }
-        for (name, consumer) in &mut namespace.subscriptions {
-            consumer.confirmed.remove(&uid);
-            if !wanted_by.contains(name) {
-                consumer.strikes.remove(&uid);
-            }
-        }
-        if !wanted_by.is_empty() {
-            let expired = self.departed.insert(workflow.clone(), wanted_by, now.instant, &mut self.timers);
-            expired.into_iter().for_each(|workflow| self.expire(&workflow));
-        }
-    }
-
-    /// The phase of a run left `Succeeded`: whatever was decided about it is void.
-    fn left_success(&mut self, workflow: &Workflow) {
-        let uid = workflow.uid;
-        let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
-        let mut known = false;
-        for runs in namespace.without_model.values_mut() {
-            known |= runs.remove(&uid);
-        }
-        for consumer in namespace.subscriptions.values_mut() {
-            known |= consumer.confirmed.remove(&uid);
-            known |= consumer.strikes.remove(&uid).is_some();
-        }
-        for id in &namespace.streams {
-            if let Some(stream) = self.streams.get_mut(id) {
-                known |= stream.runs.contains_key(&uid);
-                stream.remove(uid);
-            }
-        }
-        self.marks.unwanted(uid, None);
-        if known {
-            self.lookups.forget(uid);
-            self.actions.push(Action::Forget(uid));
-        }
-    }
-
-    /// The marks on a succeeded run say who has got it: through us, or through another replica.
-    fn marks_seen(&mut self, workflow: &Workflow) {
-        let uid = workflow.uid;
-        let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
-        for mark in workflow.marks.iter().filter(|mark| mark.own) {
-            let Some(consumer) = namespace.subscriptions.get_mut(&mark.subscription) else { continue };
-            let ours = consumer.confirmed.remove(&uid);
-            consumer.strikes.remove(&uid);
-            self.marks.unwanted(uid, Some(&mark.subscription));
-            for id in &consumer.streams {
-                let Some(stream) = self.streams.get_mut(id) else { continue };
-                let Some(entry) = stream.runs.get_mut(&uid) else { continue };
-                // Each stream attached here gets every event, also one that a sibling has confirmed already. What
-                // another replica has delivered does not go out again, unless it is on its way.
-                entry.elsewhere = true;
-                if !ours && entry.place != Place::Open {
-                    stream.remove(uid);
-                }
-            }
-        }
-    }
-
-    /// Puts a run before a stream, which may have it already, or not want it.
-    fn offer(&mut self, id: StreamId, workflow: &Arc<Workflow>, now: Now) {
-        let uid = workflow.uid;
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let Some(namespace) = self.namespaces.get(&*workflow.namespace) else { return };
-        let wanted = &stream.subscription;
-        if !workflow.succeeded() || wanted.has_got(workflow, self.options.skip_labelled) {
-            return;
-        }
-        if namespace.subscriptions.get(&wanted.name).is_some_and(|consumer| consumer.confirmed.contains(&uid)) {
-            return;
-        }
-        if let Some(entry) = stream.runs.get_mut(&uid) {
-            entry.elsewhere = false;
-            entry.workflow = workflow.clone();
-            return;
-        }
-        let without = namespace.without_model.get(&wanted.artifact_types).is_some_and(|runs| runs.contains(&uid));
-        if without || wanted.is_too_old(workflow, now.unix) || !wanted.may_want(workflow) {
-            return;
-        }
-        stream.insert(workflow.clone(), now.instant);
-        self.dirty.insert(id);
     }
 
     // === streams ===
