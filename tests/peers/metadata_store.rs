@@ -79,8 +79,8 @@ impl MetadataStore {
         let update = "import sqlite3, sys\n\
             with sqlite3.connect(sys.argv[1], timeout=10) as database:\n    \
                 done = database.execute('UPDATE Execution SET create_time_since_epoch = create_time_since_epoch - ? \
-                    WHERE id = ?', (int(sys.argv[2]), int(sys.argv[3])))\n    \
-                sys.exit(done.rowcount != 1)\n";
+                    WHERE id = ?', (int(sys.argv[2]), int(sys.argv[3])))\n\
+            sys.exit(done.rowcount != 1)\n";
         let python = self.program.with_file_name("venv").join("bin/python");
         let mut command = Command::new(python);
         command.args(["-c", update]).arg(self.database()).arg(by.as_millis().to_string()).arg(execution.to_string());
