@@ -98,6 +98,12 @@ impl Task {
         self
     }
 
+    /// As an execution of another type: an importer is one.
+    pub fn executed_as(mut self, execution_type: &str) -> Self {
+        self.execution_type = Some(execution_type.to_owned());
+        self
+    }
+
     /// In another state than COMPLETE: a cached task of Kubeflow Pipelines v2 is CACHED.
     pub fn state(mut self, state: execution::State) -> Self {
         self.state = state;
