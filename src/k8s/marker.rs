@@ -20,7 +20,7 @@ use super::{Client, object::Object};
 use crate::{
     delivery::{MarkChange, MarkError, MarkPatch, Marker},
     model::workflow::MARK_PREFIX,
-    telemetry::metrics::kubernetes::OutcomeLabel,
+    telemetry::{log::chain, metrics::kubernetes::OutcomeLabel},
 };
 
 /// For one patch, its answer included.
@@ -119,21 +119,6 @@ fn classify(status: &Status) -> MarkError {
         429 | 500.. => MarkError::Transient { message: format!("{}: {}", status.code, status.message) },
         code => MarkError::Refused { status: code, message: status.message.clone() },
     }
-}
-
-/// An error with its causes, which kube's own texts leave out.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Lets so many through a second, after a burst of as many (the generic cell rate algorithm).

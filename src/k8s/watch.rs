@@ -12,12 +12,12 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::{Client, client::WATCH_TIMEOUT, marker::chain, object::Object};
+use super::{Client, client::WATCH_TIMEOUT, object::Object};
 use crate::{
     model::Names,
     readiness::{Condition, Readiness},
     store::{Relist, Scope, Store},
-    telemetry::metrics::kubernetes::WatchErrorLabel,
+    telemetry::{log::chain, metrics::kubernetes::WatchErrorLabel},
 };
 
 /// How many Workflows a page of a list holds: a page is in memory as a whole.

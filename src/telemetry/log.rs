@@ -1,7 +1,9 @@
 //! The log: one line an event on standard error, as text for people or as flat JSON for collectors.
 
 use std::{
-    env, fmt,
+    env,
+    error::Error,
+    fmt,
     io::{self, IsTerminal},
     panic,
     str::FromStr,
@@ -23,7 +25,7 @@ use tracing_subscriber::{
 const QUIET: &str = "kube_client::client::builder=off,h2::proto::ping_pong=error";
 
 /// The form of a line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// For people.
     #[default]
@@ -118,6 +120,21 @@ pub fn init(format: Format, level: &Level) -> Result<(), TryInitError> {
     Ok(())
 }
 
+/// An error with its causes, in one line. Causes that the error's own text has told already are left out.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -178,6 +195,18 @@ mod tests {
         assert_eq!(logged(Format::Text, "debug", noise), "");
         let asked = "info,kube_client::client::builder=error,h2::proto::ping_pong=warn";
         assert_eq!(logged(Format::Text, asked, noise).lines().count(), 2);
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read the file: {0}")]
+        struct Told(#[source] io::Error);
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot start")]
+        struct Bare(#[from] Told);
+        let error = Bare(Told(io::Error::other("disk on fire")));
+        assert_eq!(chain(&error), "cannot start: cannot read the file: disk on fire");
     }
 
     #[test]
