@@ -69,6 +69,14 @@ pub enum Error {
     Transport(#[from] tonic::transport::Error),
 }
 
+/// Whether this can be the URL of ML Metadata's gRPC service. Connects to nothing.
+///
+/// # Errors
+/// Where it cannot.
+pub fn check_url(url: &str) -> Result<(), Error> {
+    client::uri(url).map(drop)
+}
+
 /// Finds the models of runs in ML Metadata, and remembers the answers.
 #[derive(Clone, Debug)]
 pub struct Mlmd {

@@ -38,15 +38,13 @@ pub(super) struct Client {
     metrics: LookupMetrics,
 }
 
-/// How to reach the server under this URL. Connects to nothing.
-pub(super) fn endpoint(url: &str, options: &Options) -> Result<Endpoint, Error> {
+/// A URL that names a server and nothing else.
+pub(super) fn uri(url: &str) -> Result<http::Uri, Error> {
     let invalid = |why| Error::Url { why };
     let uri: http::Uri = url.parse().map_err(|_| invalid("it does not parse"))?;
-    let tls = match uri.scheme_str() {
-        Some("http") => false,
-        Some("https") => true,
-        _ => return Err(invalid("it does not begin with http:// or https://")),
-    };
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(invalid("it does not begin with http:// or https://"));
+    }
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return Err(invalid("it holds a user or a password, which ML Metadata has no use for"));
     }
@@ -56,6 +54,13 @@ pub(super) fn endpoint(url: &str, options: &Options) -> Result<Endpoint, Error> 
     if uri.path_and_query().is_some_and(|path| path != "/") {
         return Err(invalid("it has a path or a query; only scheme, host and port are wanted"));
     }
+    Ok(uri)
+}
+
+/// How to reach the server under this URL. Connects to nothing.
+pub(super) fn endpoint(url: &str, options: &Options) -> Result<Endpoint, Error> {
+    let uri = uri(url)?;
+    let tls = uri.scheme_str() == Some("https");
     let endpoint = Endpoint::from(uri)
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))?
         .connect_timeout(options.connect_timeout)
