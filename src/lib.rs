@@ -24,6 +24,8 @@
 //! `tests/imports.rs` keeps these rules.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod delivery;
 pub mod eventsource;
 pub mod k8s;

@@ -1,0 +1,82 @@
+//! The command line.
+
+mod completions;
+mod serve;
+mod values;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use tracing::error;
+
+use crate::telemetry::log;
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GIT_REVISION"), ")");
+
+/// Announces succeeded Kubeflow pipeline runs that pushed a serving model to Argo Events
+#[derive(Debug, Parser)]
+#[command(name = "model-update-eventsource", version = VERSION, arg_required_else_help = true)]
+#[command(after_help = "Exit status: 0 done, or stopped as asked; 1 failed, see standard error; 2 wrong usage.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(Box<serve::Serve>),
+    Completions(completions::Completions),
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Log (on standard error)")]
+struct LogArgs {
+    /// The form of a line: for people, or a JSON object
+    #[arg(long, env = "MODEL_UPDATE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: log::Format,
+
+    /// What is logged: off, error, warn, info, debug, trace, or directives such as info,kube=debug
+    #[arg(long, env = "MODEL_UPDATE_LOG_LEVEL", value_name = "LEVEL", default_value_t)]
+    log_level: log::Level,
+}
+
+impl Cli {
+    /// Does what the command line asks for. Returns the exit status; the reason of a failure is on standard error.
+    pub fn run(self) -> ExitCode {
+        let outcome = match self.command {
+            Command::Serve(serve) => serve.run(),
+            Command::Completions(completions) => completions.run(),
+        };
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                report(&error);
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl LogArgs {
+    fn start(&self) -> anyhow::Result<()> {
+        log::init(self.log_format, &self.log_level).context("cannot start the log")
+    }
+}
+
+/// A failure is a line of the log, where there is one: a collector of JSON gets JSON.
+fn report(error: &anyhow::Error) {
+    let reason = log::chain(error.as_ref());
+    if tracing::enabled!(tracing::Level::ERROR) {
+        error!("{reason}");
+    } else {
+        // Standard error may be closed; there is nowhere else to say so.
+        writeln!(io::stderr(), "error: {reason}").ok();
+    }
+}
+
+#[cfg(test)]
+mod tests;

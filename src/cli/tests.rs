@@ -1,0 +1,102 @@
+//! The command line as users type it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+
+use super::*;
+use crate::app::Config;
+
+fn serve(arguments: &[&str]) -> Result<Config, clap::Error> {
+    let program = ["model-update-eventsource", "serve"];
+    match Cli::try_parse_from(program.iter().chain(arguments))?.command {
+        Command::Serve(serve) => Ok((*serve).into()),
+        Command::Completions(_) => unreachable!("the command is serve"),
+    }
+}
+
+fn refusal(arguments: &[&str]) -> String {
+    let error = serve(arguments).expect_err("not refused");
+    assert_eq!(error.exit_code(), 2);
+    error.to_string()
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn without_flags_the_documented_defaults_hold() {
+    let config = serve(&[]).unwrap();
+    assert_eq!(config.listen, SocketAddr::from(([0, 0, 0, 0], 50051)));
+    assert_eq!(config.admin_listen, SocketAddr::from(([0, 0, 0, 0], 8080)));
+    assert_eq!(config.metadata_store, "http://metadata-grpc-service.kubeflow:8080");
+    assert!(config.namespaces.is_empty());
+    assert_eq!(config.selector, "pipeline/runid");
+    assert_eq!(config.confirm_after, Duration::from_secs(1));
+    assert!(!config.skip_labelled);
+    assert_eq!(config.mark_rate.get(), 100);
+}
+
+#[test]
+fn every_flag_reaches_the_server() {
+    let config = serve(&[
+        "--listen=127.0.0.1:0",
+        "--admin-listen=[::1]:9090",
+        "--metadata-store=https://mlmd.example:443",
+        "--namespaces=team-a,team-b",
+        "--selector=a=b",
+        "--confirm-after=250ms",
+        "--skip-labelled",
+        "--mark-rate=7",
+        "--log-format=json",
+        "--log-level=debug,kube=info",
+    ])
+    .unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:0");
+    assert_eq!(config.admin_listen.to_string(), "[::1]:9090");
+    assert_eq!(config.metadata_store, "https://mlmd.example:443");
+    assert_eq!(config.namespaces, ["team-a", "team-b"].map(Into::into));
+    assert_eq!(config.selector, "a=b");
+    assert_eq!(config.confirm_after, Duration::from_millis(250));
+    assert!(config.skip_labelled);
+    assert_eq!(config.mark_rate.get(), 7);
+}
+
+#[test]
+fn every_flag_of_serve_has_a_variable_with_its_name() {
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve").unwrap();
+    for argument in serve.get_arguments().filter(|argument| !argument.is_global_set()) {
+        let Some(flag) = argument.get_long().filter(|flag| *flag != "help") else { continue };
+        let expected = format!("MODEL_UPDATE_{}", flag.to_uppercase().replace('-', "_"));
+        assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(expected.as_str()), "--{flag}");
+    }
+}
+
+#[test]
+fn a_refusal_names_the_flag_and_the_way_out() {
+    for (arguments, flag, way_out) in [
+        (&["--listen=50051"], "--listen", "write it as IP:PORT"),
+        (&["--metadata-store=metadata-grpc-service.kubeflow:8080"], "--metadata-store", "begin with http://"),
+        (&["--namespaces=team_a"], "--namespaces", "separate several by commas"),
+        (&["--namespaces="], "--namespaces", "leave the flag (and its variable) out"),
+        (&["--confirm-after=1"], "--confirm-after", "write a duration such as"),
+        (&["--confirm-after=5s"], "--confirm-after", "at most 4s"),
+        (&["--mark-rate=0"], "--mark-rate", "non-zero"),
+        (&["--log-level=inof"], "--log-level", "off, error, warn, info, debug, trace"),
+        (&["--log-format=yaml"], "--log-format", "possible values: text, json"),
+    ] {
+        let message = refusal(arguments);
+        assert!(message.contains(flag) && message.contains(way_out), "{message}");
+    }
+}
+
+#[test]
+fn the_version_names_the_revision() {
+    let error = Cli::try_parse_from(["model-update-eventsource", "--version"]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DisplayVersion);
+    let version = format!("model-update-eventsource {} ({})\n", env!("CARGO_PKG_VERSION"), env!("GIT_REVISION"));
+    assert_eq!(error.to_string(), version);
+}

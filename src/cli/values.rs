@@ -1,0 +1,40 @@
+//! What the values of flags have to look like, and what a refusal says. clap puts the flag's name before it.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::{mlmd, model::subscription::is_dns_label};
+
+/// The end of a drain waits 5 s for confirmations: a longer wait would make duplicates at every shutdown.
+const MAX_CONFIRM_AFTER: Duration = Duration::from_secs(4);
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "write it as IP:PORT, as in 0.0.0.0:50051 for all interfaces or 127.0.0.1:0 for a free port of this machine"
+            .to_owned()
+    })
+}
+
+pub(super) fn metadata_store(text: &str) -> Result<String, mlmd::Error> {
+    mlmd::check_url(text)?;
+    Ok(text.to_owned())
+}
+
+pub(super) fn namespace(text: &str) -> Result<Arc<str>, String> {
+    if is_dns_label(text) {
+        Ok(text.into())
+    } else if text.is_empty() {
+        Err("a namespace's name is empty; for all namespaces leave the flag (and its variable) out".to_owned())
+    } else {
+        Err("this is no namespace's name (1 to 63 characters, a-z, 0-9 and '-'); separate several by commas".to_owned())
+    }
+}
+
+pub(super) fn confirm_after(text: &str) -> Result<humantime::Duration, String> {
+    let duration: humantime::Duration =
+        text.parse().map_err(|error| format!("{error}; write a duration such as 500ms or 1s"))?;
+    if *duration > MAX_CONFIRM_AFTER {
+        let most = humantime::format_duration(MAX_CONFIRM_AFTER);
+        return Err(format!("at most {most}: a shutdown waits little longer for the last confirmations"));
+    }
+    Ok(duration)
+}
