@@ -34,7 +34,7 @@ impl Bench {
         let store = Peers::find().await?.metadata_store().await;
         let writer = store.writer().await;
         let metrics = Metrics::new(&mut Registry::default());
-        let mlmd = Mlmd::new(&store.url(), &Options::default(), &metrics).unwrap();
+        let mlmd = Mlmd::new(&store.url(), &Options::default(), &metrics).expect("a URL");
         Some(Self { store, writer, mlmd })
     }
 
@@ -44,7 +44,7 @@ impl Bench {
 
     /// Name and location of what would be announced.
     async fn announced(&self, run: &Workflow) -> Vec<(String, String)> {
-        announced(run, &self.find(run).await.unwrap())
+        announced(run, &self.find(run).await.expect("an answer"))
     }
 
     async fn locations(&self, run: &Workflow) -> Vec<String> {
@@ -59,12 +59,12 @@ fn announced(run: &Workflow, found: &RunModels) -> Vec<(String, String)> {
 
 /// A Workflow of the namespace `team-a` that was created a moment ago.
 fn workflow(name: &str, pipeline: PipelineName, run_id: &str) -> Workflow {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     Workflow {
         namespace: "team-a".into(),
         name: name.into(),
         uid: rand::random::<u128>().into(),
-        created: i64::try_from(now.as_secs()).unwrap(),
+        created: i64::try_from(now.as_secs()).expect("a few decades"),
         phase: Phase::Succeeded,
         labelled: false,
         pipeline,
