@@ -6,11 +6,17 @@ use std::{
     process::Command,
 };
 
+use prost::Message;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let descriptors = protox::compile(["generic.proto", "metadata_store.proto"], ["proto"])?;
-    tonic_prost_build::configure().file_descriptor_set_path(out.join("descriptors.bin")).compile_fds(descriptors)?;
+    // One set of descriptors each: reflection is to show what is served, and nothing else.
+    for name in ["generic", "metadata_store"] {
+        let descriptors = protox::compile([format!("{name}.proto")], ["proto"])?;
+        fs::write(out.join(name).with_extension("bin"), descriptors.encode_to_vec())?;
+        tonic_prost_build::configure().compile_fds(descriptors)?;
+    }
     compile_test_protocol(&out)?;
 
     // A source archive has no git folder: the revision is then what the environment says, or unknown.

@@ -1,0 +1,237 @@
+//! Accepts subscribers' connections and serves them: the service, gRPC health, and reflection (v1 and v1alpha).
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{Stream, stream};
+use prometheus_client::metrics::gauge::Gauge;
+use rand::RngExt;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{server::NamedService, transport::server::Connected};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tracing::{debug, warn};
+
+use super::{link::Link, proto::eventing_server::EventingServer, refusals::Refusals, service::Service};
+use crate::{delivery::Deliveries, readiness::Readiness, telemetry::metrics::StreamMetrics};
+
+/// Argo Events never asks whether we are there; we ask it. A connection that died silently is dropped after both.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// An EventSource opens one stream a connection; a proxy may put a few hundred together.
+const MAX_STREAMS: u32 = 1024;
+const MAX_HEADERS: u32 = 16 * 1024;
+/// For what is left of connections once their streams have ended.
+const DRAIN: Duration = Duration::from_secs(9);
+/// After a connection that could not be accepted, which may mean that there are no more file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The file descriptors of what is served, for reflection.
+const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/generic.bin"));
+
+/// Who may subscribe to what.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The namespaces that may be subscribed to; `None` for all.
+    pub namespaces: Option<Vec<Arc<str>>>,
+}
+
+/// The server that Argo Events dials.
+#[derive(Debug)]
+pub struct Server {
+    deliveries: Deliveries,
+    options: Options,
+    readiness: Readiness,
+    metrics: StreamMetrics,
+}
+
+/// Why the server cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The descriptors compiled into this program are broken.
+    #[error("gRPC reflection cannot be offered: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The transport failed.
+    #[error("the gRPC server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+impl Server {
+    /// A server whose streams attach to these deliveries. A valid request is held open until `readiness` is ready for
+    /// the first time; gRPC health follows `readiness` all the time.
+    pub fn new(deliveries: Deliveries, options: Options, readiness: Readiness, metrics: StreamMetrics) -> Self {
+        Self { deliveries, options, readiness, metrics }
+    }
+
+    /// Serves until `drain` is cancelled and all streams have ended (delivery ends them), or that has taken too long.
+    ///
+    /// # Errors
+    /// Where serving is not possible at all; what concerns one connection only is counted and logged.
+    pub async fn serve(self, listener: TcpListener, drain: CancellationToken) -> Result<(), ServeError> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let (filled_tx, filled) = watch::channel(false);
+        let service = Service {
+            deliveries: self.deliveries,
+            namespaces: self.options.namespaces,
+            filled,
+            drain: drain.clone(),
+            metrics: self.metrics.clone(),
+            refusals: Refusals::default().into(),
+        };
+        let reflection =
+            || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+        let server = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(Some(MAX_STREAMS))
+            .http2_max_header_list_size(Some(MAX_HEADERS))
+            .add_service(health_service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(EventingServer::new(service))
+            .serve_with_incoming_shutdown(incoming(listener, self.metrics), drain.clone().cancelled_owned());
+        let report = report_health(health, self.readiness, filled_tx, drain.clone());
+        let deadline = async {
+            drain.cancelled().await;
+            sleep(DRAIN).await;
+        };
+        tokio::select! {
+            result = async { tokio::join!(server, report).0 } => Ok(result?),
+            () = deadline => {
+                warn!("connections of subscribers are still open after the drain's {} s: dropped", DRAIN.as_secs());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Follows readiness until the drain begins.
+async fn report_health(
+    health: HealthReporter,
+    readiness: Readiness,
+    filled: watch::Sender<bool>,
+    drain: CancellationToken,
+) {
+    let mut ready = readiness.subscribe();
+    loop {
+        let is_ready = *ready.borrow_and_update() && !drain.is_cancelled();
+        if is_ready {
+            filled.send_if_modified(|filled| !std::mem::replace(filled, true));
+        }
+        let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in ["", <EventingServer<Service> as NamedService>::NAME] {
+            health.set_service_status(name, status).await;
+        }
+        if drain.is_cancelled() {
+            return;
+        }
+        tokio::select! {
+            Ok(()) = ready.changed() => {}
+            () = drain.cancelled() => {}
+        }
+    }
+}
+
+/// The connections that come in. Never ends, and never fails.
+fn incoming(
+    listener: TcpListener,
+    metrics: StreamMetrics,
+) -> impl Stream<Item = Result<Link<Socket>, io::Error>> + Send + 'static {
+    stream::unfold((listener, metrics), |(listener, metrics)| async move {
+        loop {
+            match listener.accept().await {
+                Ok((tcp, peer)) => {
+                    if let Err(error) = set_options(&tcp) {
+                        debug!(%peer, "a connection was gone before it could be served: {error}");
+                        continue;
+                    }
+                    let socket = Socket { tcp, _open: Counted::new(&metrics.connections) };
+                    let link = Link::new(socket).with_peer_addr(peer);
+                    return Some((Ok(link), (listener, metrics)));
+                }
+                Err(error) => {
+                    metrics.accept_errors.inc();
+                    warn!("a connection could not be accepted: {error}");
+                    let pause = rand::rng().random_range(ACCEPT_PAUSE / 2..=ACCEPT_PAUSE);
+                    sleep(pause).await;
+                }
+            }
+        }
+    })
+}
+
+/// tonic sets no options on connections that we accept ourselves.
+fn set_options(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(Duration::from_secs(10));
+    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+}
+
+/// A connection that counts as open until it is dropped.
+struct Socket {
+    tcp: TcpStream,
+    _open: Counted,
+}
+
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Connected for Socket {
+    type ConnectInfo = ();
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,132 @@
+//! Answers `StartEventSource`.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::{FutureExt, Stream, StreamExt, stream};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::{info, warn};
+
+use super::{
+    config,
+    link::{LinkInfo, StreamAccount},
+    proto::{self, eventing_server::Eventing},
+    refusals::Refusals,
+    stream::{EventStream, Life, code_name, shutting_down},
+};
+use crate::{
+    delivery::Deliveries,
+    model::Subscription,
+    telemetry::metrics::{StreamMetrics, delivery::ReasonLabel},
+};
+
+/// See the module.
+pub(super) struct Service {
+    pub(super) deliveries: Deliveries,
+    /// The namespaces that may be subscribed to; `None` for all.
+    pub(super) namespaces: Option<Vec<Arc<str>>>,
+    /// Whether the store has been filled once.
+    pub(super) filled: watch::Receiver<bool>,
+    pub(super) drain: CancellationToken,
+    pub(super) metrics: StreamMetrics,
+    pub(super) refusals: Mutex<Refusals>,
+}
+
+type Events = Pin<Box<dyn Stream<Item = Result<proto::Event, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Eventing for Service {
+    type StartEventSourceStream = Events;
+
+    async fn start_event_source(&self, request: Request<proto::EventSource>) -> Result<Response<Events>, Status> {
+        let began = Instant::now();
+        let link = request.extensions().get::<LinkInfo>().cloned();
+        let peer = link.as_ref().and_then(LinkInfo::peer_addr);
+        let account = link.and_then(|link| link.account(request.metadata().as_ref()));
+        let event_source = request.into_inner();
+        match self.admit(&event_source) {
+            Ok(wanted) => {
+                let life = Life::begin(wanted.namespace.clone(), wanted.name.to_string(), self.metrics.clone());
+                info!(
+                    namespace = %wanted.namespace, subscription = %wanted.name,
+                    peer = peer.map(tracing::field::display), "a stream begins"
+                );
+                if account.is_none() {
+                    warn!(
+                        namespace = %wanted.namespace, subscription = %wanted.name,
+                        peer = peer.map(tracing::field::display),
+                        "this connection gives no proof of what was read: its deliveries cannot be confirmed"
+                    );
+                }
+                Ok(Response::new(self.events(wanted, peer, account, life)))
+            }
+            Err(status) => {
+                self.metrics.started();
+                self.metrics.handled(code_name(status.code()), began.elapsed().as_secs_f64());
+                self.metrics.refused.get_or_create(&ReasonLabel { reason: code_name(status.code()) }).inc();
+                let ip = peer.map(|peer| peer.ip());
+                let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+                if refusals.is_news(ip, &event_source.name, status.message()) {
+                    let name: String = event_source.name.chars().take(64).collect();
+                    warn!(
+                        event_source = ?name, peer = peer.map(tracing::field::display), code = code_name(status.code()),
+                        "refused a subscription (repetitions are logged every ten minutes): {}", status.message()
+                    );
+                }
+                Err(status)
+            }
+        }
+    }
+}
+
+impl Service {
+    /// What is wanted, if it may be had.
+    fn admit(&self, event_source: &proto::EventSource) -> Result<Subscription, Status> {
+        if self.drain.is_cancelled() {
+            return Err(shutting_down());
+        }
+        let wanted = config::parse(&event_source.name, &event_source.config)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(namespaces) = &self.namespaces
+            && !namespaces.contains(&wanted.namespace)
+        {
+            return Err(Status::permission_denied(format!(
+                "kfpNamespace: this server does not serve the namespace {:?}; ask for one of those in its flag \
+                 --namespaces, or have this one added there",
+                &*wanted.namespace
+            )));
+        }
+        Ok(wanted)
+    }
+
+    /// The stream. Nothing is refused because the store is still being filled: Argo Events 1.9.4 to 1.9.9 hang for ever
+    /// after three refusals.
+    fn events(
+        &self,
+        wanted: Subscription,
+        peer: Option<std::net::SocketAddr>,
+        account: Option<StreamAccount>,
+        mut life: Life,
+    ) -> Events {
+        let (deliveries, drain, mut filled) = (self.deliveries.clone(), self.drain.clone(), self.filled.clone());
+        let attached = async move {
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => {
+                    let status = life.ends(shutting_down());
+                    return stream::once(async { Err(status) }).left_stream();
+                }
+                // An error means that the server is gone, and this stream soon with it.
+                _ = filled.wait_for(|filled| *filled) => {}
+            }
+            let attached = deliveries.attach(wanted, peer);
+            // The first error ends a stream.
+            EventStream::new(attached, account, life).right_stream()
+        };
+        attached.into_stream().flatten().boxed()
+    }
+}
