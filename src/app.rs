@@ -30,6 +30,7 @@ use self::supervisor::Supervisor;
 use crate::{
     admin::{self, Admin},
     delivery::{self, Deliveries, Driver},
+    eventsource::{self, Server},
     k8s::{Client, PatchMarker, Watch},
     mlmd::{self, Mlmd},
     readiness::Readiness,
@@ -148,7 +149,7 @@ impl Bound {
         let mut tasks = Supervisor::default();
         let admin = Admin {
             registry: self.registry,
-            readiness: self.readiness,
+            readiness: self.readiness.clone(),
             store: self.store,
             subscribers: self.metrics.delivery.streams.clone(),
             started: std::time::Instant::now(),
@@ -166,6 +167,10 @@ impl Bound {
                 Ok::<_, Infallible>(())
             });
         }
+        let named = &self.config.namespaces;
+        let options = eventsource::Options { namespaces: (!named.is_empty()).then(|| named.clone()) };
+        let server = Server::new(self.deliveries, options, self.readiness.clone(), self.metrics.streams.clone());
+        tasks.spawn("server", &drain, server.serve(self.listener, drain.clone()));
         tasks.spawn(DELIVERY, &drain, self.driver.run(drain.clone()));
         running.release();
         tokio::select! {
