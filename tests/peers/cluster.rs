@@ -210,7 +210,8 @@ impl Cluster {
     }
 
     /// Forgets every revision before the current one, as etcd does in a cluster every few minutes. What an API server
-    /// still has in memory, it still serves: compact while it is away, and after something has changed.
+    /// still has in memory, it still serves: compact while it is away, and after something has changed. (After a restart
+    /// an earlier version is mostly too old even without this: its watch cache begins with its own first list.)
     pub async fn compact_etcd(&self) {
         self.etcd.compact().await;
     }

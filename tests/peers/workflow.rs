@@ -129,7 +129,8 @@ pub struct Workflows {
 }
 
 impl Workflows {
-    pub(super) fn new(client: Client, namespace: &str) -> Self {
+    /// Through this client.
+    pub fn new(client: Client, namespace: &str) -> Self {
         Self { api: Api::namespaced_with(client, namespace, &resource()) }
     }
 

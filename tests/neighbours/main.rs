@@ -1,0 +1,8 @@
+//! Facts about the neighbours that the product relies on, and about the harness that starts them.
+
+mod harness;
+mod kubernetes;
+mod metadata;
+#[path = "../peers/mod.rs"]
+mod peers;
+mod subscriber;

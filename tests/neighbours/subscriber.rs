@@ -1,0 +1,132 @@
+//! The subscriber with grpc-go says what happens to it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status};
+
+use crate::peers::{Line, Peers, SOON};
+use proto::eventing_server::{Eventing, EventingServer};
+use proto::{Event, EventSource};
+
+mod proto {
+    #![allow(missing_docs, unreachable_pub, reason = "generated")]
+    tonic::include_proto!("generic");
+}
+
+type Events = mpsc::Sender<Result<Event, Status>>;
+
+/// Passes every stream on to the test: the request, and where to put events.
+struct Service(mpsc::UnboundedSender<(Request<()>, EventSource, Events)>);
+
+#[tonic::async_trait]
+impl Eventing for Service {
+    type StartEventSourceStream = ReceiverStream<Result<Event, Status>>;
+
+    async fn start_event_source(
+        &self,
+        request: Request<EventSource>,
+    ) -> Result<Response<Self::StartEventSourceStream>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        if message.config.is_empty() {
+            return Err(Status::invalid_argument("kfpNamespace is missing"));
+        }
+        let (events, stream) = mpsc::channel(16);
+        let request = Request::from_parts(metadata, extensions, ());
+        self.0.send((request, message, events)).expect("the test listens");
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+struct Server {
+    addr: SocketAddr,
+    streams: mpsc::UnboundedReceiver<(Request<()>, EventSource, Events)>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("an address");
+        let (sender, streams) = mpsc::unbounded_channel();
+        let incoming = TcpListenerStream::new(listener);
+        let service = EventingServer::new(Service(sender));
+        tokio::spawn(tonic::transport::Server::builder().serve_with_incoming(service, incoming));
+        Self { addr, streams }
+    }
+
+    async fn stream(&mut self) -> (Request<()>, EventSource, Events) {
+        tokio::time::timeout(SOON, self.streams.recv()).await.expect("a stream soon").expect("the server runs")
+    }
+}
+
+fn event(payload: &str) -> Result<Event, Status> {
+    Ok(Event { name: "model-update".to_owned(), payload: payload.as_bytes().to_vec() })
+}
+
+#[tokio::test]
+async fn it_subscribes_as_argo_events_does_and_reports_every_event_and_the_end() {
+    let Some(peers) = Peers::find().await else { return };
+    let mut server = Server::start().await;
+    let client = peers.grpc_go_client(server.addr, "kfpNamespace: team").name("other").token("secret").window(70_000);
+    let mut client = client.start();
+    let (request, source, events) = server.stream().await;
+    assert_eq!((source.name.as_str(), source.config.as_slice()), ("other", b"kfpNamespace: team".as_slice()));
+    assert_eq!(request.metadata().get("authorization").expect("a token"), "Bearer secret");
+    assert_eq!(client.next(SOON).await, Some(Line::Open(true)));
+
+    for payload in [r#"{"pipelineName":"<ünï>"}"#, ""] {
+        events.send(event(payload)).await.expect("the stream is open");
+        let expected = Line::Event { name: "model-update".to_owned(), payload: payload.to_owned() };
+        assert_eq!(client.next(SOON).await, Some(expected));
+    }
+    drop(events);
+    let end = Line::Status { code: "OK".to_owned(), message: String::new() };
+    assert_eq!((client.next(SOON).await, client.next(SOON).await), (Some(end), None));
+}
+
+#[tokio::test]
+async fn it_reports_a_refusal_with_its_message_and_a_server_that_is_not_there() {
+    let Some(peers) = Peers::find().await else { return };
+    let server = Server::start().await;
+    let refused = peers.grpc_go_client(server.addr, "").start().next(SOON).await;
+    let message = "kfpNamespace is missing".to_owned();
+    assert_eq!(refused, Some(Line::Status { code: "InvalidArgument".to_owned(), message }));
+
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+    let refused = peers.grpc_go_client(nobody, "kfpNamespace: team").start().next(SOON).await;
+    assert!(matches!(&refused, Some(Line::Status { code, .. }) if code == "Unavailable"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn it_cancels_after_as_many_events_as_it_was_told() {
+    let Some(peers) = Peers::find().await else { return };
+    let mut server = Server::start().await;
+    let mut client = peers.grpc_go_client(server.addr, "kfpNamespace: team").count(1).start();
+    let (_, _, events) = server.stream().await;
+    events.send(event("one")).await.expect("the stream is open");
+    assert_eq!(client.payload(SOON).await, "one");
+    tokio::time::timeout(SOON, events.closed()).await.expect("the stream is cancelled");
+    assert!(matches!(client.next(SOON).await, Some(Line::Status { code, .. }) if code == "Canceled"));
+}
+
+#[tokio::test]
+async fn paused_it_reads_nothing_and_resumed_everything() {
+    let Some(peers) = Peers::find().await else { return };
+    let mut server = Server::start().await;
+    let mut client = peers.grpc_go_client(server.addr, "kfpNamespace: team").start();
+    let (_, _, events) = server.stream().await;
+    assert_eq!(client.next(SOON).await, Some(Line::Open(true)));
+    client.pause();
+    for _ in 0..10 {
+        events.send(event("late")).await.expect("its kernel takes it");
+    }
+    let silence = tokio::time::timeout(Duration::from_millis(300), client.next(SOON)).await;
+    assert!(silence.is_err(), "a stopped process says {silence:?}");
+    client.resume();
+    for _ in 0..10 {
+        assert_eq!(client.payload(SOON).await, "late");
+    }
+}
