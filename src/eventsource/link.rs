@@ -96,3 +96,6 @@ mod stream_id;
 pub use account::{LinkInfo, StreamAccount};
 pub use io::Link;
 pub use stream_id::STREAM_ID_HEADER;
+
+#[cfg(test)]
+mod tests;

@@ -141,10 +141,10 @@ impl<IO: AsyncWrite + Unpin> Link<IO> {
         if self.closing || self.ping.is_some() || !self.outbound.ping_allowed() {
             return;
         }
-        let mut ledger = self.shared.ledger();
-        while ledger.is_wanting() {
+        loop {
             let now = Instant::now();
-            match ledger.due(now) {
+            let mut ledger = self.shared.ledger();
+            let at = match ledger.due(now) {
                 Due::No => return,
                 Due::Now => {
                     let payload = rand::random();
@@ -152,15 +152,15 @@ impl<IO: AsyncWrite + Unpin> Link<IO> {
                     self.ping = Some((encode_ping(payload), 0));
                     return;
                 }
-                Due::At(at) => {
-                    let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
-                    if timer.deadline() != at {
-                        timer.as_mut().reset(at);
-                    }
-                    if timer.as_mut().poll(cx).is_pending() {
-                        return;
-                    }
-                }
+                Due::At(at) => at,
+            };
+            drop(ledger);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            if timer.deadline() != at {
+                timer.as_mut().reset(at);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
             }
         }
     }

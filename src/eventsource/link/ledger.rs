@@ -157,14 +157,9 @@ impl Ledger {
         stream.is_due()
     }
 
-    /// Whether any stream has octets that are written, wanted, and not proven.
-    pub(super) fn is_wanting(&self) -> bool {
-        self.ping.is_none() && self.streams.iter().any(Stream::is_due)
-    }
-
     /// Whether, and when, a PING is to be begun.
     pub(super) fn due(&self, now: Instant) -> Due {
-        if !self.is_wanting() {
+        if self.ping.is_some() || !self.streams.iter().any(Stream::is_due) {
             return Due::No;
         }
         match self.begun.map(|begun| begun + PING_INTERVAL) {
@@ -220,3 +215,6 @@ impl Ledger {
         self.streams.get_mut(index)
     }
 }
+
+#[cfg(test)]
+mod tests;
