@@ -43,7 +43,7 @@ impl Default for Options {
 /// What the driver has to do.
 #[derive(Debug)]
 pub(in crate::delivery) enum Action {
-    /// Ask for the models of a run, and call [`Ledger::answered`].
+    /// Ask for the models of a run, and call [`super::Ledger::answered`].
     Lookup { id: LookupId, workflow: Arc<Workflow>, types: Arc<ArtifactTypes>, attempt: u32 },
     /// The run was restarted: answers about it are no longer true.
     Forget(Uid),
@@ -56,7 +56,7 @@ pub(in crate::delivery) enum Action {
         waited: Duration,
         again: bool,
     },
-    /// Patch a Workflow, and call [`Ledger::patched`].
+    /// Patch a Workflow, and call [`super::Ledger::patched`].
     Patch { patch: MarkPatch, attempt: u32 },
     /// End a stream from our side.
     Close(StreamId),
