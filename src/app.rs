@@ -29,7 +29,7 @@ pub use self::config::Config;
 use self::supervisor::Supervisor;
 use crate::{
     admin::{self, Admin},
-    delivery::{self, Deliveries, Driver},
+    delivery::{self, Driver},
     eventsource::{self, Server},
     k8s::{Client, PatchMarker, Watch},
     mlmd::{self, Mlmd},
@@ -42,6 +42,7 @@ use crate::{
 const SHUTDOWN: Duration = Duration::from_millis(9500);
 
 const DELIVERY: &str = "delivery";
+const SERVER: &str = "server";
 
 /// A server that is built and holds its ports, and has not begun to serve.
 pub struct Bound {
@@ -55,7 +56,7 @@ pub struct Bound {
     readiness: Readiness,
     store: Arc<Store>,
     watches: Vec<Watch>,
-    deliveries: Deliveries,
+    server: Server,
     driver: Driver,
 }
 
@@ -84,6 +85,9 @@ pub async fn build(config: Config) -> Result<Bound> {
     let clock = delivery::system_clock();
     let (deliveries, driver) =
         Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, metrics.delivery.clone());
+    let namespaces = (!config.namespaces.is_empty()).then(|| config.namespaces.clone());
+    let server =
+        Server::new(deliveries, eventsource::Options { namespaces }, readiness.clone(), metrics.streams.clone());
     let watch = |scope| Watch::new(kubernetes.clone(), scope, config.selector.clone(), store.clone(), &readiness);
     let watches = config.scopes().into_iter().map(watch).collect();
     Ok(Bound {
@@ -96,7 +100,7 @@ pub async fn build(config: Config) -> Result<Bound> {
         readiness,
         store,
         watches,
-        deliveries,
+        server,
         driver,
         config,
     })
@@ -167,11 +171,8 @@ impl Bound {
                 Ok::<_, Infallible>(())
             });
         }
-        let named = &self.config.namespaces;
-        let options = eventsource::Options { namespaces: (!named.is_empty()).then(|| named.clone()) };
-        let server = Server::new(self.deliveries, options, self.readiness.clone(), self.metrics.streams.clone());
-        tasks.spawn("server", &drain, server.serve(self.listener, drain.clone()));
         tasks.spawn(DELIVERY, &drain, self.driver.run(drain.clone()));
+        tasks.spawn(SERVER, &drain, self.server.serve(self.listener, drain.clone()));
         running.release();
         tokio::select! {
             ended = tasks.all_ended() => return ended,
@@ -182,6 +183,7 @@ impl Bound {
         drain.cancel();
         let drained = async {
             tasks.ended(DELIVERY).await?;
+            tasks.ended(SERVER).await?;
             stop.cancel();
             tasks.all_ended().await
         };
