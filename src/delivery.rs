@@ -43,8 +43,8 @@ pub trait ArtifactLookup: Send + Sync + 'static {
 /// Why there is no answer. None of these means "no model".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
-    /// ML Metadata knows nothing of the run (yet). It answers so too while the run's first writes are under way.
-    #[error("ML Metadata has no context for this run (yet)")]
+    /// ML Metadata knows nothing of the run (yet): no context, or one in which nothing was executed.
+    #[error("ML Metadata knows nothing of this run (yet)")]
     NoContext,
     /// The context of this run's name says that it belongs to another namespace.
     #[error("ML Metadata's context of this run belongs to the namespace {namespace:?}")]

@@ -70,6 +70,11 @@ impl Lookup {
             );
         }
         let foreign_executions = executions.foreign();
+        if executions.last().is_none() && foreign_executions == 0 {
+            // Every run has executed something, and writes that down with its context or soon after: this is the record
+            // of a run at its beginning, and no proof that it put nothing out.
+            return Err(LookupError::NoContext);
+        }
         let ids = candidates.ids();
         let (false, Some(last)) = (ids.is_empty(), executions.last()) else {
             return Ok(RunModels { foreign_executions, ..RunModels::default() });

@@ -165,7 +165,9 @@ async fn an_absent_context_is_no_answer_and_is_asked_for_in_both_forms_every_tim
     bench.assert_counted("mlmd_lookups_total{outcome=\"no_context\"} 4");
     // The run's writes arrive.
     bench.fake.behave();
-    bench.fake.store().context("pipeline_run", "penguin-x7k2p");
+    let context = bench.fake.store().context("pipeline_run", "penguin-x7k2p");
+    assert_eq!(bench.find(&compiled()).await, Err(LookupError::NoContext), "nothing was executed in it yet");
+    bench.fake.store().execution(10, CREATED * 1000, &[context]);
     assert!(bench.find(&compiled()).await.is_ok());
 }
 
