@@ -19,7 +19,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GIT_REVISIO
 
 /// Announces succeeded Kubeflow pipeline runs that pushed a serving model to Argo Events
 #[derive(Debug, Parser)]
-#[command(name = "model-update-eventsource", version = VERSION, arg_required_else_help = true)]
+#[command(name = "model-update-eventsource", version = VERSION, arg_required_else_help = true, args_override_self = true)]
 #[command(after_help = "Exit status: 0 done, or stopped as asked; 1 failed, see standard error; 2 wrong usage.")]
 pub struct Cli {
     #[command(subcommand)]

@@ -65,6 +65,13 @@ fn every_flag_reaches_the_server() {
 }
 
 #[test]
+fn of_a_flag_that_comes_twice_the_last_counts_and_namespaces_add_up() {
+    let config = serve(&["--mark-rate=1", "--mark-rate=2", "--namespaces=a,b", "--namespaces=c"]).unwrap();
+    assert_eq!(config.mark_rate.get(), 2);
+    assert_eq!(config.namespaces, ["a", "b", "c"].map(Into::into));
+}
+
+#[test]
 fn every_flag_of_serve_has_a_variable_with_its_name() {
     let command = Cli::command();
     let serve = command.find_subcommand("serve").unwrap();

@@ -43,7 +43,7 @@ mod eventually;
 mod grpc_go;
 mod metadata_store;
 mod metadata_writer;
-mod plain_http;
+pub mod plain_http;
 mod ports;
 pub mod process;
 mod runs;

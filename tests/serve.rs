@@ -1,0 +1,227 @@
+//! The program as its users start it: what it says, when it is ready, how it ends.
+
+#![allow(clippy::unwrap_used, reason = "in a test this is the message")]
+
+mod peers;
+
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
+
+use futures::StreamExt as _;
+use model_update_eventsource::{eventsource::Subscriber, model::workflow::MARK_PREFIX};
+use peers::{Cluster, Line, NewWorkflow, Peers, SOON, Task, eventually, plain_http, process::Neighbour};
+use serde_json::{Value, json};
+
+/// How long a shutdown may take.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+/// A URL under which nobody answers: port 9 is `discard`, and below those that are given out.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
+/// The program, on free ports of loopback.
+struct Program(Neighbour);
+
+/// A program that has said where it listens.
+struct Serving {
+    program: Program,
+    listen: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Program {
+    fn start(kubeconfig: &Path, metadata_store: &str, more: &[&str]) -> Self {
+        // `env` becomes what it starts, so that signals reach the program.
+        let mut process = Neighbour::new("model-update-eventsource", "/usr/bin/env".into());
+        let mut args = vec![
+            format!("KUBECONFIG={}", kubeconfig.display()),
+            env!("CARGO_BIN_EXE_model-update-eventsource").to_owned(),
+            "serve".to_owned(),
+            "--listen=127.0.0.1:0".to_owned(),
+            "--admin-listen=127.0.0.1:0".to_owned(),
+            "--log-format=json".to_owned(),
+            format!("--metadata-store={metadata_store}"),
+        ];
+        args.extend(more.iter().map(|&arg| arg.to_owned()));
+        process.set_args(args);
+        process.start();
+        Self(process)
+    }
+
+    /// The first line of its log with this message, once it is there.
+    async fn says(&self, message: &str) -> Value {
+        eventually(SOON, &format!("the line {message:?}"), async || {
+            let log = self.0.log();
+            log.lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .find(|line| line["message"] == message)
+                .ok_or(log)
+        })
+        .await
+    }
+
+    async fn serving(self) -> Serving {
+        let line = self.says("serving").await;
+        let address = |field: &str| line[field].as_str().unwrap().parse().unwrap();
+        Serving { listen: address("listen"), admin: address("admin"), program: self }
+    }
+}
+
+impl Serving {
+    async fn get(&self, path: &str) -> Result<String, String> {
+        plain_http::get(&format!("http://{}{path}", self.admin)).await
+    }
+
+    async fn ready(&self) {
+        eventually(SOON, "readiness", async || self.get("/readyz").await).await;
+    }
+
+    /// Its readiness says that, among others.
+    async fn is_not_ready(&self, because: &str) {
+        eventually(SOON, &format!("{because:?} on /readyz"), async || match self.get("/readyz").await {
+            Err(refusal) if refusal.contains(because) => Ok(()),
+            other => Err(other),
+        })
+        .await;
+    }
+
+    /// One event of this namespace is on its way.
+    async fn handed_off(&self, namespace: &str) {
+        let sent = format!("modelupdate_events_sent_total{{namespace=\"{namespace}\"}} 1\n");
+        let is_sent = async || self.get("/metrics").await.is_ok_and(|metrics| metrics.contains(&sent));
+        eventually(SOON, "the hand-off", is_sent).await;
+    }
+
+    async fn stopped(mut self) {
+        self.program.0.terminate();
+        let status = self.program.0.exited(SHUTDOWN).await;
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+fn config(namespace: &str) -> String {
+    format!("kfpNamespace: {namespace}")
+}
+
+/// A run that has succeeded, and its model.
+async fn succeeded(cluster: &Cluster, writer: &peers::Writer, namespace: &str, name: &str) {
+    let workflows = cluster.workflows(namespace).await;
+    workflows.create(NewWorkflow::tfx_v1(name, "penguin")).await;
+    writer.tfx_run("penguin", name).await.task(Task::pusher("gs://root/1")).await;
+    workflows.set_phase(name, "Succeeded").await;
+}
+
+fn kubeconfig_of_nobody(folder: &Path) -> std::path::PathBuf {
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [{"name": "x", "cluster": {"server": NOWHERE}}],
+        "users": [{"name": "x", "user": {}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+    });
+    let path = folder.join("kubeconfig");
+    fs::write(&path, kubeconfig.to_string()).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_run_is_announced_and_marked_and_a_sigterm_ends_the_program_with_status_0() {
+    let Some(peers) = Peers::find().await else { return };
+    let cluster = peers.cluster().await;
+    let store = peers.metadata_store().await;
+    let namespace = cluster.namespace("team").await;
+    let server = Program::start(&cluster.admin_kubeconfig_file(), &store.url(), &[]).serving().await;
+    server.ready().await;
+    let mut subscriber = peers.grpc_go_client(server.listen, &config(&namespace)).start();
+    succeeded(&cluster, &store.writer().await, &namespace, "run-x").await;
+    let payload: Value = serde_json::from_str(&subscriber.payload(SOON).await).unwrap();
+    assert_eq!(payload["pipelineName"], "penguin");
+
+    // The stream ends when what it has handed off is confirmed, and not before the mark is written.
+    server.stopped().await;
+    let end = subscriber.next(SOON).await;
+    assert!(matches!(&end, Some(Line::Status { code, .. }) if code == "Unavailable"), "{end:?}");
+    let marks = cluster.workflows(&namespace).await.annotations("run-x", MARK_PREFIX).await;
+    assert_eq!(marks.keys().map(String::as_str).collect::<Vec<_>>(), [format!("{MARK_PREFIX}model-update")]);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_does_not_read_holds_a_shutdown_up_for_ten_seconds_at_most() {
+    let Some(peers) = Peers::find().await else { return };
+    let cluster = peers.cluster().await;
+    let store = peers.metadata_store().await;
+    let namespace = cluster.namespace("team").await;
+    let mut server = Program::start(&cluster.admin_kubeconfig_file(), &store.url(), &[]).serving().await;
+    let mut subscriber = peers.grpc_go_client(server.listen, &config(&namespace)).start();
+    assert_eq!(subscriber.next(SOON).await, Some(Line::Open(true)));
+    subscriber.pause();
+    succeeded(&cluster, &store.writer().await, &namespace, "run-x").await;
+    server.handed_off(&namespace).await;
+
+    // It is in the shutdown now, and says so; nothing but the frozen subscriber keeps it there.
+    server.program.0.terminate();
+    server.is_not_ready("shutdown: the server is shutting down").await;
+    assert_eq!(server.program.0.exited(SHUTDOWN).await.code(), Some(0));
+    assert!(cluster.workflows(&namespace).await.annotations("run-x", MARK_PREFIX).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_second_signal_aborts_the_shutdown() {
+    let Some(peers) = Peers::find().await else { return };
+    let cluster = peers.cluster().await;
+    let store = peers.metadata_store().await;
+    let namespace = cluster.namespace("team").await;
+    let mut server = Program::start(&cluster.admin_kubeconfig_file(), &store.url(), &[]).serving().await;
+    let mut subscriber = peers.grpc_go_client(server.listen, &config(&namespace)).start();
+    assert_eq!(subscriber.next(SOON).await, Some(Line::Open(true)));
+    subscriber.pause();
+    succeeded(&cluster, &store.writer().await, &namespace, "run-x").await;
+    server.handed_off(&namespace).await;
+
+    server.program.0.terminate();
+    server.program.says("SIGTERM: shutting down; a second signal aborts").await;
+    server.program.0.terminate();
+    assert_eq!(server.program.0.exited(Duration::from_secs(2)).await.code(), Some(1));
+    assert!(server.program.0.log().contains("aborted before the shutdown was complete"));
+}
+
+#[tokio::test]
+async fn without_an_api_server_it_lives_is_not_ready_says_why_and_holds_subscribers() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(&kubeconfig_of_nobody(folder.path()), NOWHERE, &[]).serving().await;
+    assert_eq!(server.get("/livez").await.unwrap(), "ok\n");
+    server.is_not_ready("watch of all namespaces: the first list of Workflows is not complete: ").await;
+    let mut subscriber = Subscriber::connect(format!("http://{}", server.listen)).await.unwrap();
+    let mut events = subscriber.subscribe("model-update", &config("team")).await.unwrap();
+    server.stopped().await;
+    let end = events.next().await.unwrap().unwrap_err().to_string();
+    assert_eq!(end, "Unavailable: the server is shutting down");
+}
+
+#[tokio::test]
+async fn each_listed_namespace_has_a_watch_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = kubeconfig_of_nobody(folder.path());
+    let server = Program::start(&kubeconfig, NOWHERE, &["--namespaces=team-a,team-b"]).serving().await;
+    let refusal = server.get("/readyz").await.unwrap_err();
+    for namespace in ["team-a", "team-b"] {
+        assert!(refusal.contains(&format!("watch of namespace {namespace}: ")), "{refusal}");
+    }
+    let page = server.get("/").await.unwrap();
+    assert!(page.contains("<th>namespaces</th><td>team-a, team-b</td>"), "{page}");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn what_cannot_work_ends_it_at_once_with_status_1_and_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listen = format!("--admin-listen={}", taken.local_addr().unwrap());
+    let kubeconfig = kubeconfig_of_nobody(folder.path());
+    let absent = folder.path().join("absent");
+    for (kubeconfig, more, way_out) in [
+        (&kubeconfig, &[&*listen][..], "choose another address with --admin-listen"),
+        (&absent, &[], "set KUBECONFIG to a kubeconfig"),
+    ] {
+        let mut program = Program::start(kubeconfig, NOWHERE, more);
+        assert_eq!(program.0.exited(SOON).await.code(), Some(1));
+        let line: Value = serde_json::from_str(&program.0.log()).unwrap();
+        assert!(line["message"].as_str().unwrap().contains(way_out), "{line}");
+    }
+}
