@@ -42,11 +42,11 @@ use self::{
     lookups::{LookupId, Lookups},
     marks::Marks,
     stream::{Place, Stream},
-    tables::{Consumer, Namespace, Strikes},
+    tables::{Namespace, Strikes},
     timers::{Timer, Timers},
 };
 use super::{LookupError, MarkError, MarkPatch, StreamId};
-use crate::model::{RunModels, Subscription, SubscriptionName, Workflow};
+use crate::model::{RunModels, Subscription, Workflow};
 
 pub use self::action::Options;
 pub(super) use self::{
@@ -56,6 +56,8 @@ pub(super) use self::{
 
 /// How long two peers may share a subscription before it is reported: longer than any roll-out of theirs.
 const SHARED_TOO_LONG: Duration = Duration::from_secs(60);
+/// The longest time that a confirmation may take; whoever asks for more gets this, and no overflow.
+const CONFIRM_AFTER_AT_MOST: Duration = Duration::from_secs(24 * 3600);
 /// How long a namespace is followed after its last stream has ended; Argo redials every 5 s.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -77,7 +79,8 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// An empty ledger. `seed` seeds the jitter of retries.
-    pub(super) fn new(options: Options, seed: u64) -> Self {
+    pub(super) fn new(mut options: Options, seed: u64) -> Self {
+        options.confirm_after = options.confirm_after.min(CONFIRM_AFTER_AT_MOST);
         Self {
             lookups: Lookups::new(options.lookups.0, options.lookups.1),
             marks: Marks::new(options.patches),
@@ -108,7 +111,9 @@ impl Ledger {
             self.actions.push(Action::Close(id));
             return;
         }
+        let subscription = Arc::new(subscription);
         let namespace = self.namespaces.entry(subscription.namespace.clone()).or_default();
+        self.timers.stop(&Timer::Idle(subscription.namespace.clone()));
         namespace.streams.push(id);
         let consumer = namespace.subscriptions.entry(subscription.name.clone()).or_default();
         consumer.streams.push(id);
@@ -141,15 +146,17 @@ impl Ledger {
     pub(super) fn ended(&mut self, id: StreamId, now: Now) {
         let Some(stream) = self.streams.remove(&id) else { return };
         self.dirty.remove(&id);
-        stream.asked().for_each(|uid| self.lookups.abandon(uid, id));
+        [Timer::Confirm(id), Timer::Struck(id), Timer::Shared(id)].iter().for_each(|timer| self.timers.stop(timer));
+        stream.asked().for_each(|uid| self.lookups.abandon(uid, id, &mut self.timers));
         let Some(namespace) = self.namespaces.get_mut(&stream.subscription.namespace) else { return };
         namespace.streams.retain(|other| *other != id);
         let open = stream.open_runs();
         if let Some(consumer) = namespace.subscriptions.get_mut(&stream.subscription.name) {
             consumer.streams.retain(|other| *other != id);
-            for uid in &open {
-                let strikes = consumer.strikes.entry(*uid).or_insert(Strikes { count: 0, not_before: now.instant });
-                strikes.count += 1;
+            for (uid, since) in &open {
+                let new = Strikes { count: 0, since: *since, not_before: now.instant };
+                let strikes = consumer.strikes.entry(*uid).or_insert(new);
+                strikes.count = strikes.count.saturating_add(1);
                 strikes.not_before = now.instant + stream::pause_after(strikes.count);
             }
             if consumer.is_empty() {
@@ -207,10 +214,6 @@ impl Ledger {
         let consumers = self.namespaces.values().flat_map(|namespace| namespace.subscriptions.values());
         census.shared = consumers.filter(|consumer| consumer.streams.len() > 1).count();
         census
-    }
-
-    fn consumer(&self, namespace: &str, name: &SubscriptionName) -> Option<&Consumer> {
-        self.namespaces.get(namespace)?.subscriptions.get(name)
     }
 
     fn streams_of(&self, namespace: &str) -> Vec<StreamId> {

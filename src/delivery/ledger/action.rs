@@ -50,7 +50,7 @@ pub(in crate::delivery) enum Action {
     /// Give an event to a stream.
     HandOff {
         stream: StreamId,
-        subscription: Subscription,
+        subscription: Arc<Subscription>,
         handoff: Handoff,
         workflow: Arc<Workflow>,
         waited: Duration,
@@ -70,17 +70,17 @@ pub(in crate::delivery) enum Action {
 #[derive(Debug)]
 pub(in crate::delivery) enum Report {
     /// A stream attached; so many runs wait for it.
-    Attached { stream: StreamId, subscription: Subscription, peer: Option<SocketAddr>, pending: usize },
+    Attached { stream: StreamId, subscription: Arc<Subscription>, peer: Option<SocketAddr>, pending: usize },
     /// A stream ended; so many hand-offs were not confirmed and will come again.
-    Ended { subscription: Subscription, unconfirmed: usize },
+    Ended { subscription: Arc<Subscription>, unconfirmed: usize },
     /// A stream proved that it has read a run's event.
-    Confirmed { subscription: Subscription, workflow: Arc<Workflow>, since_handoff: Duration, waited: Duration },
+    Confirmed { subscription: Arc<Subscription>, workflow: Arc<Workflow>, since_handoff: Duration, waited: Duration },
     /// A lookup failed and is repeated after a while; `reported` says that nobody should wait for it any more.
     LookupFailed { workflow: Arc<Workflow>, error: LookupError, attempt: u32, retry_in: Duration, given_up: bool },
     /// The answer left out executions that are older than the run.
     ForeignExecutions { workflow: Arc<Workflow>, count: usize },
     /// A run is not announced to a subscription.
-    Unannounced { subscription: Subscription, workflow: Arc<Workflow>, why: Unannounced },
+    Unannounced { subscription: Arc<Subscription>, workflow: Arc<Workflow>, why: Unannounced },
     /// A mark was written or removed.
     Marked { patch: MarkPatch, attempt: u32 },
     /// A mark could not be written or removed. Without `retry_in` it is not tried again, and need not be.

@@ -3,19 +3,27 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{Action, Ledger, Now, stream::Place};
-use crate::{delivery::StreamId, model::Workflow};
+use crate::{
+    delivery::StreamId,
+    model::{Uid, Workflow},
+};
 
 impl Ledger {
     /// A Workflow is new or has changed.
     pub(in crate::delivery) fn applied(&mut self, workflow: &Arc<Workflow>, now: Now) {
         if workflow.is_restarted() {
             self.marks.restarted(workflow);
+        } else {
+            self.marks.not_restarted(workflow.uid, &mut self.timers);
         }
         if !self.namespaces.contains_key(&*workflow.namespace) {
             return;
         }
         if workflow.succeeded() {
             self.marks_seen(workflow);
+            if self.options.skip_labelled && workflow.labelled {
+                self.label_seen(workflow);
+            }
             for id in self.streams_of(&workflow.namespace) {
                 self.offer(id, workflow, now);
             }
@@ -27,31 +35,35 @@ impl Ledger {
     /// A Workflow was deleted. What streams have been promised of it is kept for a while.
     pub(in crate::delivery) fn gone(&mut self, workflow: &Arc<Workflow>, now: Now) {
         let uid = workflow.uid;
-        self.marks.forget(uid);
+        self.marks.forget(uid, &mut self.timers);
+        let mut wanted_by = HashSet::new();
+        for id in self.streams_of(&workflow.namespace) {
+            let Some(stream) = self.streams.get(&id) else { continue };
+            match stream.runs.get(&uid).map(|entry| (entry.place, entry.elsewhere)) {
+                None | Some((Place::Open, true)) => {}
+                Some((Place::Declined, _) | (_, true)) => self.withdraw(id, uid),
+                Some(_) => {
+                    wanted_by.insert(stream.subscription.name.clone());
+                }
+            }
+        }
         let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
         namespace.without_model.values_mut().for_each(|runs| {
             runs.remove(&uid);
         });
-        let mut wanted_by = HashSet::new();
-        for id in &namespace.streams {
-            let Some(stream) = self.streams.get_mut(id) else { continue };
-            match stream.runs.get(&uid).map(|entry| (entry.place, entry.elsewhere)) {
-                Some((Place::Declined, _)) => stream.remove(uid),
-                Some((_, false)) => {
-                    wanted_by.insert(stream.subscription.name.clone());
-                }
-                _ => {}
-            }
-        }
-        for (name, consumer) in &mut namespace.subscriptions {
+        namespace.subscriptions.retain(|name, consumer| {
             consumer.confirmed.remove(&uid);
-            if !wanted_by.contains(name) {
-                consumer.strikes.remove(&uid);
+            // Its stream broke while the run was open, and the next one may be here in a few seconds.
+            if consumer.strikes.contains_key(&uid) {
+                wanted_by.insert(name.clone());
             }
-        }
-        if !wanted_by.is_empty() {
-            let expired = self.departed.insert(workflow.clone(), wanted_by, now.instant, &mut self.timers);
-            expired.into_iter().for_each(|workflow| self.expire(&workflow));
+            !consumer.is_empty()
+        });
+        self.lookups.gone(uid, &mut self.timers);
+        if !wanted_by.is_empty()
+            && let Some(expired) = self.departed.insert(workflow.clone(), wanted_by, now.instant, &mut self.timers)
+        {
+            self.expire(&expired);
         }
     }
 
@@ -63,19 +75,18 @@ impl Ledger {
         for runs in namespace.without_model.values_mut() {
             known |= runs.remove(&uid);
         }
-        for consumer in namespace.subscriptions.values_mut() {
+        namespace.subscriptions.retain(|_, consumer| {
             known |= consumer.confirmed.remove(&uid);
             known |= consumer.strikes.remove(&uid).is_some();
+            !consumer.is_empty()
+        });
+        for id in self.streams_of(&workflow.namespace) {
+            known |= self.streams.get(&id).is_some_and(|stream| stream.runs.contains_key(&uid));
+            self.withdraw(id, uid);
         }
-        for id in &namespace.streams {
-            if let Some(stream) = self.streams.get_mut(id) {
-                known |= stream.runs.contains_key(&uid);
-                stream.remove(uid);
-            }
-        }
-        self.marks.unwanted(uid, None);
+        self.marks.unwanted(uid, None, &mut self.timers);
+        known |= self.lookups.forget(uid, &mut self.timers);
         if known {
-            self.lookups.forget(uid);
             self.actions.push(Action::Forget(uid));
         }
     }
@@ -83,21 +94,44 @@ impl Ledger {
     /// The marks on a succeeded run say who has got it: through us, or through another replica.
     fn marks_seen(&mut self, workflow: &Workflow) {
         let uid = workflow.uid;
-        let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
         for mark in workflow.marks.iter().filter(|mark| mark.own) {
-            let Some(consumer) = namespace.subscriptions.get_mut(&mark.subscription) else { continue };
+            let name = &mark.subscription;
+            let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
+            let Some(consumer) = namespace.subscriptions.get_mut(name) else { continue };
             let ours = consumer.confirmed.remove(&uid);
             consumer.strikes.remove(&uid);
-            self.marks.unwanted(uid, Some(&mark.subscription));
-            for id in &consumer.streams {
-                let Some(stream) = self.streams.get_mut(id) else { continue };
-                let Some(entry) = stream.runs.get_mut(&uid) else { continue };
+            let streams = consumer.streams.clone();
+            if consumer.is_empty() {
+                namespace.subscriptions.remove(name);
+            }
+            self.marks.unwanted(uid, Some(name), &mut self.timers);
+            for id in streams {
+                let Some(entry) = self.streams.get_mut(&id).and_then(|stream| stream.runs.get_mut(&uid)) else {
+                    continue;
+                };
                 // Each stream attached here gets every event, also one that a sibling has confirmed already. What
                 // another replica has delivered does not go out again, unless it is on its way.
-                entry.elsewhere = true;
-                if !ours && entry.place != Place::Open {
-                    stream.remove(uid);
+                let through_sibling = std::mem::replace(&mut entry.elsewhere, true) || ours;
+                if !through_sibling && entry.place != Place::Open {
+                    self.withdraw(id, uid);
                 }
+            }
+        }
+    }
+
+    /// A label that counts as a mark is one for every subscription.
+    fn label_seen(&mut self, workflow: &Workflow) {
+        let uid = workflow.uid;
+        let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
+        namespace.subscriptions.retain(|_, consumer| {
+            consumer.strikes.remove(&uid);
+            !consumer.is_empty()
+        });
+        for id in self.streams_of(&workflow.namespace) {
+            match self.streams.get_mut(&id).and_then(|stream| stream.runs.get_mut(&uid)) {
+                Some(entry) if entry.place == Place::Open => entry.elsewhere = true,
+                Some(_) => self.withdraw(id, uid),
+                None => {}
             }
         }
     }
@@ -111,7 +145,8 @@ impl Ledger {
         if !workflow.succeeded() || wanted.has_got(workflow, self.options.skip_labelled) {
             return;
         }
-        if namespace.subscriptions.get(&wanted.name).is_some_and(|consumer| consumer.confirmed.contains(&uid)) {
+        let consumer = namespace.subscriptions.get(&wanted.name);
+        if consumer.is_some_and(|consumer| consumer.confirmed.contains(&uid)) {
             return;
         }
         if let Some(entry) = stream.runs.get_mut(&uid) {
@@ -123,7 +158,18 @@ impl Ledger {
         if without || wanted.is_too_old(workflow, now.unix) || !wanted.may_want(workflow) {
             return;
         }
-        stream.insert(workflow.clone(), now.instant);
+        let since = consumer.and_then(|consumer| consumer.strikes.get(&uid)).map(|strikes| strikes.since);
+        stream.insert(workflow.clone(), since.unwrap_or(now.instant));
+        self.dirty.insert(id);
+    }
+
+    /// Takes a run from a stream, and the stream from those who wait for the run's models.
+    pub(super) fn withdraw(&mut self, id: StreamId, uid: Uid) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.remove(uid) == Some(Place::Asked) {
+            self.lookups.abandon(uid, id, &mut self.timers);
+        }
+        // There may be room now for the models of another run.
         self.dirty.insert(id);
     }
 }

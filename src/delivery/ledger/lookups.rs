@@ -3,9 +3,12 @@
 //! One question a run and set of types, however many streams wait. So many are under way a namespace at once, and
 //! namespaces take turns, so that one whose questions hang does not hold up another. Within a namespace first
 //! questions and repeated ones alternate. A question that waits to be repeated holds no place.
+//!
+//! A question that failed outlives those who waited for it until it would have been asked again: a stream that breaks
+//! and comes back every few seconds neither shortens its pauses nor has it asked more often.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +27,8 @@ const CONTEXT_EXPECTED: Duration = Duration::from_secs(120);
 const SELDOM: Duration = Duration::from_secs(3600);
 /// The pauses between two attempts: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// With so many questions in hand none is kept for which nobody waits.
+const KEPT_AT_MOST: usize = 10_000;
 
 /// One question, through all its attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,9 +40,12 @@ pub(super) struct Lookup {
     pub(super) types: Arc<ArtifactTypes>,
     pub(super) waiters: Vec<StreamId>,
     attempt: u32,
-    first: Option<Instant>,
+    /// When the run's context was missed for the first time. Failures before that prove nothing about it.
+    missing_since: Option<Instant>,
     in_flight: bool,
     seldom: bool,
+    /// What is under way is no longer what anybody wants to know.
+    void: bool,
 }
 
 /// What an answer leads to.
@@ -65,6 +73,8 @@ pub(super) enum Turn {
 struct Lines {
     again: VecDeque<LookupId>,
     streams: VecDeque<StreamId>,
+    /// The members of `streams`.
+    in_line: HashSet<StreamId>,
     in_flight: usize,
     again_next: bool,
     in_rotation: bool,
@@ -99,15 +109,19 @@ impl Lookups {
     /// This stream has runs to ask for.
     pub(super) fn hungry(&mut self, namespace: &Arc<str>, stream: StreamId) {
         let lines = self.namespaces.entry(namespace.clone()).or_default();
-        if !lines.streams.contains(&stream) {
+        if lines.in_line.insert(stream) {
             lines.streams.push_back(stream);
         }
         self.enlist(namespace);
     }
 
-    /// It is time to ask again.
+    /// It is time to ask again, if there is still somebody who wants to know.
     pub(super) fn retry(&mut self, id: LookupId) {
-        let Some(lookup) = self.lookups.get(&id).filter(|lookup| !lookup.in_flight) else { return };
+        let Some(lookup) = self.lookups.get(&id) else { return };
+        if lookup.waiters.is_empty() {
+            self.remove(id);
+            return;
+        }
         let namespace = lookup.workflow.namespace.clone();
         self.namespaces.entry(namespace.clone()).or_default().again.push_back(id);
         self.enlist(&namespace);
@@ -123,16 +137,17 @@ impl Lookups {
                 continue;
             }
             lines.again_next = !lines.again_next;
-            let stream = |lines: &mut Lines| lines.streams.pop_front().map(Turn::Stream);
+            let stream = |lines: &mut Lines| {
+                let stream = lines.streams.pop_front()?;
+                lines.in_line.remove(&stream);
+                Some(Turn::Stream(stream))
+            };
             let again = |lines: &mut Lines| lines.again.pop_front().map(Turn::Again);
             let turn = if lines.again_next {
                 again(lines).or_else(|| stream(lines))
             } else {
                 stream(lines).or_else(|| again(lines))
             };
-            if turn.is_none() && lines.in_flight == 0 {
-                self.namespaces.remove(&namespace);
-            }
             self.enlist(&namespace);
             if turn.is_some() {
                 return turn;
@@ -158,20 +173,29 @@ impl Lookups {
         self.next += 1;
         let id = LookupId(self.next);
         self.by_run.entry(workflow.uid).or_default().push(id);
-        let types = types.clone();
-        self.lookups.insert(
-            id,
-            Lookup { workflow, types, waiters: vec![by], attempt: 0, first: None, in_flight: false, seldom: false },
-        );
+        let lookup = Lookup {
+            workflow,
+            types: types.clone(),
+            waiters: vec![by],
+            attempt: 0,
+            missing_since: None,
+            in_flight: false,
+            seldom: false,
+            void: false,
+        };
+        self.lookups.insert(id, lookup);
         Some(id)
     }
 
     /// Puts a question under way. Returns what is asked, and which attempt this is (from 1).
-    pub(super) fn start(&mut self, id: LookupId, now: Instant) -> Option<(Arc<Workflow>, Arc<ArtifactTypes>, u32)> {
-        let lookup = self.lookups.get_mut(&id).filter(|lookup| !lookup.in_flight)?;
+    pub(super) fn start(&mut self, id: LookupId) -> Option<(Arc<Workflow>, Arc<ArtifactTypes>, u32)> {
+        let lookup = self.lookups.get_mut(&id)?;
+        if lookup.waiters.is_empty() {
+            self.remove(id);
+            return None;
+        }
         lookup.in_flight = true;
-        lookup.attempt += 1;
-        lookup.first.get_or_insert(now);
+        lookup.attempt = lookup.attempt.saturating_add(1);
         self.in_flight += 1;
         self.namespaces.entry(lookup.workflow.namespace.clone()).or_default().in_flight += 1;
         Some((lookup.workflow.clone(), lookup.types.clone(), lookup.attempt))
@@ -194,19 +218,22 @@ impl Lookups {
             lines.in_flight -= 1;
         }
         self.enlist(&namespace);
-        let Some(lookup) = self.lookups.get_mut(&id).filter(|lookup| !lookup.waiters.is_empty()) else {
-            self.remove(id);
-            return Outcome::Nobody;
-        };
         match answer {
             Ok(models) => match self.remove(id) {
-                Some(lookup) => Outcome::Found { lookup, models },
-                None => Outcome::Nobody,
+                Some(lookup) if !lookup.void => Outcome::Found { lookup, models },
+                _ => Outcome::Nobody,
             },
+            Err(_) if !self.is_worth_keeping(id) => {
+                self.remove(id);
+                Outcome::Nobody
+            }
             Err(error) => {
-                let waited = now.saturating_duration_since(lookup.first.unwrap_or(now));
+                let Some(lookup) = self.lookups.get_mut(&id) else { return Outcome::Nobody };
                 let seldom = match error {
-                    LookupError::NoContext => waited >= CONTEXT_EXPECTED,
+                    LookupError::NoContext => {
+                        let since = *lookup.missing_since.get_or_insert(now);
+                        now.saturating_duration_since(since) >= CONTEXT_EXPECTED
+                    }
                     LookupError::ForeignContext { .. } => true,
                     LookupError::Failed { .. } => false,
                 };
@@ -227,37 +254,73 @@ impl Lookups {
     }
 
     /// This stream no longer waits for this run.
-    pub(super) fn abandon(&mut self, run: Uid, by: StreamId) {
+    pub(super) fn abandon(&mut self, run: Uid, by: StreamId, timers: &mut Timers) {
         for id in self.by_run.get(&run).cloned().unwrap_or_default() {
             let Some(lookup) = self.lookups.get_mut(&id) else { continue };
             lookup.waiters.retain(|waiter| *waiter != by);
-            if lookup.waiters.is_empty() && !lookup.in_flight {
+            if !lookup.in_flight && !self.is_worth_keeping(id) {
+                self.discard(id, timers);
+            }
+        }
+    }
+
+    /// The Workflow is gone: only those that wait already still want to know.
+    pub(super) fn gone(&mut self, run: Uid, timers: &mut Timers) {
+        for id in self.by_run.get(&run).cloned().unwrap_or_default() {
+            if self.lookups.get(&id).is_some_and(|lookup| lookup.waiters.is_empty()) {
+                self.discard(id, timers);
+            }
+        }
+    }
+
+    /// The run was restarted: what is under way about it is no longer true. Returns whether anything was.
+    pub(super) fn forget(&mut self, run: Uid, timers: &mut Timers) -> bool {
+        let same = self.by_run.get(&run).cloned().unwrap_or_default();
+        same.iter().for_each(|id| self.discard(*id, timers));
+        !same.is_empty()
+    }
+
+    /// Takes a question out, so that a later one for the same run does not join it. One that is under way stays until
+    /// its answer comes, which then means nothing.
+    fn discard(&mut self, id: LookupId, timers: &mut Timers) {
+        timers.stop(&Timer::Lookup(id));
+        match self.lookups.get_mut(&id) {
+            Some(lookup) if lookup.in_flight => {
+                lookup.void = true;
+                lookup.waiters.clear();
+                self.unlist(id);
+            }
+            _ => {
                 self.remove(id);
             }
         }
     }
 
-    /// What is under way about this run is no longer true.
-    pub(super) fn forget(&mut self, run: Uid) {
-        for id in self.by_run.remove(&run).unwrap_or_default() {
-            match self.lookups.get_mut(&id) {
-                Some(lookup) if lookup.in_flight => lookup.waiters.clear(),
-                _ => {
-                    self.lookups.remove(&id);
-                }
-            }
-        }
+    /// Whether no question is left, nor anything that was set up for one.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.lookups.is_empty() && self.by_run.is_empty() && self.namespaces.is_empty()
+    }
+
+    fn is_worth_keeping(&self, id: LookupId) -> bool {
+        self.lookups
+            .get(&id)
+            .is_some_and(|lookup| !lookup.void && (!lookup.waiters.is_empty() || self.lookups.len() <= KEPT_AT_MOST))
     }
 
     fn remove(&mut self, id: LookupId) -> Option<Lookup> {
-        let lookup = self.lookups.remove(&id)?;
-        if let Some(same) = self.by_run.get_mut(&lookup.workflow.uid) {
+        self.unlist(id);
+        self.lookups.remove(&id)
+    }
+
+    fn unlist(&mut self, id: LookupId) {
+        let Some(uid) = self.lookups.get(&id).map(|lookup| lookup.workflow.uid) else { return };
+        if let Some(same) = self.by_run.get_mut(&uid) {
             same.retain(|other| *other != id);
             if same.is_empty() {
-                self.by_run.remove(&lookup.workflow.uid);
+                self.by_run.remove(&uid);
             }
         }
-        Some(lookup)
     }
 
     fn enlist(&mut self, namespace: &Arc<str>) {
@@ -266,6 +329,8 @@ impl Lookups {
         if waits && lines.in_flight < self.per_namespace && !lines.in_rotation {
             lines.in_rotation = true;
             self.rotation.push_back(namespace.clone());
+        } else if !waits && lines.in_flight == 0 {
+            self.namespaces.remove(namespace);
         }
     }
 }

@@ -72,7 +72,7 @@ impl Marks {
     }
 
     /// The mark of this subscription (`None`: of all) is no longer to be written.
-    pub(super) fn unwanted(&mut self, uid: Uid, subscription: Option<&SubscriptionName>) {
+    pub(super) fn unwanted(&mut self, uid: Uid, subscription: Option<&SubscriptionName>, timers: &mut Timers) {
         let Some(pending) = self.pending.get_mut(&uid) else { return };
         match subscription {
             Some(name) => {
@@ -80,15 +80,24 @@ impl Marks {
             }
             None => pending.set.clear(),
         }
-        self.drop_if_done(uid);
+        self.drop_if_done(uid, timers);
+    }
+
+    /// The run has succeeded (again), or carries no mark of its own any more: no mark is to be removed. A removal that
+    /// was decided on before would only fail, because the Workflow has changed since.
+    pub(super) fn not_restarted(&mut self, uid: Uid, timers: &mut Timers) {
+        if let Some(pending) = self.pending.get_mut(&uid) {
+            pending.remove = None;
+            self.drop_if_done(uid, timers);
+        }
     }
 
     /// The Workflow is gone.
-    pub(super) fn forget(&mut self, uid: Uid) {
+    pub(super) fn forget(&mut self, uid: Uid, timers: &mut Timers) {
         if let Some(pending) = self.pending.get_mut(&uid) {
             pending.set.clear();
             pending.remove = None;
-            self.drop_if_done(uid);
+            self.drop_if_done(uid, timers);
         }
     }
 
@@ -111,14 +120,10 @@ impl Marks {
             };
             let change = match pending.remove.take() {
                 Some(remove) => remove,
-                None if pending.set.is_empty() => {
-                    self.pending.remove(&uid);
-                    continue;
-                }
                 None => MarkChange::Set(pending.set.iter().cloned().collect()),
             };
             pending.state = State::InFlight;
-            pending.attempt += 1;
+            pending.attempt = pending.attempt.saturating_add(1);
             self.in_flight += 1;
             let (namespace, name) = (pending.namespace.clone(), pending.name.clone());
             return Some((MarkPatch { namespace, name, uid, change }, pending.attempt));
@@ -139,44 +144,43 @@ impl Marks {
         let pending = self.pending.get_mut(&uid).filter(|pending| pending.state == State::InFlight)?;
         self.in_flight -= 1;
         let attempt = pending.attempt;
-        let mut retry = |pending: &mut Pending, state, pause: Duration| {
-            let pause = jitter.random_range(pause / 2..=pause);
-            pending.state = state;
-            timers.set(now + pause, Timer::Mark(uid));
-            Some(pause)
-        };
-        let retry_in = match (&result, &patch.change) {
-            (Ok(()), change) => {
-                if let MarkChange::Set(written) = change {
-                    written.iter().for_each(|name| {
-                        pending.set.remove(name);
-                    });
-                }
-                None
+        let again = match (&result, &patch.change) {
+            (Ok(()), MarkChange::Set(written)) => {
+                pending.set.retain(|name| !written.contains(name));
+                false
             }
+            (Ok(()), MarkChange::Remove { .. }) => false,
             (Err(MarkError::Gone), _) => {
                 pending.set.clear();
                 pending.remove = None;
-                None
+                false
             }
             // Whoever changed it has made a newer state of the Workflow known, on which it is decided anew.
-            (Err(MarkError::Conflict), MarkChange::Remove { .. }) => None,
-            (Err(error), change) => {
-                if let (MarkChange::Remove { .. }, None) = (change, &pending.remove) {
-                    pending.remove = Some(change.clone());
-                }
-                match error {
-                    MarkError::Refused { .. } => retry(pending, State::Parked, PARKED),
-                    _ => retry(pending, State::Waiting, backoff(BACKOFF, attempt)),
-                }
+            (Err(MarkError::Conflict), MarkChange::Remove { .. }) => false,
+            (Err(_), MarkChange::Set(_)) => true,
+            (Err(_), change @ MarkChange::Remove { .. }) => {
+                pending.remove.get_or_insert_with(|| change.clone());
+                true
             }
         };
-        if retry_in.is_none() {
-            pending.attempt = 0;
-            pending.state = State::Queued;
-            self.queue.push_back(uid);
+        // While it was under way, what it was for may have come to nothing.
+        let retry_in = (again && pending.is_of_use()).then(|| {
+            let (state, pause) = match &result {
+                Err(MarkError::Refused { .. }) => (State::Parked, PARKED),
+                _ => (State::Waiting, backoff(BACKOFF, attempt)),
+            };
+            pending.state = state;
+            jitter.random_range(pause / 2..=pause)
+        });
+        match retry_in {
+            Some(pause) => timers.set(now + pause, Timer::Mark(uid)),
+            None => {
+                pending.attempt = 0;
+                pending.state = State::Queued;
+                self.queue.push_back(uid);
+            }
         }
-        self.drop_if_done(uid);
+        self.drop_if_done(uid, timers);
         Some(match result {
             Ok(()) => Report::Marked { patch, attempt },
             Err(error) => Report::MarkFailed { patch, error, attempt, retry_in },
@@ -208,11 +212,16 @@ impl Marks {
         })
     }
 
-    fn drop_if_done(&mut self, uid: Uid) {
-        let done =
-            |pending: &Pending| pending.state != State::InFlight && pending.set.is_empty() && pending.remove.is_none();
-        if self.pending.get(&uid).is_some_and(done) {
+    fn drop_if_done(&mut self, uid: Uid, timers: &mut Timers) {
+        if self.pending.get(&uid).is_some_and(|pending| pending.state != State::InFlight && !pending.is_of_use()) {
             self.pending.remove(&uid);
+            timers.stop(&Timer::Mark(uid));
         }
+    }
+}
+
+impl Pending {
+    fn is_of_use(&self) -> bool {
+        !self.set.is_empty() || self.remove.is_some()
     }
 }

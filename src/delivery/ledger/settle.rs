@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Action, Ledger, Now, Report, Timer,
     lookups::{Lookup, Turn},
-    stream::Place,
+    stream::{Next, Place},
 };
 use crate::{
     delivery::StreamId,
@@ -30,7 +30,7 @@ impl Ledger {
             }
         }
         if !self.draining {
-            self.start_lookups(now);
+            self.start_lookups();
         }
         while let Some((patch, attempt)) = self.marks.next_patch() {
             self.actions.push(Action::Patch { patch, attempt });
@@ -44,7 +44,7 @@ impl Ledger {
         }
     }
 
-    fn start_lookups(&mut self, now: Now) {
+    fn start_lookups(&mut self) {
         while let Some(turn) = self.lookups.next_turn() {
             let id = match turn {
                 Turn::Again(id) => Some(id),
@@ -58,9 +58,7 @@ impl Ledger {
                     self.lookups.ask(workflow, &types, stream_id)
                 }
             };
-            if let Some((id, (workflow, types, attempt))) =
-                id.and_then(|id| Some((id, self.lookups.start(id, now.instant)?)))
-            {
+            if let Some((id, (workflow, types, attempt))) = id.and_then(|id| Some((id, self.lookups.start(id)?))) {
                 self.actions.push(Action::Lookup { id, workflow, types, attempt });
             }
         }
@@ -72,60 +70,62 @@ impl Ledger {
         if models.foreign_executions > 0 {
             self.report(Report::ForeignExecutions { workflow: workflow.clone(), count: models.foreign_executions });
         }
+        let uid = workflow.uid;
         if models.models.is_empty()
+            && !self.departed.contains(uid)
             && let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace)
         {
-            namespace.without_model.entry(lookup.types.clone()).or_default().insert(workflow.uid);
+            namespace.without_model.entry(lookup.types.clone()).or_default().insert(uid);
         }
         for id in &lookup.waiters {
             let Some(stream) = self.streams.get_mut(id) else { continue };
             self.dirty.insert(*id);
-            if stream.runs.get(&workflow.uid).is_none_or(|entry| entry.place != Place::Asked) {
+            if stream.runs.get(&uid).is_none_or(|entry| entry.place != Place::Asked) {
                 continue;
             }
-            let wanted = &stream.subscription;
+            let wanted = stream.subscription.clone();
             if models.models.is_empty() {
-                let subscription = wanted.clone();
-                stream.remove(workflow.uid);
                 self.report(Report::Unannounced {
-                    subscription,
+                    subscription: wanted,
                     workflow: workflow.clone(),
                     why: Unannounced::NoModel,
                 });
+                self.nothing_for(*id, uid);
             } else if event::pipeline_name(workflow, models).is_some_and(|name| !wanted.pipelines.wants(name)) {
-                stream.decline(workflow.uid);
+                self.decline(*id, uid);
             } else {
-                let strikes = self
-                    .namespaces
-                    .get(&wanted.namespace)
-                    .and_then(|namespace| namespace.subscriptions.get(&wanted.name)?.strikes.get(&workflow.uid))
-                    .map_or(0, |strikes| strikes.count);
-                stream.found(workflow.uid, models, strikes);
+                let consumer = self.namespaces.get(&wanted.namespace).and_then(|ns| ns.subscriptions.get(&wanted.name));
+                let strikes = consumer.and_then(|consumer| consumer.strikes.get(&uid)).copied();
+                stream.found(uid, models, strikes);
             }
+        }
+    }
+
+    /// The run is nothing for a stream, for a reason that need not be remembered there.
+    fn nothing_for(&mut self, id: StreamId, uid: Uid) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.remove(uid);
+        self.departed.settle(uid, &stream.subscription.name, &mut self.timers);
+    }
+
+    /// The run is nothing for a stream, for a reason that would be found again and again.
+    fn decline(&mut self, id: StreamId, uid: Uid) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if self.departed.settle(uid, &stream.subscription.name, &mut self.timers) {
+            stream.remove(uid);
+        } else {
+            stream.decline(uid);
         }
     }
 
     fn hand_off_all(&mut self, id: StreamId, now: Now) {
         while let Some(stream) = self.streams.get(&id).filter(|stream| stream.has_room()) {
-            match stream.next_ready().or_else(|| self.next_struck(id, now)) {
-                Some((workflow, models)) => self.hand_off(id, &workflow, &models, now),
-                None => return,
+            match stream.next_ready(now.instant) {
+                Next::Run(workflow, models) => self.hand_off(id, &workflow, &models, now),
+                Next::NotBefore(at) => return self.timers.set(at, Timer::Struck(id)),
+                Next::Nothing => return,
             }
         }
-    }
-
-    /// A run on which streams have ended, if its time has come and nothing else is open.
-    fn next_struck(&mut self, id: StreamId, now: Now) -> Option<(Arc<Workflow>, Arc<RunModels>)> {
-        let stream = self.streams.get(&id).filter(|stream| !stream.has_open())?;
-        let wanted = &stream.subscription;
-        let strikes = &self.consumer(&wanted.namespace, &wanted.name)?.strikes;
-        let not_before = |uid: Uid| strikes.get(&uid).map_or(now.instant, |strikes| strikes.not_before);
-        let (at, uid) = stream.struck().map(|uid| (not_before(uid), uid)).min()?;
-        if at <= now.instant {
-            return stream.ready_run(uid);
-        }
-        self.timers.set(at, Timer::Struck(id));
-        None
     }
 
     fn hand_off(&mut self, id: StreamId, workflow: &Arc<Workflow>, models: &RunModels, now: Now) {
@@ -133,25 +133,21 @@ impl Ledger {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let wanted = &stream.subscription;
         if wanted.is_too_old(workflow, now.unix) {
-            stream.remove(uid);
-            return;
+            return self.nothing_for(id, uid);
         }
         let traceparent = trace::traceparent(workflow, &wanted.name, false);
         match event::payload(workflow, models, wanted.include, traceparent.as_deref()) {
             Ok(payload) => {
-                let again = self
-                    .namespaces
-                    .get(&wanted.namespace)
-                    .and_then(|namespace| namespace.subscriptions.get(&wanted.name))
-                    .is_some_and(|consumer| consumer.strikes.contains_key(&uid));
                 let subscription = wanted.clone();
+                let consumer = self.namespaces.get(&wanted.namespace).and_then(|ns| ns.subscriptions.get(&wanted.name));
+                let again = consumer.is_some_and(|consumer| consumer.strikes.contains_key(&uid));
                 let Some((handoff, waited)) = stream.hand_off(uid, payload, now.instant) else { return };
                 let workflow = workflow.clone();
                 self.actions.push(Action::HandOff { stream: id, subscription, handoff, workflow, waited, again });
             }
             Err(why) => {
                 let subscription = wanted.clone();
-                stream.decline(uid);
+                self.decline(id, uid);
                 self.report(Report::Unannounced { subscription, workflow: workflow.clone(), why });
             }
         }

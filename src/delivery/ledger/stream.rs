@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
+use super::tables::Strikes;
 use crate::{
     delivery::{Handoff, MAX_UNACKNOWLEDGED},
     model::{RunModels, Subscription, Uid, Workflow},
@@ -21,12 +22,16 @@ const MAX_READY: usize = MAX_UNACKNOWLEDGED;
 /// How often a stream may end on a run before the run has to go behind the others.
 pub(super) const MAX_STRIKES: u32 = 3;
 
+/// For how long a run that waits behind the others lets them go first while they keep coming.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// How long a run that was open at so many ends of its stream is not tried again. An event that kills its client must
-/// not keep it from reading the others: not at once, and not every few seconds for ever.
+/// not keep it from reading the others: not at once, and not every few seconds for ever. Nor must an event that was
+/// only there when its client died of something else wait for long: five minutes at most.
 pub(super) fn pause_after(strikes: u32) -> Duration {
     match strikes.checked_sub(MAX_STRIKES) {
         None => Duration::ZERO,
-        Some(more) => Duration::from_secs(10 << more.min(8)),
+        Some(more) => Duration::from_secs(10 << more.min(5)),
     }
 }
 
@@ -45,6 +50,14 @@ pub(super) enum Place {
     Declined,
 }
 
+/// What can be handed off next.
+#[derive(Debug)]
+pub(super) enum Next {
+    Run(Arc<Workflow>, Arc<RunModels>),
+    NotBefore(Instant),
+    Nothing,
+}
+
 /// Oldest first; the UID makes two runs of one second distinct.
 type Age = (i64, Uid);
 
@@ -52,13 +65,15 @@ type Age = (i64, Uid);
 pub(super) struct Entry {
     pub(super) place: Place,
     pub(super) workflow: Arc<Workflow>,
-    /// When the run was put before this stream.
+    /// Since when the subscription waits for the run, as far as that is known.
     pub(super) offered: Instant,
     /// When it was handed off.
     pub(super) handed_off: Option<Instant>,
     /// Whether its delivery is on record already, through a sibling of this stream or another replica.
     pub(super) elsewhere: bool,
     found: Option<Arc<RunModels>>,
+    /// Where streams have ended on it: when it may be tried again.
+    not_before: Option<Instant>,
     sequence: u64,
 }
 
@@ -71,13 +86,15 @@ struct Unacknowledged {
 
 #[derive(Debug)]
 pub(super) struct Stream {
-    pub(super) subscription: Subscription,
+    pub(super) subscription: Arc<Subscription>,
     pub(super) peer: Option<SocketAddr>,
     pub(super) runs: HashMap<Uid, Entry>,
     unasked: BTreeSet<Age>,
     ready: BTreeSet<Age>,
-    /// Ready, too, but behind the others, because streams ended on them.
-    struck: BTreeSet<Age>,
+    /// Ready, too, but behind the others, because streams ended on them. By when they may be tried again.
+    struck: BTreeSet<(Instant, Age)>,
+    /// When the last of those was handed off.
+    last_struck: Option<Instant>,
     unacknowledged: VecDeque<Unacknowledged>,
     octets: usize,
     /// Acknowledged, and from when on that counts.
@@ -86,7 +103,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(subscription: Subscription, peer: Option<SocketAddr>) -> Self {
+    pub(super) fn new(subscription: Arc<Subscription>, peer: Option<SocketAddr>) -> Self {
         Self {
             subscription,
             peer,
@@ -94,6 +111,7 @@ impl Stream {
             unasked: BTreeSet::new(),
             ready: BTreeSet::new(),
             struck: BTreeSet::new(),
+            last_struck: None,
             unacknowledged: VecDeque::new(),
             octets: 0,
             acknowledged: VecDeque::new(),
@@ -101,29 +119,38 @@ impl Stream {
         }
     }
 
-    pub(super) fn insert(&mut self, workflow: Arc<Workflow>, now: Instant) {
+    pub(super) fn insert(&mut self, workflow: Arc<Workflow>, offered: Instant) {
         self.unasked.insert(age(&workflow));
         self.runs.insert(
             workflow.uid,
             Entry {
                 place: Place::Unasked,
                 workflow,
-                offered: now,
+                offered,
                 handed_off: None,
                 elsewhere: false,
                 found: None,
+                not_before: None,
                 sequence: 0,
             },
         );
     }
 
-    /// The run is not to be sent. If it is under way already, its acknowledgement will mean nothing.
-    pub(super) fn remove(&mut self, uid: Uid) {
-        if let Some(entry) = self.runs.remove(&uid) {
-            let age = age(&entry.workflow);
-            self.unasked.remove(&age);
-            self.ready.remove(&age);
-            self.struck.remove(&age);
+    /// The run is not to be sent. If it is under way already, its acknowledgement will mean nothing. Returns how far it
+    /// had come.
+    pub(super) fn remove(&mut self, uid: Uid) -> Option<Place> {
+        let entry = self.runs.remove(&uid)?;
+        self.unline(&entry.workflow, entry.not_before);
+        Some(entry.place)
+    }
+
+    /// Takes a run out of the line in which it waits.
+    fn unline(&mut self, workflow: &Workflow, not_before: Option<Instant>) {
+        let age = age(workflow);
+        self.unasked.remove(&age);
+        self.ready.remove(&age);
+        if let Some(at) = not_before {
+            self.struck.remove(&(at, age));
         }
     }
 
@@ -132,9 +159,8 @@ impl Stream {
         if let Some(entry) = self.runs.get_mut(&uid) {
             entry.place = Place::Declined;
             entry.found = None;
-            let age = age(&entry.workflow);
-            self.ready.remove(&age);
-            self.struck.remove(&age);
+            let (workflow, not_before) = (entry.workflow.clone(), entry.not_before.take());
+            self.unline(&workflow, not_before);
         }
     }
 
@@ -162,12 +188,18 @@ impl Stream {
     }
 
     /// The models of a run are known.
-    pub(super) fn found(&mut self, uid: Uid, models: &Arc<RunModels>, strikes: u32) {
+    pub(super) fn found(&mut self, uid: Uid, models: &Arc<RunModels>, strikes: Option<Strikes>) {
         let Some(entry) = self.runs.get_mut(&uid).filter(|entry| entry.place == Place::Asked) else { return };
         entry.place = Place::Ready;
         entry.found = Some(models.clone());
-        let line = if strikes < MAX_STRIKES { &mut self.ready } else { &mut self.struck };
-        line.insert(age(&entry.workflow));
+        let age = age(&entry.workflow);
+        match strikes.filter(|strikes| strikes.count >= MAX_STRIKES) {
+            None => self.ready.insert(age),
+            Some(strikes) => {
+                entry.not_before = Some(strikes.not_before);
+                self.struck.insert((strikes.not_before, age))
+            }
+        };
     }
 
     // === hand-offs ===
@@ -183,20 +215,25 @@ impl Stream {
         !self.unacknowledged.is_empty() || !self.acknowledged.is_empty()
     }
 
-    /// The oldest run that is ready.
-    pub(super) fn next_ready(&self) -> Option<(Arc<Workflow>, Arc<RunModels>)> {
-        self.ready_run(self.ready.first()?.1)
-    }
-
-    /// The runs behind the others: to be handed off one at a time, and only if nothing else is open, so that it shows
-    /// which one of them ends its stream.
-    pub(super) fn struck(&self) -> impl Iterator<Item = Uid> {
-        self.struck.iter().map(|(_, uid)| *uid)
-    }
-
-    pub(super) fn ready_run(&self, uid: Uid) -> Option<(Arc<Workflow>, Arc<RunModels>)> {
-        let entry = self.runs.get(&uid)?;
-        Some((entry.workflow.clone(), entry.found.clone()?))
+    /// The run that is to be handed off next: the oldest that is ready, and where there is none, one of those on which
+    /// streams have ended. These go one at a time, and only if nothing else is open, so that it shows which one of them
+    /// ends its stream; now and then one goes although others are ready, or it might wait for ever.
+    pub(super) fn next_ready(&self, now: Instant) -> Next {
+        let struck = self.struck.first();
+        let overdue =
+            struck.is_some_and(|(due, _)| now >= self.last_struck.map_or(*due, |last| last.max(*due)) + PATIENCE);
+        let uid = match (self.ready.first(), struck) {
+            (Some((_, uid)), _) if !overdue => *uid,
+            (_, Some((due, (_, uid)))) if !self.has_open() => {
+                if *due > now {
+                    return Next::NotBefore(*due);
+                }
+                *uid
+            }
+            _ => return Next::Nothing,
+        };
+        let run = self.runs.get(&uid).and_then(|entry| Some((entry.workflow.clone(), entry.found.clone()?)));
+        run.map_or(Next::Nothing, |(workflow, models)| Next::Run(workflow, models))
     }
 
     /// Notes a hand-off. Returns it, and how long the run has waited for it.
@@ -207,12 +244,14 @@ impl Stream {
         entry.found = None;
         entry.sequence = self.sequence;
         entry.handed_off = Some(now);
-        let age = age(&entry.workflow);
-        self.ready.remove(&age);
-        self.struck.remove(&age);
+        let waited = now.saturating_duration_since(entry.offered);
+        let (workflow, not_before) = (entry.workflow.clone(), entry.not_before.take());
+        self.unline(&workflow, not_before);
+        if not_before.is_some() {
+            self.last_struck = Some(now);
+        }
         self.octets += payload.len();
         self.unacknowledged.push_back(Unacknowledged { sequence: self.sequence, uid, octets: payload.len() });
-        let waited = now.saturating_duration_since(entry.offered);
         Some((Handoff { sequence: self.sequence, payload: Bytes::from(payload) }, waited))
     }
 
@@ -239,13 +278,24 @@ impl Stream {
                 confirmed.extend(self.runs.remove(&uid));
             }
         }
+        self.shrink();
         (confirmed, self.acknowledged.front().map(|(due, ..)| *due))
     }
 
-    /// The runs that were handed off and whose delivery is not on record.
-    pub(super) fn open_runs(&self) -> Vec<Uid> {
+    /// The runs that were handed off and whose delivery is not on record, and since when they are waited for.
+    pub(super) fn open_runs(&self) -> Vec<(Uid, Instant)> {
         let open = self.runs.iter().filter(|(_, entry)| entry.place == Place::Open && !entry.elsewhere);
-        open.map(|(uid, _)| *uid).collect()
+        open.map(|(uid, entry)| (*uid, entry.offered)).collect()
+    }
+
+    /// Gives the memory of a long catch-up back.
+    fn shrink(&mut self) {
+        if self.runs.capacity() > 4 * self.runs.len().max(MAX_UNACKNOWLEDGED) {
+            self.runs.shrink_to(2 * self.runs.len());
+        }
+        if self.acknowledged.capacity() > 4 * self.acknowledged.len().max(MAX_UNACKNOWLEDGED) {
+            self.acknowledged.shrink_to(2 * self.acknowledged.len());
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Consumer {
     pub(super) confirmed: HashSet<Uid>,
     /// Runs that were open when a stream ended.
     pub(super) strikes: HashMap<Uid, Strikes>,
+    /// Whether it was reported that several peers use it. Once is enough for as long as one of them is there.
+    pub(super) reported_shared: bool,
 }
 
 impl Namespace {
@@ -54,9 +56,13 @@ impl Consumer {
     }
 }
 
-/// How often a stream ended while this run was open, and before when it is not to be tried again.
+/// What is known of a run that was open when a stream ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Strikes {
+    /// How often that was so.
     pub(super) count: u32,
+    /// Since when the subscription has waited for the run: its streams come and go.
+    pub(super) since: Instant,
+    /// It is not to be tried again before.
     pub(super) not_before: Instant,
 }

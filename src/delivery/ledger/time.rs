@@ -22,7 +22,7 @@ impl Ledger {
                 Timer::Lookup(lookup) => self.lookups.retry(lookup),
                 Timer::Mark(uid) => self.marks.retry(uid),
                 Timer::Departed(uid) => {
-                    if let Some(workflow) = self.departed.expire(uid) {
+                    if let Some(workflow) = self.departed.expire(uid, &mut self.timers) {
                         self.expire(&workflow);
                     }
                 }
@@ -62,7 +62,12 @@ impl Ledger {
         let Some(namespace) = self.namespaces.get_mut(&subscription.namespace) else { return };
         let Some(consumer) = namespace.subscriptions.get_mut(&subscription.name) else { return };
         consumer.strikes.remove(&uid);
-        if self.departed.delivered(uid, &subscription.name) || !consumer.confirmed.insert(uid) {
+        for sibling in &consumer.streams {
+            if let Some(entry) = self.streams.get_mut(sibling).and_then(|stream| stream.runs.get_mut(&uid)) {
+                entry.elsewhere = true;
+            }
+        }
+        if self.departed.settle(uid, &subscription.name, &mut self.timers) || !consumer.confirmed.insert(uid) {
             return;
         }
         if !self.marks.want(workflow, &subscription.name) {
@@ -73,29 +78,29 @@ impl Ledger {
     /// A deleted Workflow's time is over, or there are too many of them.
     pub(super) fn expire(&mut self, workflow: &Arc<Workflow>) {
         for id in self.streams_of(&workflow.namespace) {
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.remove(workflow.uid);
-            }
+            self.withdraw(id, workflow.uid);
         }
         if let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) {
-            namespace.subscriptions.values_mut().for_each(|consumer| {
+            namespace.subscriptions.retain(|_, consumer| {
                 consumer.strikes.remove(&workflow.uid);
+                !consumer.is_empty()
             });
         }
         self.report(Report::Expired { workflow: workflow.clone() });
     }
 
+    /// A stream has been attached for a while: so have those of its subscription that are older.
     fn check_shared(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
-        let (namespace, name) = (stream.subscription.namespace.clone(), stream.subscription.name.clone());
-        let peers: HashSet<_> = self
-            .consumer(&namespace, &name)
-            .into_iter()
-            .flat_map(|consumer| &consumer.streams)
-            .filter_map(|id| self.streams.get(id).map(|stream| stream.peer))
-            .collect();
+        let (namespace, name) = (&stream.subscription.namespace, &stream.subscription.name);
+        let consumer = self.namespaces.get_mut(namespace).and_then(|namespace| namespace.subscriptions.get_mut(name));
+        let Some(consumer) = consumer.filter(|consumer| !consumer.reported_shared) else { return };
+        let as_long = consumer.streams.iter().filter(|other| **other <= id).filter_map(|other| self.streams.get(other));
+        let peers: HashSet<_> = as_long.map(|stream| stream.peer).collect();
         if peers.len() > 1 {
-            self.report(Report::Shared { namespace, subscription: name, peers: peers.len() });
+            consumer.reported_shared = true;
+            let (namespace, subscription) = (namespace.clone(), name.clone());
+            self.report(Report::Shared { namespace, subscription, peers: peers.len() });
         }
     }
 

@@ -1,11 +1,16 @@
-//! What the ledger wants to be woken for. A timer whose reason is gone when it fires does nothing.
+//! What the ledger wants to be woken for. Each reason has one timer at most: whoever drops the reason stops it, so that
+//! none is left behind.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Instant,
+};
 
 use super::LookupId;
 use crate::{delivery::StreamId, model::Uid};
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Timer {
     /// An acknowledgement of this stream is old enough to count.
     Confirm(StreamId),
@@ -24,15 +29,28 @@ pub(super) enum Timer {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Timers(BTreeSet<(Instant, Timer)>);
+pub(super) struct Timers {
+    by_time: BTreeSet<(Instant, Timer)>,
+    set: HashMap<Timer, Instant>,
+}
 
 impl Timers {
+    /// Sets a timer, in place of the one that there is for the same reason.
     pub(super) fn set(&mut self, at: Instant, timer: Timer) {
-        self.0.insert((at, timer));
+        self.stop(&timer);
+        self.set.insert(timer.clone(), at);
+        self.by_time.insert((at, timer));
+    }
+
+    /// The reason is gone.
+    pub(super) fn stop(&mut self, timer: &Timer) {
+        if let Some((timer, at)) = self.set.remove_entry(timer) {
+            self.by_time.remove(&(at, timer));
+        }
     }
 
     pub(super) fn next(&self) -> Option<Instant> {
-        self.0.first().map(|(at, _)| *at)
+        self.by_time.first().map(|(at, _)| *at)
     }
 
     /// The first timer that is due, if any.
@@ -40,6 +58,13 @@ impl Timers {
         if self.next()? > now {
             return None;
         }
-        self.0.pop_first().map(|(_, timer)| timer)
+        let (_, timer) = self.by_time.pop_first()?;
+        self.set.remove(&timer);
+        Some(timer)
+    }
+
+    #[cfg(test)]
+    pub(super) fn running(&self) -> impl Iterator<Item = &Timer> {
+        self.set.keys()
     }
 }
