@@ -1,5 +1,6 @@
 //! Facts about the neighbours that the product relies on, and about the harness that starts them.
 
+mod argo;
 mod harness;
 mod kubernetes;
 mod metadata;

@@ -17,7 +17,7 @@ mod proto {
     tonic::include_proto!("generic");
 }
 
-type Events = mpsc::Sender<Result<Event, Status>>;
+pub(crate) type Events = mpsc::Sender<Result<Event, Status>>;
 
 /// Passes every stream on to the test: the request, and where to put events.
 struct Service(mpsc::UnboundedSender<(Request<()>, EventSource, Events)>);
@@ -41,13 +41,13 @@ impl Eventing for Service {
     }
 }
 
-struct Server {
-    addr: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
     streams: mpsc::UnboundedReceiver<(Request<()>, EventSource, Events)>,
 }
 
 impl Server {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
         let (sender, streams) = mpsc::unbounded_channel();
@@ -57,12 +57,12 @@ impl Server {
         Self { addr, streams }
     }
 
-    async fn stream(&mut self) -> (Request<()>, EventSource, Events) {
+    pub(crate) async fn stream(&mut self) -> (Request<()>, EventSource, Events) {
         tokio::time::timeout(SOON, self.streams.recv()).await.expect("a stream soon").expect("the server runs")
     }
 }
 
-fn event(payload: &str) -> Result<Event, Status> {
+pub(crate) fn event(payload: &str) -> Result<Event, Status> {
     Ok(Event { name: "model-update".to_owned(), payload: payload.as_bytes().to_vec() })
 }
 

@@ -27,6 +27,7 @@
 //! | [`MetadataStore`] | [`Peers::metadata_store`] | [`MetadataStore::kill`], [`MetadataStore::restart_same_port`], [`MetadataStore::pause`], [`MetadataStore::backdate`] |
 //! | [`Writer`]: ML Metadata's own API, and whole runs | [`MetadataStore::writer`] | |
 //! | [`GrpcGoClient`] | [`Peers::grpc_go_client`] | [`GrpcGoClient::pause`], [`GrpcGoClient::kill`] |
+//! | [`JetStream`], [`ArgoEvents`] | [`Peers::with`], then [`Peers::jet_stream`], [`Peers::argo_events`] | [`JetStream::kill`], [`ArgoEvents::pause`] |
 //!
 //! Every process ends with the test that holds it, and a test binary that is killed takes all of them along (see
 //! [`process`]). Each writes a log; the tail of it is printed when a test fails. Nothing sleeps: waiting is
@@ -38,6 +39,7 @@
 #![allow(unreachable_pub, reason = "the module is written as a library of the tests")]
 
 mod access;
+mod argo_events;
 mod cluster;
 mod eventually;
 mod grpc_go;
@@ -52,6 +54,7 @@ mod workflow;
 use std::{collections::BTreeMap, env, io::Write as _, path::PathBuf, process::Stdio, time::Duration};
 
 pub use access::{Grant, ServiceAccount, rule};
+pub use argo_events::{ArgoEvents, JetStream};
 pub use cluster::{Cluster, SharedCluster};
 pub use eventually::eventually;
 pub use grpc_go::{GrpcGoClient, Line};

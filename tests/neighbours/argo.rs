@@ -1,0 +1,62 @@
+//! Argo Events' own EventSource, bus and Sensor, end to end. Built only when somebody asks (about three minutes):
+//! `cargo test --test neighbours -- --ignored argo`.
+
+use crate::peers::{Peers, SOON, START};
+use crate::subscriber::{Server, event};
+
+const NAMES: [&str; 2] = ["argo-events", "nats-server"];
+
+fn event_source(server: &Server) -> String {
+    format!(
+        "apiVersion: argoproj.io/v1alpha1\nkind: EventSource\nmetadata:\n  name: models\nspec:\n  generic:\n    \
+         model-update:\n      insecure: true\n      url: {}\n      jsonBody: true\n      config: |-\n        \
+         kfpNamespace: team\n",
+        server.addr
+    )
+}
+
+const SENSOR: &str = "apiVersion: argoproj.io/v1alpha1
+kind: Sensor
+metadata:
+  name: models
+spec:
+  dependencies:
+    - name: update
+      eventSourceName: models
+      eventName: model-update
+  triggers:
+    - template:
+        name: print
+        log: {}
+";
+
+#[tokio::test]
+#[ignore = "builds Argo Events, which takes minutes"]
+async fn argo_carries_an_event_from_its_event_source_over_the_bus_to_its_sensor() {
+    let Some(peers) = Peers::with(&NAMES).await else { return };
+    let mut server = Server::start().await;
+    let bus = peers.jet_stream().await;
+    let mut argo = peers.argo_events(&bus, Some(&event_source(&server)), Some(SENSOR));
+
+    let (_, source, events) = server.stream().await;
+    assert_eq!(source.name, "model-update");
+    assert_eq!(source.config, b"kfpNamespace: team");
+    argo.logged(START, &["sensor", "Subscribing to subject"]).await;
+    events.send(event(r#"{"pipelineName":"penguin-pipeline"}"#)).await.expect("the stream is open");
+    argo.logged(SOON, &["\"dependencyName\":\"update\"", "penguin-pipeline"]).await;
+}
+
+#[tokio::test]
+#[ignore = "builds Argo Events, which takes minutes"]
+async fn argo_says_what_its_controller_would_refuse() {
+    let Some(peers) = Peers::with(&NAMES).await else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("sensor.yaml");
+    std::fs::write(&file, SENSOR).expect("the file can be written");
+    assert_eq!(peers.argo_validates(&file), Ok(()));
+    // The documentation of the Go server forgot it.
+    std::fs::write(&file, SENSOR.replace("        name: print\n", "")).expect("the file can be written");
+    let refusal = peers.argo_validates(&file).expect_err("a trigger has a name");
+    assert!(refusal.contains("name"), "{refusal}");
+    assert!(peers.argo_crds().join("argoproj.io_sensors.yaml").exists());
+}
