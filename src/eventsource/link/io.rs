@@ -103,7 +103,8 @@ impl<IO> Link<IO> {
     fn receive(&mut self, bytes: Option<&[u8]>, buf: &mut ReadBuf<'_>) {
         let Self { inbound, spill, shared, .. } = self;
         let pass = |bytes: &[u8]| {
-            let fits = if spill.is_empty() { bytes.len().min(buf.remaining()) } else { 0 };
+            // Once something has spilled the buffer is full, so the order is kept.
+            let fits = bytes.len().min(buf.remaining());
             buf.put_slice(&bytes[..fits]);
             spill.extend_from_slice(&bytes[fits..]);
         };
