@@ -1,6 +1,11 @@
 //! The connection under a stream, with real neighbours: tonic's server over it, real clients, real TCP.
 
+mod grpc_go;
+mod odd;
+#[path = "../peers/mod.rs"]
+mod peers;
 mod server;
+mod speed;
 mod tap;
 
 use std::time::Duration;

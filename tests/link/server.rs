@@ -9,14 +9,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use proto::eventing_client::EventingClient;
 use proto::eventing_server::{Eventing, EventingServer};
 use proto::{Event, EventSource};
 
-mod proto {
+pub(crate) mod proto {
     #![allow(missing_docs, unreachable_pub)]
     tonic::include_proto!("generic");
 }
@@ -110,6 +112,7 @@ impl Eventing for Service {
         let account = info.account(request.metadata().as_ref());
         let account = account.ok_or_else(|| Status::failed_precondition("no account"))?;
         let (events, stream) = mpsc::channel(256);
+        let headers = request.metadata().get("wants-headers").map(|len| len.to_str().map(str::parse));
         let session = Session {
             name: request.into_inner().name,
             acknowledged: account.acknowledged(),
@@ -119,13 +122,19 @@ impl Eventing for Service {
             total: 0,
         };
         self.0.send(session).map_err(|_| Status::unavailable("the test is over"))?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        let mut response = Response::<Self::StartEventSourceStream>::new(Box::pin(ReceiverStream::new(stream)));
+        if let Some(Ok(Ok(len))) = headers {
+            let value = "x".repeat(len).parse().expect("a header value");
+            response.metadata_mut().insert("long", value);
+        }
+        Ok(response)
     }
 }
 
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     sessions: tokio::sync::Mutex<mpsc::UnboundedReceiver<Session>>,
+    shutdown: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -133,6 +142,7 @@ impl Server {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
         let (send, sessions) = mpsc::unbounded_channel();
         let incoming = TcpListenerStream::new(listener).map(|stream| {
             let stream: TcpStream = stream?;
@@ -141,9 +151,18 @@ impl Server {
             Ok::<_, std::io::Error>(Link::new(stream).with_peer_addr(peer))
         });
         let serve =
-            tonic::transport::Server::builder().serve_with_incoming(EventingServer::new(Service(send)), incoming);
+            tonic::transport::Server::builder().http2_max_header_list_size(Some(1 << 20)).serve_with_incoming_shutdown(
+                EventingServer::new(Service(send)),
+                incoming,
+                shutdown.clone().cancelled_owned(),
+            );
         let task = tokio::spawn(async move { serve.await.expect("it serves") });
-        Self { addr, sessions: sessions.into(), task }
+        Self { addr, sessions: sessions.into(), shutdown, task }
+    }
+
+    /// Accepts nothing more and tells every client to go away once its streams have ended, as for SIGTERM.
+    pub(crate) fn shut_down(&self) {
+        self.shutdown.cancel();
     }
 
     /// The next stream that a client has opened.
@@ -152,11 +171,23 @@ impl Server {
     }
 
     pub(crate) async fn subscribe(&self, client: &mut Client, name: &str) -> (Streaming<Event>, Session) {
+        let (response, session) = self.subscribe_with(client, name, MetadataMap::new()).await;
+        (response.into_inner(), session)
+    }
+
+    /// The same, with these headers besides.
+    pub(crate) async fn subscribe_with(
+        &self,
+        client: &mut Client,
+        name: &str,
+        headers: MetadataMap,
+    ) -> (Response<Streaming<Event>>, Session) {
         let source = EventSource { name: name.to_owned(), config: Vec::new() };
-        let events = within(client.start_event_source(source)).await.expect("accepted").into_inner();
+        let request = Request::from_parts(headers, Extensions::default(), source);
+        let response = within(client.start_event_source(request)).await.expect("accepted");
         let session = self.session().await;
         assert_eq!(session.name, name);
-        (events, session)
+        (response, session)
     }
 }
 
@@ -167,8 +198,7 @@ impl Drop for Server {
 }
 
 pub(crate) async fn client(addr: SocketAddr) -> Client {
-    within(EventingClient::connect(format!("http://{addr}")))
-        .await
-        .expect("connected")
-        .max_decoding_message_size(8 << 20)
+    let endpoint =
+        Endpoint::from_shared(format!("http://{addr}")).expect("an address").http2_max_header_list_size(1 << 20);
+    EventingClient::new(within(endpoint.connect()).await.expect("connected")).max_decoding_message_size(8 << 20)
 }

@@ -67,28 +67,34 @@ impl Tap {
 
     /// Holds what the server has sent to the rules of framing, and returns how many PINGs are in it.
     pub(crate) fn check(&self) -> usize {
+        self.frames().into_iter().filter(|(kind, flags)| (*kind, flags & 1) == (6, 0)).count()
+    }
+
+    /// Whether the server has told the client to go away.
+    pub(crate) fn saw_goaway(&self) -> bool {
+        self.frames().into_iter().any(|(kind, _)| kind == 7)
+    }
+
+    /// Type and flags of every frame that the server has sent.
+    fn frames(&self) -> Vec<(u8, u8)> {
         let sent = self.sent.lock().expect("no panic");
-        let (mut rest, mut pings, mut block, mut first) = (&sent[..], 0, None, true);
+        let (mut rest, mut frames, mut block) = (&sent[..], Vec::new(), None);
         while let Some((head, tail)) = rest.split_first_chunk::<9>() {
             let [a, b, c, kind, flags, id @ ..] = *head;
             let len = u32::from_be_bytes([0, a, b, c]) as usize;
             let stream = u32::from_be_bytes(id);
-            assert!(!first || kind == 4, "SETTINGS come first");
+            assert!(!frames.is_empty() || kind == 4, "SETTINGS come first");
             assert!(kind <= 9, "an unknown frame of type {kind}: the framing is lost");
             assert_eq!(block.is_some(), kind == 9, "a frame of type {kind} within a header block, or the reverse");
-            match kind {
-                1 | 9 => block = (flags & 4 == 0).then_some(stream),
-                6 => {
-                    assert_eq!((len, stream), (8, 0), "a malformed PING");
-                    pings += usize::from(flags & 1 == 0);
-                }
-                _ => {}
+            assert!(kind != 6 || (len, stream) == (8, 0), "a malformed PING");
+            if matches!(kind, 1 | 9) {
+                block = (flags & 4 == 0).then_some(stream);
             }
-            first = false;
+            frames.push((kind, flags));
             let Some(tail) = tail.get(len..) else { break };
             rest = tail;
         }
-        pings
+        frames
     }
 }
 

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 /// many.
 pub(super) const PING_INTERVAL: Duration = Duration::from_millis(10);
 
-/// So many streams have an account at once; hyper allows a peer 200 at a time. A stream beyond goes without.
-pub(super) const MAX_STREAMS: usize = 1_024;
+/// So many streams of one connection have an account at once, twice as many as the server lets a peer open: those that
+/// hyper is about to refuse are seen here first. A stream beyond goes without.
+pub(super) const MAX_STREAMS: usize = 2_048;
 
 /// So many totals are remembered for a stream, as many hand-offs as may wait for their acknowledgement. Beyond it the
 /// newest two become one.
