@@ -2,6 +2,7 @@
 
 mod argo;
 mod harness;
+mod jaeger;
 mod kubernetes;
 mod metadata;
 #[path = "../peers/mod.rs"]

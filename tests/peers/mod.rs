@@ -28,6 +28,7 @@
 //! | [`Writer`]: ML Metadata's own API, and whole runs | [`MetadataStore::writer`] | |
 //! | [`GrpcGoClient`] | [`Peers::grpc_go_client`] | [`GrpcGoClient::pause`], [`GrpcGoClient::kill`] |
 //! | [`JetStream`], [`ArgoEvents`] | [`Peers::with`], then [`Peers::jet_stream`], [`Peers::argo_events`] | [`JetStream::kill`], [`ArgoEvents::pause`] |
+//! | [`Jaeger`] | [`Peers::with`], then [`Peers::jaeger`] | [`Jaeger::kill`] |
 //!
 //! Every process ends with the test that holds it, and a test binary that is killed takes all of them along (see
 //! [`process`]). Each writes a log; the tail of it is printed when a test fails. Nothing sleeps: waiting is
@@ -43,6 +44,7 @@ mod argo_events;
 mod cluster;
 mod eventually;
 mod grpc_go;
+mod jaeger;
 mod metadata_store;
 mod metadata_writer;
 pub mod plain_http;
@@ -58,8 +60,10 @@ pub use argo_events::{ArgoEvents, JetStream};
 pub use cluster::{Cluster, SharedCluster};
 pub use eventually::eventually;
 pub use grpc_go::{GrpcGoClient, Line};
+pub use jaeger::Jaeger;
 pub use metadata_store::MetadataStore;
 pub use metadata_writer::{Writer, proto};
+pub use plain_http::{get, post_json};
 pub use runs::{Model, Run, Task};
 pub use workflow::{NewWorkflow, PHASE_LABEL, Workflows};
 

@@ -1,7 +1,7 @@
 //! Plain HTTP/1.1 to a neighbour on loopback.
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{Method, Request, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
@@ -24,8 +24,8 @@ pub async fn post_json(url: &str, body: &Value) -> Result<Value, String> {
 }
 
 async fn send(method: Method, url: &str, body: Bytes) -> Result<String, String> {
-    let request =
-        Request::builder().method(method).uri(url).body(Full::new(body)).map_err(|error| error.to_string())?;
+    let request = Request::builder().method(method).uri(url).header(CONTENT_TYPE, "application/json");
+    let request = request.body(Full::new(body)).map_err(|error| error.to_string())?;
     let client = Client::builder(TokioExecutor::new()).build_http();
     let response = client.request(request).await.map_err(|error| format!("{url}: {error:?}"))?;
     let status = response.status();
