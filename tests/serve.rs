@@ -9,6 +9,7 @@ use std::{fs, net::SocketAddr, path::Path, time::Duration};
 use futures::StreamExt as _;
 use model_update_eventsource::{eventsource::Subscriber, model::workflow::MARK_PREFIX};
 use peers::{Cluster, Line, NewWorkflow, Peers, SOON, Task, eventually, plain_http, process::Neighbour};
+use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 /// How long a shutdown may take.
@@ -205,6 +206,17 @@ async fn each_listed_namespace_has_a_watch_of_its_own() {
     }
     let page = server.get("/").await.unwrap();
     assert!(page.contains("<th>namespaces</th><td>team-a, team-b</td>"), "{page}");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn it_may_open_as_many_files_as_the_system_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(&kubeconfig_of_nobody(folder.path()), NOWHERE, &[]).serving().await;
+    let metrics = server.get("/metrics").await.unwrap();
+    let most: f64 = metrics.lines().find_map(|line| line.strip_prefix("process_max_fds ")).unwrap().parse().unwrap();
+    let allowed = getrlimit(Resource::Nofile).maximum.map_or(f64::INFINITY, |limit| limit as f64);
+    assert!(most >= allowed, "{most} of {allowed}");
     server.stopped().await;
 }
 

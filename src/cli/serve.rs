@@ -4,12 +4,13 @@ use std::{net::SocketAddr, num::NonZeroU32, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, builder::BoolishValueParser};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{LogArgs, values};
 use crate::app::{self, Config};
@@ -84,6 +85,7 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
         self.log.start()?;
+        raise_file_limit();
         let runtime = Runtime::new().context("cannot start the runtime")?;
         let outcome = runtime.block_on(serve(self.into()));
         // What still runs after an abort is not waited for.
@@ -105,6 +107,15 @@ impl From<Serve> for Config {
             mark_rate: serve.mark_rate,
             kubernetes: None,
         }
+    }
+}
+
+/// Lets the process open as many files as the system allows it. A connection is one, and the limit that most shells and
+/// some container runtimes start a program with is 1,024, kept low for programs that use `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!(%error, limit = limit.current, "cannot raise the limit of open files, one of which each subscriber takes");
     }
 }
 

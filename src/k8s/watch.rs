@@ -265,6 +265,7 @@ fn hint(error: &watcher::Error) -> &'static str {
     use watcher::Error::{InitialListFailed, WatchStartFailed};
     match error {
         InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status)) => match status.code {
+            400 => " (is --selector a label selector?)",
             401 => " (are the credentials of this server still valid?)",
             403 => {
                 " (its service account needs the verbs list, watch and patch on workflows.argoproj.io, in all namespaces \
