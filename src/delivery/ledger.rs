@@ -150,10 +150,11 @@ impl Ledger {
         stream.asked().for_each(|uid| self.lookups.abandon(uid, id, &mut self.timers));
         let Some(namespace) = self.namespaces.get_mut(&stream.subscription.namespace) else { return };
         namespace.streams.retain(|other| *other != id);
-        let open = stream.open_runs();
+        let mut open = stream.open_runs();
+        open.retain(|(_, workflow, _)| !(self.options.skip_labelled && workflow.labelled));
         if let Some(consumer) = namespace.subscriptions.get_mut(&stream.subscription.name) {
             consumer.streams.retain(|other| *other != id);
-            for (uid, since) in &open {
+            for (uid, _, since) in &open {
                 let new = Strikes { count: 0, since: *since, not_before: now.instant };
                 let strikes = consumer.strikes.entry(*uid).or_insert(new);
                 strikes.count = strikes.count.saturating_add(1);
@@ -167,7 +168,7 @@ impl Ledger {
         if namespace.streams.is_empty() {
             self.timers.set(now.instant + IDLE, Timer::Idle(stream.subscription.namespace.clone()));
         }
-        self.report(Report::Ended { subscription: stream.subscription, unconfirmed: open.len() });
+        self.report(Report::Ended { unconfirmed: open.len(), subscription: stream.subscription.clone() });
     }
 
     /// Hands nothing off any more; a stream is closed as soon as nothing of it is open.

@@ -283,9 +283,9 @@ impl Stream {
     }
 
     /// The runs that were handed off and whose delivery is not on record, and since when they are waited for.
-    pub(super) fn open_runs(&self) -> Vec<(Uid, Instant)> {
+    pub(super) fn open_runs(&self) -> Vec<(Uid, &Workflow, Instant)> {
         let open = self.runs.iter().filter(|(_, entry)| entry.place == Place::Open && !entry.elsewhere);
-        open.map(|(uid, entry)| (*uid, entry.offered)).collect()
+        open.map(|(uid, entry)| (*uid, &*entry.workflow, entry.offered)).collect()
     }
 
     /// Gives the memory of a long catch-up back.
