@@ -80,14 +80,15 @@ pub async fn build(config: Config) -> Result<Bound> {
     let options = delivery::Options {
         confirm_after: config.confirm_after,
         skip_labelled: config.skip_labelled,
+        traces: config.traces.clone(),
         ..delivery::Options::default()
     };
     let clock = delivery::system_clock();
     let (deliveries, driver) =
         Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, metrics.delivery.clone());
     let namespaces = (!config.namespaces.is_empty()).then(|| config.namespaces.clone());
-    let server =
-        Server::new(deliveries, eventsource::Options { namespaces }, readiness.clone(), metrics.streams.clone());
+    let options = eventsource::Options { namespaces, traces: config.traces.clone() };
+    let server = Server::new(deliveries, options, readiness.clone(), metrics.streams.clone());
     let watch = |scope| Watch::new(kubernetes.clone(), scope, config.selector.clone(), store.clone(), &readiness);
     let watches = config.scopes().into_iter().map(watch).collect();
     Ok(Bound {

@@ -11,9 +11,10 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use tracing::error;
+use tokio::runtime::Runtime;
+use tracing::{debug, error, info, warn};
 
-use crate::telemetry::log;
+use crate::telemetry::{Traces, log};
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GIT_REVISION"), ")");
 
@@ -62,8 +63,24 @@ impl Cli {
 }
 
 impl LogArgs {
-    fn start(&self) -> anyhow::Result<()> {
-        log::init(self.log_format, &self.log_level).context("cannot start the log")
+    /// Starts the log, and traces as `OTEL_*` in the environment says. Traces that cannot be had are a warning: the
+    /// events matter more.
+    fn start_with_traces(&self, runtime: &Runtime) -> anyhow::Result<Traces> {
+        let traces = {
+            let _within = runtime.enter();
+            Traces::from_env()
+        };
+        let (traces, trouble) = match traces {
+            Ok(traces) => (traces, None),
+            Err(error) => (Traces::default(), Some(error)),
+        };
+        log::init(self.log_format, &self.log_level, &traces).context("cannot start the log")?;
+        match trouble {
+            Some(error) => warn!("no traces: {error}"),
+            None if traces.are_on() => info!("traces are sent by OTLP"),
+            None => debug!("traces are off: no OTLP endpoint is set"),
+        }
+        Ok(traces)
     }
 }
 

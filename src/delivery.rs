@@ -15,6 +15,7 @@ mod driver;
 mod handle;
 mod ledger;
 mod observer;
+mod spans;
 
 pub use driver::{Driver, WallClock, system_clock};
 pub use handle::{Attached, Deliveries, Handoff, MAX_UNACKNOWLEDGED, Receipts, StreamId};
@@ -60,6 +61,17 @@ pub enum LookupError {
         /// What went wrong, for a log.
         message: String,
     },
+}
+
+impl LookupError {
+    /// What it is called in metrics and traces: one of a bounded set.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoContext => "no_context",
+            Self::ForeignContext { .. } => "foreign_context",
+            Self::Failed { code, .. } => code,
+        }
+    }
 }
 
 /// Who writes on a Workflow what has been delivered.
@@ -118,6 +130,18 @@ pub enum MarkError {
         /// The API server's words, for a log.
         message: String,
     },
+}
+
+impl MarkError {
+    /// What it is called in metrics and traces: one of a bounded set.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Conflict => "conflict",
+            Self::Transient { .. } => "transient",
+            Self::Refused { .. } => "refused",
+        }
+    }
 }
 
 impl fmt::Display for MarkChange {

@@ -1,10 +1,15 @@
-//! Logs and metrics. A leaf that every module may use.
+//! Logs, metrics and traces. A leaf that every module may use.
 
 pub mod log;
 pub mod metrics;
+mod otlp;
 pub mod process;
+mod sampler;
+pub mod trace;
 
 pub use metrics::Metrics;
+pub use otlp::TracingError;
+pub use trace::Traces;
 
 use prometheus_client::{metrics::info::Info, registry::Registry};
 

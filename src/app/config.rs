@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use crate::store::Scope;
+use crate::{store::Scope, telemetry::Traces};
 
 /// What the server is told. The default is what the command line documents.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Config {
     pub mark_rate: NonZeroU32,
     /// The way to the Kubernetes API. `None`: `KUBECONFIG`, else the Pod's service account.
     pub kubernetes: Option<kube::Config>,
+    /// Where traces go.
+    pub traces: Traces,
 }
 
 impl Default for Config {
@@ -39,6 +41,7 @@ impl Default for Config {
             skip_labelled: false,
             mark_rate: const { NonZeroU32::new(100).expect("not zero") },
             kubernetes: None,
+            traces: Traces::default(),
         }
     }
 }

@@ -13,7 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{LogArgs, values};
-use crate::app::{self, Config};
+use crate::{
+    app::{self, Config},
+    telemetry::Traces,
+};
 
 /// Serves subscriptions until it is told to stop (SIGTERM, SIGINT)
 ///
@@ -84,10 +87,11 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        self.log.start()?;
-        raise_file_limit();
         let runtime = Runtime::new().context("cannot start the runtime")?;
-        let outcome = runtime.block_on(serve(self.into()));
+        let traces = self.log.start_with_traces(&runtime)?;
+        raise_file_limit();
+        let outcome = runtime.block_on(serve(Config { traces: traces.clone(), ..self.into() }));
+        traces.flush();
         // What still runs after an abort is not waited for.
         runtime.shutdown_background();
         outcome
@@ -106,6 +110,7 @@ impl From<Serve> for Config {
             skip_labelled: serve.skip_labelled,
             mark_rate: serve.mark_rate,
             kubernetes: None,
+            traces: Traces::default(),
         }
     }
 }

@@ -15,11 +15,12 @@ use super::{
     handle::FromStream,
     ledger::{Action, Ledger, Lookup, Now},
     observer::Observer,
+    spans::Step,
 };
 use crate::{
-    model::RunModels,
+    model::{RunModels, Workflow},
     store::{Change, Store},
-    telemetry::metrics::DeliveryMetrics,
+    telemetry::{Traces, metrics::DeliveryMetrics, trace::SpanRef},
 };
 
 /// How many messages of streams are taken in at once.
@@ -47,14 +48,21 @@ pub struct Driver {
     wall_clock: WallClock,
     observer: Observer,
     from_streams: mpsc::UnboundedReceiver<FromStream>,
-    to_streams: HashMap<StreamId, mpsc::Sender<Handoff>>,
+    to_streams: HashMap<StreamId, ToStream>,
     tasks: JoinSet<Done>,
+}
+
+/// The way to a stream.
+struct ToStream {
+    events: mpsc::Sender<Handoff>,
+    /// The span of the stream itself.
+    span: Option<SpanRef>,
 }
 
 /// The result of something that was under way.
 enum Done {
-    Lookup(Lookup, Result<Arc<RunModels>, LookupError>),
-    Patch(MarkPatch, Result<(), MarkError>),
+    Lookup(Lookup, Arc<Workflow>, Option<Step>, Result<Arc<RunModels>, LookupError>),
+    Patch(MarkPatch, Option<Step>, Result<(), MarkError>),
 }
 
 impl Driver {
@@ -68,13 +76,14 @@ impl Driver {
         metrics: DeliveryMetrics,
     ) -> (Deliveries, Self) {
         let (deliveries, from_streams) = Deliveries::new();
+        let observer = Observer::new(metrics, options.traces.clone());
         let driver = Self {
             ledger: Ledger::new(options, rand::random()),
             store,
             lookup,
             marker,
             wall_clock,
-            observer: Observer::new(metrics),
+            observer,
             from_streams,
             to_streams: HashMap::new(),
             tasks: JoinSet::new(),
@@ -95,7 +104,7 @@ impl Driver {
         let mut census_due = false;
         loop {
             let now = self.now();
-            self.ledger.tick(now);
+            census_due |= self.ledger.tick(now);
             for action in self.ledger.settle(now) {
                 self.perform(action);
             }
@@ -125,19 +134,25 @@ impl Driver {
                 }))
                 .min();
             tokio::select! {
-                changes = store.changes() => self.changed(&changes),
+                changes = store.changes() => {
+                    self.changed(&changes);
+                    census_due = true;
+                }
                 received = self.from_streams.recv_many(&mut messages, BATCH) => {
                     // `self` holds no sender, but the server that accepts streams does, for as long as it runs.
                     if received == 0 && draining.is_none() {
                         draining = Some(self.begin_drain());
                     }
                     messages.drain(..).for_each(|message| self.told(message));
+                    census_due = true;
                 }
-                Some(done) = self.tasks.join_next() => self.done(done?),
+                Some(done) = self.tasks.join_next() => {
+                    self.done(done?);
+                    census_due = true;
+                }
                 () = until(deadline) => {}
                 () = drain.cancelled(), if draining.is_none() => draining = Some(self.begin_drain()),
             }
-            census_due = true;
         }
     }
 
@@ -162,10 +177,10 @@ impl Driver {
 
     fn told(&mut self, message: FromStream) {
         match message {
-            FromStream::Attached { id, subscription, peer, events } => {
+            FromStream::Attached { id, subscription, peer, span, events } => {
                 let (changes, records) = self.store.follow(&subscription.namespace);
                 self.changed(&changes);
-                self.to_streams.insert(id, events);
+                self.to_streams.insert(id, ToStream { events, span });
                 let now = self.now();
                 self.ledger.attached(id, subscription, peer, &records, now);
             }
@@ -180,33 +195,41 @@ impl Driver {
     fn done(&mut self, done: Done) {
         let now = self.now();
         match done {
-            Done::Lookup(id, answer) => self.ledger.answered(id, answer, now),
-            Done::Patch(patch, result) => self.ledger.patched(patch, result, now),
+            Done::Lookup(id, workflow, step, answer) => {
+                self.observer.asked(step, &workflow, &answer);
+                self.ledger.answered(id, answer, now);
+            }
+            Done::Patch(patch, step, result) => {
+                self.observer.patched(step, &patch, &result);
+                self.ledger.patched(patch, result, now);
+            }
         }
     }
 
     fn perform(&mut self, action: Action) {
         match action {
             Action::Lookup { id, workflow, types, attempt } => {
-                self.observer.asking(&workflow, attempt);
+                let step = self.observer.asking(&workflow, attempt);
                 let lookup = self.lookup.clone();
-                self.tasks.spawn(async move { Done::Lookup(id, lookup.find(&workflow, &types).await) });
+                self.tasks.spawn(Traces::within(step.as_ref().map(Step::id), async move {
+                    let answer = lookup.find(&workflow, &types).await;
+                    Done::Lookup(id, workflow, step, answer)
+                }));
             }
             Action::Patch { patch, attempt } => {
-                self.observer.patching(&patch, attempt);
+                let step = self.observer.patching(&patch, attempt);
                 let marker = self.marker.clone();
-                self.tasks.spawn(async move {
+                self.tasks.spawn(Traces::within(step.as_ref().map(Step::id), async move {
                     let result = marker.patch(&patch).await;
-                    Done::Patch(patch, result)
-                });
+                    Done::Patch(patch, step, result)
+                }));
             }
             Action::HandOff { stream, subscription, handoff, workflow, waited, again } => {
-                self.observer.handing_off(&subscription, &workflow, waited, again);
+                let Some(ToStream { events, span }) = self.to_streams.get(&stream) else { return };
+                self.observer.handing_off(&subscription, &workflow, waited, again, *span);
                 // The ledger keeps within the channel's capacity. A closed one means that the stream's end is on its
                 // way to us, which gives the run back.
-                if let Some(events) = self.to_streams.get(&stream) {
-                    events.try_send(handoff).ok();
-                }
+                events.try_send(handoff).ok();
             }
             Action::Forget(run) => self.lookup.forget(run),
             Action::Close(stream) => {

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::model::Subscription;
+use crate::{model::Subscription, telemetry::trace::SpanRef};
 
 /// One stream, for as long as the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,9 +26,20 @@ pub struct Handoff {
 /// What streams tell the delivery task. At most one attach and one end a stream, and at most one acknowledgement for
 /// each of its [`MAX_UNACKNOWLEDGED`] open hand-offs, so the channel that carries these needs no bound of its own.
 pub(super) enum FromStream {
-    Attached { id: StreamId, subscription: Subscription, peer: Option<SocketAddr>, events: mpsc::Sender<Handoff> },
-    Acknowledged { id: StreamId, sequence: u64 },
-    Ended { id: StreamId },
+    Attached {
+        id: StreamId,
+        subscription: Subscription,
+        peer: Option<SocketAddr>,
+        span: Option<SpanRef>,
+        events: mpsc::Sender<Handoff>,
+    },
+    Acknowledged {
+        id: StreamId,
+        sequence: u64,
+    },
+    Ended {
+        id: StreamId,
+    },
 }
 
 /// Where streams attach. Cheap to clone.
@@ -50,11 +61,12 @@ impl Deliveries {
         (Self { to_driver, next: Default::default() }, from_streams)
     }
 
-    /// Attaches a stream: from now on the subscription's runs come out of [`Attached::events`].
-    pub fn attach(&self, subscription: Subscription, peer: Option<SocketAddr>) -> Attached {
+    /// Attaches a stream: from now on the subscription's runs come out of [`Attached::events`]. `span` is the stream's own
+    /// span, which those of its events link to.
+    pub fn attach(&self, subscription: Subscription, peer: Option<SocketAddr>, span: Option<SpanRef>) -> Attached {
         let id = StreamId(self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         let (events_tx, events) = mpsc::channel(MAX_UNACKNOWLEDGED);
-        self.send(FromStream::Attached { id, subscription, peer, events: events_tx });
+        self.send(FromStream::Attached { id, subscription, peer, span, events: events_tx });
         Attached { events, receipts: Receipts { id, deliveries: self.clone() } }
     }
 

@@ -150,13 +150,12 @@ impl Ledger {
         stream.asked().for_each(|uid| self.lookups.abandon(uid, id, &mut self.timers));
         let Some(namespace) = self.namespaces.get_mut(&stream.subscription.namespace) else { return };
         namespace.streams.retain(|other| *other != id);
-        let mut open = stream.open_runs();
-        open.retain(|(_, workflow, _)| !(self.options.skip_labelled && workflow.labelled));
+        let open = stream.open_runs();
         if let Some(consumer) = namespace.subscriptions.get_mut(&stream.subscription.name) {
             consumer.streams.retain(|other| *other != id);
-            for (uid, _, since) in &open {
+            for (workflow, since) in &open {
                 let new = Strikes { count: 0, since: *since, not_before: now.instant };
-                let strikes = consumer.strikes.entry(*uid).or_insert(new);
+                let strikes = consumer.strikes.entry(workflow.uid).or_insert(new);
                 strikes.count = strikes.count.saturating_add(1);
                 strikes.not_before = now.instant + stream::pause_after(strikes.count);
             }
@@ -165,10 +164,11 @@ impl Ledger {
             }
         }
         namespace.forget_types(&self.streams);
+        let unconfirmed = open.into_iter().map(|(workflow, _)| workflow).collect();
         if namespace.streams.is_empty() {
             self.timers.set(now.instant + IDLE, Timer::Idle(stream.subscription.namespace.clone()));
         }
-        self.report(Report::Ended { unconfirmed: open.len(), subscription: stream.subscription.clone() });
+        self.report(Report::Ended { subscription: stream.subscription, unconfirmed });
     }
 
     /// Hands nothing off any more; a stream is closed as soon as nothing of it is open.
@@ -189,7 +189,14 @@ impl Ledger {
         let outcome = self.lookups.answered(id, answer, now.instant, &mut self.timers, &mut self.jitter);
         match outcome {
             lookups::Outcome::Found { lookup, models } => self.found(&lookup, &models),
-            lookups::Outcome::Failed(report) => self.actions.push(Action::Report(report)),
+            lookups::Outcome::Failed { workflow, report } => {
+                self.report(report);
+                for id in self.streams_of(&workflow.namespace) {
+                    if self.streams.get_mut(&id).is_some_and(|stream| stream.question_failed(&workflow)) {
+                        self.dirty.insert(id);
+                    }
+                }
+            }
             lookups::Outcome::Nobody => {}
         }
     }

@@ -1,38 +1,66 @@
 //! Tells those who watch what happens: logs and metrics.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tracing::{debug, info, warn};
 
 use super::{
     LookupError, MarkError, MarkPatch,
     ledger::{Census, Now, Report},
+    spans::{Spans, Step},
 };
 use crate::{
-    model::{Subscription, Workflow, event::Unannounced, trace},
-    telemetry::metrics::delivery::{DeliveryMetrics, NamespaceLabel, ReasonLabel, Seconds, TraceExemplar},
+    model::{RunModels, Subscription, Workflow, event::Unannounced, trace},
+    telemetry::{
+        Traces,
+        metrics::delivery::{DeliveryMetrics, NamespaceLabel, ReasonLabel, Seconds, TraceExemplar},
+        trace::SpanRef,
+    },
 };
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Observer {
     metrics: DeliveryMetrics,
+    spans: Spans,
 }
 
 impl Observer {
-    pub(super) fn new(metrics: DeliveryMetrics) -> Self {
-        Self { metrics }
+    pub(super) fn new(metrics: DeliveryMetrics, traces: Traces) -> Self {
+        Self { metrics, spans: Spans::new(traces) }
     }
 
-    pub(super) fn asking(&self, workflow: &Workflow, attempt: u32) {
+    /// A lookup begins.
+    pub(super) fn asking(&mut self, workflow: &Workflow, attempt: u32) -> Option<Step> {
         debug!(namespace = %workflow.namespace, workflow = %workflow.name, attempt, "asking for the run's models");
+        self.spans.looking_up(workflow, attempt)
     }
 
-    pub(super) fn patching(&self, patch: &MarkPatch, attempt: u32) {
+    /// A lookup has been answered.
+    pub(super) fn asked(&self, step: Option<Step>, workflow: &Workflow, answer: &Result<Arc<RunModels>, LookupError>) {
+        self.spans.looked_up(step, workflow, answer);
+    }
+
+    /// A patch begins.
+    pub(super) fn patching(&mut self, patch: &MarkPatch, attempt: u32) -> Option<Step> {
         debug!(namespace = %patch.namespace, workflow = %patch.name, attempt, change = %patch.change, "patching marks");
+        self.spans.marking(patch, attempt)
     }
 
-    pub(super) fn handing_off(&self, subscription: &Subscription, workflow: &Workflow, waited: Duration, again: bool) {
+    /// A patch has been answered.
+    pub(super) fn patched(&self, step: Option<Step>, patch: &MarkPatch, result: &Result<(), MarkError>) {
+        self.spans.marked(step, patch, result);
+    }
+
+    /// An event goes to a stream, whose own span this is.
+    pub(super) fn handing_off(
+        &self,
+        subscription: &Subscription,
+        workflow: &Workflow,
+        waited: Duration,
+        again: bool,
+        stream: Option<SpanRef>,
+    ) {
         debug!(
             namespace = %workflow.namespace, workflow = %workflow.name, subscription = %subscription.name,
             again, trace_id = %TraceOf(workflow), "handing an event off"
@@ -42,6 +70,7 @@ impl Observer {
             self.metrics.redelivered.get_or_create(&namespace(&workflow.namespace)).inc();
         }
         observe(&self.metrics.handoff_seconds, waited, workflow);
+        self.spans.handed_off(subscription, workflow, again, stream);
     }
 
     pub(super) fn report(&self, report: &Report) {
@@ -50,13 +79,17 @@ impl Observer {
                 stream = stream.0, namespace = %subscription.namespace, subscription = %subscription.name,
                 peer = %Or(peer.as_ref(), "unknown"), pending, "a stream attached"
             ),
-            Report::Ended { subscription, unconfirmed: 0 } => info!(
-                namespace = %subscription.namespace, subscription = %subscription.name, "a stream ended"
+            Report::Ended { subscription, unconfirmed } if unconfirmed.is_empty() => debug!(
+                namespace = %subscription.namespace, subscription = %subscription.name, "a stream gave nothing back"
             ),
-            Report::Ended { subscription, unconfirmed } => warn!(
-                namespace = %subscription.namespace, subscription = %subscription.name, unconfirmed,
-                "a stream ended before everything was confirmed that had been handed to it: it will be sent again"
-            ),
+            Report::Ended { subscription, unconfirmed } => {
+                warn!(
+                    namespace = %subscription.namespace, subscription = %subscription.name,
+                    unconfirmed = unconfirmed.len(),
+                    "a stream ended before everything was confirmed that had been handed to it: it will be sent again"
+                );
+                unconfirmed.iter().for_each(|workflow| self.spans.unconfirmed(subscription, workflow));
+            }
             Report::Confirmed { subscription, workflow, since_handoff, waited } => {
                 info!(
                     namespace = %workflow.namespace, workflow = %workflow.name, subscription = %subscription.name,
@@ -65,12 +98,14 @@ impl Observer {
                 );
                 self.metrics.confirmed.get_or_create(&namespace(&workflow.namespace)).inc();
                 observe(&self.metrics.confirmation_seconds, *waited, workflow);
+                self.spans.confirmed(subscription, workflow, *since_handoff);
             }
             Report::LookupFailed { workflow, error, attempt, retry_in, given_up } => {
                 self.lookup_failed(workflow, error, *attempt, *retry_in, *given_up);
             }
             Report::ForeignExecutions { workflow, count } => {
                 self.unannounced("foreign_execution");
+                self.spans.unannounced(workflow, None, "foreign_execution");
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name, count, trace_id = %TraceOf(workflow),
                     "left out executions that are older than the run: its context belongs to another run, too"
@@ -78,6 +113,7 @@ impl Observer {
             }
             Report::Unannounced { subscription, workflow, why } => {
                 self.unannounced(reason(*why));
+                self.spans.unannounced(workflow, Some(subscription), reason(*why));
                 if *why == Unannounced::NoModel {
                     info!(
                         namespace = %workflow.namespace, workflow = %workflow.name,
@@ -111,6 +147,7 @@ impl Observer {
             ),
             Report::Expired { workflow } => {
                 self.unannounced("expired");
+                self.spans.unannounced(workflow, None, "expired");
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name, trace_id = %TraceOf(workflow),
                     "gave up a run whose Workflow was deleted before its event could be delivered"
@@ -127,14 +164,11 @@ impl Observer {
         retry_in: Duration,
         given_up: bool,
     ) {
-        let reason = match error {
-            LookupError::NoContext => "no_context",
-            LookupError::ForeignContext { .. } => "foreign_context",
-            LookupError::Failed { code, .. } => code,
-        };
+        let reason = error.code();
         self.metrics.lookup_retries.get_or_create(&ReasonLabel { reason }).inc();
         if given_up {
             self.unannounced(reason);
+            self.spans.unannounced(workflow, None, reason);
         }
         // The first failure of a run, and the one after which nobody should wait for it any more.
         if given_up || (attempt == 1 && !matches!(error, LookupError::NoContext)) {
@@ -151,17 +185,11 @@ impl Observer {
     }
 
     fn mark_failed(&self, patch: &MarkPatch, error: &MarkError, attempt: u32, retry_in: Option<Duration>) {
-        let reason = match error {
-            MarkError::Gone => "gone",
-            MarkError::Conflict => "conflict",
-            MarkError::Transient { .. } => "transient",
-            MarkError::Refused { .. } => "refused",
-        };
         let Some(retry_in) = retry_in else {
             debug!(namespace = %patch.namespace, workflow = %patch.name, "marks left as they are: {error}");
             return;
         };
-        self.metrics.mark_retries.get_or_create(&ReasonLabel { reason }).inc();
+        self.metrics.mark_retries.get_or_create(&ReasonLabel { reason: error.code() }).inc();
         if attempt == 1 || matches!(error, MarkError::Refused { .. }) {
             warn!(
                 namespace = %patch.namespace, workflow = %patch.name, attempt,

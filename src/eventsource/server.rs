@@ -24,7 +24,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{debug, warn};
 
 use super::{link::Link, proto::eventing_server::EventingServer, refusals::Refusals, service::Service};
-use crate::{delivery::Deliveries, readiness::Readiness, telemetry::metrics::StreamMetrics};
+use crate::{
+    delivery::Deliveries,
+    readiness::Readiness,
+    telemetry::{Traces, metrics::StreamMetrics},
+};
 
 /// Argo Events never asks whether we are there; we ask it. A connection that died silently is dropped after both.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -40,11 +44,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// The file descriptors of what is served, for reflection.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/generic.bin"));
 
-/// Who may subscribe to what.
+/// Who may subscribe to what, and who is told.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The namespaces that may be subscribed to; `None` for all.
     pub namespaces: Option<Vec<Arc<str>>>,
+    /// Where the spans of streams go.
+    pub traces: Traces,
 }
 
 /// The server that Argo Events dials.
@@ -87,6 +93,7 @@ impl Server {
             filled,
             drain: drain.clone(),
             metrics: self.metrics.clone(),
+            traces: self.options.traces,
             refusals: Refusals::default().into(),
         };
         let reflection =

@@ -21,7 +21,10 @@ use super::{
 use crate::{
     delivery::Deliveries,
     model::Subscription,
-    telemetry::metrics::{StreamMetrics, delivery::ReasonLabel},
+    telemetry::{
+        Traces,
+        metrics::{StreamMetrics, delivery::ReasonLabel},
+    },
 };
 
 /// See the module.
@@ -33,6 +36,7 @@ pub(super) struct Service {
     pub(super) filled: watch::Receiver<bool>,
     pub(super) drain: CancellationToken,
     pub(super) metrics: StreamMetrics,
+    pub(super) traces: Traces,
     pub(super) refusals: Mutex<Refusals>,
 }
 
@@ -50,7 +54,12 @@ impl Eventing for Service {
         let event_source = request.into_inner();
         match self.admit(&event_source) {
             Ok(wanted) => {
-                let life = Life::begin(wanted.namespace.clone(), wanted.name.to_string(), self.metrics.clone());
+                let life = Life::begin(
+                    wanted.namespace.clone(),
+                    wanted.name.to_string(),
+                    self.metrics.clone(),
+                    self.traces.clone(),
+                );
                 info!(
                     namespace = %wanted.namespace, subscription = %wanted.name,
                     peer = peer.map(tracing::field::display), "a stream begins"
@@ -123,7 +132,7 @@ impl Service {
                 // An error means that the server is gone, and this stream soon with it.
                 _ = filled.wait_for(|filled| *filled) => {}
             }
-            let attached = deliveries.attach(wanted, peer);
+            let attached = deliveries.attach(wanted, peer, life.span());
             // The first error ends a stream.
             EventStream::new(attached, account, life).right_stream()
         };

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::Stream;
@@ -17,9 +18,15 @@ use super::{link::StreamAccount, proto};
 use crate::{
     delivery::{Attached, Handoff, Receipts},
     model::event,
-    telemetry::metrics::StreamMetrics,
+    telemetry::{
+        Traces,
+        metrics::StreamMetrics,
+        trace::{Attribute, FinishedSpan, Kind, SpanRef},
+    },
 };
 
+/// The name of the method, for spans.
+const METHOD: &str = "generic.Eventing/StartEventSource";
 /// What gRPC puts before each message: a flag and the message's length.
 const GRPC_PREFIX: u64 = 5;
 
@@ -116,14 +123,37 @@ pub(super) struct Life {
     pub(super) namespace: Arc<str>,
     pub(super) subscription: String,
     pub(super) metrics: StreamMetrics,
+    traces: Traces,
+    span: Option<SpanRef>,
     began: Instant,
     code: Code,
 }
 
 impl Life {
-    pub(super) fn begin(namespace: Arc<str>, subscription: String, metrics: StreamMetrics) -> Self {
+    pub(super) fn begin(namespace: Arc<str>, subscription: String, metrics: StreamMetrics, traces: Traces) -> Self {
         metrics.started();
-        Self { namespace, subscription, metrics, began: Instant::now(), code: Code::Cancelled }
+        let span = traces.are_on().then(SpanRef::random);
+        Self { namespace, subscription, metrics, traces, span, began: Instant::now(), code: Code::Cancelled }
+    }
+
+    /// The stream's own span. It is recorded when the stream ends; those of its events link to it.
+    pub(super) fn span(&self) -> Option<SpanRef> {
+        self.span
+    }
+
+    fn record(&self, lasted: Duration) {
+        let Some(id) = self.span else { return };
+        let mut span = FinishedSpan::now(id, None, METHOD);
+        span.kind = Kind::Server;
+        span.start = span.end.checked_sub(lasted).unwrap_or(span.end);
+        span.attributes = vec![
+            Attribute::new("rpc.system.name", "grpc"),
+            Attribute::new("rpc.method", METHOD),
+            Attribute::new("rpc.status_code", status_name(self.code)),
+            Attribute::new("modelupdate.namespace", self.namespace.to_string()),
+            Attribute::new("modelupdate.subscription", self.subscription.clone()),
+        ];
+        self.traces.record(span);
     }
 
     /// Notes the status with which our side ends the stream.
@@ -137,10 +167,24 @@ impl Drop for Life {
     fn drop(&mut self) {
         let lasted = self.began.elapsed();
         self.metrics.handled(code_name(self.code), lasted.as_secs_f64());
+        self.record(lasted);
         info!(
             namespace = %self.namespace, subscription = %self.subscription, code = code_name(self.code),
             lasted_s = lasted.as_secs(), "the stream has ended"
         );
+    }
+}
+
+/// The name of a status code, as gRPC's specification and OpenTelemetry write it.
+fn status_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+        Code::Unavailable => "UNAVAILABLE",
+        _ => "UNKNOWN",
     }
 }
 

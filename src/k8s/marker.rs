@@ -62,13 +62,7 @@ impl Marker for PatchMarker {
             }
             let start = Instant::now();
             let result = self.send(patch).await;
-            let outcome = match &result {
-                Ok(()) => "ok",
-                Err(MarkError::Gone) => "gone",
-                Err(MarkError::Conflict) => "conflict",
-                Err(MarkError::Transient { .. }) => "transient",
-                Err(MarkError::Refused { .. }) => "refused",
-            };
+            let outcome = result.as_ref().map_or_else(MarkError::code, |()| "ok");
             let metrics = &self.client.metrics;
             metrics.mark_patches.get_or_create(&OutcomeLabel { outcome }).inc();
             metrics.mark_seconds.observe(start.elapsed().as_secs_f64());

@@ -7,6 +7,7 @@ use tonic::{
     Code, Response, Status,
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
+use tracing::{Instrument, Span, field::Empty, info_span};
 
 use super::{
     Error, Options, convert,
@@ -14,7 +15,13 @@ use super::{
     proto::{self, metadata_store_service_client::MetadataStoreServiceClient},
     rules::{Attributed, Context, Event, Execution, Form},
 };
-use crate::{delivery::LookupError, telemetry::metrics::LookupMetrics};
+use crate::{
+    delivery::LookupError,
+    telemetry::{Traces, metrics::LookupMetrics, trace::TARGET},
+};
+
+/// The service's full name.
+const SERVICE: &str = "ml_metadata.MetadataStoreService";
 
 /// How many rows a page has; no server gives more.
 const PAGE: i32 = 100;
@@ -177,14 +184,38 @@ impl Client {
         answer: impl Future<Output = Result<Response<T>, Status>>,
         convert: impl FnOnce(T) -> Result<U, LookupError>,
     ) -> Result<U, LookupError> {
-        let result = match tokio::time::timeout(self.call_timeout, answer).await {
+        let span = call_span(method);
+        let result = match tokio::time::timeout(self.call_timeout, answer).instrument(span.clone()).await {
             Ok(Ok(response)) => convert(response.into_inner()),
             Ok(Err(status)) => Err(refused(method, &status)),
             Err(_) => Err(timeout(method, self.call_timeout)),
         };
-        self.metrics.called(method, result.as_ref().err().map_or(name(Code::Ok), label));
+        let code = result.as_ref().err().map_or(name(Code::Ok), label);
+        self.metrics.called(method, code);
+        span.record("rpc.status_code", code);
+        if result.is_err() {
+            span.record("error.type", code).record("otel.status_code", "ERROR");
+        }
         result
     }
+}
+
+/// The client's span of a call, where the lookup is traced.
+fn call_span(method: &'static str) -> Span {
+    if !Traces::is_within() {
+        return Span::none();
+    }
+    info_span!(
+        target: TARGET,
+        "call",
+        otel.name = format!("{SERVICE}/{method}"),
+        otel.kind = "client",
+        rpc.system.name = "grpc",
+        rpc.method = format!("{SERVICE}/{method}"),
+        rpc.status_code = Empty,
+        error.type = Empty,
+        otel.status_code = Empty,
+    )
 }
 
 /// NOT_FOUND is an answer where a thing is asked for by its name: so servers say that nobody has used its type yet.

@@ -17,12 +17,15 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
+use super::Traces;
+
 /// What other crates say louder than it deserves; a directive of the user for the same target wins.
 ///
 /// - kube reports every failed request as an error. Those that matter are reported by whoever made the request, once
 ///   and with what is done about it.
+/// - The spans of traces are for traces ([`super::trace::TARGET`]).
 /// - h2 warns of every acknowledgement that it did not ask for, which any peer can send at any rate.
-const QUIET: &str = "kube_client::client::builder=off,h2::proto::ping_pong=error";
+const QUIET: &str = "kube_client::client::builder=off,h2::proto::ping_pong=error,modelupdate_trace=off";
 
 /// The form of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -102,14 +105,15 @@ where
     }
 }
 
-/// Starts the log of the process: on standard error, in colours where that is a terminal and `NO_COLOR` is not set. A
+/// Starts the log of the process, and with it the traces: on standard error, in colours where that is a terminal and `NO_COLOR` is not set. A
 /// panic becomes a line of it.
 ///
 /// # Errors
 /// Where the process has a log already.
-pub fn init(format: Format, level: &Level) -> Result<(), TryInitError> {
+pub fn init(format: Format, level: &Level, traces: &Traces) -> Result<(), TryInitError> {
     let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::registry().with(log_layer(format, level, colours, io::stderr)).try_init()?;
+    let layers = log_layer(format, level, colours, io::stderr).and_then(traces.layer());
+    tracing_subscriber::registry().with(layers).try_init()?;
     panic::set_hook(Box::new(|info| {
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().copied();

@@ -10,6 +10,7 @@ use super::lookups::LookupId;
 use crate::{
     delivery::{Handoff, LookupError, MarkError, MarkPatch, StreamId},
     model::{ArtifactTypes, Subscription, SubscriptionName, Uid, Workflow, event::Unannounced},
+    telemetry::Traces,
 };
 
 /// A point in time, on both clocks: waits follow the first, the age of a run the second.
@@ -32,11 +33,19 @@ pub struct Options {
     pub lookups: (usize, usize),
     /// How many patches may be under way at once.
     pub patches: usize,
+    /// Where the traces of runs go.
+    pub traces: Traces,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { confirm_after: Duration::from_secs(1), skip_labelled: false, lookups: (8, 512), patches: 64 }
+        Self {
+            confirm_after: Duration::from_secs(1),
+            skip_labelled: false,
+            lookups: (8, 512),
+            patches: 64,
+            traces: Traces::default(),
+        }
     }
 }
 
@@ -72,7 +81,7 @@ pub(in crate::delivery) enum Report {
     /// A stream attached; so many runs wait for it.
     Attached { stream: StreamId, subscription: Arc<Subscription>, peer: Option<SocketAddr>, pending: usize },
     /// A stream ended; so many hand-offs were not confirmed and will come again.
-    Ended { subscription: Arc<Subscription>, unconfirmed: usize },
+    Ended { subscription: Arc<Subscription>, unconfirmed: Vec<Arc<Workflow>> },
     /// A stream proved that it has read a run's event.
     Confirmed { subscription: Arc<Subscription>, workflow: Arc<Workflow>, since_handoff: Duration, waited: Duration },
     /// A lookup failed and is repeated after a while; `reported` says that nobody should wait for it any more.

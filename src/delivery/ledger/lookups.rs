@@ -54,7 +54,7 @@ pub(super) enum Outcome {
     /// There are models, or certainly none.
     Found { lookup: Lookup, models: Arc<RunModels> },
     /// It is asked again later.
-    Failed(Report),
+    Failed { workflow: Arc<Workflow>, report: Report },
     /// Nobody waits for it any more.
     Nobody,
 }
@@ -248,7 +248,7 @@ impl Lookups {
                     given_up,
                 };
                 timers.set(now + retry_in, Timer::Lookup(id));
-                Outcome::Failed(report)
+                Outcome::Failed { workflow: lookup.workflow.clone(), report }
             }
         }
     }

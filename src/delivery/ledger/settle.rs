@@ -30,7 +30,7 @@ impl Ledger {
             }
         }
         if !self.draining {
-            self.start_lookups();
+            self.start_lookups(now);
         }
         while let Some((patch, attempt)) = self.marks.next_patch() {
             self.actions.push(Action::Patch { patch, attempt });
@@ -44,13 +44,13 @@ impl Ledger {
         }
     }
 
-    fn start_lookups(&mut self) {
+    fn start_lookups(&mut self, now: Now) {
         while let Some(turn) = self.lookups.next_turn() {
             let id = match turn {
                 Turn::Again(id) => Some(id),
                 Turn::Stream(stream_id) => {
                     let Some(stream) = self.streams.get_mut(&stream_id) else { continue };
-                    let Some(workflow) = stream.next_to_ask() else { continue };
+                    let Some(workflow) = stream.next_to_ask(now.instant) else { continue };
                     let types = stream.subscription.artifact_types.clone();
                     if stream.is_hungry() {
                         self.lookups.hungry(&workflow.namespace, stream_id);
@@ -135,7 +135,8 @@ impl Ledger {
         if wanted.is_too_old(workflow, now.unix) {
             return self.nothing_for(id, uid);
         }
-        let traceparent = trace::traceparent(workflow, &wanted.name, false);
+        let propagated = trace::trace_id(workflow).and_then(|id| self.options.traces.propagated(*id.as_bytes()));
+        let traceparent = propagated.and_then(|sampled| trace::traceparent(workflow, &wanted.name, sampled));
         match event::payload(workflow, models, wanted.include, traceparent.as_deref()) {
             Ok(payload) => {
                 let subscription = wanted.clone();

@@ -1,7 +1,7 @@
 //! One stream: which runs it is to get, and how far each has come.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -19,6 +19,9 @@ use crate::{
 const MAX_UNACKNOWLEDGED_OCTETS: usize = 4 * 1024 * 1024;
 /// How many runs with an answer may wait to be handed off: enough to keep a fast reader busy.
 const MAX_READY: usize = MAX_UNACKNOWLEDGED;
+/// How long a run that is ready waits for an older one whose models have just been asked for, so that runs come in order
+/// where nothing fails.
+const IN_ORDER: Duration = Duration::from_millis(500);
 /// How often a stream may end on a run before the run has to go behind the others.
 pub(super) const MAX_STRIKES: u32 = 3;
 
@@ -90,6 +93,8 @@ pub(super) struct Stream {
     pub(super) peer: Option<SocketAddr>,
     pub(super) runs: HashMap<Uid, Entry>,
     unasked: BTreeSet<Age>,
+    /// Asked for the first time, and until when younger runs wait for the answer.
+    in_question: BTreeMap<Age, Instant>,
     ready: BTreeSet<Age>,
     /// Ready, too, but behind the others, because streams ended on them. By when they may be tried again.
     struck: BTreeSet<(Instant, Age)>,
@@ -109,6 +114,7 @@ impl Stream {
             peer,
             runs: HashMap::new(),
             unasked: BTreeSet::new(),
+            in_question: BTreeMap::new(),
             ready: BTreeSet::new(),
             struck: BTreeSet::new(),
             last_struck: None,
@@ -148,6 +154,7 @@ impl Stream {
     fn unline(&mut self, workflow: &Workflow, not_before: Option<Instant>) {
         let age = age(workflow);
         self.unasked.remove(&age);
+        self.in_question.remove(&age);
         self.ready.remove(&age);
         if let Some(at) = not_before {
             self.struck.remove(&(at, age));
@@ -172,14 +179,20 @@ impl Stream {
     }
 
     /// Takes the oldest run whose models nobody has asked for.
-    pub(super) fn next_to_ask(&mut self) -> Option<Arc<Workflow>> {
+    pub(super) fn next_to_ask(&mut self, now: Instant) -> Option<Arc<Workflow>> {
         if !self.is_hungry() {
             return None;
         }
-        let (_, uid) = self.unasked.pop_first()?;
+        let (created, uid) = self.unasked.pop_first()?;
         let entry = self.runs.get_mut(&uid)?;
         entry.place = Place::Asked;
+        self.in_question.insert((created, uid), now + IN_ORDER);
         Some(entry.workflow.clone())
+    }
+
+    /// The question for a run's models has failed: nobody waits for its answer. Returns whether anybody did.
+    pub(super) fn question_failed(&mut self, workflow: &Workflow) -> bool {
+        self.in_question.remove(&age(workflow)).is_some()
     }
 
     /// The runs whose models have been asked for.
@@ -193,6 +206,7 @@ impl Stream {
         entry.place = Place::Ready;
         entry.found = Some(models.clone());
         let age = age(&entry.workflow);
+        self.in_question.remove(&age);
         match strikes.filter(|strikes| strikes.count >= MAX_STRIKES) {
             None => self.ready.insert(age),
             Some(strikes) => {
@@ -215,7 +229,8 @@ impl Stream {
         !self.unacknowledged.is_empty() || !self.acknowledged.is_empty()
     }
 
-    /// The run that is to be handed off next: the oldest that is ready, and where there is none, one of those on which
+    /// The run that is to be handed off next: the oldest that is ready (after a short wait for older ones that may be ready
+    /// in a moment), and where there is none, one of those on which
     /// streams have ended. These go one at a time, and only if nothing else is open, so that it shows which one of them
     /// ends its stream; now and then one goes although others are ready, or it might wait for ever.
     pub(super) fn next_ready(&self, now: Instant) -> Next {
@@ -223,7 +238,13 @@ impl Stream {
         let overdue =
             struck.is_some_and(|(due, _)| now >= self.last_struck.map_or(*due, |last| last.max(*due)) + PATIENCE);
         let uid = match (self.ready.first(), struck) {
-            (Some((_, uid)), _) if !overdue => *uid,
+            (Some(age), _) if !overdue => {
+                let older = self.in_question.range(..age).map(|(_, until)| *until);
+                if let Some(until) = older.filter(|until| *until > now).min() {
+                    return Next::NotBefore(until);
+                }
+                age.1
+            }
             (_, Some((due, (_, uid)))) if !self.has_open() => {
                 if *due > now {
                     return Next::NotBefore(*due);
@@ -283,9 +304,9 @@ impl Stream {
     }
 
     /// The runs that were handed off and whose delivery is not on record, and since when they are waited for.
-    pub(super) fn open_runs(&self) -> Vec<(Uid, &Workflow, Instant)> {
+    pub(super) fn open_runs(&self) -> Vec<(Arc<Workflow>, Instant)> {
         let open = self.runs.iter().filter(|(_, entry)| entry.place == Place::Open && !entry.elsewhere);
-        open.map(|(uid, entry)| (*uid, &*entry.workflow, entry.offered)).collect()
+        open.map(|(_, entry)| (entry.workflow.clone(), entry.offered)).collect()
     }
 
     /// Gives the memory of a long catch-up back.

@@ -7,5 +7,4 @@ mod fairness;
 mod lookups;
 mod marks;
 mod memory;
-mod properties;
 mod streams;

@@ -14,9 +14,11 @@ impl Ledger {
         self.timers.next()
     }
 
-    /// Time has passed.
-    pub(in crate::delivery) fn tick(&mut self, now: Now) {
+    /// Time has passed. Returns whether anything was due.
+    pub(in crate::delivery) fn tick(&mut self, now: Now) -> bool {
+        let mut any = false;
         while let Some(timer) = self.timers.pop(now.instant) {
+            any = true;
             match timer {
                 Timer::Confirm(id) => self.confirm_due(id, now),
                 Timer::Lookup(lookup) => self.lookups.retry(lookup),
@@ -33,6 +35,7 @@ impl Ledger {
                 Timer::Idle(namespace) => self.check_idle(&namespace, now),
             }
         }
+        any
     }
 
     fn confirm_due(&mut self, id: StreamId, now: Now) {

@@ -1,0 +1,253 @@
+//! A run's trace: the run itself as its root, and under it what was done about it. Design: `docs/tracing.md`.
+//!
+//! The root and the first hand-off to a subscription have ids that follow from the Workflow, so that every replica means the
+//! same span. Whatever is tried again is a span of its own, with a link to the first attempt.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{LookupError, MarkError, MarkPatch};
+use crate::{
+    model::{PipelineName, RunModels, Subscription, SubscriptionName, Uid, Workflow, event, trace},
+    telemetry::trace::{Attribute, FinishedSpan, Kind, SpanRef, Traces},
+};
+
+/// How many runs are remembered whose root has been recorded here.
+const REMEMBERED: usize = 16_384;
+
+/// Records the spans of runs. Does nothing where traces are off.
+#[derive(Debug)]
+pub(super) struct Spans {
+    traces: Traces,
+    seen: Seen,
+}
+
+/// What was recorded of the latest runs.
+#[derive(Debug, Default)]
+struct Seen {
+    runs: HashMap<Uid, Run>,
+    order: VecDeque<Uid>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    trace: [u8; 16],
+    first_lookup: Option<SpanRef>,
+    first_mark: Option<SpanRef>,
+}
+
+impl Seen {
+    /// Remembers a run. Returns whether it is a new one.
+    fn is_new(&mut self, uid: Uid, trace: [u8; 16]) -> bool {
+        let run = Run { trace, first_lookup: None, first_mark: None };
+        if self.runs.contains_key(&uid) {
+            return false;
+        }
+        self.runs.insert(uid, run);
+        self.order.push_back(uid);
+        if self.order.len() > REMEMBERED {
+            self.order.pop_front().and_then(|oldest| self.runs.remove(&oldest));
+        }
+        true
+    }
+}
+
+/// The first attempt, where this is a later one; where it is the first, it is remembered.
+fn first_of(first: &mut Option<SpanRef>, attempt: u32, id: SpanRef) -> Option<SpanRef> {
+    if attempt <= 1 {
+        *first = Some(id);
+        None
+    } else {
+        *first
+    }
+}
+
+/// A step that has begun.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    id: SpanRef,
+    start: SystemTime,
+    /// The first attempt, where this is another one.
+    first: Option<SpanRef>,
+    attempt: u32,
+}
+
+impl Step {
+    /// The span under which the step's own calls stand.
+    pub(super) fn id(&self) -> SpanRef {
+        self.id
+    }
+}
+
+impl Spans {
+    pub(super) fn new(traces: Traces) -> Self {
+        Self { traces, seen: Seen::default() }
+    }
+
+    /// The trace of a run, if it is kept.
+    fn trace_of(&self, workflow: &Workflow) -> Option<[u8; 16]> {
+        let trace = *trace::trace_id(workflow)?.as_bytes();
+        self.traces.samples(trace).then_some(trace)
+    }
+
+    /// A run's models are asked for. The first time, the run itself and that it was seen are recorded.
+    pub(super) fn looking_up(&mut self, workflow: &Workflow, attempt: u32) -> Option<Step> {
+        let trace = self.trace_of(workflow)?;
+        if self.seen.is_new(workflow.uid, trace) {
+            self.record_run(workflow, trace);
+        }
+        let id = SpanRef::random_in(trace);
+        let first = self.seen.runs.get_mut(&workflow.uid).and_then(|run| first_of(&mut run.first_lookup, attempt, id));
+        Some(Step { id, start: SystemTime::now(), first, attempt })
+    }
+
+    fn record_run(&self, workflow: &Workflow, trace: [u8; 16]) {
+        let now = SystemTime::now();
+        let root = trace::root_span_id(workflow.uid);
+        let created = UNIX_EPOCH + Duration::from_secs(u64::try_from(workflow.created).unwrap_or(0));
+        let pipeline = match &workflow.pipeline {
+            PipelineName::Spec(name) | PipelineName::Generated(name) => Some(name),
+            PipelineName::Unknown => None,
+        };
+        let id = SpanRef { trace, span: *root.as_bytes() };
+        let mut run = FinishedSpan::now(id, None, "run");
+        run.start = created.min(now);
+        run.attributes = run_attributes(workflow);
+        run.attributes.push(Attribute::new("cicd.pipeline.result", "success"));
+        run.attributes.extend(pipeline.map(|name| Attribute::new("cicd.pipeline.name", name.to_string())));
+        self.traces.record(run);
+        self.traces.record(child(workflow.uid, SpanRef::random_in(trace), "seen"));
+    }
+
+    /// The models of a run were asked for, with this answer.
+    pub(super) fn looked_up(
+        &self,
+        step: Option<Step>,
+        workflow: &Workflow,
+        answer: &Result<std::sync::Arc<RunModels>, LookupError>,
+    ) {
+        let Some(step) = step else { return };
+        let mut span = step_span(workflow.uid, step, "lookup");
+        match answer {
+            Ok(found) => {
+                let count = i64::try_from(found.models.len()).unwrap_or(i64::MAX);
+                let outcome = if found.models.is_empty() { "no_model" } else { "found" };
+                span.attributes.push(Attribute::new("modelupdate.outcome", outcome));
+                span.attributes.push(Attribute::new("modelupdate.models", count));
+                let pipeline = event::pipeline_name(workflow, found).map(str::to_owned);
+                span.attributes.extend(pipeline.map(|name| Attribute::new("cicd.pipeline.name", name)));
+            }
+            Err(error) => {
+                span.attributes.push(Attribute::new("error.type", error.code()));
+                span.error = Some(error.code().into());
+            }
+        }
+        self.traces.record(span);
+    }
+
+    /// An event was handed to a stream, whose own span this is.
+    pub(super) fn handed_off(
+        &self,
+        subscription: &Subscription,
+        workflow: &Workflow,
+        again: bool,
+        stream: Option<SpanRef>,
+    ) {
+        let Some(trace) = self.trace_of(workflow) else { return };
+        let first = SpanRef { trace, span: *trace::send_span_id(workflow.uid, &subscription.name).as_bytes() };
+        let id = if again { SpanRef::random_in(trace) } else { first };
+        let mut span = child(workflow.uid, id, format!("send {}", event::NAME));
+        span.kind = Kind::Producer;
+        span.attributes.extend([
+            Attribute::new("messaging.system", "argo_events"),
+            Attribute::new("messaging.operation.name", "send"),
+            Attribute::new("messaging.operation.type", "send"),
+            Attribute::new("messaging.destination.name", event::NAME),
+            Attribute::new("messaging.message.id", workflow.uid.to_string()),
+            subscription_attribute(&subscription.name),
+            Attribute::new("modelupdate.redelivered", again),
+        ]);
+        span.links.extend(again.then_some(first));
+        span.links.extend(stream);
+        self.traces.record(span);
+    }
+
+    /// An event's receipt was proved, so long after its hand-off.
+    pub(super) fn confirmed(&self, subscription: &Subscription, workflow: &Workflow, since_handoff: Duration) {
+        let Some(trace) = self.trace_of(workflow) else { return };
+        let mut span = child(workflow.uid, SpanRef::random_in(trace), "confirm");
+        span.start = span.end.checked_sub(since_handoff).unwrap_or(span.end);
+        span.attributes.push(subscription_attribute(&subscription.name));
+        self.traces.record(span);
+    }
+
+    /// A stream ended before this event's receipt was proved.
+    pub(super) fn unconfirmed(&self, subscription: &Subscription, workflow: &Workflow) {
+        let Some(trace) = self.trace_of(workflow) else { return };
+        let mut span = child(workflow.uid, SpanRef::random_in(trace), "confirm");
+        span.attributes.push(subscription_attribute(&subscription.name));
+        span.attributes.push(Attribute::new("error.type", "stream_ended"));
+        span.error = Some("the stream ended first".into());
+        self.traces.record(span);
+    }
+
+    /// A run is not announced, or no longer waited for.
+    pub(super) fn unannounced(&self, workflow: &Workflow, subscription: Option<&Subscription>, reason: &'static str) {
+        let Some(trace) = self.trace_of(workflow) else { return };
+        let mut span = child(workflow.uid, SpanRef::random_in(trace), "unannounced");
+        span.attributes.push(Attribute::new("modelupdate.reason", reason));
+        span.attributes.extend(subscription.map(|subscription| subscription_attribute(&subscription.name)));
+        self.traces.record(span);
+    }
+
+    /// Marks are to be patched, of a run that was looked up here. (That of another was removed because it was restarted.)
+    pub(super) fn marking(&mut self, patch: &MarkPatch, attempt: u32) -> Option<Step> {
+        let run = self.seen.runs.get_mut(&patch.uid)?;
+        let id = SpanRef::random_in(run.trace);
+        let first = first_of(&mut run.first_mark, attempt, id);
+        Some(Step { id, start: SystemTime::now(), first, attempt })
+    }
+
+    /// Marks were patched, or not.
+    pub(super) fn marked(&self, step: Option<Step>, patch: &MarkPatch, result: &Result<(), MarkError>) {
+        let Some(step) = step else { return };
+        let mut span = step_span(patch.uid, step, "mark");
+        span.attributes.push(Attribute::new("modelupdate.change", patch.change.to_string()));
+        if let Err(error) = result {
+            span.attributes.push(Attribute::new("error.type", error.code()));
+            span.error = Some(error.code().into());
+        }
+        self.traces.record(span);
+    }
+}
+
+/// A span under the run's own.
+fn child(run: Uid, id: SpanRef, name: impl Into<Cow<'static, str>>) -> FinishedSpan {
+    FinishedSpan::now(id, Some(*trace::root_span_id(run).as_bytes()), name)
+}
+
+/// The span of a step that is over now.
+fn step_span(run: Uid, step: Step, name: &'static str) -> FinishedSpan {
+    let mut span = child(run, step.id, name);
+    span.start = step.start;
+    span.attributes.push(Attribute::new("modelupdate.attempt", i64::from(step.attempt)));
+    span.links.extend(step.first);
+    span
+}
+
+fn run_attributes(workflow: &Workflow) -> Vec<Attribute> {
+    let mut attributes = vec![
+        Attribute::new("modelupdate.namespace", workflow.namespace.to_string()),
+        Attribute::new("modelupdate.workflow.name", workflow.name.to_string()),
+        Attribute::new("modelupdate.workflow.uid", workflow.uid.to_string()),
+    ];
+    attributes.extend(workflow.run_id.as_ref().map(|id| Attribute::new("cicd.pipeline.run.id", id.to_string())));
+    attributes
+}
+
+fn subscription_attribute(name: &SubscriptionName) -> Attribute {
+    Attribute::new("modelupdate.subscription", name.to_string())
+}
