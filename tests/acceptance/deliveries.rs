@@ -1,0 +1,111 @@
+//! Who gets an event, and how often.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_subscriber_catches_up() {
+    let Some(world) = World::start().await else { return };
+    for name in ["one", "two", "three"] {
+        world.succeeded(name).await;
+    }
+    let mut events = world.served.subscribe(&world.config()).await;
+    // Asked for oldest first; whose answer comes first is announced first.
+    let mut caught_up = Vec::new();
+    for _ in 0..3 {
+        caught_up.extend(events.next_locations().await);
+    }
+    caught_up.sort();
+    assert_eq!(caught_up, locations(&["one", "three", "two"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_sees_its_own_namespace_only() {
+    let Some(world) = World::start().await else { return };
+    let other = world.cluster.namespace("other").await;
+    let mut events = world.served.subscribe(&world.config()).await;
+    let mut others = world.served.subscribe(&format!("kfpNamespace: {other}")).await;
+    let run = world.writer.tfx_run(PIPELINE, "theirs").await;
+    run.task(Task::pusher("gs://root/theirs")).await;
+    let theirs = world.cluster.workflows(&other).await;
+    theirs.create(NewWorkflow::tfx_v1("theirs", PIPELINE).phase("Succeeded")).await;
+    assert_eq!(others.next_locations().await, locations(&["theirs"]));
+    world.succeeded("ours").await;
+    assert_eq!(events.next_locations().await, locations(&["ours"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_subscriptions_of_a_namespace_each_get_every_event_and_a_mark() {
+    let Some(world) = World::start().await else { return };
+    let mut first = world.served.subscribe_as("deploy", &world.config()).await;
+    let mut second = world.served.subscribe_as("evaluate", &world.config()).await;
+    world.succeeded("shared").await;
+    assert_eq!(first.next_locations().await, locations(&["shared"]));
+    assert_eq!(second.next_locations().await, locations(&["shared"]));
+    eventually(SOON, "both marks", async || world.marks("shared").await.len() == 2).await;
+    let marks: Vec<_> = world.marks("shared").await.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(marks, ["published.pipelines.kubeflow.org/deploy", "published.pipelines.kubeflow.org/evaluate"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_delivered_does_not_come_again() {
+    let Some(world) = World::start().await else { return };
+    let mut events = world.served.subscribe(&world.config()).await;
+    world.succeeded("once").await;
+    assert_eq!(events.next_locations().await, locations(&["once"]));
+    // Kubeflow's second change, an annotation of somebody's, and a reconnect after the mark.
+    world.workflows.label("once", "pipeline/persistedFinalState", "true").await;
+    world.workflows.annotate("once", "example.com/seen", Some("yes")).await;
+    world.marked("once").await;
+    drop(events);
+    let mut events = world.served.subscribe(&world.config()).await;
+    world.succeeded("next").await;
+    assert_eq!(events.next_locations().await, locations(&["next"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_confirmed_comes_again() {
+    let Some(world) = World::start_with(|config| config.confirm_after = Duration::from_secs(3600)).await else {
+        return;
+    };
+    let mut events = world.served.subscribe(&world.config()).await;
+    world.succeeded("again").await;
+    assert_eq!(events.next_locations().await, locations(&["again"]));
+    drop(events);
+    let mut events = world.served.subscribe(&world.config()).await;
+    assert_eq!(events.next_locations().await, locations(&["again"]));
+    assert!(world.marks("again").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_mark_and_a_resubmitted_run_are_delivered_again() {
+    let Some(world) = World::start().await else { return };
+    let mut events = world.served.subscribe(&world.config()).await;
+    world.succeeded("first").await;
+    assert_eq!(events.next_locations().await, locations(&["first"]));
+    world.marked("first").await;
+    let mark = "published.pipelines.kubeflow.org/model-update";
+    world.workflows.annotate("first", mark, None).await;
+    assert_eq!(events.next_locations().await, locations(&["first"]));
+    world.marked("first").await;
+
+    // `argo resubmit` copies annotations: the copy carries a mark that is not its own.
+    let (_, foreign) = world.marks("first").await.remove(0);
+    world.artifacts("copy").await;
+    let copy = NewWorkflow::tfx_v1("copy", PIPELINE).annotation(mark, &foreign).phase("Succeeded");
+    let uid = world.workflows.create(copy).await.metadata.uid.expect("a UID");
+    assert_eq!(events.next_locations().await, locations(&["copy"]));
+    eventually(SOON, "a mark of its own", async || world.marks("copy").await == [(mark.to_owned(), uid.clone())]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_run_loses_its_mark_and_is_announced_at_its_next_success() {
+    let Some(world) = World::start().await else { return };
+    let mut events = world.served.subscribe(&world.config()).await;
+    world.succeeded("retried").await;
+    assert_eq!(events.next_locations().await, locations(&["retried"]));
+    world.marked("retried").await;
+    world.workflows.set_phase("retried", "Running").await;
+    eventually(SOON, "the mark is removed", async || world.marks("retried").await.is_empty()).await;
+    world.workflows.set_phase("retried", "Succeeded").await;
+    assert_eq!(events.next_locations().await, locations(&["retried"]));
+}
