@@ -98,7 +98,7 @@ impl Ledger {
             let name = &mark.subscription;
             let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
             let Some(consumer) = namespace.subscriptions.get_mut(name) else { continue };
-            let ours = consumer.confirmed.remove(&uid);
+            consumer.confirmed.remove(&uid);
             consumer.strikes.remove(&uid);
             let streams = consumer.streams.clone();
             if consumer.is_empty() {
@@ -109,9 +109,10 @@ impl Ledger {
                 let Some(entry) = self.streams.get_mut(&id).and_then(|stream| stream.runs.get_mut(&uid)) else {
                     continue;
                 };
-                // Each stream attached here gets every event, also one that a sibling has confirmed already. What
-                // another replica has delivered does not go out again, unless it is on its way.
-                let through_sibling = std::mem::replace(&mut entry.elsewhere, true) || ours;
+                // Each stream attached here gets every event, also one that a sibling has confirmed already: that was
+                // noted with the confirmation. What another replica has delivered does not go out again, unless it is
+                // on its way.
+                let through_sibling = std::mem::replace(&mut entry.elsewhere, true);
                 if !through_sibling && entry.place != Place::Open {
                     self.withdraw(id, uid);
                 }
