@@ -150,7 +150,8 @@ impl Ledger {
         stream.asked().for_each(|uid| self.lookups.abandon(uid, id, &mut self.timers));
         let Some(namespace) = self.namespaces.get_mut(&stream.subscription.namespace) else { return };
         namespace.streams.retain(|other| *other != id);
-        let open = stream.open_runs();
+        let mut open = stream.open_runs();
+        open.retain(|(workflow, _)| !(self.options.skip_labelled && workflow.labelled));
         if let Some(consumer) = namespace.subscriptions.get_mut(&stream.subscription.name) {
             consumer.streams.retain(|other| *other != id);
             for (workflow, since) in &open {

@@ -7,13 +7,13 @@
 //!     let Some(peers) = Peers::find().await else { return };
 //!     let cluster = peers.cluster().await;                   // one API server for all tests of this binary
 //!     let namespace = cluster.namespace("team").await;       // so: a namespace of its own for each test
-//!     let workflows = cluster.workflows(&namespace);
+//!     let workflows = cluster.workflows(&namespace).await;
 //!     let run = workflows.create(NewWorkflow::tfx_v1("run-x", "penguin-pipeline")).await;
 //!     let store = peers.metadata_store().await;              // its own, cheap
 //!     let writer = store.writer().await;
 //!     writer.tfx_run("penguin-pipeline", "run-x").await.task(Task::pusher("gs://root/1")).await;
 //!     workflows.set_phase("run-x", "Succeeded").await;
-//!     let client = cluster.client();                         // kube::Client as cluster administrator
+//!     let client = cluster.client().await;                   // kube::Client as cluster administrator
 //! }
 //! ```
 //!

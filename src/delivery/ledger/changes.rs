@@ -120,8 +120,9 @@ impl Ledger {
         }
     }
 
-    /// A label that counts as a mark is one for every subscription.
-    fn label_seen(&mut self, workflow: &Workflow) {
+    /// A label that counts as a mark does so for every subscription. It may go again, so what is confirmed in spite of
+    /// it is still marked.
+    fn label_seen(&mut self, workflow: &Arc<Workflow>) {
         let uid = workflow.uid;
         let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
         namespace.subscriptions.retain(|_, consumer| {
@@ -130,7 +131,7 @@ impl Ledger {
         });
         for id in self.streams_of(&workflow.namespace) {
             match self.streams.get_mut(&id).and_then(|stream| stream.runs.get_mut(&uid)) {
-                Some(entry) if entry.place == Place::Open => entry.elsewhere = true,
+                Some(entry) if entry.place == Place::Open => entry.workflow = workflow.clone(),
                 Some(_) => self.withdraw(id, uid),
                 None => {}
             }

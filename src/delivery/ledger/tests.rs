@@ -7,4 +7,5 @@ mod fairness;
 mod lookups;
 mod marks;
 mod memory;
+mod properties;
 mod streams;

@@ -391,9 +391,26 @@ fn a_label_that_comes_before_the_hand_off_takes_the_run_away_where_that_was_aske
     bench.apply(run("after"));
     bench.answer_all(&model());
     bench.change("after", |workflow| workflow.labelled = true);
-    bench.confirm(stream);
     assert_eq!(bench.events(stream), ["after"]);
-    assert!(bench.patches.is_empty());
+    bench.end(stream);
+    bench.attach(subscription("a"));
+    bench.delete("after");
+    bench.attach(subscription("a"));
+    assert!(bench.asked.is_empty());
+}
+
+#[test]
+fn what_was_confirmed_in_spite_of_a_label_does_not_go_out_again_when_the_label_goes() {
+    let mut bench = Bench::with(Options { skip_labelled: true, ..Options::default() });
+    let stream = bench.attach(subscription("a"));
+    bench.apply(run("one"));
+    bench.answer_all(&model());
+    bench.change("one", |workflow| workflow.labelled = true);
+    bench.confirm(stream);
+    bench.change("one", |workflow| workflow.labelled = false);
+    bench.answer_all(&model());
+    assert_eq!(bench.events(stream), ["one"]);
+    assert_eq!(marks_set(&bench.patch()), ["a"]);
 }
 
 #[test]
