@@ -3,99 +3,20 @@
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
 mod peers;
+#[path = "served/program.rs"]
+mod program;
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use futures::StreamExt as _;
 use model_update_eventsource::{eventsource::Subscriber, model::workflow::MARK_PREFIX};
-use peers::{Cluster, Line, NewWorkflow, Peers, SOON, Task, eventually, plain_http, process::Neighbour};
+use peers::{Cluster, Line, NewWorkflow, Peers, SOON, Task};
+use program::{Program, SHUTDOWN};
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 
-/// How long a shutdown may take.
-const SHUTDOWN: Duration = Duration::from_secs(10);
 /// A URL under which nobody answers: port 9 is `discard`, and below those that are given out.
 const NOWHERE: &str = "http://127.0.0.1:9";
-
-/// The program, on free ports of loopback.
-struct Program(Neighbour);
-
-/// A program that has said where it listens.
-struct Serving {
-    program: Program,
-    listen: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Program {
-    fn start(kubeconfig: &Path, metadata_store: &str, more: &[&str]) -> Self {
-        // `env` becomes what it starts, so that signals reach the program.
-        let mut process = Neighbour::new("model-update-eventsource", "/usr/bin/env".into());
-        let mut args = vec![
-            format!("KUBECONFIG={}", kubeconfig.display()),
-            env!("CARGO_BIN_EXE_model-update-eventsource").to_owned(),
-            "serve".to_owned(),
-            "--listen=127.0.0.1:0".to_owned(),
-            "--admin-listen=127.0.0.1:0".to_owned(),
-            "--log-format=json".to_owned(),
-            format!("--metadata-store={metadata_store}"),
-        ];
-        args.extend(more.iter().map(|&arg| arg.to_owned()));
-        process.set_args(args);
-        process.start();
-        Self(process)
-    }
-
-    /// The first line of its log with this message, once it is there.
-    async fn says(&self, message: &str) -> Value {
-        eventually(SOON, &format!("the line {message:?}"), async || {
-            let log = self.0.log();
-            log.lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-                .find(|line| line["message"] == message)
-                .ok_or(log)
-        })
-        .await
-    }
-
-    async fn serving(self) -> Serving {
-        let line = self.says("serving").await;
-        let address = |field: &str| line[field].as_str().unwrap().parse().unwrap();
-        Serving { listen: address("listen"), admin: address("admin"), program: self }
-    }
-}
-
-impl Serving {
-    async fn get(&self, path: &str) -> Result<String, String> {
-        plain_http::get(&format!("http://{}{path}", self.admin)).await
-    }
-
-    async fn ready(&self) {
-        eventually(SOON, "readiness", async || self.get("/readyz").await).await;
-    }
-
-    /// Its readiness says that, among others.
-    async fn is_not_ready(&self, because: &str) {
-        eventually(SOON, &format!("{because:?} on /readyz"), async || match self.get("/readyz").await {
-            Err(refusal) if refusal.contains(because) => Ok(()),
-            other => Err(other),
-        })
-        .await;
-    }
-
-    /// One event of this namespace is on its way.
-    async fn handed_off(&self, namespace: &str) {
-        let sent = format!("modelupdate_events_sent_total{{namespace=\"{namespace}\"}} 1\n");
-        let is_sent = async || self.get("/metrics").await.is_ok_and(|metrics| metrics.contains(&sent));
-        eventually(SOON, "the hand-off", is_sent).await;
-    }
-
-    async fn stopped(mut self) {
-        self.program.0.terminate();
-        let status = self.program.0.exited(SHUTDOWN).await;
-        assert_eq!(status.code(), Some(0));
-    }
-}
 
 fn config(namespace: &str) -> String {
     format!("kfpNamespace: {namespace}")

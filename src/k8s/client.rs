@@ -28,15 +28,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tower::{BoxError, Layer, Service, ServiceBuilder};
-use tracing::{Instrument, Span, field::Empty, info_span};
 
-use crate::telemetry::{
-    Traces,
-    metrics::{
-        KubernetesMetrics,
-        kubernetes::{RequestLabels, VerbLabel},
-    },
-    trace::TARGET,
+use crate::telemetry::metrics::{
+    KubernetesMetrics,
+    kubernetes::{RequestLabels, VerbLabel},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -186,21 +181,15 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let verb = verb(&request);
         let path = request.uri().path().to_owned();
-        let span = request_span(verb);
         let response = self.inner.call(request);
         let ObserveLayer { established, metrics } = self.layer.clone();
         Box::pin(async move {
             let start = Instant::now();
-            let answer = timeout(HEADERS_TIMEOUT, response).instrument(span.clone()).await;
-            let result = answer.unwrap_or_else(|_| Err(NoAnswer.into()));
+            let result = timeout(HEADERS_TIMEOUT, response).await.unwrap_or_else(|_| Err(NoAnswer.into()));
             let code = match &result {
                 Ok(response) => response.status().as_str().to_owned(),
                 Err(_) => "error".to_owned(),
             };
-            span.record("http.response.status_code", &*code);
-            if result.as_ref().map_or(true, |response| !response.status().is_success()) {
-                span.record("error.type", &*code).record("otel.status_code", "ERROR");
-            }
             metrics.requests.get_or_create(&RequestLabels { verb, code }).inc();
             metrics.request_seconds.get_or_create(&VerbLabel { verb }).observe(start.elapsed().as_secs_f64());
             if verb == "watch" && result.as_ref().is_ok_and(|response| response.status().is_success()) {
@@ -209,22 +198,6 @@ where
             result
         })
     }
-}
-
-/// The client's span of a request, where what it is for is traced.
-fn request_span(verb: &'static str) -> Span {
-    if !Traces::is_within() {
-        return Span::none();
-    }
-    info_span!(
-        target: TARGET,
-        "request",
-        otel.name = format!("{verb} workflows"),
-        otel.kind = "client",
-        http.response.status_code = Empty,
-        error.type = Empty,
-        otel.status_code = Empty,
-    )
 }
 
 fn verb(request: &Request<Body>) -> &'static str {

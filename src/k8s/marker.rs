@@ -15,12 +15,13 @@ use kube::{
 };
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{Instrument, Span, field::Empty, info_span};
 
 use super::{Client, object::Object};
 use crate::{
     delivery::{MarkChange, MarkError, MarkPatch, Marker},
     model::workflow::MARK_PREFIX,
-    telemetry::{log::chain, metrics::kubernetes::OutcomeLabel},
+    telemetry::{Traces, log::chain, metrics::kubernetes::OutcomeLabel, trace::TARGET},
 };
 
 /// For one patch, its answer included.
@@ -45,7 +46,22 @@ impl PatchMarker {
         let body = Patch::Merge(body(patch));
         let params = PatchParams::default();
         let request = api.patch(&patch.name, &params, &body);
-        match timeout(PATCH_TIMEOUT, request).await {
+        // Not in the client's own layers: those run in a task of their own, which knows nothing of the trace.
+        let span = request_span();
+        let answer = timeout(PATCH_TIMEOUT, request).instrument(span.clone()).await;
+        let status = match &answer {
+            Ok(Ok(_)) => Some(200),
+            Ok(Err(kube::Error::Api(status))) => Some(status.code),
+            _ => None,
+        };
+        status.inspect(|status| {
+            span.record("http.response.status_code", status);
+        });
+        if status != Some(200) {
+            span.record("error.type", status.map_or_else(|| "error".to_owned(), |status| status.to_string()));
+            span.record("otel.status_code", "ERROR");
+        }
+        match answer {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(kube::Error::Api(status))) => Err(classify(&status)),
             Ok(Err(error)) => Err(MarkError::Transient { message: chain(&error) }),
@@ -69,6 +85,23 @@ impl Marker for PatchMarker {
             result
         })
     }
+}
+
+/// The client's span of a patch, where what it is for is traced.
+fn request_span() -> Span {
+    if !Traces::is_within() {
+        return Span::none();
+    }
+    info_span!(
+        target: TARGET,
+        "request",
+        otel.name = "PATCH workflows",
+        otel.kind = "client",
+        http.request.method = "PATCH",
+        http.response.status_code = Empty,
+        error.type = Empty,
+        otel.status_code = Empty,
+    )
 }
 
 #[derive(Debug, Serialize)]
