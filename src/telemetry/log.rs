@@ -105,8 +105,8 @@ where
     }
 }
 
-/// Starts the log of the process, and with it the traces: on standard error, in colours where that is a terminal and `NO_COLOR` is not set. A
-/// panic becomes a line of it.
+/// Starts the log of the process on standard error, in colours where that is a terminal and `NO_COLOR` is not set, and
+/// the traces beside it. A panic becomes a line of the log.
 ///
 /// # Errors
 /// Where the process has a log already.

@@ -78,7 +78,7 @@ pub(super) struct World {
 
 /// Whether the run of this UID has put out a model.
 fn has_model(uid: Uid) -> bool {
-    uid.as_bytes()[15] % 4 != 0
+    !uid.as_bytes()[15].is_multiple_of(4)
 }
 
 impl World {
