@@ -186,9 +186,10 @@ impl Inner {
                 slots.insert(Slot { record: record.clone(), epoch });
                 if old.record.uid != record.uid {
                     // Deleted and created again under its name while nobody watched.
-                    self.record(Change::Gone(old.record));
+                    let woken = self.record(Change::Gone(old.record), false);
+                    return self.record(Change::Applied(record), false) | woken;
                 }
-                record
+                return self.record(Change::Applied(record), old.record.is_restarted());
             }
             None => {
                 let record = Arc::new(workflow);
@@ -197,7 +198,7 @@ impl Inner {
                 record
             }
         };
-        self.record(Change::Applied(record))
+        self.record(Change::Applied(record), false)
     }
 
     fn delete(&mut self, namespace: &str, name: &str, uid: Uid) -> bool {
@@ -210,7 +211,7 @@ impl Inner {
             self.namespaces.remove(namespace);
         }
         self.records -= 1;
-        self.record(Change::Gone(slot.record))
+        self.record(Change::Gone(slot.record), false)
     }
 
     fn sweep(&mut self, list: &Relist) -> (usize, bool) {
@@ -225,15 +226,14 @@ impl Inner {
         self.namespaces.retain(|_, slots| !slots.is_empty());
         self.records -= gone.len();
         let swept = gone.len();
-        let woken = gone.into_iter().fold(false, |woken, slot| self.record(Change::Gone(slot.record)) | woken);
+        let woken = gone.into_iter().fold(false, |woken, slot| self.record(Change::Gone(slot.record), false) | woken);
         (swept, woken)
     }
 
-    fn record(&mut self, change: Change) -> bool {
-        let wanted = match &change {
-            Change::Applied(record) => self.followed.contains(&*record.namespace) || record.is_restarted(),
-            Change::Gone(record) => self.followed.contains(&*record.namespace),
-        };
+    /// What led to the journal has to be seen to end: `was_restarted` says that the Workflow's last state was in it.
+    fn record(&mut self, change: Change, was_restarted: bool) -> bool {
+        let (Change::Applied(record) | Change::Gone(record)) = &change;
+        let wanted = was_restarted || record.is_restarted() || self.followed.contains(&*record.namespace);
         if wanted {
             self.journal.push(change);
         }

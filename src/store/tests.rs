@@ -132,3 +132,23 @@ fn restarted_workflows_are_in_the_journal_of_any_namespace() {
     });
     assert_eq!(changes(&store), ["+b/again"]);
 }
+
+#[test]
+fn that_a_workflow_is_no_longer_restarted_is_in_the_journal_too_or_its_marks_would_be_removed_for_ever() {
+    let restarted = |name: &str, uid| Workflow {
+        phase: Phase::Other,
+        marks: [Mark { subscription: SubscriptionName::new("s").unwrap(), own: true }].into(),
+        ..workflow("b", name, uid)
+    };
+    let store = Store::default();
+    for (uid, name) in [(1, "succeeded"), (2, "deleted"), (3, "replaced")] {
+        store.apply(restarted(name, uid));
+    }
+    changes(&store);
+    store.apply(workflow("b", "succeeded", 1));
+    store.delete("b", "deleted", Uid::from(2));
+    store.apply(workflow("b", "replaced", 4));
+    assert_eq!(changes(&store), ["+b/succeeded", "-b/deleted", "-b/replaced"]);
+    store.apply(Workflow { labelled: true, ..workflow("b", "succeeded", 1) });
+    assert!(changes(&store).is_empty());
+}
