@@ -102,6 +102,7 @@ impl Driver {
         let mut draining: Option<Instant> = None;
         let mut next_census = Instant::now();
         let mut census_due = false;
+        let mut closed = false;
         loop {
             let now = self.now();
             census_due |= self.ledger.tick(now);
@@ -138,9 +139,10 @@ impl Driver {
                     self.changed(&changes);
                     census_due = true;
                 }
-                received = self.from_streams.recv_many(&mut messages, BATCH) => {
+                received = self.from_streams.recv_many(&mut messages, BATCH), if !closed => {
                     // `self` holds no sender, but the server that accepts streams does, for as long as it runs.
-                    if received == 0 && draining.is_none() {
+                    closed = received == 0;
+                    if closed && draining.is_none() {
                         draining = Some(self.begin_drain());
                     }
                     messages.drain(..).for_each(|message| self.told(message));
@@ -148,6 +150,9 @@ impl Driver {
                 }
                 Some(done) = self.tasks.join_next() => {
                     self.done(done?);
+                    while let Some(done) = self.tasks.try_join_next() {
+                        self.done(done?);
+                    }
                     census_due = true;
                 }
                 () = until(deadline) => {}

@@ -146,7 +146,7 @@ impl Ledger {
     pub(super) fn ended(&mut self, id: StreamId, now: Now) {
         let Some(stream) = self.streams.remove(&id) else { return };
         self.dirty.remove(&id);
-        [Timer::Confirm(id), Timer::Struck(id), Timer::Shared(id)].iter().for_each(|timer| self.timers.stop(timer));
+        [Timer::Confirm(id), Timer::HandOff(id), Timer::Shared(id)].iter().for_each(|timer| self.timers.stop(timer));
         stream.asked().for_each(|uid| self.lookups.abandon(uid, id, &mut self.timers));
         let Some(namespace) = self.namespaces.get_mut(&stream.subscription.namespace) else { return };
         namespace.streams.retain(|other| *other != id);

@@ -59,6 +59,17 @@ pub(super) enum Outcome {
     Nobody,
 }
 
+/// What a stream's wish to know leads to.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// A new question, to be put under way.
+    New(LookupId),
+    /// An equal question is under way.
+    Together,
+    /// An equal question has failed, and it is not time yet to repeat it.
+    Later,
+}
+
 /// Whose turn it is.
 #[derive(Debug)]
 pub(super) enum Turn {
@@ -156,18 +167,13 @@ impl Lookups {
         None
     }
 
-    /// A stream wants the models of a run. Returns the question, if it is a new one.
-    pub(super) fn ask(
-        &mut self,
-        workflow: Arc<Workflow>,
-        types: &Arc<ArtifactTypes>,
-        by: StreamId,
-    ) -> Option<LookupId> {
+    /// A stream wants the models of a run.
+    pub(super) fn ask(&mut self, workflow: Arc<Workflow>, types: &Arc<ArtifactTypes>, by: StreamId) -> Asked {
         let same = self.by_run.get(&workflow.uid).into_iter().flatten().copied();
         for id in same {
             if let Some(lookup) = self.lookups.get_mut(&id).filter(|lookup| lookup.types == *types) {
                 lookup.waiters.push(by);
-                return None;
+                return if lookup.in_flight { Asked::Together } else { Asked::Later };
             }
         }
         self.next += 1;
@@ -184,7 +190,7 @@ impl Lookups {
             void: false,
         };
         self.lookups.insert(id, lookup);
-        Some(id)
+        Asked::New(id)
     }
 
     /// Puts a question under way. Returns what is asked, and which attempt this is (from 1).

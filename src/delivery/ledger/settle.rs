@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Action, Ledger, Now, Report, Timer,
-    lookups::{Lookup, Turn},
+    lookups::{Asked, Lookup, Turn},
     stream::{Next, Place},
 };
 use crate::{
@@ -51,11 +51,15 @@ impl Ledger {
                 Turn::Stream(stream_id) => {
                     let Some(stream) = self.streams.get_mut(&stream_id) else { continue };
                     let Some(workflow) = stream.next_to_ask(now.instant) else { continue };
-                    let types = stream.subscription.artifact_types.clone();
+                    let types = &stream.subscription.artifact_types;
+                    let asked = self.lookups.ask(workflow.clone(), types, stream_id);
+                    if matches!(asked, Asked::Later) {
+                        stream.question_failed(&workflow);
+                    }
                     if stream.is_hungry() {
                         self.lookups.hungry(&workflow.namespace, stream_id);
                     }
-                    self.lookups.ask(workflow, &types, stream_id)
+                    if let Asked::New(id) = asked { Some(id) } else { None }
                 }
             };
             if let Some((id, (workflow, types, attempt))) = id.and_then(|id| Some((id, self.lookups.start(id)?))) {
@@ -122,7 +126,7 @@ impl Ledger {
         while let Some(stream) = self.streams.get(&id).filter(|stream| stream.has_room()) {
             match stream.next_ready(now.instant) {
                 Next::Run(workflow, models) => self.hand_off(id, &workflow, &models, now),
-                Next::NotBefore(at) => return self.timers.set(at, Timer::Struck(id)),
+                Next::NotBefore(at) => return self.timers.set(at, Timer::HandOff(id)),
                 Next::Nothing => return,
             }
         }

@@ -229,10 +229,10 @@ impl Stream {
         !self.unacknowledged.is_empty() || !self.acknowledged.is_empty()
     }
 
-    /// The run that is to be handed off next: the oldest that is ready (after a short wait for older ones that may be ready
-    /// in a moment), and where there is none, one of those on which
-    /// streams have ended. These go one at a time, and only if nothing else is open, so that it shows which one of them
-    /// ends its stream; now and then one goes although others are ready, or it might wait for ever.
+    /// The run that is to be handed off next: the oldest that is ready (after a short wait for older ones that may be
+    /// ready in a moment), and where there is none, one of those on which streams have ended. These go one at a time,
+    /// and only if nothing else is open, so that it shows which one of them ends its stream; now and then one goes
+    /// although others are ready, or it might wait for ever.
     pub(super) fn next_ready(&self, now: Instant) -> Next {
         let struck = self.struck.first();
         let overdue =

@@ -28,7 +28,7 @@ impl Ledger {
                         self.expire(&workflow);
                     }
                 }
-                Timer::Struck(id) => {
+                Timer::HandOff(id) => {
                     self.dirty.insert(id);
                 }
                 Timer::Shared(id) => self.check_shared(id),

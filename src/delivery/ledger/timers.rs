@@ -20,8 +20,8 @@ pub(super) enum Timer {
     Mark(Uid),
     /// A deleted Workflow has been kept long enough.
     Departed(Uid),
-    /// A run that was open at several ends of its stream may be tried again.
-    Struck(StreamId),
+    /// A hand-off of this stream that was put off may be made.
+    HandOff(StreamId),
     /// A second stream has been attached for a while.
     Shared(StreamId),
     /// A namespace has had no stream for a while.

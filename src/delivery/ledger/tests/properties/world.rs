@@ -372,7 +372,9 @@ impl World {
         assert!(patched.windows(2).all(|pair| pair[0] != pair[1]), "two patches of one Workflow are under way");
         for timer in self.ledger.timers.running() {
             let has_reason = match timer {
-                Timer::Confirm(stream) | Timer::Struck(stream) | Timer::Shared(stream) => self.streams.contains(stream),
+                Timer::Confirm(stream) | Timer::HandOff(stream) | Timer::Shared(stream) => {
+                    self.streams.contains(stream)
+                }
                 Timer::Departed(uid) => self.ledger.departed.contains(*uid),
                 Timer::Idle(namespace) => {
                     self.ledger.namespaces.get(namespace).is_some_and(|namespace| namespace.streams.is_empty())
