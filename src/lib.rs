@@ -10,7 +10,7 @@
 //! | [`eventsource`] | the side of Argo Events: gRPC, its configuration, the connection under a stream |
 //! | [`mlmd`] | the side of ML Metadata: which models a run has put out |
 //! | [`k8s`] | the side of Kubernetes: the watch, and the marks on the Workflows |
-//! | `sim` | a small API server and ML Metadata store in memory, for the demo and for tests |
+//! | [`sim`] | a small API server and ML Metadata store in memory, for the demo and for tests |
 //! | `admin` | health, readiness and metrics over HTTP |
 //! | [`delivery`] | the product's sentence: who gets which event when, and what is remembered |
 //! | [`store`] | the Workflows' records by namespace |
@@ -32,5 +32,6 @@ pub mod k8s;
 pub mod mlmd;
 pub mod model;
 pub mod readiness;
+pub mod sim;
 pub mod store;
 pub mod telemetry;
