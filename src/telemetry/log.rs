@@ -112,7 +112,9 @@ where
 /// Where the process has a log already.
 pub fn init(format: Format, level: &Level, traces: &Traces) -> Result<(), TryInitError> {
     let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let layers = log_layer(format, level, colours, io::stderr).and_then(traces.layer());
+    // A list: an absent layer in a chain of them would turn the whole chain off.
+    let mut layers = vec![log_layer(format, level, colours, io::stderr)];
+    layers.extend(traces.layer().map(Layer::boxed));
     tracing_subscriber::registry().with(layers).try_init()?;
     panic::set_hook(Box::new(|info| {
         let payload = info.payload();
