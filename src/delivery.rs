@@ -12,6 +12,8 @@
 //! its mark has been seen on the Workflow, and on the Workflow from then on, for every replica.
 
 mod driver;
+#[cfg(test)]
+mod fixtures;
 mod handle;
 mod ledger;
 mod observer;

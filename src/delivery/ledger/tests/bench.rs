@@ -8,18 +8,11 @@ use std::{
 
 use super::super::{Action, Ledger, Lookup, Now, Options, Report, Timer};
 use crate::{
-    delivery::{LookupError, MarkChange, MarkError, MarkPatch, StreamId},
-    model::{
-        Artifact, ArtifactTypes, Mark, Phase, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName,
-        Uid, Workflow,
-    },
+    delivery::{MarkError, MarkPatch, StreamId},
+    model::{ArtifactTypes, Subscription, Uid, Workflow},
 };
 
-/// The wall clock when a bench begins, and when its runs were created.
-pub(super) const BEGIN: i64 = 1_700_000_000;
-
-/// An answer of ML Metadata.
-pub(super) type Answer = Result<Arc<RunModels>, LookupError>;
+pub(super) use crate::delivery::fixtures::*;
 
 /// A lookup under way.
 #[derive(Debug)]
@@ -238,99 +231,6 @@ impl Bench {
     }
 }
 
-/// A Workflow as this patch leaves it.
-pub(super) fn with_patch(workflow: &Workflow, change: &MarkChange) -> Workflow {
-    let mut workflow = workflow.clone();
-    let mut marks: Vec<Mark> = workflow.marks.into_vec();
-    match change {
-        MarkChange::Set(names) => {
-            marks.retain(|mark| !names.contains(&mark.subscription));
-            marks.extend(names.iter().map(|name| Mark { subscription: name.clone(), own: true }));
-        }
-        MarkChange::Remove { subscriptions, .. } => marks.retain(|mark| !subscriptions.contains(&mark.subscription)),
-    }
-    workflow.marks = marks.into();
-    if !workflow.is_restarted() {
-        workflow.resource_version = None;
-    }
-    workflow
-}
-
-/// A succeeded run in the namespace `team`.
-pub(super) fn run(name: &str) -> Workflow {
-    Workflow {
-        namespace: "team".into(),
-        name: name.into(),
-        uid: uid(name),
-        created: BEGIN,
-        phase: Phase::Succeeded,
-        labelled: false,
-        pipeline: PipelineName::Spec("penguin".into()),
-        run_id: None,
-        trace_id: None,
-        marks: [].into(),
-        resource_version: None,
-    }
-}
-
-/// The UID of the run of this name.
-pub(super) fn uid(name: &str) -> Uid {
-    Uid::from(name.bytes().fold(1, |uid: u128, byte| uid.wrapping_mul(257).wrapping_add(u128::from(byte))))
-}
-
-pub(super) fn mark(subscription: &str) -> Mark {
-    Mark { subscription: name(subscription), own: true }
-}
-
-pub(super) fn name(subscription: &str) -> SubscriptionName {
-    SubscriptionName::new(subscription).unwrap()
-}
-
-/// A subscription to the namespace `team` that wants everything.
-pub(super) fn subscription(subscription: &str) -> Subscription {
-    Subscription {
-        namespace: "team".into(),
-        name: name(subscription),
-        pipelines: PipelineFilter::default(),
-        artifact_types: Arc::default(),
-        max_age: None,
-        include: [].into_iter().collect(),
-    }
-}
-
-/// The same in another namespace.
-pub(super) fn elsewhere(namespace: &str, name: &str) -> Subscription {
-    Subscription { namespace: namespace.into(), ..subscription(name) }
-}
-
-/// One model.
-pub(super) fn model() -> Answer {
-    model_at("gs://models/1".into())
-}
-
-pub(super) fn model_at(uri: Box<str>) -> Answer {
-    let artifact =
-        Artifact { id: 1, name: Some("model".into()), uri, node: "Pusher".into(), key: "pushed".into(), index: 0 };
-    Ok(Arc::new(RunModels { models: vec![artifact], ..RunModels::default() }))
-}
-
-/// Certainly no model.
-pub(super) fn no_model() -> Answer {
-    Ok(Arc::default())
-}
-
-pub(super) fn unavailable() -> Answer {
-    Err(LookupError::Failed { code: "unavailable", message: "down".into() })
-}
-
-pub(super) fn transient() -> Result<(), MarkError> {
-    Err(MarkError::Transient { message: "503".into() })
-}
-
-pub(super) fn refused() -> Result<(), MarkError> {
-    Err(MarkError::Refused { status: 403, message: "forbidden".into() })
-}
-
 /// Nothing is remembered, nothing is awaited.
 pub(super) fn assert_empty(bench: &Bench) {
     let ledger = &bench.ledger;
@@ -338,12 +238,4 @@ pub(super) fn assert_empty(bench: &Bench) {
     assert!(ledger.namespaces.is_empty() && ledger.streams.is_empty(), "{ledger:#?}");
     assert!(ledger.lookups.is_empty(), "{:#?}", ledger.lookups);
     assert_eq!((ledger.marks.len(), ledger.departed.len()), (0, 0));
-}
-
-/// The subscriptions that a patch marks.
-pub(super) fn marks_set(patch: &MarkPatch) -> Vec<&str> {
-    match &patch.change {
-        MarkChange::Set(names) => names.iter().map(SubscriptionName::as_str).collect(),
-        MarkChange::Remove { .. } => panic!("{patch:?} removes"),
-    }
 }
