@@ -9,9 +9,9 @@ use std::{
     str::FromStr,
 };
 
-use tracing::{error, level_filters::LevelFilter};
+use tracing::{Subscriber, error, level_filters::LevelFilter};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
+    EnvFilter, Layer,
     fmt::{MakeWriter, layer},
     layer::SubscriberExt,
     util::{SubscriberInitExt, TryInitError},
@@ -85,14 +85,20 @@ impl Level {
     }
 }
 
-/// The layer that writes the log. It has a filter of its own, so that what else follows the program's events and spans
-/// does not depend on what is logged.
-pub fn log_layer<W>(format: Format, level: &Level, colours: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+/// What takes the program's events and spans. The log and the traces have a filter each, so that neither depends on what
+/// the other one wants.
+fn subscriber<W>(
+    format: Format,
+    level: &Level,
+    colours: bool,
+    writer: W,
+    traces: &Traces,
+) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let filter = level.filter();
-    match format {
+    let log = match format {
         Format::Text => layer().with_ansi(colours).with_writer(writer).with_filter(filter).boxed(),
         Format::Json => layer()
             .json()
@@ -102,7 +108,9 @@ where
             .with_writer(writer)
             .with_filter(filter)
             .boxed(),
-    }
+    };
+    // One after the other: joined by `and_then`, a layer that is absent would switch the other one off.
+    tracing_subscriber::registry().with(log).with(traces.layer())
 }
 
 /// Starts the log of the process on standard error, in colours where that is a terminal and `NO_COLOR` is not set, and
@@ -112,10 +120,7 @@ where
 /// Where the process has a log already.
 pub fn init(format: Format, level: &Level, traces: &Traces) -> Result<(), TryInitError> {
     let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    // A list: an absent layer in a chain of them would turn the whole chain off.
-    let mut layers = vec![log_layer(format, level, colours, io::stderr)];
-    layers.extend(traces.layer().map(Layer::boxed));
-    tracing_subscriber::registry().with(layers).try_init()?;
+    subscriber(format, level, colours, io::stderr, traces).try_init()?;
     panic::set_hook(Box::new(|info| {
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().copied();
@@ -165,8 +170,9 @@ mod tests {
     fn logged(format: Format, level: &str, events: impl FnOnce()) -> String {
         let captured = Captured::default();
         let writer = captured.clone();
-        let layer = log_layer(format, &level.parse().unwrap(), false, move || writer.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
+        let traces = Traces::default();
+        let subscriber = subscriber(format, &level.parse().unwrap(), false, move || writer.clone(), &traces);
+        tracing::subscriber::with_default(subscriber, events);
         let bytes = captured.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
