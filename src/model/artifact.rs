@@ -87,3 +87,70 @@ pub struct RunModels {
     /// How many executions of the run's context were left out, because they are older than the run itself.
     pub foreign_executions: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URI: &str = "gs://models/1";
+
+    #[test]
+    fn by_default_what_a_pusher_pushed_is_a_model() {
+        let types = ArtifactTypes::default();
+        for (artifact_type, pushed, wanted) in [
+            ("PushedModel", None, true),
+            ("PushedModel", Some(1), true),
+            ("PushedModel", Some(0), false),
+            ("tfx.PushedModel", None, true),
+            ("tfx.PushedModel", Some(0), false),
+            ("system.Model", Some(1), true),
+            ("system.Model", None, false),
+            ("system.Model", Some(0), false),
+            ("system.Model", Some(2), false),
+            ("Model", Some(1), false),
+            ("pushedmodel", Some(1), false),
+            ("", Some(1), false),
+        ] {
+            assert_eq!(types.want(artifact_type, URI, pushed), wanted, "{artifact_type} with pushed = {pushed:?}");
+        }
+    }
+
+    #[test]
+    fn named_types_count_and_no_others_whatever_is_known_of_a_push() {
+        let types = ArtifactTypes::named(["system.Model"]);
+        assert!(types.want("system.Model", URI, None));
+        assert!(types.want("system.Model", URI, Some(1)));
+        assert!(!types.want("PushedModel", URI, Some(1)));
+    }
+
+    #[test]
+    fn an_unblessed_model_and_one_that_lies_nowhere_never_count() {
+        for types in [ArtifactTypes::default(), ArtifactTypes::named(["PushedModel"])] {
+            assert!(!types.want("PushedModel", URI, Some(0)));
+            assert!(!types.want("PushedModel", "", Some(1)));
+        }
+    }
+
+    #[test]
+    fn the_same_types_in_another_order_are_the_same_question() {
+        assert_eq!(ArtifactTypes::named(["a", "b"]), ArtifactTypes::named(["b", "a", "b"]));
+        assert_ne!(ArtifactTypes::named(["a"]), ArtifactTypes::default());
+        assert_eq!(ArtifactTypes::named(["b", "a"]).names(), ["a", "b"]);
+        assert_eq!(ArtifactTypes::default().names(), ["PushedModel", "tfx.PushedModel", "system.Model"]);
+    }
+
+    #[test]
+    fn a_model_without_a_name_gets_the_one_that_tfx_used_to_write() {
+        let unnamed = Artifact {
+            id: 7,
+            name: None,
+            uri: URI.into(),
+            node: "Pusher".into(),
+            key: "pushed_model".into(),
+            index: 0,
+        };
+        assert_eq!(unnamed.display_name("penguin-pipeline", "run-x"), "penguin-pipeline:run-x:Pusher:pushed_model:0");
+        let named = Artifact { name: Some("mine".into()), ..unnamed };
+        assert_eq!(named.display_name("penguin-pipeline", "run-x"), "mine");
+    }
+}

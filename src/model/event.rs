@@ -138,3 +138,6 @@ pub fn payload(
     let json = serde_json::to_vec(&payload).expect("strings and lists of strings are always valid JSON");
     if json.len() > MAX_PAYLOAD { Err(Unannounced::TooLarge) } else { Ok(json) }
 }
+
+#[cfg(test)]
+mod tests;

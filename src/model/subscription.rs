@@ -142,3 +142,6 @@ impl Subscription {
         workflow.is_marked_for(&self.name) || (skip_labelled && workflow.labelled)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,3 +61,77 @@ pub fn traceparent(workflow: &Workflow, subscription: &SubscriptionName, sampled
     let trace = trace_id(workflow)?;
     Some(format!("00-{trace}-{}-{:02x}", send_span_id(workflow.uid, subscription), u8::from(sampled)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::model::{Phase, PipelineName};
+
+    const UID: u128 = 0x0123_4567_89ab_4cde_8f01_2345_6789_abcd;
+
+    fn workflow(trace_id: Option<&str>) -> Workflow {
+        Workflow {
+            namespace: "team".into(),
+            name: "run-x".into(),
+            uid: Uid::from(UID),
+            created: 0,
+            phase: Phase::Succeeded,
+            labelled: false,
+            pipeline: PipelineName::Unknown,
+            run_id: None,
+            trace_id: trace_id.map(|id| TraceId::parse(id).unwrap()),
+            marks: [].into(),
+            resource_version: None,
+        }
+    }
+
+    fn name(name: &str) -> SubscriptionName {
+        SubscriptionName::new(name).unwrap()
+    }
+
+    #[test]
+    fn whoever_has_the_uid_has_the_trace() {
+        assert_eq!(trace_id(&workflow(None)).unwrap().to_string(), "0123456789ab4cde8f0123456789abcd");
+    }
+
+    #[test]
+    fn where_argo_traces_its_trace_is_joined() {
+        let argo = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(trace_id(&workflow(Some(argo))).unwrap().to_string(), argo);
+    }
+
+    /// Replicas of different releases have to mean the same spans.
+    #[test]
+    fn the_ids_of_spans_are_the_same_for_ever() {
+        assert_eq!(root_span_id(Uid::from(UID)).to_string(), "c2dee65e198f0db2");
+        assert_eq!(send_span_id(Uid::from(UID), &name("model-update")).to_string(), "cf73475d403a44f3");
+    }
+
+    #[test]
+    fn every_run_and_every_subscription_has_spans_of_its_own() {
+        let ids: HashSet<_> = (1..500)
+            .flat_map(|uid| {
+                let uid = Uid::from(uid);
+                [root_span_id(uid), send_span_id(uid, &name("a")), send_span_id(uid, &name("b"))]
+            })
+            .collect();
+        assert_eq!(ids.len(), 499 * 3);
+    }
+
+    #[test]
+    fn an_event_carries_a_w3c_traceparent() {
+        let run = workflow(None);
+        let span = send_span_id(run.uid, &name("a"));
+        let traceparent = |sampled| traceparent(&run, &name("a"), sampled).unwrap();
+        assert_eq!(traceparent(false), format!("00-0123456789ab4cde8f0123456789abcd-{span}-00"));
+        assert_eq!(traceparent(true), format!("00-0123456789ab4cde8f0123456789abcd-{span}-01"));
+    }
+
+    #[test]
+    fn a_uid_of_zeros_has_no_trace() {
+        let run = Workflow { uid: Uid::from(0), ..workflow(None) };
+        assert_eq!((trace_id(&run), traceparent(&run, &name("a"), true)), (None, None));
+    }
+}

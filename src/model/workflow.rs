@@ -227,3 +227,80 @@ impl Names {
         self.0.shrink_to_fit();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d";
+
+    fn mark(name: &str, own: bool) -> Mark {
+        Mark { subscription: SubscriptionName::new(name).unwrap(), own }
+    }
+
+    #[test]
+    fn a_uid_reads_and_writes_as_kubernetes_writes_it() {
+        assert_eq!(Uid::parse(UID).unwrap().to_string(), UID);
+        for text in ["", "run-x", &UID[1..], &format!("{UID}0"), "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4g"] {
+            assert_eq!(Uid::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_id_is_shown_as_it_was_read() {
+        for text in [UID, &UID.to_uppercase(), &UID.replace('-', ""), "", "a run", "{0a1b2c3d}"] {
+            assert_eq!(RunId::new(text).to_string(), text);
+        }
+        assert!(matches!(RunId::new(UID), RunId::Uuid(_)));
+    }
+
+    #[test]
+    fn a_trace_id_is_32_hexadecimal_digits_and_not_all_zero() {
+        let valid = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(TraceId::parse(valid).unwrap().to_string(), valid);
+        assert_eq!(TraceId::parse(&valid.to_uppercase()).unwrap().to_string(), valid);
+        for text in
+            ["", &valid[1..], &format!("{valid}0"), &"0".repeat(32), &"g".repeat(32), "+bf92f3577b34da6a3ce929d0e0e473"]
+        {
+            assert_eq!(TraceId::parse(text), None, "{text:?}");
+        }
+        assert_eq!(TraceId::from_bytes([0; 16]), None);
+    }
+
+    #[test]
+    fn only_the_label_succeeded_is_success() {
+        assert_eq!(Phase::from_label(Some("Succeeded")), Phase::Succeeded);
+        for label in [None, Some(""), Some("succeeded"), Some("Running"), Some("Failed"), Some("Error")] {
+            assert_eq!(Phase::from_label(label), Phase::Other, "{label:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_was_restarted_if_it_carries_its_own_mark_and_is_not_succeeded() {
+        for (phase, marks, expected) in [
+            (Phase::Other, vec![mark("a", true)], true),
+            (Phase::Other, vec![mark("a", false), mark("b", true)], true),
+            (Phase::Other, vec![mark("a", false)], false),
+            (Phase::Other, vec![], false),
+            (Phase::Succeeded, vec![mark("a", true)], false),
+        ] {
+            assert_eq!(restarted(phase, &marks), expected, "{phase:?} with {marks:?}");
+        }
+    }
+
+    #[test]
+    fn equal_names_are_kept_once_and_those_that_nobody_holds_are_forgotten() {
+        let mut names = Names::default();
+        let (team, again, other) = (names.intern("team"), names.intern("team"), names.intern("other"));
+        assert!(Arc::ptr_eq(&team, &again) && !Arc::ptr_eq(&team, &other));
+        drop(other);
+        names.shrink();
+        assert_eq!(names.0.len(), 1);
+        assert!(Arc::ptr_eq(&team, &names.intern("team")));
+    }
+
+    #[test]
+    fn a_record_is_as_small_as_its_budget_needs() {
+        assert!(size_of::<Workflow>() <= 192, "{} octets", size_of::<Workflow>());
+    }
+}
