@@ -98,7 +98,6 @@ impl Driver {
     /// Where a lookup or a patch panicked: its run would be stuck for ever, so the process has to start anew.
     pub async fn run(mut self, drain: CancellationToken) -> Result<(), JoinError> {
         let store = self.store.clone();
-        let mut messages = Vec::with_capacity(BATCH);
         let mut draining: Option<Instant> = None;
         let mut next_census = Instant::now();
         let mut census_due = false;
@@ -106,9 +105,7 @@ impl Driver {
         loop {
             let now = self.now();
             census_due |= self.ledger.tick(now);
-            for action in self.ledger.settle(now) {
-                self.perform(action);
-            }
+            self.settle(now);
             if let Some(began) = draining {
                 if self.ledger.is_drained() || Instant::now() >= began + DRAIN_CONFIRMATIONS + DRAIN_MARKS {
                     self.observer.drained(&self.ledger.census());
@@ -139,13 +136,13 @@ impl Driver {
                     self.changed(&changes);
                     census_due = true;
                 }
-                received = self.from_streams.recv_many(&mut messages, BATCH), if !closed => {
+                message = self.from_streams.recv(), if !closed => {
                     // `self` holds no sender, but the server that accepts streams does, for as long as it runs.
-                    closed = received == 0;
+                    closed = message.is_none();
                     if closed && draining.is_none() {
                         draining = Some(self.begin_drain());
                     }
-                    messages.drain(..).for_each(|message| self.told(message));
+                    self.take_in(message);
                     census_due = true;
                 }
                 Some(done) = self.tasks.join_next() => {
@@ -158,6 +155,12 @@ impl Driver {
                 () = until(deadline) => {}
                 () = drain.cancelled(), if draining.is_none() => draining = Some(self.begin_drain()),
             }
+        }
+    }
+
+    fn settle(&mut self, now: Now) {
+        for action in self.ledger.settle(now) {
+            self.perform(action);
         }
     }
 
@@ -176,6 +179,21 @@ impl Driver {
             match change {
                 Change::Applied(workflow) => self.ledger.applied(workflow, now),
                 Change::Gone(workflow) => self.ledger.gone(workflow, now),
+            }
+        }
+    }
+
+    /// Takes in a message and those that came after it, up to a new stream: that one may have thousands of runs to be
+    /// caught up with, and those who attach together shall not wait for all of them.
+    fn take_in(&mut self, first: Option<FromStream>) {
+        let mut next = first;
+        let mut taken = 0;
+        while let Some(message) = next.take() {
+            taken += 1;
+            let may_be_much = matches!(message, FromStream::Attached { .. });
+            self.told(message);
+            if !may_be_much && taken < BATCH {
+                next = self.from_streams.try_recv().ok();
             }
         }
     }

@@ -1,0 +1,136 @@
+//! How fast a subscriber catches up with succeeded runs, with an ML Metadata and an API server that answer at once: what
+//! delivery itself costs. `cargo bench --bench catch_up -- [runs] [subscribers]` prints events a second; it asserts nothing.
+
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::{Duration, Instant},
+};
+
+use futures::future::{BoxFuture, join_all};
+use model_update_eventsource::{
+    delivery::{ArtifactLookup, Attached, Driver, LookupError, MarkError, MarkPatch, Marker, Options, system_clock},
+    model::{
+        Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid,
+        Workflow,
+    },
+    store::Store,
+    telemetry::metrics::DeliveryMetrics,
+};
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+/// Every run has put out one model, and that is known at once.
+struct Instantly(Arc<RunModels>);
+
+impl ArtifactLookup for Instantly {
+    fn find<'a>(
+        &'a self,
+        _: &'a Workflow,
+        _: &'a Arc<ArtifactTypes>,
+    ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>> {
+        Box::pin(async { Ok(self.0.clone()) })
+    }
+
+    fn forget(&self, _: Uid) {}
+}
+
+/// Every patch is applied at once.
+#[derive(Default)]
+struct Applied(AtomicUsize);
+
+impl Marker for Applied {
+    fn patch<'a>(&'a self, _: &'a MarkPatch) -> BoxFuture<'a, Result<(), MarkError>> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn run(number: usize) -> Workflow {
+    Workflow {
+        namespace: "team".into(),
+        name: format!("penguin-pipeline-{number:05}").into(),
+        uid: Uid::from(number as u128 + 1),
+        created: 1_700_000_000 + number as i64,
+        phase: Phase::Succeeded,
+        labelled: false,
+        pipeline: PipelineName::Spec("penguin-pipeline".into()),
+        run_id: None,
+        trace_id: None,
+        marks: [].into(),
+        resource_version: None,
+    }
+}
+
+fn subscription(number: usize) -> Subscription {
+    Subscription {
+        namespace: "team".into(),
+        name: SubscriptionName::new(&format!("subscriber-{number}")).expect("a DNS label"),
+        pipelines: PipelineFilter::matching(["penguin-*"]).expect("a pattern"),
+        artifact_types: Arc::default(),
+        max_age: None,
+        include: [].into_iter().collect(),
+    }
+}
+
+/// Reads and acknowledges so many events. Returns when the first and the last of them came.
+async fn read(mut stream: Attached, runs: usize) -> (Instant, Instant) {
+    let mut first = None;
+    for _ in 0..runs {
+        let handoff = stream.events.recv().await.expect("an open stream");
+        first.get_or_insert_with(Instant::now);
+        stream.receipts.acknowledged(handoff.sequence);
+    }
+    let last = Instant::now();
+    // Long enough for the confirmations and their marks.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    (first.unwrap_or(last), last)
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
+async fn measure(runs: usize, subscribers: usize) {
+    let store = Arc::new(Store::default());
+    (0..runs).for_each(|number| store.apply(run(number)));
+    let model = Artifact {
+        id: 1,
+        name: None,
+        uri: "gs://root/penguin-pipeline/Pusher/pushed_model/1638".into(),
+        node: "Pusher".into(),
+        key: "pushed_model".into(),
+        index: 0,
+    };
+    let lookup = Arc::new(Instantly(Arc::new(RunModels { models: vec![model], ..RunModels::default() })));
+    let marker = Arc::new(Applied::default());
+    let metrics = DeliveryMetrics::new(&mut Registry::default());
+    let (deliveries, driver) = Driver::new(store, lookup, marker.clone(), Options::default(), system_clock(), metrics);
+    let drain = CancellationToken::new();
+    let task = tokio::spawn(driver.run(drain.clone()));
+
+    let begin = Instant::now();
+    let readers =
+        (0..subscribers).map(|number| tokio::spawn(read(deliveries.attach(subscription(number), None, None), runs)));
+    let times: Vec<_> = join_all(readers).await.into_iter().map(|times| times.expect("a reader")).collect();
+    drain.cancel();
+    task.await.expect("the task").expect("no panic");
+
+    let first = times.iter().map(|(first, _)| *first - begin).min().unwrap_or_default();
+    let last = times.iter().map(|(_, last)| *last - begin).max().unwrap_or_default();
+    let events = (runs * subscribers) as f64;
+    let patches = marker.0.load(std::sync::atomic::Ordering::Relaxed);
+    println!(
+        "{runs} runs to {subscribers} subscribers: first event after {:.1} ms, all after {:.1} ms, {:.0} events/s, \
+         {patches} patches",
+        first.as_secs_f64() * 1e3,
+        last.as_secs_f64() * 1e3,
+        events / last.as_secs_f64(),
+    );
+}
+
+fn main() {
+    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
+    let chosen = numbers.next().map(|runs| vec![(runs, numbers.next().unwrap_or(1))]);
+    let cases = chosen.unwrap_or_else(|| vec![(10_000, 1), (10_000, 20), (100_000, 1)]);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().expect("a runtime");
+    for (runs, subscribers) in cases {
+        runtime.block_on(measure(runs, subscribers));
+    }
+}
