@@ -26,6 +26,8 @@ use crate::{
 /// The Kubernetes API is found as every client finds it: through KUBECONFIG, else through the Pod's service account. It
 /// needs the verbs list, watch and patch on workflows.argoproj.io.
 ///
+/// Traces are sent by OTLP where OTEL_EXPORTER_OTLP_ENDPOINT (or its variant for traces) is set.
+///
 /// The first SIGTERM or SIGINT drains: streams end after their last confirmations, and marks are written, within 10 s.
 /// A second one aborts at once.
 #[derive(Debug, Args)]
