@@ -37,6 +37,22 @@ fn seconds() -> Seconds {
     )
 }
 
+/// Why a run may not be announced.
+const UNANNOUNCED: [&str; 8] = [
+    "no_model",
+    "no_pipeline_name",
+    "too_large",
+    "no_context",
+    "foreign_context",
+    "foreign_execution",
+    "marks_full",
+    "expired",
+];
+/// The usual reasons for a lookup to fail; the other gRPC codes appear as they come.
+const LOOKUP_FAILURES: [&str; 5] = ["no_context", "foreign_context", "unavailable", "timeout", "malformed"];
+/// Why a patch may have to be repeated.
+const MARK_FAILURES: [&str; 3] = ["conflict", "transient", "refused"];
+
 /// What delivery counts.
 #[derive(Clone, Debug)]
 pub struct DeliveryMetrics {
@@ -86,6 +102,16 @@ impl DeliveryMetrics {
             oldest_pending: Gauge::default(),
             pending_marks: Gauge::default(),
         };
+        // A series that appears only with its first count has no rate then: what can be counted is there from the start.
+        for reason in UNANNOUNCED {
+            metrics.unannounced.get_or_create(&ReasonLabel { reason });
+        }
+        for reason in LOOKUP_FAILURES {
+            metrics.lookup_retries.get_or_create(&ReasonLabel { reason });
+        }
+        for reason in MARK_FAILURES {
+            metrics.mark_retries.get_or_create(&ReasonLabel { reason });
+        }
         registry.register("events_sent", "Events handed to a stream", metrics.sent.clone());
         registry.register(
             "events_redelivered",

@@ -64,6 +64,14 @@ impl StreamMetrics {
             accept_errors: Counter::default(),
             refused: Family::default(),
         };
+        // What can be counted is there from the start: a series without a past has no rate.
+        let MethodLabels { grpc_service, grpc_method, grpc_type } = METHOD;
+        for grpc_code in ["Canceled", "Unavailable", "InvalidArgument", "PermissionDenied"] {
+            metrics.handled.get_or_create(&HandledLabels { grpc_service, grpc_method, grpc_type, grpc_code });
+        }
+        for reason in ["InvalidArgument", "PermissionDenied", "Unavailable"] {
+            metrics.refused.get_or_create(&ReasonLabel { reason });
+        }
         registry.register("grpc_server_started", "Streams that were begun", metrics.started.clone());
         registry.register("grpc_server_handled", "Streams that have ended, by status code", metrics.handled.clone());
         registry.register("grpc_server_msg_sent", "Messages that were sent on streams", metrics.sent.clone());
