@@ -1,7 +1,9 @@
 //! The command line.
 
 mod completions;
+mod demo;
 mod serve;
+mod signals;
 mod values;
 
 use std::{
@@ -30,6 +32,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(Box<serve::Serve>),
+    Demo(Box<demo::Demo>),
     Completions(completions::Completions),
 }
 
@@ -50,6 +53,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Serve(serve) => serve.run(),
+            Command::Demo(demo) => demo.run(),
             Command::Completions(completions) => completions.run(),
         };
         match outcome {

@@ -136,6 +136,11 @@ impl Sim {
         self.kubernetes.delete(namespace, name).map(drop)
     }
 
+    /// The version of the Workflows, which grows with each change of one.
+    pub fn version(&self) -> watch::Receiver<u64> {
+        self.kubernetes.version()
+    }
+
     /// What has been asked of the API server so far; follows what is asked from now on.
     pub fn requests(&self) -> watch::Receiver<Requests> {
         self.kubernetes.requests()

@@ -5,14 +5,11 @@ use std::{net::SocketAddr, num::NonZeroU32, sync::Arc};
 use anyhow::{Context as _, bail};
 use clap::{Args, builder::BoolishValueParser};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{LogArgs, values};
+use super::{LogArgs, signals::Signals, values};
 use crate::{
     app::{self, Config},
     telemetry::Traces,
@@ -140,24 +137,5 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         outcome = running => outcome,
         second = aborted => bail!("{second}: aborted before the shutdown was complete"),
-    }
-}
-
-/// The signals that ask to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }

@@ -118,6 +118,11 @@ impl State {
         *self.refuse_patches.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
+    /// The version of the objects, and when it changes.
+    pub(super) fn version(&self) -> channel::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
     /// Follows what is asked.
     pub(super) fn requests(&self) -> channel::Receiver<Requests> {
         self.requests.subscribe()

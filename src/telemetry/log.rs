@@ -119,8 +119,7 @@ where
 /// # Errors
 /// Where the process has a log already.
 pub fn init(format: Format, level: &Level, traces: &Traces) -> Result<(), TryInitError> {
-    let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    subscriber(format, level, colours, io::stderr, traces).try_init()?;
+    subscriber(format, level, has_colours(), io::stderr, traces).try_init()?;
     panic::set_hook(Box::new(|info| {
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().copied();
@@ -129,6 +128,11 @@ pub fn init(format: Format, level: &Level, traces: &Traces) -> Result<(), TryIni
         error!(place, message, "panicked");
     }));
     Ok(())
+}
+
+/// Whether standard error shows colours: it is a terminal, and `NO_COLOR` is not set.
+pub fn has_colours() -> bool {
+    io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// An error with its causes, in one line. Causes that the error's own text has told already are left out.

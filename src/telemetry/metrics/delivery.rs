@@ -104,13 +104,13 @@ impl DeliveryMetrics {
         };
         // A series that appears only with its first count has no rate then: what can be counted is there from the start.
         for reason in UNANNOUNCED {
-            metrics.unannounced.get_or_create(&ReasonLabel { reason });
+            drop(metrics.unannounced.get_or_create(&ReasonLabel { reason }));
         }
         for reason in LOOKUP_FAILURES {
-            metrics.lookup_retries.get_or_create(&ReasonLabel { reason });
+            drop(metrics.lookup_retries.get_or_create(&ReasonLabel { reason }));
         }
         for reason in MARK_FAILURES {
-            metrics.mark_retries.get_or_create(&ReasonLabel { reason });
+            drop(metrics.mark_retries.get_or_create(&ReasonLabel { reason }));
         }
         registry.register("events_sent", "Events handed to a stream", metrics.sent.clone());
         registry.register(

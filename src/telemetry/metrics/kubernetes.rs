@@ -89,10 +89,10 @@ impl KubernetesMetrics {
         };
         // What can be counted is there from the start: a series without a past has no rate.
         for kind in ["list", "start", "expired", "status", "stream", "other"] {
-            metrics.watch_errors.get_or_create(&WatchErrorLabel { kind });
+            drop(metrics.watch_errors.get_or_create(&WatchErrorLabel { kind }));
         }
         for outcome in ["ok", "gone", "conflict", "transient", "refused"] {
-            metrics.mark_patches.get_or_create(&OutcomeLabel { outcome });
+            drop(metrics.mark_patches.get_or_create(&OutcomeLabel { outcome }));
         }
         registry.register("kube_requests", "Requests to the Kubernetes API server", metrics.requests.clone());
         registry.register(

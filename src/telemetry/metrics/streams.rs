@@ -67,10 +67,10 @@ impl StreamMetrics {
         // What can be counted is there from the start: a series without a past has no rate.
         let MethodLabels { grpc_service, grpc_method, grpc_type } = METHOD;
         for grpc_code in ["Canceled", "Unavailable", "InvalidArgument", "PermissionDenied"] {
-            metrics.handled.get_or_create(&HandledLabels { grpc_service, grpc_method, grpc_type, grpc_code });
+            drop(metrics.handled.get_or_create(&HandledLabels { grpc_service, grpc_method, grpc_type, grpc_code }));
         }
         for reason in ["InvalidArgument", "PermissionDenied", "Unavailable"] {
-            metrics.refused.get_or_create(&ReasonLabel { reason });
+            drop(metrics.refused.get_or_create(&ReasonLabel { reason }));
         }
         registry.register("grpc_server_started", "Streams that were begun", metrics.started.clone());
         registry.register("grpc_server_handled", "Streams that have ended, by status code", metrics.handled.clone());
