@@ -1,6 +1,6 @@
 //! A small Kubernetes API server that knows one kind of object: Workflows.
 //!
-//! It speaks HTTP/1.1 without TLS and answers as kube-apiserver 1.36 does to what the product asks of it: `tests/sim.rs`
+//! It speaks HTTP/1.1 without TLS and answers as kube-apiserver 1.36 does to what the product asks of it: `tests/sim`
 //! runs the same scenarios against both. What differs:
 //!
 //! - everybody may do everything, and every namespace exists;

@@ -1,5 +1,5 @@
 //! A small ML Metadata server: the calls of `proto/metadata_store.proto`, answered as the implementation of version 1.17
-//! answers them. `tests/sim.rs` runs the same scenarios against both.
+//! answers them. `tests/sim` runs the same scenarios against both.
 
 mod store;
 
@@ -25,9 +25,6 @@ use super::{
     },
     runs::{Run, Task, Written},
 };
-
-/// The most rows a page has, whatever is asked for.
-const MAX_PAGE: usize = 100;
 
 /// A store, shared with the server that shows it. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -72,13 +69,15 @@ fn page<T: Clone>(
     ids: Option<&BTreeSet<i64>>,
     options: Option<ListOperationOptions>,
 ) -> Result<(Vec<T>, Option<String>), Status> {
+    // What has no rows has no pages either, and odd options are not looked at.
+    let Some(ids) = ids else { return Ok((Vec::new(), None)) };
     let (after, limit) = match options {
         None => (i64::MIN, usize::MAX),
         Some(options) => {
             let asked = options.max_result_size();
             let limit = usize::try_from(asked).ok().filter(|limit| *limit > 0).ok_or_else(|| {
                 Status::invalid_argument(format!(
-                    "max_result_size field value is required to be greater than 0 and less than or equal to {MAX_PAGE}. \
+                    "max_result_size field value is required to be greater than 0 and less than or equal to 100. \
                      Set value:{asked}"
                 ))
             })?;
@@ -86,10 +85,11 @@ fn page<T: Clone>(
                 "" => i64::MIN,
                 token => token.parse().map_err(|_| Status::invalid_argument("Failed to parse next page token"))?,
             };
-            (after, limit.min(MAX_PAGE))
+            // More than the hundred of the message are given all the same.
+            (after, limit)
         }
     };
-    let mut rest = ids.into_iter().flatten().filter(|id| **id > after).peekable();
+    let mut rest = ids.iter().filter(|id| **id > after).peekable();
     let ids: Vec<i64> = rest.by_ref().take(limit).copied().collect();
     let next = rest.peek().and(ids.last()).map(i64::to_string);
     Ok((ids.iter().filter_map(|id| rows.get(id)).cloned().collect(), next))

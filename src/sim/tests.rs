@@ -99,17 +99,17 @@ async fn a_watch_that_ends_soon_says_before_how_far_it_has_come() {
     let sim = Sim::start().await.unwrap();
     sim.create_workflow("team", NewWorkflow::named("no-run")).unwrap();
     let parameters = WatchParams::default().labels("pipeline/runid").timeout(2);
-    let events = api(&sim).watch_metadata(&parameters, "1").await.unwrap();
+    let events = api(&sim).watch_metadata(&parameters, "200").await.unwrap();
     let events: Vec<_> = within(events.try_collect()).await.unwrap();
     let [WatchEvent::Bookmark(bookmark)] = &events[..] else { panic!("{events:?}") };
-    assert_eq!(bookmark.metadata.resource_version, "2");
+    assert_eq!(bookmark.metadata.resource_version, "201");
 }
 
 #[tokio::test]
 async fn nothing_is_answered_while_the_api_server_is_paused() {
     let sim = Sim::start().await.unwrap();
     let api = api(&sim);
-    let events = api.watch_metadata(&WatchParams::default(), "1").await.unwrap();
+    let events = api.watch_metadata(&WatchParams::default(), "200").await.unwrap();
     let mut events = std::pin::pin!(events);
     sim.pause(true);
     let listing = tokio::spawn(async move { api.list_metadata(&Default::default()).await });
@@ -126,7 +126,7 @@ async fn a_version_that_is_forgotten_is_answered_with_200_and_a_410_as_event() {
     let sim = Sim::start().await.unwrap();
     sim.create_workflow("team", run("run")).unwrap();
     sim.compact();
-    let mut events = std::pin::pin!(api(&sim).watch_metadata(&WatchParams::default(), "1").await.unwrap());
+    let mut events = std::pin::pin!(api(&sim).watch_metadata(&WatchParams::default(), "200").await.unwrap());
     let Some(Ok(WatchEvent::Error(status))) = within(events.next()).await else { panic!("an error") };
     assert_eq!((status.code, status.reason.as_str()), (410, "Expired"));
     assert!(within(events.next()).await.is_none());
@@ -194,7 +194,7 @@ mod metadata {
 async fn both_servers_end_with_the_simulation() {
     let sim = Sim::start().await.unwrap();
     let api = api(&sim);
-    let mut events = std::pin::pin!(api.watch_metadata(&WatchParams::default(), "1").await.unwrap());
+    let mut events = std::pin::pin!(api.watch_metadata(&WatchParams::default(), "200").await.unwrap());
     let mut metadata = tokio::net::TcpStream::connect(sim.metadata_address).await.unwrap();
     drop(sim);
     // The watch breaks off, and so does a connection on which nothing has been asked.

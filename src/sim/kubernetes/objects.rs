@@ -21,6 +21,8 @@ use super::{
 
 /// How many changes are remembered. A watch that begins before them, or falls behind them, is told 410.
 const HISTORY: usize = 10_000;
+/// The version at the start. What an API server needs for itself comes before the first Workflow.
+const FIRST: u64 = 200;
 /// The letters that the API server ends generated names with: no vowels, so no words.
 const GENERATED: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
@@ -77,8 +79,7 @@ pub(super) struct Continue {
 
 impl Default for Objects {
     fn default() -> Self {
-        // A version of 0 means "any" in requests, so that nothing has it.
-        Self { version: 1, live: Live::new(), changes: VecDeque::new(), compacted: 1 }
+        Self { version: FIRST, live: Live::new(), changes: VecDeque::new(), compacted: FIRST }
     }
 }
 

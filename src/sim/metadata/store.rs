@@ -181,7 +181,8 @@ impl Store {
             id: Some(id),
             type_id: Some(self.type_id(TypeKind::Artifact, &model.artifact_type)),
             r#type: Some(model.artifact_type),
-            uri: Some(model.uri).filter(|uri| !uri.is_empty()),
+            // Empty where there is none.
+            uri: Some(model.uri),
             name: model.name,
             custom_properties,
             state: Some(artifact::State::Live.into()),
