@@ -93,7 +93,7 @@ impl Observer {
             Report::Confirmed { subscription, workflow, since_handoff, waited } => {
                 info!(
                     namespace = %workflow.namespace, workflow = %workflow.name, subscription = %subscription.name,
-                    confirmed_after_ms = since_handoff.as_millis(), age_ms = waited.as_millis(),
+                    pipeline = workflow.pipeline.known(), confirmed_after_ms = millis(*since_handoff), age_ms = millis(*waited),
                     trace_id = %TraceOf(workflow), "delivered"
                 );
                 self.metrics.confirmed.get_or_create(&namespace(&workflow.namespace)).inc();
@@ -174,12 +174,12 @@ impl Observer {
         if given_up || (attempt == 1 && !matches!(error, LookupError::NoContext)) {
             warn!(
                 namespace = %workflow.namespace, workflow = %workflow.name, attempt,
-                retry_in_ms = retry_in.as_millis(), trace_id = %TraceOf(workflow), "no models yet: {error}"
+                retry_in_ms = millis(retry_in), trace_id = %TraceOf(workflow), "no models yet: {error}"
             );
         } else {
             debug!(
                 namespace = %workflow.namespace, workflow = %workflow.name, attempt,
-                retry_in_ms = retry_in.as_millis(), "no models yet: {error}"
+                retry_in_ms = millis(retry_in), "no models yet: {error}"
             );
         }
     }
@@ -193,7 +193,7 @@ impl Observer {
         if attempt == 1 || matches!(error, MarkError::Refused { .. }) {
             warn!(
                 namespace = %patch.namespace, workflow = %patch.name, attempt,
-                retry_in_ms = retry_in.as_millis(), "the marks could not be patched, and it will be tried again: {error}"
+                retry_in_ms = millis(retry_in), "the marks could not be patched, and it will be tried again: {error}"
             );
         }
     }
@@ -229,6 +229,11 @@ impl Observer {
 fn observe(histogram: &Seconds, duration: Duration, workflow: &Workflow) {
     let exemplar = trace::trace_id(workflow).map(|id| TraceExemplar { trace_id: id.to_string() });
     histogram.observe(duration.as_secs_f64(), exemplar, None);
+}
+
+/// As a number that JSON can hold.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn namespace(namespace: &str) -> NamespaceLabel {

@@ -11,7 +11,7 @@ use std::{
 
 use super::{LookupError, MarkError, MarkPatch};
 use crate::{
-    model::{PipelineName, RunModels, Subscription, SubscriptionName, Uid, Workflow, event, trace},
+    model::{RunModels, Subscription, SubscriptionName, Uid, Workflow, event, trace},
     telemetry::trace::{Attribute, FinishedSpan, Kind, SpanRef, Traces},
 };
 
@@ -108,10 +108,7 @@ impl Spans {
         let now = SystemTime::now();
         let root = trace::root_span_id(workflow.uid);
         let created = UNIX_EPOCH + Duration::from_secs(u64::try_from(workflow.created).unwrap_or(0));
-        let pipeline = match &workflow.pipeline {
-            PipelineName::Spec(name) | PipelineName::Generated(name) => Some(name),
-            PipelineName::Unknown => None,
-        };
+        let pipeline = workflow.pipeline.known();
         let id = SpanRef { trace, span: *root.as_bytes() };
         let mut run = FinishedSpan::now(id, None, "run");
         run.start = created.min(now);

@@ -9,7 +9,7 @@ use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::{
     config,
@@ -60,7 +60,8 @@ impl Eventing for Service {
                     self.metrics.clone(),
                     self.traces.clone(),
                 );
-                info!(
+                // Delivery logs it with what is pending, once the store is filled.
+                debug!(
                     namespace = %wanted.namespace, subscription = %wanted.name,
                     peer = peer.map(tracing::field::display), "a stream begins"
                 );

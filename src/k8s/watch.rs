@@ -201,7 +201,7 @@ impl Status {
     fn recovered(&mut self) {
         self.attempt = 0;
         if let Some(since) = self.failing_since.take() {
-            info!(after_ms = since.elapsed().as_millis(), "the {} is established again", self.name);
+            info!(after_s = since.elapsed().as_secs(), "the {} is established again", self.name);
         }
         self.last_error = None;
         if self.listed {

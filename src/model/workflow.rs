@@ -146,6 +146,16 @@ pub enum PipelineName {
     Unknown,
 }
 
+impl PipelineName {
+    /// The name, if the Workflow says one.
+    pub fn known(&self) -> Option<&str> {
+        match self {
+            Self::Spec(name) | Self::Generated(name) => Some(name),
+            Self::Unknown => None,
+        }
+    }
+}
+
 /// One annotation that remembers a delivery: `published.pipelines.kubeflow.org/<subscription>: <UID>`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mark {

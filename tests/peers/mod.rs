@@ -48,7 +48,7 @@ mod jaeger;
 mod metadata_store;
 mod metadata_writer;
 pub mod plain_http;
-mod ports;
+pub mod ports;
 pub mod process;
 mod runs;
 mod workflow;
