@@ -46,7 +46,14 @@ pub(super) struct Witness {
     streams: HashMap<StreamId, Stream>,
     delivered: HashMap<Consumer, HashMap<Uid, Delivered>>,
     unmarked: HashSet<(Uid, SubscriptionName)>,
+    /// Deleted while an attached stream waited for it.
+    departed: HashMap<(Consumer, Uid), Instant>,
+    /// May be asked for again only after an hour.
+    asked_seldom: HashSet<Uid>,
 }
+
+/// A deleted run is kept for an hour, and an unlucky one may be tried only every few minutes.
+const SURELY_KEPT: Duration = Duration::from_secs(45 * 60);
 
 impl Witness {
     pub(super) fn new(confirm_after: Duration, skip_labelled: bool) -> Self {
@@ -57,6 +64,8 @@ impl Witness {
             streams: HashMap::new(),
             delivered: HashMap::new(),
             unmarked: HashSet::new(),
+            departed: HashMap::new(),
+            asked_seldom: HashSet::new(),
         }
     }
 
@@ -98,6 +107,31 @@ impl Witness {
                 });
             }
         }
+    }
+
+    /// A Workflow with a model was deleted.
+    pub(super) fn gone(&mut self, workflow: &Workflow, now: Instant) {
+        if !workflow.succeeded() || (self.skip_labelled && workflow.labelled) {
+            return;
+        }
+        for stream in self.streams.values().filter(|stream| stream.consumer.0 == workflow.namespace) {
+            if !self.delivered.get(&stream.consumer).is_some_and(|runs| runs.contains_key(&workflow.uid)) {
+                self.departed.insert((stream.consumer.clone(), workflow.uid), now);
+            }
+        }
+    }
+
+    pub(super) fn asked_seldom(&mut self, uid: Uid) {
+        self.asked_seldom.insert(uid);
+    }
+
+    /// From now on everybody does their part: what is kept now is delivered to those who are here.
+    pub(super) fn becomes_calm(&mut self, now: Instant) {
+        self.departed.retain(|(consumer, uid), since| {
+            !self.asked_seldom.contains(uid)
+                && now.saturating_duration_since(*since) < SURELY_KEPT
+                && self.streams.values().any(|stream| stream.consumer == *consumer)
+        });
     }
 
     pub(super) fn attached(&mut self, id: StreamId, subscription: &Subscription) {
@@ -142,11 +176,13 @@ impl Witness {
     pub(super) fn crashed(&mut self) {
         self.delivered.clear();
         self.streams.clear();
+        self.departed.clear();
     }
 
     pub(super) fn unfollowed(&mut self, namespace: &str) {
         assert!(!self.streams.values().any(|stream| *stream.consumer.0 == *namespace), "somebody listens");
         self.delivered.retain(|consumer, _| *consumer.0 != *namespace);
+        self.departed.retain(|(consumer, _), _| *consumer.0 != *namespace);
     }
 
     // === what the ledger does ===
@@ -181,6 +217,14 @@ impl Witness {
     }
 
     // === the end ===
+
+    /// Deletion took nothing away from those who waited.
+    pub(super) fn check_departed(&self) {
+        for (consumer, uid) in self.departed.keys() {
+            let delivered = self.delivered.get(consumer).is_some_and(|runs| runs.contains_key(uid));
+            assert!(delivered, "{uid}, whose Workflow was deleted, was not delivered to {}", consumer.1);
+        }
+    }
 
     /// Each subscription that listens has got this run, and that is on record.
     pub(super) fn check_delivered(&self, workflow: &Workflow) {

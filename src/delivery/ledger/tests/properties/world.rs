@@ -242,7 +242,12 @@ impl World {
                     self.witness.applied(workflow);
                     self.ledger.applied(workflow, self.now);
                 }
-                Change::Gone(workflow) => self.ledger.gone(workflow, self.now),
+                Change::Gone(workflow) => {
+                    if has_model(workflow.uid) {
+                        self.witness.gone(workflow, self.now.instant);
+                    }
+                    self.ledger.gone(workflow, self.now);
+                }
             }
         }
     }
@@ -296,6 +301,9 @@ impl World {
             Reply::NoContext => Err(LookupError::NoContext),
             Reply::ForeignContext => Err(LookupError::ForeignContext { namespace: "other".into() }),
         };
+        if matches!(reply, Reply::NoContext | Reply::ForeignContext) {
+            self.witness.asked_seldom(workflow.uid);
+        }
         self.ledger.answered(id, answer, self.now);
         self.settle();
     }
@@ -388,6 +396,7 @@ impl World {
     /// Good weather: every neighbour does its part at once.
     pub(super) fn calm(&mut self, duration: Duration) {
         let end = self.now.instant + duration;
+        self.witness.becomes_calm(self.now.instant);
         loop {
             self.watch(usize::MAX);
             for stream in 0..MAX_STREAMS {
@@ -413,6 +422,7 @@ impl World {
         for object in self.api.values().filter(|object| has_model(object.workflow.uid)) {
             self.witness.check_delivered(&object.workflow);
         }
+        self.witness.check_departed();
         let census = self.ledger.census();
         assert_eq!((census.pending, census.marks), (0, 0), "pending runs and marks");
         assert!(self.ledger.lookups.is_empty(), "{:#?}", self.ledger.lookups);
