@@ -302,6 +302,11 @@ impl Lookups {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn contains(&self, id: LookupId) -> bool {
+        self.lookups.contains_key(&id)
+    }
+
     /// Whether no question is left, nor anything that was set up for one.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {

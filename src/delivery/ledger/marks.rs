@@ -192,6 +192,11 @@ impl Marks {
         self.pending.values().all(|pending| pending.state == State::Parked)
     }
 
+    #[cfg(test)]
+    pub(super) fn contains(&self, uid: Uid) -> bool {
+        self.pending.contains_key(&uid)
+    }
+
     /// How many Workflows wait for a patch.
     pub(super) fn len(&self) -> usize {
         self.pending.len()

@@ -255,6 +255,21 @@ fn a_restarted_run_is_delivered_again_at_its_next_success() {
 }
 
 #[test]
+fn a_run_that_restarts_before_its_mark_was_written_is_delivered_again_too() {
+    let mut bench = Bench::new();
+    let stream = bench.attach(subscription("a"));
+    bench.apply(run("one"));
+    bench.answer_all(&model());
+    bench.confirm(stream);
+    let patch = bench.patch();
+    bench.change("one", |workflow| workflow.phase = Phase::Other);
+    bench.patched(patch, transient());
+    bench.change("one", |workflow| workflow.phase = Phase::Succeeded);
+    bench.answer_all(&model());
+    assert_eq!(bench.events(stream), ["one", "one"]);
+}
+
+#[test]
 fn what_was_under_way_when_the_run_restarted_confirms_nothing_about_its_next_success() {
     let mut bench = Bench::new();
     let stream = bench.attach(subscription("a"));

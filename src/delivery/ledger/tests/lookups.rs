@@ -195,6 +195,17 @@ fn an_answer_about_a_run_that_was_restarted_meanwhile_is_not_used() {
 }
 
 #[test]
+fn an_answer_that_comes_while_the_restarted_run_runs_is_not_remembered_for_its_next_success() {
+    let mut bench = Bench::new();
+    bench.attach(subscription("a"));
+    bench.apply(run("one"));
+    bench.change("one", |workflow| workflow.phase = Phase::Other);
+    bench.answer("one", no_model());
+    bench.change("one", |workflow| workflow.phase = Phase::Succeeded);
+    assert_eq!(bench.questions(), ["one"]);
+}
+
+#[test]
 fn a_run_that_was_restarted_is_not_held_to_the_pauses_of_its_former_life() {
     let mut bench = Bench::new();
     let stream = bench.attach(subscription("a"));

@@ -202,6 +202,18 @@ fn one_timer_runs_for_each_reason_however_often_streams_come_and_go() {
 }
 
 #[test]
+fn a_failed_lookup_that_nobody_waits_for_goes_with_its_workflow() {
+    let mut bench = Bench::new();
+    let stream = bench.attach(subscription("a"));
+    bench.apply(run("one"));
+    bench.answer("one", Err(LookupError::NoContext));
+    bench.end(stream);
+    assert!(!bench.ledger.lookups.is_empty());
+    bench.delete("one");
+    assert!(bench.ledger.lookups.is_empty());
+}
+
+#[test]
 fn a_long_catch_up_gives_its_memory_back() {
     let mut bench = Bench::new();
     for n in 0..5_000 {
