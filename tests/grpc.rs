@@ -1,0 +1,77 @@
+//! What the gRPC port offers beside the service: health and reflection, before neighbours in memory.
+
+mod served;
+
+use model_update_eventsource::{app::Config, sim::Sim};
+use served::{SOON, Served};
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::{v1, v1alpha};
+
+async fn world() -> (Sim, Served, Channel) {
+    let sim = Sim::start().await.expect("the simulation starts");
+    let config =
+        Config { metadata_store: sim.metadata_url(), kubernetes: Some(sim.kube_config()), ..Config::default() };
+    let served = Served::start(config).await;
+    let channel = Endpoint::from_shared(format!("http://{}", served.address)).expect("a URL").connect_lazy();
+    (sim, served, channel)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_follows_readiness_until_the_drain() {
+    let (_sim, served, channel) = world().await;
+    let mut client = HealthClient::new(channel);
+    for service in ["", "generic.Eventing"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let mut watch = client.watch(request).await.expect("it is known").into_inner();
+        let serving = |status: i32| status == i32::from(ServingStatus::Serving);
+        let statuses = async { while !serving(watch.message().await.expect("no error").expect("a status").status) {} };
+        timeout(SOON, statuses).await.expect("it serves");
+    }
+    let mut watch = client.watch(HealthCheckRequest::default()).await.expect("it is known").into_inner();
+    let ended = async {
+        loop {
+            match watch.message().await {
+                Ok(Some(answer)) if answer.status == i32::from(ServingStatus::NotServing) => return true,
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return false,
+            }
+        }
+    };
+    let ((), not_serving) = tokio::join!(served.stop(), ended);
+    assert!(not_serving, "NOT_SERVING comes before the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_versions_of_reflection_list_the_service_and_nothing_of_others() {
+    let (_sim, _served, channel) = world().await;
+
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let request = v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(v1::server_reflection_request::MessageRequest::ListServices(String::new())),
+    };
+    let answers = client.server_reflection_info(futures::stream::iter([request])).await.expect("v1 is there");
+    let answer = answers.into_inner().message().await.expect("no error").expect("an answer");
+    let Some(v1::server_reflection_response::MessageResponse::ListServicesResponse(list)) = answer.message_response
+    else {
+        panic!("not a list: {answer:?}")
+    };
+    let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+    assert!(names.contains(&"generic.Eventing") && !names.iter().any(|name| name.contains("ml_metadata")), "{names:?}");
+
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let symbol =
+        v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol("generic.Eventing".to_owned());
+    let request = v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(symbol) };
+    let answers = client.server_reflection_info(futures::stream::iter([request])).await.expect("v1alpha is there");
+    let answer = answers.into_inner().message().await.expect("no error").expect("an answer");
+    assert!(
+        matches!(
+            answer.message_response,
+            Some(v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(_))
+        ),
+        "{answer:?}"
+    );
+}
