@@ -101,8 +101,10 @@ async fn a_watch_that_ends_soon_says_before_how_far_it_has_come() {
     let parameters = WatchParams::default().labels("pipeline/runid").timeout(2);
     let events = api(&sim).watch_metadata(&parameters, "200").await.unwrap();
     let events: Vec<_> = within(events.try_collect()).await.unwrap();
-    let [WatchEvent::Bookmark(bookmark)] = &events[..] else { panic!("{events:?}") };
+    // On a busy machine a second one may be due before the end.
+    let [.., WatchEvent::Bookmark(bookmark)] = &events[..] else { panic!("{events:?}") };
     assert_eq!(bookmark.metadata.resource_version, "201");
+    assert!(events.iter().all(|event| matches!(event, WatchEvent::Bookmark(_))), "{events:?}");
 }
 
 #[tokio::test]
