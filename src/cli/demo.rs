@@ -5,13 +5,13 @@
 
 use std::{
     io::{self, Write},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU64,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::Args;
 use futures::{Stream, StreamExt};
 use tokio::{
@@ -131,7 +131,7 @@ impl Demo {
             tale.say(&format!("An EventSource with the configuration `{config}` may dial {address}, too."))?;
         }
         tale.say("")?;
-        let mut subscriber = Subscriber::connect(format!("http://127.0.0.1:{}", address.port())).await?;
+        let mut subscriber = Subscriber::connect(format!("http://{}", own(address))).await?;
         let mut events = subscriber.subscribe(SUBSCRIBER, &config).await?;
         tale.tell("subscriber", &format!("subscribes with `{config}`"))?;
 
@@ -155,6 +155,16 @@ impl Demo {
              with --forever and --listen for an EventSource of your own."
         ))
     }
+}
+
+/// Where this machine reaches a server that listens there.
+fn own(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 fn stopped(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
@@ -229,7 +239,7 @@ impl Tale {
                     None => bail!("the stream ended"),
                 },
                 outcome = &mut playing, if !played => {
-                    outcome.map_err(|refusal| anyhow!("the simulation refused a step: {refusal:?}"))?;
+                    outcome.context("the simulation refused a step")?;
                     played = true;
                 }
                 () = overdue => bail!("no event within {} s after the run succeeded", SOON.as_secs()),
@@ -252,5 +262,22 @@ impl Tale {
         };
         timeout(SOON, marked).await.context("the delivery was not marked on the Workflow in time")?;
         self.tell("this server", &format!("has the proof that it was read, and marks the Workflow: {mark}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_dials_the_address_that_it_listens_on() {
+        for (listens, dialled) in [
+            ("0.0.0.0:50051", "127.0.0.1:50051"),
+            ("[::]:50051", "[::1]:50051"),
+            ("[::1]:50051", "[::1]:50051"),
+            ("192.0.2.7:50051", "192.0.2.7:50051"),
+        ] {
+            assert_eq!(own(listens.parse().unwrap()).to_string(), dialled);
+        }
     }
 }
