@@ -27,37 +27,6 @@ fn a_catch_up_brings_the_oldest_runs_first() {
 }
 
 #[test]
-fn answers_that_come_out_of_order_are_put_in_order_for_a_moment() {
-    let mut bench = Bench::new();
-    for (name, age) in [("old", 20), ("young", 10)] {
-        bench.apply(Workflow { created: BEGIN - age, ..run(name) });
-    }
-    let stream = bench.attach(subscription("a"));
-    bench.answer("young", model());
-    assert!(bench.events(stream).is_empty());
-    bench.answer("old", model());
-    assert_eq!(bench.events(stream), ["old", "young"]);
-}
-
-#[test]
-fn a_slow_or_failed_answer_does_not_hold_up_younger_runs() {
-    for fails in [false, true] {
-        let mut bench = Bench::new();
-        for (name, age) in [("old", 20), ("young", 10)] {
-            bench.apply(Workflow { created: BEGIN - age, ..run(name) });
-        }
-        let stream = bench.attach(subscription("a"));
-        bench.answer("young", model());
-        if fails {
-            bench.answer("old", unavailable());
-        } else {
-            bench.wait(Duration::from_millis(500));
-        }
-        assert_eq!(bench.events(stream), ["young"]);
-    }
-}
-
-#[test]
 fn a_run_that_succeeds_while_the_stream_is_attached_is_handed_off_in_the_documented_form() {
     let mut bench = Bench::new();
     let stream = bench.attach(subscription("a"));

@@ -1,11 +1,11 @@
-//! Streams that share a subscription, and streams that are drained.
+//! Streams: the order in which runs come, sharing a subscription, and drains.
 
 use std::time::Duration;
 
 use super::bench::*;
 use crate::{
     delivery::{StreamId, ledger::Report},
-    model::Phase,
+    model::{Phase, Workflow},
 };
 
 fn shared(report: &Report) -> bool {
@@ -184,4 +184,35 @@ fn the_oldest_pending_run_keeps_its_age_when_its_stream_breaks_again_and_again()
     }
     bench.attach(subscription("a"));
     assert_eq!(bench.ledger.census().oldest, Some(begin));
+}
+
+#[test]
+fn answers_that_come_out_of_order_are_put_in_order_for_a_moment() {
+    let mut bench = Bench::new();
+    for (name, age) in [("old", 20), ("young", 10)] {
+        bench.apply(Workflow { created: BEGIN - age, ..run(name) });
+    }
+    let stream = bench.attach(subscription("a"));
+    bench.answer("young", model());
+    assert!(bench.events(stream).is_empty());
+    bench.answer("old", model());
+    assert_eq!(bench.events(stream), ["old", "young"]);
+}
+
+#[test]
+fn a_slow_or_failed_answer_does_not_hold_up_younger_runs() {
+    for fails in [false, true] {
+        let mut bench = Bench::new();
+        for (name, age) in [("old", 20), ("young", 10)] {
+            bench.apply(Workflow { created: BEGIN - age, ..run(name) });
+        }
+        let stream = bench.attach(subscription("a"));
+        bench.answer("young", model());
+        if fails {
+            bench.answer("old", unavailable());
+        } else {
+            bench.wait(Duration::from_millis(500));
+        }
+        assert_eq!(bench.events(stream), ["young"]);
+    }
 }
