@@ -6,6 +6,8 @@
 //! - `marker`: marks on Workflows
 
 mod client;
+#[cfg(test)]
+mod fixtures;
 mod marker;
 mod object;
 mod watch;
