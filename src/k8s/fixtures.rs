@@ -19,7 +19,6 @@ use tower::{BoxError, service_fn};
 use super::Client;
 use crate::telemetry::metrics::KubernetesMetrics;
 
-pub(super) const UID: &str = "0b64ec22-9e1f-4c8e-8a2f-6f1c8f4f6a01";
 /// Longer than anything that the product waits for; time is paused in these tests.
 const LONG: Duration = Duration::from_secs(3600);
 

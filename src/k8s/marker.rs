@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// For one patch, its answer included.
-const PATCH_TIMEOUT: Duration = Duration::from_secs(15);
+const PATCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The field that the API server names where a patch's UID is not the Workflow's.
 const UID_FIELD: &str = "metadata.uid";
 
@@ -144,6 +144,8 @@ fn classify(status: &Status) -> MarkError {
         422 if about_uid() => MarkError::Gone,
         409 => MarkError::Conflict,
         429 | 500.. => MarkError::Transient { message: format!("{}: {}", status.code, status.message) },
+        // A refusal in JSON that is no Status: not the API server's own words, but those of something before it.
+        0 => MarkError::Transient { message: "refused, and not in the API server's words".to_owned() },
         code => MarkError::Refused { status: code, message: status.message.clone() },
     }
 }

@@ -3,6 +3,9 @@
 //! A Workflow's metadata can be tens of kilobytes (managed fields, KFP's component specs), and a list brings hundreds of
 //! them at once. So decoding picks the few fields that matter out of the text as it goes by and allocates nothing for
 //! the others; the pipeline's name is taken out of its JSON annotation on the spot.
+//!
+//! One error would spoil the whole page, and every later attempt at it. So what is of another type than Kubernetes writes
+//! counts as absent; a Workflow that then lacks its UID is left out by itself.
 
 use std::{borrow::Cow, fmt};
 
@@ -11,7 +14,7 @@ use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::Obj
 use kube::Resource;
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 use crate::model::{
@@ -128,6 +131,24 @@ impl Resource for Object {
 
 // === Decoding ===
 
+/// The methods of a visitor for what is of another type than it should be: it counts as absent.
+macro_rules! absent_if_of_another_type {
+    ($lifetime:lifetime: $($visit:ident($type:ty)),*) => {
+        $(fn $visit<E>(self, _: $type) -> Result<Self::Value, E> {
+            Ok(Self::Value::default())
+        })*
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Self::Value::default())
+        }
+
+        fn visit_seq<A: SeqAccess<$lifetime>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(Self::Value::default())
+        }
+    };
+}
+
 /// Picks entries out of a map. A key that it does not know costs nothing: its value is skipped unread.
 trait Pick {
     type Key;
@@ -135,7 +156,7 @@ trait Pick {
     fn value<'de, A: MapAccess<'de>>(&mut self, key: Self::Key, map: &mut A) -> Result<(), A::Error>;
 }
 
-/// Reads a map, or `null`, into whatever picks from it.
+/// Reads a map into whatever picks from it.
 struct Entries<'a, P>(&'a mut P);
 
 impl<'de, P: Pick> DeserializeSeed<'de> for Entries<'_, P> {
@@ -153,9 +174,7 @@ impl<'de, P: Pick> Visitor<'de> for Entries<'_, P> {
         f.write_str("an object")
     }
 
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
+    absent_if_of_another_type!('de: visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str));
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key_seed(Text(P::key))? {
@@ -170,7 +189,7 @@ impl<'de, P: Pick> Visitor<'de> for Entries<'_, P> {
     }
 }
 
-/// Reads a string, without keeping it, into what a function makes of it. `null` gives `None`.
+/// Reads a string, without keeping it, into what a function makes of it.
 struct Text<F>(F);
 
 impl<'de, T, F: FnOnce(&str) -> T> DeserializeSeed<'de> for Text<F> {
@@ -188,7 +207,10 @@ impl<'de, T, F: FnOnce(&str) -> T> Visitor<'de> for Text<F> {
         f.write_str("a string")
     }
 
-    fn visit_unit<E>(self) -> Result<Option<T>, E> {
+    absent_if_of_another_type!('de: visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64));
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<T>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(None)
     }
 

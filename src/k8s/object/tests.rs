@@ -74,6 +74,58 @@ fn a_uid_that_is_none_is_an_error_of_this_workflow_only() {
     assert_eq!(error.to_string(), "the Workflow n/w has the UID \"7\", which is not a UUID");
 }
 
+#[test]
+fn what_is_of_another_type_counts_as_absent() {
+    let plain = record(json!({"uid": UID, "name": "w", "namespace": "n"}));
+    for odd in
+        [json!(null), json!(7), json!(-7), json!(0.5), json!(true), json!("x"), json!([[1], {}]), json!({"a": {}})]
+    {
+        let mut metadata = json!({"uid": UID, "name": "w", "namespace": "n", "labels": odd, "annotations": odd});
+        assert_eq!(record(metadata.clone()), plain, "{odd} in place of a map");
+        if odd.is_string() {
+            continue;
+        }
+        metadata["generateName"] = odd.clone();
+        metadata["creationTimestamp"] = odd.clone();
+        metadata["labels"] = json!({PHASE_LABEL: odd, RUN_ID_LABEL: odd, EVENTS_PUBLISHED_LABEL: odd});
+        metadata["annotations"] = json!({PIPELINE_SPEC_ANNOTATION: odd, TRACE_ID_ANNOTATION: odd});
+        assert_eq!(record(metadata), plain, "{odd} in place of a text");
+    }
+}
+
+#[test]
+fn what_is_no_workflow_at_all_is_an_error_of_its_own_only() {
+    for odd in [json!(null), json!(7), json!("x"), json!([]), json!({}), json!({"metadata": 7})] {
+        let object: Object = serde_json::from_value(odd.clone()).unwrap();
+        assert!(object.into_record(&mut Names::default()).is_err(), "{odd}");
+    }
+}
+
+#[test]
+fn annotations_of_any_size_leave_a_small_record() {
+    let marks = json!({
+        "pipelines.kubeflow.org/components-comp-trainer": "x".repeat(50_000),
+        PIPELINE_SPEC_ANNOTATION: json!({"description": "y".repeat(50_000), "name": "penguin"}).to_string(),
+        "published.pipelines.kubeflow.org/update": "z".repeat(50_000),
+    });
+    let workflow = record(json!({"uid": UID, "name": "w", "namespace": "n", "annotations": marks}));
+    assert_eq!(workflow.pipeline, PipelineName::Spec("penguin".into()));
+    assert_eq!(workflow.marks.len(), 1);
+    assert!(!workflow.marks[0].own);
+}
+
+#[test]
+fn a_page_decodes_as_kube_reads_it_and_metadata_of_any_depth_is_skipped() {
+    let deep = format!("{}1{}", "{\"f:x\":".repeat(5_000), "}".repeat(5_000));
+    let page = format!(
+        r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{{"resourceVersion":"9"}},"items":[
+            {{"metadata":{{"name":"a","uid":"{UID}","managedFields":[{{"fieldsV1":{deep}}}]}}}},
+            {{"metadata":{{"name":"b","uid":"{UID}","labels":{deep}}}}}]}}"#
+    );
+    let list: kube::core::ObjectList<Object> = serde_json::from_str(&page).unwrap();
+    assert_eq!(list.items.iter().map(|object| object.identity().1).collect::<Vec<_>>(), ["a", "b"]);
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -90,7 +142,44 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Keys that are read, with whatever may stand there.
+fn any_metadata() -> impl Strategy<Value = Value> {
+    let keys = prop::sample::select(vec![
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "generateName",
+        "creationTimestamp",
+        "labels",
+        "annotations",
+        "x",
+    ]);
+    let inner = prop::sample::select(vec![
+        PHASE_LABEL,
+        RUN_ID_LABEL,
+        EVENTS_PUBLISHED_LABEL,
+        PIPELINE_SPEC_ANNOTATION,
+        TRACE_ID_ANNOTATION,
+        "published.pipelines.kubeflow.org/a",
+        "published.pipelines.kubeflow.org/",
+        "y",
+    ]);
+    let map = prop::collection::hash_map(inner, any_json(), 0..6)
+        .prop_map(|map| Value::Object(map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()));
+    let value = prop_oneof![2 => any_json(), 1 => map, 1 => Just(Value::from(UID))];
+    prop::collection::hash_map(keys, value, 0..9)
+        .prop_map(|map| Value::Object(map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()))
+}
+
 proptest! {
+    #[test]
+    fn any_metadata_decodes_and_says_what_it_lacks(metadata in any_metadata()) {
+        let uid = metadata["uid"].as_str().and_then(Uid::parse);
+        let object: Object = serde_json::from_str(&json!({"metadata": metadata}).to_string()).unwrap();
+        prop_assert_eq!(object.into_record(&mut Names::default()).ok().map(|workflow| workflow.uid), uid);
+    }
+
     #[test]
     fn fields_that_nobody_asked_for_change_nothing(extra in any_json(), key in "x[a-z]{0,8}") {
         let plain = json!({"uid": UID, "name": "w", "namespace": "n"});
