@@ -21,11 +21,12 @@ use super::Traces;
 
 /// What other crates say louder than it deserves; a directive of the user for the same target wins.
 ///
-/// - kube reports every failed request as an error. Those that matter are reported by whoever made the request, once
-///   and with what is done about it.
+/// - kube reports every failed attempt of a watch, and an answer that it cannot read with all its text. What matters of
+///   these is reported by whoever made the request, once and with what is done about it.
 /// - The spans of traces are for traces ([`super::trace::TARGET`]).
 /// - h2 warns of every acknowledgement that it did not ask for, which any peer can send at any rate.
-const QUIET: &str = "kube_client::client::builder=off,h2::proto::ping_pong=error,modelupdate_trace=off";
+const QUIET: &str = "kube_client::client=off,kube_client::client::tls=warn,kube_runtime::watcher=error,\
+                     h2::proto::ping_pong=error,modelupdate_trace=off";
 
 /// The form of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -205,12 +206,13 @@ mod tests {
     #[test]
     fn what_other_crates_overstate_is_quiet_unless_it_is_asked_for() {
         let noise = || {
-            error!(target: "kube_client::client::builder", "failed with status 403");
+            warn!(target: "kube_client::client", "a whole page of Workflows, and why it cannot be read");
+            warn!(target: "kube_runtime::watcher", "watch list error with 403");
             warn!(target: "h2::proto::ping_pong", "recv PING ack that we never sent");
         };
         assert_eq!(logged(Format::Text, "debug", noise), "");
-        let asked = "info,kube_client::client::builder=error,h2::proto::ping_pong=warn";
-        assert_eq!(logged(Format::Text, asked, noise).lines().count(), 2);
+        let asked = "info,kube_client::client=warn,kube_runtime::watcher=warn,h2::proto::ping_pong=warn";
+        assert_eq!(logged(Format::Text, asked, noise).lines().count(), 3);
     }
 
     #[test]
