@@ -4,21 +4,23 @@
 //! so each names the key, what is wrong with it, and what to write instead. None repeats more than a few words of the
 //! input.
 
+mod words;
+mod yaml;
+
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
+use self::{words::quoted, yaml::MAX_CONFIG};
 use crate::model::{
     ArtifactTypes, Include, IncludeField, PipelineFilter, Subscription, SubscriptionName,
     subscription::{NotADnsLabel, is_dns_label},
 };
 
-/// A configuration is a few lines; what is larger than this many octets is none.
-const MAX_CONFIG: usize = 64 * 1024;
-/// How many patterns or types a list may hold.
-const MAX_LIST: usize = 256;
-/// How much of the input a message repeats, in characters.
-const MAX_EXCERPT: usize = 40;
+/// How many patterns or types a list may hold, and how many octets each may have. A pattern becomes a regular expression,
+/// which every stream keeps, and which is compiled recursively.
+const MAX_LIST: usize = 64;
+const MAX_ENTRY: usize = 256;
 
 const NAMESPACE: &str = "kfpNamespace";
 const SUBSCRIPTION: &str = "subscription";
@@ -31,22 +33,59 @@ const KEYS: [&str; 6] = [NAMESPACE, SUBSCRIPTION, PIPELINES, ARTIFACT_TYPES, MAX
 /// Why a configuration is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// It is larger than [`MAX_CONFIG`].
-    #[error("config has more than {MAX_CONFIG} octets: it takes a few lines, see {NAMESPACE}")]
+    /// It is larger than a configuration can be.
+    #[error("config has more than {MAX_CONFIG} octets: it takes a few lines, such as `{NAMESPACE}: my-team`")]
     TooLarge,
     /// There is nothing in it.
     #[error("config is empty: write at least `{NAMESPACE}: <the namespace whose runs are wanted>`")]
     Empty,
+    /// It is in another encoding.
+    #[error("config is not UTF-8 after octet {valid_up_to}: save it as UTF-8")]
+    NotUtf8 {
+        /// How many octets are.
+        valid_up_to: usize,
+    },
     /// It cannot be read.
-    #[error("config is not valid YAML: {0}")]
-    NotYaml(String),
+    #[error(
+        "config is not valid YAML: line {line}: {problem}; write each key as `{NAMESPACE}: my-team` on a line of its \
+         own, and put texts with special characters in quotes"
+    )]
+    NotYaml {
+        /// Where.
+        line: u64,
+        /// What the parser says.
+        problem: String,
+    },
+    /// A key is there more than once.
+    #[error("config has the key {key} twice, again on line {line}: leave one of them out")]
+    DuplicateKey {
+        /// The key, in quotes (an excerpt).
+        key: String,
+        /// Where it is for the second time.
+        line: u64,
+    },
+    /// It is more than one.
+    #[error("config has several YAML documents, the second on line {line}: write every key in one, without `---`")]
+    SeveralDocuments {
+        /// Where the second one begins.
+        line: u64,
+    },
+    /// It costs too much to read.
+    #[error(
+        "config is nested too deeply, too long or has too many aliases on line {line}: write plain values and lists, \
+         such as `{PIPELINES}: [\"penguin-*\"]`"
+    )]
+    TooComplex {
+        /// Where that was noticed.
+        line: u64,
+    },
     /// It is a list or a single value.
     #[error("config is {0}, but has to be a mapping: write `{NAMESPACE}: <the namespace whose runs are wanted>`")]
     NotAMapping(&'static str),
     /// There is a key that nobody knows.
-    #[error("config has the unknown key {key:?}: {}", suggestion(.nearest))]
+    #[error("config has the unknown key {key}: {}", suggestion(.nearest))]
     UnknownKey {
-        /// What was written (an excerpt).
+        /// What was written, in quotes (an excerpt).
         key: String,
         /// A key that may have been meant.
         nearest: Option<&'static str>,
@@ -78,23 +117,9 @@ fn suggestion(nearest: &Option<&'static str>) -> String {
 /// # Errors
 /// Whatever is not exactly as documented.
 pub fn parse(event_source: &str, config: &[u8]) -> Result<Subscription, ConfigError> {
-    if config.len() > MAX_CONFIG {
-        return Err(ConfigError::TooLarge);
-    }
-    let text = std::str::from_utf8(config)
-        .map_err(|error| ConfigError::NotYaml(format!("it is not UTF-8 after octet {}", error.valid_up_to())))?;
-    let value: Value = match serde_saphyr::from_str(text) {
-        Ok(value) => value,
-        Err(_) if has_no_content(text) => return Err(ConfigError::Empty),
-        Err(error) => return Err(ConfigError::NotYaml(first_line(&error.to_string()))),
-    };
-    let keys = match value {
-        Value::Object(keys) => keys,
-        Value::Null => return Err(ConfigError::Empty),
-        other => return Err(ConfigError::NotAMapping(kind(&other))),
-    };
+    let keys = yaml::read(config)?;
     if let Some(key) = keys.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        return Err(ConfigError::UnknownKey { key: excerpt(key), nearest: nearest(key) });
+        return Err(ConfigError::UnknownKey { key: quoted(key), nearest: words::nearest(key, KEYS) });
     }
     Ok(Subscription {
         namespace: namespace(&keys)?,
@@ -113,7 +138,7 @@ fn namespace(keys: &Map<String, Value>) -> Result<Arc<str>, ConfigError> {
         Some(Value::String(name)) if is_dns_label(name) => Ok(name.as_str().into()),
         Some(Value::String(name)) if name.is_empty() => refuse("is empty".to_owned()),
         Some(Value::String(name)) => refuse(format!("{} cannot be a namespace: it {NotADnsLabel}", quoted(name))),
-        Some(other) => refuse(is_not(other, "text")),
+        Some(other) => refuse(words::is_no_text(other)),
     }
 }
 
@@ -131,17 +156,21 @@ fn subscription(keys: &Map<String, Value>, event_source: &str) -> Result<Subscri
             Ok(name) => Ok(name),
             Err(error) => refuse(format!("{} {error}", quoted(name))),
         },
-        Some(other) => refuse(is_not(other, "text")),
+        Some(other) => refuse(words::is_no_text(other)),
     }
 }
 
 fn pipelines(keys: &Map<String, Value>) -> Result<PipelineFilter, ConfigError> {
     const EXAMPLE: &str = "a list such as `pipelines: [\"penguin-*\"]`, or leave it out for every pipeline";
     let Some(patterns) = strings(keys, PIPELINES, EXAMPLE)? else { return Ok(PipelineFilter::default()) };
-    PipelineFilter::matching(patterns).map_err(|error| ConfigError::Value {
-        key: PIPELINES,
-        problem: format!("{} is not a glob pattern ({})", quoted(error.glob().unwrap_or_default()), error.kind()),
-        example: EXAMPLE,
+    PipelineFilter::matching(patterns).map_err(|error| {
+        let why = match error.kind() {
+            // Its words are about an expression that nobody has written, and fill several lines.
+            globset::ErrorKind::Regex(_) => "it is too complicated".to_owned(),
+            kind => kind.to_string(),
+        };
+        let problem = format!("{} is not a glob pattern: {why}", quoted(error.glob().unwrap_or_default()));
+        ConfigError::Value { key: PIPELINES, problem, example: EXAMPLE }
     })
 }
 
@@ -158,16 +187,22 @@ fn max_age(keys: &Map<String, Value>) -> Result<Option<Duration>, ConfigError> {
             example: "a duration with its unit such as `maxAge: 12h` (s, m, h, d, w), or leave it out for no limit",
         })
     };
-    match keys.get(MAX_AGE) {
-        None => Ok(None),
-        Some(Value::String(text)) => match humantime::parse_duration(text) {
-            Ok(age) if age < Duration::from_secs(1) => refuse(format!("{} is less than a second", quoted(text))),
-            Ok(age) => Ok(Some(age)),
-            Err(_) => refuse(format!("{} is not a duration", quoted(text))),
-        },
-        Some(Value::Number(number)) => refuse(format!("{number} has no unit")),
-        Some(other) => refuse(is_not(other, "a duration")),
-    }
+    let text = match keys.get(MAX_AGE) {
+        None => return Ok(None),
+        Some(Value::String(text)) => text,
+        Some(Value::Number(number)) => return refuse(format!("{number} has no unit")),
+        Some(Value::Null) => return refuse("has no value".to_owned()),
+        Some(other) => return refuse(format!("is {}, not a duration", words::kind(other))),
+    };
+    let problem = match humantime::parse_duration(text) {
+        Ok(age) if age >= Duration::from_secs(1) => return Ok(Some(age)),
+        Ok(_) => "is less than a second",
+        Err(_) if text.starts_with('-') => "is negative",
+        Err(_) if !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit()) => "has no unit",
+        Err(humantime::DurationError::NumberOverflow) => "is longer than anything lasts",
+        Err(_) => "is not a duration",
+    };
+    refuse(format!("{} {problem}", quoted(text)))
 }
 
 fn include(keys: &Map<String, Value>) -> Result<Include, ConfigError> {
@@ -176,7 +211,10 @@ fn include(keys: &Map<String, Value>) -> Result<Include, ConfigError> {
     let field = |name: &str| {
         IncludeField::ALL.into_iter().find(|field| field.key() == name).ok_or_else(|| ConfigError::Value {
             key: INCLUDE,
-            problem: format!("there is no field {}", quoted(name)),
+            problem: match words::nearest(name, IncludeField::ALL.map(IncludeField::key)) {
+                Some(meant) => format!("there is no field {}, did you mean {meant}?", quoted(name)),
+                None => format!("there is no field {}", quoted(name)),
+            },
             example: EXAMPLE,
         })
     };
@@ -193,7 +231,8 @@ fn strings<'a>(
     let values = match keys.get(key) {
         None => return Ok(None),
         Some(Value::Array(values)) => values,
-        Some(other) => return refuse(is_not(other, "a list")),
+        Some(Value::Null) => return refuse("has no value".to_owned()),
+        Some(other) => return refuse(format!("is {}, not a list", words::kind(other))),
     };
     if values.is_empty() {
         return refuse("is an empty list, which would match nothing".to_owned());
@@ -205,77 +244,14 @@ fn strings<'a>(
     for value in values {
         match value {
             Value::String(text) if text.is_empty() => return refuse("has an empty entry".to_owned()),
+            Value::String(text) if text.len() > MAX_ENTRY => {
+                return refuse(format!("{} has more than {MAX_ENTRY} octets", quoted(text)));
+            }
             Value::String(text) => strings.push(text.as_str()),
-            other => return refuse(format!("has an entry that {}", is_not(other, "text"))),
+            other => return refuse(format!("has an entry that {}", words::is_no_text(other))),
         }
     }
     Ok(Some(strings))
-}
-
-fn is_not(value: &Value, wanted: &str) -> String {
-    format!("is {}, not {wanted}", kind(value))
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a mapping",
-    }
-}
-
-/// Whether there is nothing but blanks, comments and document markers.
-fn has_no_content(text: &str) -> bool {
-    text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---")
-}
-
-fn quoted(text: &str) -> String {
-    format!("{:?}", excerpt(text))
-}
-
-fn excerpt(text: &str) -> String {
-    let mut characters = text.chars();
-    let mut excerpt: String = characters.by_ref().take(MAX_EXCERPT).collect();
-    if characters.next().is_some() {
-        excerpt.push('…');
-    }
-    excerpt
-}
-
-/// What a parser says, without the picture of the input that it draws below.
-fn first_line(message: &str) -> String {
-    let line = message.lines().next().unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line).chars().take(200).collect()
-}
-
-/// The known key that differs from this one in case, or in at most two letters.
-fn nearest(key: &str) -> Option<&'static str> {
-    if key.len() > 32 {
-        return None;
-    }
-    let key = key.to_ascii_lowercase().replace(['-', '_'], "");
-    KEYS.into_iter()
-        .map(|known| (distance(&key, &known.to_ascii_lowercase()), known))
-        .min()
-        .filter(|(distance, _)| *distance <= 2)
-        .map(|(_, known)| known)
-}
-
-/// How many letters have to be put in, left out or changed (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.chars().enumerate() {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

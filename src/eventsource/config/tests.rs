@@ -51,79 +51,33 @@ fn an_odd_event_source_name_becomes_a_subscription_of_its_own() {
 }
 
 #[test]
-fn every_refusal_names_the_key_and_says_how_to_mend_it() {
+fn a_document_that_is_no_configuration_is_refused_with_what_to_write() {
+    const EMPTY: &str = "config is empty: write at least `kfpNamespace: <the namespace whose runs are wanted>`";
+    const MAPPING: &str = "but has to be a mapping: write `kfpNamespace: <the namespace whose runs are wanted>`";
     for (config, message) in [
-        ("", "config is empty: write at least `kfpNamespace: <the namespace whose runs are wanted>`"),
-        ("# nothing\n", "config is empty: write at least `kfpNamespace: <the namespace whose runs are wanted>`"),
-        (
-            "[a]",
-            "config is a list, but has to be a mapping: write `kfpNamespace: <the namespace whose runs are wanted>`",
-        ),
-        (
-            "team-a",
-            "config is text, but has to be a mapping: write `kfpNamespace: <the namespace whose runs are wanted>`",
-        ),
+        ("", EMPTY),
+        ("# nothing\n", EMPTY),
+        ("---\n...\n", EMPTY),
+        ("~", EMPTY),
+        ("[a]", &format!("config is a list, {MAPPING}")),
+        ("- kfpNamespace: a", &format!("config is a list, {MAPPING}")),
+        ("team-a", &format!("config is text, {MAPPING}")),
+        ("kfpNamespace:team-a", &format!("config is text, {MAPPING}")),
+        ("7", &format!("config is a number, {MAPPING}")),
+        ("true", &format!("config is true or false, {MAPPING}")),
         ("subscription: a", "kfpNamespace is missing: write `kfpNamespace: <the namespace whose runs are wanted>`"),
-        ("kfpNamespace: ''", "kfpNamespace: is empty; write `kfpNamespace: my-team`"),
-        ("kfpNamespace:", "kfpNamespace: is null, not text; write `kfpNamespace: my-team`"),
-        ("kfpNamespace: 7", "kfpNamespace: is a number, not text; write `kfpNamespace: my-team`"),
         (
-            "kfpNamespace: Team A",
-            "kfpNamespace: \"Team A\" cannot be a namespace: it is not a DNS label (1 to 63 characters, a-z, 0-9 and \
-             '-', beginning and ending with a letter or digit); write `kfpNamespace: my-team`",
-        ),
-        ("kfpNamespace: a\nkfpnamespace: b", "config has the unknown key \"kfpnamespace\": did you mean kfpNamespace?"),
-        ("kfpNamespace: a\nmax_age: 1h", "config has the unknown key \"max_age\": did you mean maxAge?"),
-        (
-            "kfpNamespace: a\ncolour: red",
-            "config has the unknown key \"colour\": the keys are kfpNamespace, subscription, pipelines, artifactTypes, \
-             maxAge, include",
+            "kfpNamespace: a\nmaxAge: 1h\nkfpNamespace: b",
+            "config has the key \"kfpNamespace\" twice, again on line 3: leave one of them out",
         ),
         (
-            "kfpNamespace: a\nsubscription: Odd!",
-            "subscription: \"Odd!\" is not a DNS label (1 to 63 characters, a-z, 0-9 and '-', beginning and ending with \
-             a letter or digit); write a name such as `subscription: deployer`, or leave it out to use the \
-             EventSource's name",
+            "kfpNamespace: a\n---\nmaxAge: 1h",
+            "config has several YAML documents, the second on line 3: write every key in one, without `---`",
         ),
         (
-            "kfpNamespace: a\npipelines: []",
-            "pipelines: is an empty list, which would match nothing; write a list such as `pipelines: [\"penguin-*\"]`, \
-             or leave it out for every pipeline",
-        ),
-        (
-            "kfpNamespace: a\npipelines: penguin",
-            "pipelines: is text, not a list; write a list such as `pipelines: [\"penguin-*\"]`, or leave it out for \
-             every pipeline",
-        ),
-        (
-            "kfpNamespace: a\npipelines: ['a[']",
-            "pipelines: \"a[\" is not a glob pattern (unclosed character class; missing ']'); write a list such as \
-             `pipelines: [\"penguin-*\"]`, or leave it out for every pipeline",
-        ),
-        (
-            "kfpNamespace: a\nartifactTypes: [7]",
-            "artifactTypes: has an entry that is a number, not text; write a list such as `artifactTypes: \
-             [system.Model]`, or leave it out for pushed models",
-        ),
-        (
-            "kfpNamespace: a\nmaxAge: 30",
-            "maxAge: 30 has no unit; write a duration with its unit such as `maxAge: 12h` (s, m, h, d, w), or leave it \
-             out for no limit",
-        ),
-        (
-            "kfpNamespace: a\nmaxAge: 0s",
-            "maxAge: \"0s\" is less than a second; write a duration with its unit such as `maxAge: 12h` (s, m, h, d, \
-             w), or leave it out for no limit",
-        ),
-        (
-            "kfpNamespace: a\nmaxAge: -1h",
-            "maxAge: \"-1h\" is not a duration; write a duration with its unit such as `maxAge: 12h` (s, m, h, d, w), \
-             or leave it out for no limit",
-        ),
-        (
-            "kfpNamespace: a\ninclude: [uid]",
-            "include: there is no field \"uid\"; write a list of any of namespace, workflowName, workflowUid, runId, \
-             traceparent, or leave it out",
+            "kfpNamespace: [[[[[[[[[[]]]]]]]]]]",
+            "config is nested too deeply, too long or has too many aliases on line 1: write plain values and lists, \
+             such as `pipelines: [\"penguin-*\"]`",
         ),
     ] {
         assert_eq!(refusal(config), message, "{config:?}");
@@ -131,14 +85,181 @@ fn every_refusal_names_the_key_and_says_how_to_mend_it() {
 }
 
 #[test]
-fn what_is_not_yaml_is_refused_in_one_line() {
-    for config in ["a: b: c", "kfpNamespace: a\nkfpNamespace: b", "{", "a: 1\n---\nb: 2", "*x"] {
-        let message = refusal(config);
-        assert!(message.starts_with("config is not valid YAML: "), "{config:?}: {message:?}");
-        assert!(!message.contains('\n') && message.len() <= 512, "{config:?}: {message}");
+fn what_is_not_yaml_is_refused_with_its_line_and_the_usual_way_out() {
+    for (config, problem) in [
+        ("a: b: c", "line 1: mapping values are not allowed in this context"),
+        ("kfpNamespace: a\n  maxAge: 1h", "line 2: mapping values are not allowed in this context"),
+        ("kfpNamespace: a\npipelines: [b", "line 2: unclosed bracket '['"),
+        ("kfpNamespace: 'a", "line 1: unclosed quote"),
+        ("kfpNamespace: a\npipelines: [*penguin]", "line 2: a text that begins with * has to be in quotes"),
+        ("kfpNamespace: {{namespace}}", "line 1: a key has to be text"),
+    ] {
+        let message = format!(
+            "config is not valid YAML: {problem}; write each key as `kfpNamespace: my-team` on a line of its own, and \
+             put texts with special characters in quotes"
+        );
+        assert_eq!(refusal(config), message, "{config:?}");
     }
     let message = parse("x", b"kfpNamespace: \xff").unwrap_err().to_string();
-    assert_eq!(message, "config is not valid YAML: it is not UTF-8 after octet 14");
+    assert_eq!(message, "config is not UTF-8 after octet 14: save it as UTF-8");
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_one_that_was_probably_meant() {
+    for (key, meant) in [
+        ("kfpnamespace", "kfpNamespace"),
+        ("kfp_namespace", "kfpNamespace"),
+        ("namespace", "kfpNamespace"),
+        ("max-age", "maxAge"),
+        ("age", "maxAge"),
+        ("pipeline", "pipelines"),
+        ("Include", "include"),
+        ("artifactType", "artifactTypes"),
+        ("subscripton", "subscription"),
+    ] {
+        let message = format!("config has the unknown key \"{key}\": did you mean {meant}?");
+        assert_eq!(refusal(&format!("{key}: a")), message);
+    }
+    for key in ["colour", "1", "\u{1F427}", "a"] {
+        let message = format!(
+            "config has the unknown key \"{key}\": the keys are kfpNamespace, subscription, pipelines, artifactTypes, \
+             maxAge, include"
+        );
+        assert_eq!(refusal(&format!("kfpNamespace: a\n{key}: b")), message);
+    }
+}
+
+/// Each value of the key, what is wrong with it, and the end that all their messages share.
+fn refusals(key: &str, example: &str, values: &[(&str, &str)]) {
+    for (value, problem) in values {
+        let config = match key {
+            "kfpNamespace" => format!("{key}: {value}"),
+            key => format!("kfpNamespace: a\n{key}: {value}"),
+        };
+        assert_eq!(refusal(&config), format!("{key}: {problem}; write {example}"), "{config:?}");
+    }
+}
+
+const NO_LABEL: &str =
+    "is not a DNS label (1 to 63 characters, a-z, 0-9 and '-', beginning and ending with a letter or digit)";
+
+#[test]
+fn a_namespace_has_to_be_one() {
+    let long = "x".repeat(64);
+    refusals(
+        NAMESPACE,
+        "`kfpNamespace: my-team`",
+        &[
+            ("''", "is empty"),
+            ("", "has no value"),
+            ("null", "has no value"),
+            ("7", "is a number, not text (quotes make it text)"),
+            ("true", "is true or false, not text (quotes make it text)"),
+            ("[a]", "is a list, not text"),
+            ("{a: b}", "is a mapping, not text"),
+            ("Team A", &format!("\"Team A\" cannot be a namespace: it {NO_LABEL}")),
+            ("team.a", &format!("\"team.a\" cannot be a namespace: it {NO_LABEL}")),
+            ("-a", &format!("\"-a\" cannot be a namespace: it {NO_LABEL}")),
+            ("a*", &format!("\"a*\" cannot be a namespace: it {NO_LABEL}")),
+            ("\"a\\n\\e\"", &format!("\"a\\n\\u{{1b}}\" cannot be a namespace: it {NO_LABEL}")),
+            (&long, &format!("\"{}…\" cannot be a namespace: it {NO_LABEL}", &long[..60])),
+        ],
+    );
+}
+
+#[test]
+fn an_explicit_subscription_has_to_be_a_dns_label() {
+    refusals(
+        SUBSCRIPTION,
+        "a name such as `subscription: deployer`, or leave it out to use the EventSource's name",
+        &[
+            ("Odd!", &format!("\"Odd!\" {NO_LABEL}")),
+            ("''", &format!("\"\" {NO_LABEL}")),
+            ("", "has no value"),
+            ("5", "is a number, not text (quotes make it text)"),
+        ],
+    );
+}
+
+#[test]
+fn pipelines_are_a_list_of_glob_patterns() {
+    let long = format!("'{}{}'", "{a,".repeat(5000), "}".repeat(5000));
+    let many = format!("[{}]", "a,".repeat(65));
+    refusals(
+        PIPELINES,
+        "a list such as `pipelines: [\"penguin-*\"]`, or leave it out for every pipeline",
+        &[
+            ("[]", "is an empty list, which would match nothing"),
+            ("penguin", "is text, not a list"),
+            ("", "has no value"),
+            ("{penguin: true}", "is a mapping, not a list"),
+            ("['']", "has an empty entry"),
+            ("[null]", "has an entry that has no value"),
+            ("[[a]]", "has an entry that is a list, not text"),
+            ("['a[']", "\"a[\" is not a glob pattern: unclosed character class; missing ']'"),
+            ("['[z-a]']", "\"[z-a]\" is not a glob pattern: invalid range; 'z' > 'a'"),
+            (&format!("[{long}]"), &format!("\"{}…\" has more than 256 octets", "{a,".repeat(20))),
+            (&many, "has more than 64 entries"),
+        ],
+    );
+}
+
+#[test]
+fn artifact_types_are_a_list_of_names() {
+    refusals(
+        ARTIFACT_TYPES,
+        "a list such as `artifactTypes: [system.Model]`, or leave it out for pushed models",
+        &[
+            ("[]", "is an empty list, which would match nothing"),
+            ("[7]", "has an entry that is a number, not text (quotes make it text)"),
+            ("system.Model", "is text, not a list"),
+            ("", "has no value"),
+        ],
+    );
+}
+
+#[test]
+fn an_age_is_a_positive_duration_with_a_unit() {
+    for (text, seconds) in
+        [("90m", 5400), ("24h", 86_400), ("1d", 86_400), ("1d 12h", 129_600), ("1d12h", 129_600), ("'30s'", 30)]
+    {
+        let wanted = parse("x", format!("kfpNamespace: a\nmaxAge: {text}").as_bytes()).unwrap();
+        assert_eq!(wanted.max_age, Some(Duration::from_secs(seconds)), "{text}");
+    }
+    refusals(
+        MAX_AGE,
+        "a duration with its unit such as `maxAge: 12h` (s, m, h, d, w), or leave it out for no limit",
+        &[
+            ("30", "30 has no unit"),
+            ("'30'", "\"30\" has no unit"),
+            ("0", "0 has no unit"),
+            ("0s", "\"0s\" is less than a second"),
+            ("500ms", "\"500ms\" is less than a second"),
+            ("-1h", "\"-1h\" is negative"),
+            ("soon", "\"soon\" is not a duration"),
+            ("1 fortnight", "\"1 fortnight\" is not a duration"),
+            ("''", "\"\" is not a duration"),
+            ("999999999999999999999h", "\"999999999999999999999h\" is longer than anything lasts"),
+            ("", "has no value"),
+            ("true", "is true or false, not a duration"),
+        ],
+    );
+}
+
+#[test]
+fn only_the_fields_that_there_are_can_be_included() {
+    refusals(
+        INCLUDE,
+        "a list of any of namespace, workflowName, workflowUid, runId, traceparent, or leave it out",
+        &[
+            ("[everything]", "there is no field \"everything\""),
+            ("[run_id]", "there is no field \"run_id\", did you mean runId?"),
+            ("[namespace, Workflowname]", "there is no field \"Workflowname\", did you mean workflowName?"),
+            ("namespace", "is text, not a list"),
+            ("[]", "is an empty list, which would match nothing"),
+            ("", "has no value"),
+        ],
+    );
 }
 
 #[test]
@@ -146,22 +267,51 @@ fn a_configuration_cannot_eat_the_server() {
     assert_eq!(parse("x", &vec![b'a'; MAX_CONFIG + 1]).unwrap_err(), ConfigError::TooLarge);
     let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
                 d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n";
-    assert!(refusal(bomb).len() <= 512);
+    let one_for_all = format!("a: &a [{}]\nb: [{}]", "x,".repeat(1000), "*a,".repeat(1000));
+    let wide = format!("kfpNamespace: a\npipelines: [{}]", "a,".repeat(20_000));
+    for config in [bomb, &one_for_all, &wide, &"a: {".repeat(200), &"- ".repeat(2000)] {
+        assert!(matches!(parse("x", config.as_bytes()), Err(ConfigError::TooComplex { .. })), "{config:.40?}");
+    }
 }
 
 #[test]
-fn long_values_are_repeated_only_in_part() {
-    let message = refusal(&format!("kfpNamespace: {}", "x".repeat(5000)));
-    assert!(message.len() <= 512, "{message}");
+fn the_largest_patterns_that_are_taken_compile() {
+    let nested = format!("{}a{}", "{a,".repeat(63), "}".repeat(63));
+    let classes = "[a-z]*".repeat(MAX_ENTRY / 6);
+    let open = "{".repeat(MAX_ENTRY);
+    let list = |pattern: &str| format!("kfpNamespace: a\npipelines: [{}]", format!("'{pattern}',").repeat(MAX_LIST));
+    assert!(parse("x", list(&nested).as_bytes()).unwrap().pipelines.wants("a"));
+    assert!(parse("x", list(&classes).as_bytes()).unwrap().pipelines.wants(&"a".repeat(MAX_ENTRY / 6)));
+    assert!(refusal(&list(&open)).contains("is not a glob pattern"));
+}
+
+/// Texts that look like configurations, and go wrong in many places.
+fn pieces() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        4 => prop::sample::select(KEYS.to_vec()).prop_map(|key| format!("\n{key}: ")),
+        4 => prop::sample::select(vec![
+            "a", "'", "\"", "[", "]", "{", "}", ", ", ": ", "- ", "\n", "\n  ", "*", "&a ", "*a", "!!binary ", "<<: ",
+            "---\n", "|\n", ">\n", "# ", "? ", "~", "-1h", "7", "\\", "\u{feff}", "\u{1b}", "%", "[z-a]", "{a,b}",
+        ]).prop_map(str::to_owned),
+        1 => any::<char>().prop_map(String::from),
+        1 => any::<char>().prop_map(|character| character.to_string().repeat(100)),
+    ];
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
 }
 
 proptest! {
     #[test]
-    fn no_input_panics_and_no_message_is_long(config in ".{0,300}", name in ".{0,80}") {
+    fn no_input_panics_and_every_message_is_one_short_line(config in pieces(), name in ".{0,80}") {
         if let Err(error) = parse(&name, config.as_bytes()) {
             let message = error.to_string();
-            prop_assert!(message.chars().count() <= 512 && !message.contains('\n'), "{}", message);
+            prop_assert!(message.chars().count() <= 512, "{}", message);
+            prop_assert!(!message.chars().any(char::is_control), "{:?}", message);
         }
+    }
+
+    #[test]
+    fn no_octets_panic(config in prop::collection::vec(any::<u8>(), 0..200)) {
+        drop(parse("x", &config));
     }
 
     #[test]
