@@ -104,16 +104,14 @@ impl Observer {
                 self.lookup_failed(workflow, error, *attempt, *retry_in, *given_up);
             }
             Report::ForeignExecutions { workflow, count } => {
-                self.unannounced("foreign_execution");
-                self.spans.unannounced(workflow, None, "foreign_execution");
+                self.unannounced(workflow, None, "foreign_execution");
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name, count, trace_id = %TraceOf(workflow),
                     "left out executions that are older than the run: its context belongs to another run, too"
                 );
             }
             Report::Unannounced { subscription, workflow, why } => {
-                self.unannounced(reason(*why));
-                self.spans.unannounced(workflow, Some(subscription), reason(*why));
+                self.unannounced(workflow, Some(subscription), reason(*why));
                 if *why == Unannounced::NoModel {
                     info!(
                         namespace = %workflow.namespace, workflow = %workflow.name,
@@ -133,7 +131,7 @@ impl Observer {
                 self.mark_failed(patch, error, *attempt, *retry_in);
             }
             Report::MarksFull { workflow, subscription } => {
-                self.unannounced("marks_full");
+                self.count_unannounced("marks_full");
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name, %subscription,
                     "the Workflow carries as many marks as it may: this delivery is remembered until this server \
@@ -146,8 +144,7 @@ impl Observer {
                  them has to confirm it. For independent delivery give each its own `subscription`"
             ),
             Report::Expired { workflow } => {
-                self.unannounced("expired");
-                self.spans.unannounced(workflow, None, "expired");
+                self.unannounced(workflow, None, "expired");
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name, trace_id = %TraceOf(workflow),
                     "gave up a run whose Workflow was deleted before its event could be delivered"
@@ -167,8 +164,7 @@ impl Observer {
         let reason = error.code();
         self.metrics.lookup_retries.get_or_create(&ReasonLabel { reason }).inc();
         if given_up {
-            self.unannounced(reason);
-            self.spans.unannounced(workflow, None, reason);
+            self.unannounced(workflow, None, reason);
         }
         // The first failure of a run, and the one after which nobody should wait for it any more.
         if given_up || (attempt == 1 && !matches!(error, LookupError::NoContext)) {
@@ -198,7 +194,13 @@ impl Observer {
         }
     }
 
-    fn unannounced(&self, reason: &'static str) {
+    /// A run is not announced: counted, and told in its trace.
+    fn unannounced(&self, workflow: &Workflow, subscription: Option<&Subscription>, reason: &'static str) {
+        self.count_unannounced(reason);
+        self.spans.unannounced(workflow, subscription, reason);
+    }
+
+    fn count_unannounced(&self, reason: &'static str) {
         self.metrics.unannounced.get_or_create(&ReasonLabel { reason }).inc();
     }
 

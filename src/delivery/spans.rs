@@ -6,6 +6,7 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, VecDeque},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -124,7 +125,7 @@ impl Spans {
         &self,
         step: Option<Step>,
         workflow: &Workflow,
-        answer: &Result<std::sync::Arc<RunModels>, LookupError>,
+        answer: &Result<Arc<RunModels>, LookupError>,
     ) {
         let Some(step) = step else { return };
         let mut span = step_span(workflow.uid, step, "lookup");
@@ -174,21 +175,23 @@ impl Spans {
 
     /// An event's receipt was proved, so long after its hand-off.
     pub(super) fn confirmed(&self, subscription: &Subscription, workflow: &Workflow, since_handoff: Duration) {
-        let Some(trace) = self.trace_of(workflow) else { return };
-        let mut span = child(workflow.uid, SpanRef::random_in(trace), "confirm");
+        let Some(mut span) = self.confirmation(subscription, workflow) else { return };
         span.start = span.end.checked_sub(since_handoff).unwrap_or(span.end);
-        span.attributes.push(subscription_attribute(&subscription.name));
         self.traces.record(span);
     }
 
     /// A stream ended before this event's receipt was proved.
     pub(super) fn unconfirmed(&self, subscription: &Subscription, workflow: &Workflow) {
-        let Some(trace) = self.trace_of(workflow) else { return };
-        let mut span = child(workflow.uid, SpanRef::random_in(trace), "confirm");
-        span.attributes.push(subscription_attribute(&subscription.name));
+        let Some(mut span) = self.confirmation(subscription, workflow) else { return };
         span.attributes.push(Attribute::new("error.type", "stream_ended"));
         span.error = Some("the stream ended first".into());
         self.traces.record(span);
+    }
+
+    fn confirmation(&self, subscription: &Subscription, workflow: &Workflow) -> Option<FinishedSpan> {
+        let mut span = child(workflow.uid, SpanRef::random_in(self.trace_of(workflow)?), "confirm");
+        span.attributes.push(subscription_attribute(&subscription.name));
+        Some(span)
     }
 
     /// A run is not announced, or no longer waited for.
