@@ -8,7 +8,7 @@ use std::{
 
 use futures::future::{BoxFuture, join_all};
 use model_update_eventsource::{
-    delivery::{ArtifactLookup, Attached, Driver, LookupError, MarkError, MarkPatch, Marker, Options, system_clock},
+    delivery::{ArtifactLookup, Attached, Driver, LookupError, MarkError, MarkPatch, Marker, Options, WallClock},
     model::{
         Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid,
         Workflow,
@@ -101,7 +101,8 @@ async fn measure(runs: usize, subscribers: usize) {
     let lookup = Arc::new(Instantly(Arc::new(RunModels { models: vec![model], ..RunModels::default() })));
     let marker = Arc::new(Applied::default());
     let metrics = DeliveryMetrics::new(&mut Registry::default());
-    let (deliveries, driver) = Driver::new(store, lookup, marker.clone(), Options::default(), system_clock(), metrics);
+    let (deliveries, driver) =
+        Driver::new(store, lookup, marker.clone(), Options::default(), WallClock::default(), metrics);
     let drain = CancellationToken::new();
     let task = tokio::spawn(driver.run(drain.clone()));
 

@@ -83,7 +83,7 @@ pub async fn build(config: Config) -> Result<Bound> {
         traces: config.traces.clone(),
         ..delivery::Options::default()
     };
-    let clock = delivery::system_clock();
+    let clock = config.clock.clone();
     let (deliveries, driver) =
         Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, metrics.delivery.clone());
     let namespaces = (!config.namespaces.is_empty()).then(|| config.namespaces.clone());

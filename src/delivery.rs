@@ -19,7 +19,7 @@ mod ledger;
 mod observer;
 mod spans;
 
-pub use driver::{Driver, WallClock, system_clock};
+pub use driver::{Driver, WallClock};
 pub use handle::{Attached, Deliveries, Handoff, MAX_UNACKNOWLEDGED, Receipts, StreamId};
 pub use ledger::Options;
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use crate::{store::Scope, telemetry::Traces};
+use crate::{delivery::WallClock, store::Scope, telemetry::Traces};
 
 /// What the server is told. The default is what the command line documents.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Config {
     pub kubernetes: Option<kube::Config>,
     /// Where traces go.
     pub traces: Traces,
+    /// What tells the ages of runs.
+    pub clock: WallClock,
 }
 
 impl Default for Config {
@@ -42,6 +44,7 @@ impl Default for Config {
             mark_rate: const { NonZeroU32::new(100).expect("not zero") },
             kubernetes: None,
             traces: Traces::default(),
+            clock: WallClock::default(),
         }
     }
 }

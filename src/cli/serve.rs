@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::{LogArgs, signals::Signals, values};
 use crate::{
     app::{self, Config},
+    delivery::WallClock,
     telemetry::Traces,
 };
 
@@ -110,6 +111,7 @@ impl From<Serve> for Config {
             mark_rate: serve.mark_rate,
             kubernetes: None,
             traces: Traces::default(),
+            clock: WallClock::default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Carries out what the ledger decides, and feeds back what comes of it. The only task that reads the store's journal;
 //! it waits for nothing but its next input, so that nobody waits for it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -31,12 +31,28 @@ const DRAIN_MARKS: Duration = Duration::from_secs(3);
 /// How often the gauges of what is pending are renewed, at most, and only after something has happened.
 const CENSUS: Duration = Duration::from_secs(1);
 
-/// Seconds since the Unix epoch; a test may let it jump.
-pub type WallClock = Arc<dyn Fn() -> i64 + Send + Sync>;
+/// The wall clock, in whole seconds since the Unix epoch: ages of runs are told by it, waits never. The default is the
+/// system's; a test may let one of its own jump.
+#[derive(Clone)]
+pub struct WallClock(Arc<dyn Fn() -> i64 + Send + Sync>);
 
-/// The system's wall clock.
-pub fn system_clock() -> WallClock {
-    Arc::new(|| jiff::Timestamp::now().as_second())
+impl WallClock {
+    /// A clock that shows what `now` returns.
+    pub fn new(now: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+}
+
+impl Default for WallClock {
+    fn default() -> Self {
+        Self::new(|| jiff::Timestamp::now().as_second())
+    }
+}
+
+impl fmt::Debug for WallClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WallClock")
+    }
 }
 
 /// The delivery task. See [`Driver::run`].
@@ -165,7 +181,7 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        Now { instant: Instant::now().into_std(), unix: (self.wall_clock)() }
+        Now { instant: Instant::now().into_std(), unix: (self.wall_clock.0)() }
     }
 
     fn begin_drain(&mut self) -> Instant {

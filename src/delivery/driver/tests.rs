@@ -106,7 +106,7 @@ impl Rig {
         let metrics = DeliveryMetrics::new(&mut registry);
         let clock_readings = Arc::new(AtomicUsize::new(0));
         let readings = clock_readings.clone();
-        let clock: WallClock = Arc::new(move || {
+        let clock = WallClock::new(move || {
             readings.fetch_add(1, Ordering::Relaxed);
             BEGIN
         });

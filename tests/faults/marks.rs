@@ -1,0 +1,1 @@
+//! Patches are refused, and Workflows change under a delivery: fault 7.

@@ -1,0 +1,1 @@
+//! ML Metadata is down, slow, wrong or empty: fault 4.

@@ -1,0 +1,1 @@
+//! Two servers, and two streams on one subscription: fault 8.

@@ -1,0 +1,1 @@
+//! Subscribers die, freeze, vanish, or come again and again: fault 5.
