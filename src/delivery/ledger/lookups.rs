@@ -46,6 +46,8 @@ pub(super) struct Lookup {
     seldom: bool,
     /// What is under way is no longer what anybody wants to know.
     void: bool,
+    /// The Workflow was deleted: who waits for the answer gets it, but it is not worth remembering.
+    pub(super) gone: bool,
 }
 
 /// What an answer leads to.
@@ -167,8 +169,14 @@ impl Lookups {
         None
     }
 
-    /// A stream wants the models of a run.
-    pub(super) fn ask(&mut self, workflow: Arc<Workflow>, types: &Arc<ArtifactTypes>, by: StreamId) -> Asked {
+    /// A stream wants the models of a run, whose Workflow may be `gone`.
+    pub(super) fn ask(
+        &mut self,
+        workflow: Arc<Workflow>,
+        types: &Arc<ArtifactTypes>,
+        by: StreamId,
+        gone: bool,
+    ) -> Asked {
         let same = self.by_run.get(&workflow.uid).into_iter().flatten().copied();
         for id in same {
             if let Some(lookup) = self.lookups.get_mut(&id).filter(|lookup| lookup.types == *types) {
@@ -188,6 +196,7 @@ impl Lookups {
             in_flight: false,
             seldom: false,
             void: false,
+            gone,
         };
         self.lookups.insert(id, lookup);
         Asked::New(id)
@@ -273,7 +282,9 @@ impl Lookups {
     /// The Workflow is gone: only those that wait already still want to know.
     pub(super) fn gone(&mut self, run: Uid, timers: &mut Timers) {
         for id in self.by_run.get(&run).cloned().unwrap_or_default() {
-            if self.lookups.get(&id).is_some_and(|lookup| lookup.waiters.is_empty()) {
+            let Some(lookup) = self.lookups.get_mut(&id) else { continue };
+            lookup.gone = true;
+            if lookup.waiters.is_empty() {
                 self.discard(id, timers);
             }
         }

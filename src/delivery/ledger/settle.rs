@@ -52,7 +52,8 @@ impl Ledger {
                     let Some(stream) = self.streams.get_mut(&stream_id) else { continue };
                     let Some(workflow) = stream.next_to_ask(now.instant) else { continue };
                     let types = &stream.subscription.artifact_types;
-                    let asked = self.lookups.ask(workflow.clone(), types, stream_id);
+                    let gone = self.departed.contains(workflow.uid);
+                    let asked = self.lookups.ask(workflow.clone(), types, stream_id, gone);
                     if matches!(asked, Asked::Later) {
                         stream.question_failed(&workflow);
                     }
@@ -76,7 +77,7 @@ impl Ledger {
         }
         let uid = workflow.uid;
         if models.models.is_empty()
-            && !self.departed.contains(uid)
+            && !lookup.gone
             && let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace)
         {
             namespace.without_model.entry(lookup.types.clone()).or_default().insert(uid);

@@ -1,6 +1,6 @@
 //! What is remembered for how long, and that nothing is left when it is over.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::bench::*;
 use crate::{
@@ -211,6 +211,25 @@ fn a_failed_lookup_that_nobody_waits_for_goes_with_its_workflow() {
     assert!(!bench.ledger.lookups.is_empty());
     bench.delete("one");
     assert!(bench.ledger.lookups.is_empty());
+}
+
+#[test]
+fn what_is_answered_about_a_run_after_its_time_is_not_remembered() {
+    let mut bench = Bench::new();
+    let stream = bench.attach(subscription("a"));
+    bench.apply(run("asked before"));
+    bench.delete("asked before");
+    bench.apply(run("asked after"));
+    bench.answer("asked after", Err(LookupError::NoContext));
+    bench.delete("asked after");
+    bench.wait(HOUR);
+    assert_eq!(expired(&bench), 2);
+    bench.answer_all(&no_model());
+    let remembered: usize = bench.ledger.namespaces["team"].without_model.values().map(HashSet::len).sum();
+    assert_eq!(remembered, 0);
+    bench.end(stream);
+    bench.wait(2 * HOUR);
+    assert_empty(&bench);
 }
 
 #[test]
