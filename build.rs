@@ -12,10 +12,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // One set of descriptors each: reflection is to show what is served, and nothing else.
-    for name in ["generic", "metadata_store"] {
+    // Streams live long and are many, calls are short and few: whoever includes the former brings a `Codec` for them.
+    for (name, codec) in [("generic", "super::Codec"), ("metadata_store", "tonic_prost::ProstCodec")] {
         let descriptors = protox::compile([format!("{name}.proto")], ["proto"])?;
         fs::write(out.join(name).with_extension("bin"), descriptors.encode_to_vec())?;
-        tonic_prost_build::configure().compile_fds(descriptors)?;
+        tonic_prost_build::configure().codec_path(codec).compile_fds(descriptors)?;
     }
     compile_test_protocol(&out)?;
 

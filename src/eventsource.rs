@@ -4,9 +4,11 @@
 //! - `service` answers requests; `config` reads what they ask for; `refusals` decides which refusals are logged
 //! - `stream` is one subscriber's stream: events out, proofs of receipt back
 //! - [`link`] is the connection under it, from which the proofs come
+//! - `codec` puts messages on the wire
 //! - `client` is the other end, for the demo
 
 mod client;
+mod codec;
 pub mod config;
 pub mod link;
 mod refusals;
@@ -20,5 +22,6 @@ pub use server::{Options, Server};
 /// What is generated from `proto/generic.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
 mod proto {
+    pub(crate) use super::codec::SmallBuffers as Codec;
     tonic::include_proto!("generic");
 }

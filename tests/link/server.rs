@@ -20,6 +20,7 @@ use proto::{Event, EventSource};
 
 pub(crate) mod proto {
     #![allow(missing_docs, unreachable_pub)]
+    pub(crate) use tonic_prost::ProstCodec as Codec;
     tonic::include_proto!("generic");
 }
 

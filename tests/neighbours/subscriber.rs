@@ -14,6 +14,7 @@ use proto::{Event, EventSource};
 
 mod proto {
     #![allow(missing_docs, unreachable_pub, reason = "generated")]
+    pub(crate) use tonic_prost::ProstCodec as Codec;
     tonic::include_proto!("generic");
 }
 
