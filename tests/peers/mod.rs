@@ -24,6 +24,7 @@
 //! | [`Cluster`] | [`Peers::cluster`] (shared), [`Peers::private_cluster`] | [`Cluster::kill_api_server`], [`Cluster::start_api_server`], [`Cluster::pause_api_server`], [`Cluster::compact_etcd`], [`Cluster::revoke`] |
 //! | [`Workflows`], [`NewWorkflow`] | [`Cluster::workflows`] | |
 //! | [`ServiceAccount`], rights and tokens | [`Cluster::service_account`], [`Cluster::grant`], [`Cluster::token`] | |
+//! | YAML from files, applied | [`manifests`], [`Cluster::apply`] | |
 //! | [`MetadataStore`] | [`Peers::metadata_store`] | [`MetadataStore::kill`], [`MetadataStore::restart_same_port`], [`MetadataStore::pause`], [`MetadataStore::backdate`] |
 //! | [`Writer`]: ML Metadata's own API, and whole runs | [`MetadataStore::writer`] | |
 //! | [`GrpcGoClient`] | [`Peers::grpc_go_client`] | [`GrpcGoClient::pause`], [`GrpcGoClient::kill`] |
@@ -45,6 +46,7 @@ mod cluster;
 mod eventually;
 mod grpc_go;
 mod jaeger;
+mod manifests;
 mod metadata_store;
 mod metadata_writer;
 pub mod plain_http;
@@ -61,6 +63,7 @@ pub use cluster::{Cluster, SharedCluster};
 pub use eventually::eventually;
 pub use grpc_go::{GrpcGoClient, Line};
 pub use jaeger::Jaeger;
+pub use manifests::manifests;
 pub use metadata_store::MetadataStore;
 pub use metadata_writer::{Writer, proto};
 pub use plain_http::{get, post_json};
