@@ -38,8 +38,10 @@ const MAX_STREAMS: u32 = 1024;
 const MAX_HEADERS: u32 = 16 * 1024;
 /// For what is left of connections once their streams have ended.
 const DRAIN: Duration = Duration::from_secs(9);
-/// After a connection that could not be accepted, which may mean that there are no more file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// After a connection that could not be accepted, which may mean that there are no more file descriptors. Each further
+/// failure in a row doubles it.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(2);
 
 /// The file descriptors of what is served, for reflection.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/generic.bin"));
@@ -96,8 +98,11 @@ impl Server {
             traces: self.options.traces,
             refusals: Refusals::default().into(),
         };
-        let reflection =
-            || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -156,6 +161,7 @@ fn incoming(
     metrics: StreamMetrics,
 ) -> impl Stream<Item = Result<Link<Socket>, io::Error>> + Send + 'static {
     stream::unfold((listener, metrics), |(listener, metrics)| async move {
+        let mut pause = ACCEPT_PAUSE;
         loop {
             match listener.accept().await {
                 Ok((tcp, peer)) => {
@@ -170,8 +176,9 @@ fn incoming(
                 Err(error) => {
                     metrics.accept_errors.inc();
                     warn!("a connection could not be accepted: {error}");
-                    let pause = rand::rng().random_range(ACCEPT_PAUSE / 2..=ACCEPT_PAUSE);
-                    sleep(pause).await;
+                    let jittered = rand::rng().random_range(pause / 2..=pause);
+                    sleep(jittered).await;
+                    pause = MAX_ACCEPT_PAUSE.min(pause * 2);
                 }
             }
         }
