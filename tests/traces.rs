@@ -9,6 +9,9 @@ use program::{Program, Serving};
 use serde_json::Value;
 
 const PIPELINE: &str = "penguin-pipeline";
+const SERVICE: &str = "model-update-eventsource";
+/// The span of a stream, and of a refused one.
+const STREAM: &str = "generic.Eventing/StartEventSource";
 
 struct World {
     peers: Peers,
@@ -91,6 +94,16 @@ impl Span {
         fits.map(|reference| reference["spanID"].as_str().expect("text")).collect()
     }
 
+    /// The events of this name, each as its fields.
+    fn events(&self, name: &str) -> Vec<&Value> {
+        let logs = self.0["logs"].as_array().expect("a list").iter().map(|log| &log["fields"]);
+        let is = |fields: &&Value| {
+            let mut fields = fields.as_array().expect("a list").iter();
+            fields.any(|field| field["key"] == "event" && field["value"] == name)
+        };
+        logs.filter(is).collect()
+    }
+
     fn parent(&self) -> Option<&str> {
         self.references("CHILD_OF").first().copied()
     }
@@ -150,7 +163,15 @@ async fn a_run_has_one_whole_trace_found_by_its_uid_over_either_transport() {
         let send = named("send model-update");
         assert_eq!(send.tag("span.kind"), Some(&"producer".into()));
         assert_eq!(payload["traceparent"], format!("00-{}-{}-01", trace_of(&uid), send.id()));
+
+        // The stream has a trace of its own, which is there when it has ended; what it carried links to it.
+        let streams = send.references("FOLLOWS_FROM");
         serving.stopped().await;
+        let is_linked = |span: &Value| streams.iter().any(|id| span["spanID"] == *id);
+        eventually(SOON, "the stream's span", async || {
+            world.jaeger.spans_of_operation(SERVICE, STREAM).await.iter().any(is_linked)
+        })
+        .await;
     }
 }
 
@@ -243,8 +264,33 @@ async fn failed_attempts_and_runs_without_a_model_are_there_to_see() {
     subscriber.payload(SOON).await;
     let spans = world.spans(&trace_of(&uid), &["send model-update"]).await;
     assert_whole(&spans);
-    let linked = spans.iter().filter(|span| span.name() == "lookup" && !span.references("FOLLOWS_FROM").is_empty());
+    let lookups = || spans.iter().filter(|span| span.name() == "lookup");
+    let linked = lookups().filter(|span| !span.references("FOLLOWS_FROM").is_empty());
     assert!(linked.count() >= 2, "later attempts link to the first");
+    assert!(lookups().filter(|span| !span.events("failed").is_empty()).count() >= 3, "{spans:#?}");
+    assert!(lookups().filter(|span| !span.events("retried").is_empty()).count() >= 3, "{spans:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_refusal_of_an_event_source_has_a_trace_and_its_repetitions_have_none() {
+    let Some(world) = World::start().await else { return };
+    let serving = world.serve("http/protobuf", &[]).await;
+    for name in ["team-a", "team-a", "team-b"] {
+        let mut refused = world.peers.grpc_go_client(serving.listen, "kfpNamespaces: oops").name(name).start();
+        let end = refused.next(SOON).await;
+        assert!(matches!(&end, Some(peers::Line::Status { code, .. }) if code == "InvalidArgument"), "{end:?}");
+    }
+    // What was recorded is sent before the program ends.
+    serving.stopped().await;
+    let spans: Vec<_> = world.jaeger.spans_of_operation(SERVICE, STREAM).await.into_iter().map(Span).collect();
+    let mut names: Vec<_> = spans.iter().filter_map(|span| span.tag("modelupdate.event_source")?.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["team-a", "team-b"]);
+    for span in &spans {
+        assert_eq!(span.tag("rpc.status_code"), Some(&"INVALID_ARGUMENT".into()));
+        assert_eq!(span.events("refused").len(), 1, "{span:#?}");
+        assert!(!span.0.to_string().contains("oops"), "what was configured is not in it");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,6 +132,7 @@ impl Observer {
             }
             Report::MarksFull { workflow, subscription } => {
                 self.count_unannounced("marks_full");
+                self.spans.marks_full(workflow, subscription);
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name, %subscription,
                     "the Workflow carries as many marks as it may: this delivery is remembered until this server \

@@ -138,10 +138,7 @@ impl Spans {
                 let pipeline = event::pipeline_name(workflow, found).map(str::to_owned);
                 span.attributes.extend(pipeline.map(|name| Attribute::new("cicd.pipeline.name", name)));
             }
-            Err(error) => {
-                span.attributes.push(Attribute::new("error.type", error.code()));
-                span.error = Some(error.code().into());
-            }
+            Err(error) => span.fail("failed", error.code()),
         }
         self.traces.record(span);
     }
@@ -183,8 +180,7 @@ impl Spans {
     /// A stream ended before this event's receipt was proved.
     pub(super) fn unconfirmed(&self, subscription: &Subscription, workflow: &Workflow) {
         let Some(mut span) = self.confirmation(subscription, workflow) else { return };
-        span.attributes.push(Attribute::new("error.type", "stream_ended"));
-        span.error = Some("the stream ended first".into());
+        span.fail("given back", "stream_ended");
         self.traces.record(span);
     }
 
@@ -217,9 +213,17 @@ impl Spans {
         let mut span = step_span(patch.uid, step, "mark");
         span.attributes.push(Attribute::new("modelupdate.change", patch.change.to_string()));
         if let Err(error) = result {
-            span.attributes.push(Attribute::new("error.type", error.code()));
-            span.error = Some(error.code().into());
+            span.fail("failed", error.code());
         }
+        self.traces.record(span);
+    }
+
+    /// A delivery cannot be marked, because the Workflow carries as many marks as it may.
+    pub(super) fn marks_full(&self, workflow: &Workflow, subscription: &SubscriptionName) {
+        let Some(trace) = self.trace_of(workflow) else { return };
+        let mut span = child(workflow.uid, SpanRef::random_in(trace), "mark");
+        span.attributes.push(subscription_attribute(subscription));
+        span.fail("failed", "marks_full");
         self.traces.record(span);
     }
 }
@@ -233,7 +237,11 @@ fn child(run: Uid, id: SpanRef, name: impl Into<Cow<'static, str>>) -> FinishedS
 fn step_span(run: Uid, step: Step, name: &'static str) -> FinishedSpan {
     let mut span = child(run, step.id, name);
     span.start = step.start;
-    span.attributes.push(Attribute::new("modelupdate.attempt", i64::from(step.attempt)));
+    let attempt = Attribute::new("modelupdate.attempt", i64::from(step.attempt));
+    if step.attempt > 1 {
+        span.events.push(("retried", step.start, vec![attempt.clone()]));
+    }
+    span.attributes.push(attempt);
     span.links.extend(step.first);
     span
 }

@@ -1,8 +1,10 @@
 //! Answers `StartEventSource`.
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures::{FutureExt, Stream, StreamExt, stream};
@@ -16,7 +18,7 @@ use super::{
     link::{LinkInfo, StreamAccount},
     proto::{self, eventing_server::Eventing},
     refusals::Refusals,
-    stream::{EventStream, Life, code_name, shutting_down},
+    stream::{EventStream, Life, code_name, refusal_span, shutting_down},
 };
 use crate::{
     delivery::Deliveries,
@@ -26,6 +28,9 @@ use crate::{
         metrics::{StreamMetrics, delivery::ReasonLabel},
     },
 };
+
+/// How much of a refused EventSource's name is shown: it can be of any length, and contain anything.
+const SHOWN_NAME: usize = 64;
 
 /// See the module.
 pub(super) struct Service {
@@ -75,18 +80,7 @@ impl Eventing for Service {
                 Ok(Response::new(self.events(wanted, peer, account, life)))
             }
             Err(status) => {
-                self.metrics.started();
-                self.metrics.handled(code_name(status.code()), began.elapsed().as_secs_f64());
-                self.metrics.refused.get_or_create(&ReasonLabel { reason: code_name(status.code()) }).inc();
-                let ip = peer.map(|peer| peer.ip());
-                let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-                if refusals.is_news(ip, &event_source.name, status.message()) {
-                    let name: String = event_source.name.chars().take(64).collect();
-                    warn!(
-                        event_source = ?name, peer = peer.map(tracing::field::display), code = code_name(status.code()),
-                        "refused a subscription (repetitions are logged every ten minutes): {}", status.message()
-                    );
-                }
+                self.refused(&event_source.name, peer, &status, began.elapsed());
                 Err(status)
             }
         }
@@ -113,12 +107,32 @@ impl Service {
         Ok(wanted)
     }
 
+    /// Tells of a refusal: the metrics of each, the log and the traces of those that are news.
+    fn refused(&self, event_source: &str, peer: Option<SocketAddr>, status: &Status, lasted: Duration) {
+        let code = code_name(status.code());
+        self.metrics.started();
+        self.metrics.handled(code, lasted.as_secs_f64());
+        self.metrics.refused.get_or_create(&ReasonLabel { reason: code }).inc();
+        let is_news = {
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            refusals.is_news(peer.map(|peer| peer.ip()), event_source, status.message())
+        };
+        if is_news {
+            let name: String = event_source.chars().take(SHOWN_NAME).collect();
+            warn!(
+                event_source = ?name, peer = peer.map(tracing::field::display), code,
+                "refused a subscription (repetitions are logged every ten minutes): {}", status.message()
+            );
+            self.traces.record(refusal_span(&name, status.code(), lasted));
+        }
+    }
+
     /// The stream. Nothing is refused because the store is still being filled: Argo Events 1.9.4 to 1.9.9 hang for ever
     /// after three refusals.
     fn events(
         &self,
         wanted: Subscription,
-        peer: Option<std::net::SocketAddr>,
+        peer: Option<SocketAddr>,
         account: Option<StreamAccount>,
         mut life: Life,
     ) -> Events {

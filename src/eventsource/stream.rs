@@ -143,16 +143,11 @@ impl Life {
 
     fn record(&self, lasted: Duration) {
         let Some(id) = self.span else { return };
-        let mut span = FinishedSpan::now(id, None, METHOD);
-        span.kind = Kind::Server;
-        span.start = span.end.checked_sub(lasted).unwrap_or(span.end);
-        span.attributes = vec![
-            Attribute::new("rpc.system.name", "grpc"),
-            Attribute::new("rpc.method", METHOD),
-            Attribute::new("rpc.status_code", status_name(self.code)),
+        let mut span = call_span(id, self.code, lasted);
+        span.attributes.extend([
             Attribute::new("modelupdate.namespace", self.namespace.to_string()),
             Attribute::new("modelupdate.subscription", self.subscription.clone()),
-        ];
+        ]);
         self.traces.record(span);
     }
 
@@ -173,6 +168,26 @@ impl Drop for Life {
             lasted_s = lasted.as_secs(), "the stream has ended"
         );
     }
+}
+
+/// The span of a request that was refused before a stream began, in a trace of its own: whose it was, and the status.
+pub(super) fn refusal_span(event_source: &str, code: Code, lasted: Duration) -> FinishedSpan {
+    let mut span = call_span(SpanRef::random(), code, lasted);
+    span.attributes.push(Attribute::new("modelupdate.event_source", event_source.to_owned()));
+    span.fail("refused", status_name(code));
+    span
+}
+
+fn call_span(id: SpanRef, code: Code, lasted: Duration) -> FinishedSpan {
+    let mut span = FinishedSpan::now(id, None, METHOD);
+    span.kind = Kind::Server;
+    span.start = span.end.checked_sub(lasted).unwrap_or(span.end);
+    span.attributes = vec![
+        Attribute::new("rpc.system.name", "grpc"),
+        Attribute::new("rpc.method", METHOD),
+        Attribute::new("rpc.status_code", status_name(code)),
+    ];
+    span
 }
 
 /// The name of a status code, as gRPC's specification and OpenTelemetry write it.

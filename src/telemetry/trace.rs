@@ -104,6 +104,13 @@ impl FinishedSpan {
             error: None,
         }
     }
+
+    /// It failed, or found that something had: `event` says what happened, `code` why. Both are one of a few.
+    pub fn fail(&mut self, event: &'static str, code: &'static str) {
+        self.attributes.push(KeyValue::new("error.type", code));
+        self.events.push((event, self.end, vec![KeyValue::new("error.type", code)]));
+        self.error = Some(code.into());
+    }
 }
 
 /// Where spans go. Cheap to clone.
