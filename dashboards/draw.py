@@ -4,8 +4,9 @@
     python3 -m venv venv && venv/bin/pip install matplotlib
     venv/bin/python dashboards/draw.py http://127.0.0.1:9090 dashboards/operations.json docs/operations.png
 
-Every panel of the JSON is in the picture, in its place and with its title, so that a change of a panel changes the
-picture. Panels that ask Tempo are drawn empty: their answers are not Prometheus's.
+Every panel of the JSON is in the picture, in its place and with its title. What was drawn is written into the picture
+(the PNG text "Panels"), and a test compares it with the JSON: a panel that changes has to change its picture. Panels that
+ask Tempo are drawn empty: their answers are not Prometheus's.
 """
 
 import json
@@ -105,7 +106,13 @@ def draw(prometheus, dashboard, picture):
             draw_stat(axes, panel, prometheus)
         else:
             draw_series(axes, panel, prometheus)
-    figure.savefig(picture, dpi=70)
+    figure.savefig(picture, dpi=70, metadata={"Panels": json.dumps([drawn(panel) for panel in panels])})
+
+
+def drawn(panel):
+    """What of a panel can be seen in the picture."""
+    targets = [target.get("expr") for target in panel.get("targets", [])]
+    return {"title": panel["title"], "type": panel["type"], "place": panel["gridPos"], "queries": targets}
 
 
 def main(arguments):

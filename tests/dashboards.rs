@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use peers::{Model, NewWorkflow, Peers, SOON, Task, eventually, plain_http, ports::free_port, process::Neighbour};
 use program::{Program, Serving};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PIPELINE: &str = "penguin-pipeline";
 
@@ -184,6 +184,40 @@ fn every_panel_says_what_it_shows_and_in_which_unit() {
         for (title, query) in queries(&dashboard) {
             assert!(query.contains("job=~\"$job\"") && query.contains("instance=~\"$instance\""), "{path}: {title}");
         }
+    }
+}
+
+/// The text of this keyword in a PNG (section 11.3.3.2 of its specification).
+fn text_in_picture(picture: &[u8], keyword: &str) -> Option<String> {
+    let mut chunks = picture.get(8..)?;
+    while let Some((length, rest)) = chunks.split_first_chunk::<4>() {
+        let (kind, rest) = rest.split_at_checked(4)?;
+        let (data, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        if kind == b"tEXt"
+            && let Some(text) = data.strip_prefix(keyword.as_bytes()).and_then(|data| data.strip_prefix(b"\0"))
+        {
+            return String::from_utf8(text.to_vec()).ok();
+        }
+        chunks = rest.get(4..)?;
+    }
+    None
+}
+
+#[test]
+fn the_pictures_show_the_panels_as_they_are_now() {
+    for (path, dashboard) in dashboards() {
+        let picture = path.replace("dashboards/", "docs/").replace(".json", ".png");
+        let octets = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(&picture)).unwrap();
+        let text = text_in_picture(&octets, "Panels").unwrap_or_else(|| panic!("{picture} was not drawn by draw.py"));
+        let shown: Value = serde_json::from_str(&text).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap().iter().map(|panel| {
+            let targets = panel["targets"].as_array().into_iter().flatten();
+            let queries: Vec<_> = targets.map(|target| target["expr"].clone()).collect();
+            json!({
+                "title": panel["title"], "type": panel["type"], "place": panel["gridPos"], "queries": queries,
+            })
+        });
+        assert_eq!(shown, Value::Array(panels.collect()), "{path} has changed: draw {picture} again, see draw.py");
     }
 }
 
