@@ -47,8 +47,10 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(5),
-            call_timeout: Duration::from_secs(10),
-            lookup_timeout: Duration::from_secs(30),
+            // A store that needs ten seconds for each answer is slow, and to be borne: to give up and ask again would
+            // only keep it busy. The longest lookup is a chain of six answers.
+            call_timeout: Duration::from_secs(20),
+            lookup_timeout: Duration::from_secs(90),
             cache_octets: 32 * 1024 * 1024,
             cache_ttl: Duration::from_secs(3600),
         }

@@ -25,6 +25,11 @@ pub(super) fn malformed(message: impl AsRef<str>) -> LookupError {
     LookupError::Failed { code: MALFORMED, message: excerpt(message.as_ref()) }
 }
 
+/// What was found out here, under the code that gRPC has for such things.
+pub(super) fn failed(code: Code, message: &str) -> LookupError {
+    LookupError::Failed { code: name(code), message: message.to_owned() }
+}
+
 pub(super) fn refused(method: &str, status: &Status) -> LookupError {
     let code = match status.code() {
         Code::Internal if status.message().contains(NOT_DECODED) => MALFORMED,

@@ -9,6 +9,9 @@
 //!
 //! Each line is one round trip, or one a page. A run that put out no candidate ends after the second, most after the
 //! third.
+//!
+//! A lookup that took long may have begun in one store and ended in another, which was set up empty or from a backup
+//! meanwhile: what of its answers is missing there proves nothing. So it asks for the context once more.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,10 +20,13 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 use moka::future::Cache;
+use tokio::time::Instant;
+use tonic::Code;
 use tracing::info;
 
 use super::{
     client::Client,
+    error,
     rules::{self, Candidates, Context, Executions, Form},
 };
 use crate::{
@@ -28,6 +34,8 @@ use crate::{
     model::{ArtifactTypes, PipelineName, RunModels, Workflow},
 };
 
+/// No store is exchanged for another one within this time.
+pub(super) const EXCHANGED: Duration = Duration::from_millis(500);
 /// How many questions for nodes are open at a time.
 const NODES_AT_ONCE: usize = 8;
 /// How long the id of a type is believed: a store that was set up anew has other ones.
@@ -50,8 +58,26 @@ impl Lookup {
 
     pub(super) async fn models(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
         let (form, context) = self.context(run).await?;
+        let begun = Instant::now();
         rules::check_namespace(&context, run)?;
+        let found = self.models_in(run, types, form, &context).await?;
+        if begun.elapsed() >= EXCHANGED {
+            match self.client.run_context(form, &context.name).await? {
+                Some(now) if now.id == context.id => {}
+                Some(_) => return Err(error::failed(Code::Aborted, "the store was exchanged during the lookup")),
+                None => return Err(LookupError::NoContext),
+            }
+        }
+        Ok(found)
+    }
 
+    async fn models_in(
+        &self,
+        run: &Workflow,
+        types: &ArtifactTypes,
+        form: Form,
+        context: &Context,
+    ) -> Result<RunModels, LookupError> {
         let mut candidates = Candidates::of(types);
         let mut executions = Executions::of(run);
         tokio::try_join!(
