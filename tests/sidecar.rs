@@ -192,6 +192,26 @@ fn overlay(operator: &str) -> tempfile::TempDir {
 }
 
 #[tokio::test]
+async fn what_the_documentation_has_its_readers_write_renders_and_adds_a_variable() {
+    let Some(peers) = Peers::with(&["kustomize"]).await else { return };
+    let page = fs::read_to_string(file("docs/sidecar.md")).unwrap();
+    let block = page.split("   ```yaml\n").nth(1).and_then(|rest| rest.split("   ```").next()).unwrap();
+    let folder = overlay(&fs::read_to_string(file(OPERATOR)).unwrap());
+    fs::write(folder.path().join("kustomization.yaml"), block).unwrap();
+    let rendered = kustomize(&peers, folder.path()).unwrap();
+    let (plain, documented) = (self::rendered().await.unwrap(), sidecar(deployment(&rendered)));
+    let names = |sidecar: &Value| -> BTreeSet<String> {
+        sidecar["env"].as_array().unwrap().iter().map(|variable| variable["name"].to_string()).collect()
+    };
+    let mut expected = names(sidecar(deployment(&plain)));
+    expected.insert("\"MODEL_UPDATE_METADATA_STORE\"".to_owned());
+    assert_eq!(names(documented), expected);
+    let image = format!("registry.example.com/ml/{NAME}:{}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(documented["image"], image);
+    assert!(page.contains(&format!("s#image: .*#image: {image}#")), "the image of a server-side apply");
+}
+
+#[tokio::test]
 async fn the_image_of_the_sidecar_is_of_this_version() {
     let image = format!("{NAME}:{}", env!("CARGO_PKG_VERSION"));
     assert_eq!(sidecar(&read("sidecar/deployment.yaml")[0])["image"], image);
