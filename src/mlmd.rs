@@ -2,7 +2,8 @@
 //!
 //! - [`rules`]: what makes an artifact a run's model; pure functions of plain data
 //! - [`lookup`]: which questions answer that, in which order
-//! - [`client`]: the calls; [`convert`] turns their answers into plain data, [`error`] their failures
+//! - [`client`]: the calls; [`convert`] turns their answers into plain data, [`error`] their failures; [`only_grpc`] sees to
+//!   it that an answer is one of a gRPC server
 //! - [`cache`]: one lookup a run, however many ask
 //!
 //! Only calls that ML Metadata has had since 1.2 (Kubeflow Pipelines 1.8) are used. An error is never read as "no
@@ -13,6 +14,7 @@ mod client;
 mod convert;
 mod error;
 mod lookup;
+mod only_grpc;
 mod proto;
 mod rules;
 

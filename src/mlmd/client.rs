@@ -12,6 +12,7 @@ use tracing::{Instrument, Span, field::Empty, info_span};
 use super::{
     Error, Options, convert,
     error::{label, malformed, name, refused, timeout},
+    only_grpc::OnlyGrpc,
     proto::{self, metadata_store_service_client::MetadataStoreServiceClient},
     rules::{Attributed, Context, Event, Execution, Form},
 };
@@ -40,7 +41,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client of ML Metadata. Cheap to clone; all clones share one connection.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
-    service: MetadataStoreServiceClient<Channel>,
+    service: MetadataStoreServiceClient<OnlyGrpc<Channel>>,
     call_timeout: Duration,
     metrics: LookupMetrics,
 }
@@ -81,7 +82,7 @@ pub(super) fn endpoint(url: &str, options: &Options) -> Result<Endpoint, Error> 
 
 impl Client {
     pub(super) fn new(channel: Channel, options: &Options, metrics: LookupMetrics) -> Self {
-        let service = MetadataStoreServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+        let service = MetadataStoreServiceClient::new(OnlyGrpc(channel)).max_decoding_message_size(MAX_ANSWER);
         Self { service, call_timeout: options.call_timeout, metrics }
     }
 

@@ -16,6 +16,8 @@ const EXCERPT: usize = 300;
 /// How prost begins what it says of octets that are not the message expected. tonic passes it on as INTERNAL, which
 /// would hide that the answer came, and was garbage.
 const NOT_DECODED: &str = "failed to decode Protobuf message";
+/// How an answer is described that is not even gRPC.
+pub(super) const NOT_GRPC: &str = "what answers is no gRPC server";
 
 pub(super) fn timeout(what: &str, after: std::time::Duration) -> LookupError {
     LookupError::Failed { code: TIMEOUT, message: format!("{what}: no answer within {after:?}") }
@@ -32,7 +34,7 @@ pub(super) fn failed(code: Code, message: &str) -> LookupError {
 
 pub(super) fn refused(method: &str, status: &Status) -> LookupError {
     let code = match status.code() {
-        Code::Internal if status.message().contains(NOT_DECODED) => MALFORMED,
+        Code::Internal if [NOT_DECODED, NOT_GRPC].iter().any(|words| status.message().contains(words)) => MALFORMED,
         // Only what went wrong on this side has a cause: tonic calls a connection that broke UNKNOWN.
         Code::Unknown if status.source().is_some() => name(Code::Unavailable),
         code => name(code),

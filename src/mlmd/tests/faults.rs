@@ -184,15 +184,15 @@ async fn a_connection_that_is_lost_is_made_again() {
     assert_eq!(bench.ids(&run).await, [5]);
 }
 
-/// Answers every call with octets that are no message.
+/// Answers every call with this.
 #[derive(Clone)]
-struct Garbage;
+struct Odd(fn() -> http::Response<Body>);
 
-impl NamedService for Garbage {
+impl NamedService for Odd {
     const NAME: &'static str = "ml_metadata.MetadataStoreService";
 }
 
-impl tower::Service<http::Request<Body>> for Garbage {
+impl tower::Service<http::Request<Body>> for Odd {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = std::future::Ready<Result<Self::Response, Infallible>>;
@@ -202,23 +202,52 @@ impl tower::Service<http::Request<Body>> for Garbage {
     }
 
     fn call(&mut self, _: http::Request<Body>) -> Self::Future {
-        let frame = Bytes::from_static(&[0, 0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff]);
-        let trailers = http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
-        let body = Full::new(frame).with_trailers(async move { Some(Ok(trailers)) });
-        let response = http::Response::builder().header("content-type", "application/grpc").body(Body::new(body));
-        std::future::ready(Ok(response.unwrap()))
+        std::future::ready(Ok((self.0)()))
     }
+}
+
+/// How a lookup fails before such a server.
+async fn failure_before(odd: Odd) -> (&'static str, String) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    tokio::spawn(Server::builder().serve_with_incoming(odd, incoming));
+    let mlmd = Mlmd::new(&url, &Options::default(), &Metrics::new(&mut Registry::default())).unwrap();
+    failure(mlmd.find(&compiled(), &Arc::default()).await)
+}
+
+fn text(status: u16, content_type: &str, text: &'static str) -> http::Response<Body> {
+    let body = Body::new(Full::new(Bytes::from_static(text.as_bytes())));
+    http::Response::builder().status(status).header("content-type", content_type).body(body).unwrap()
 }
 
 #[tokio::test]
 async fn octets_that_are_no_message_are_malformed() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let incoming = tonic::transport::server::TcpIncoming::from(listener);
-    tokio::spawn(Server::builder().serve_with_incoming(Garbage, incoming));
-    let mlmd = Mlmd::new(&url, &Options::default(), &Metrics::new(&mut Registry::default())).unwrap();
-    let (code, message) = failure(mlmd.find(&compiled(), &Arc::default()).await);
+    let octets = || {
+        let frame = Bytes::from_static(&[0, 0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff]);
+        let trailers = http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+        let body = Full::new(frame).with_trailers(async move { Some(Ok(trailers)) });
+        http::Response::builder().header("content-type", "application/grpc").body(Body::new(body)).unwrap()
+    };
+    let (code, message) = failure_before(Odd(octets)).await;
     assert_eq!(code, MALFORMED, "{message}");
+}
+
+#[tokio::test]
+async fn what_is_no_grpc_is_told_by_its_http_status_or_as_malformed() {
+    let (code, message) = failure_before(Odd(|| text(200, "text/html", "<html></html>"))).await;
+    assert_eq!(code, MALFORMED);
+    assert!(message.ends_with("what answers is no gRPC server (text/html)"), "{message}");
+    let nothing = || http::Response::new(Body::empty());
+    assert_eq!(failure_before(Odd(nothing)).await.0, MALFORMED);
+    for (code, answer) in [
+        ("unavailable", Odd(|| text(503, "text/plain", "no healthy upstream"))),
+        ("unavailable", Odd(|| text(502, "text/html", "<html>bad gateway</html>"))),
+        ("unauthenticated", Odd(|| text(401, "application/json", "{}"))),
+        ("unimplemented", Odd(|| text(404, "text/plain", "404 page not found"))),
+    ] {
+        assert_eq!(failure_before(answer).await.0, code);
+    }
 }
 
 #[tokio::test]
