@@ -1,9 +1,11 @@
 //! Compiles `proto/` (pure Rust, no system `protoc`) and passes the git revision on to `--version`.
 
+#[path = "build/revision.rs"]
+mod revision;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use prost::Message;
@@ -20,18 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     compile_test_protocol(&out)?;
 
-    // A source archive has no git folder: the revision is then what the environment says, or unknown.
-    println!("cargo:rerun-if-env-changed=GIT_REVISION");
-    // HEAD names the branch; its log grows with whatever moves it. In a worktree neither is under .git.
-    for file in ["HEAD", "logs/HEAD"] {
-        if let Some(path) = git(&["rev-parse", "--git-path", file])
-            && PathBuf::from(&path).exists()
-        {
-            println!("cargo:rerun-if-changed={path}");
-        }
-    }
-    let revision = env::var("GIT_REVISION").ok().or_else(|| git(&["rev-parse", "--short=12", "HEAD"]));
-    println!("cargo:rustc-env=GIT_REVISION={}", revision.as_deref().unwrap_or("unknown"));
+    println!("cargo:rustc-env={}={}", revision::VARIABLE, revision::of_this_build());
     Ok(())
 }
 
@@ -48,11 +39,4 @@ fn compile_test_protocol(out: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(["metadata_store_write.proto"], [source])?;
     tonic_prost_build::configure().build_server(false).out_dir(target).compile_fds(descriptors)?;
     Ok(())
-}
-
-/// The answer of a git command, where there is git and this is a checkout.
-fn git(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(arguments).output().ok()?;
-    let answer = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| answer.trim().to_owned())
 }

@@ -6,7 +6,7 @@ mod peers;
 #[path = "served/program.rs"]
 mod program;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use futures::StreamExt as _;
 use model_update_eventsource::{eventsource::Subscriber, model::workflow::MARK_PREFIX};
@@ -114,6 +114,26 @@ async fn without_an_api_server_it_lives_is_not_ready_says_why_and_holds_subscrib
     server.stopped().await;
     let end = events.next().await.unwrap().unwrap_err().to_string();
     assert_eq!(end, "Unavailable: the server is shutting down");
+}
+
+#[tokio::test]
+async fn the_command_line_the_log_and_the_metrics_name_the_same_version_and_revision() {
+    let (version, revision) = (env!("CARGO_PKG_VERSION"), env!("GIT_REVISION"));
+    let said = Command::new(env!("CARGO_BIN_EXE_model-update-eventsource")).arg("--version").output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert_eq!(said, format!("model-update-eventsource {version} ({revision})\n"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(&kubeconfig_of_nobody(folder.path()), NOWHERE, &[]);
+    let line = program.says("serving").await;
+    assert_eq!((&line["version"], &line["revision"]), (&json!(version), &json!(revision)));
+    let server = program.serving().await;
+    let metrics = server.get("/metrics").await.unwrap();
+    let info = metrics.lines().find(|line| line.starts_with("modelupdate_build_info{")).unwrap();
+    for label in [format!("version=\"{version}\""), format!("revision=\"{revision}\"")] {
+        assert!(info.contains(&label), "{info}");
+    }
+    server.stopped().await;
 }
 
 #[tokio::test]
