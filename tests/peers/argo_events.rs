@@ -1,7 +1,12 @@
 //! Argo Events' own EventSource and Sensor on a real JetStream bus; see `go/argo-events`. Ask for them by name:
 //! `Peers::with(&["argo-events", "nats-server", …])`.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use tokio::net::TcpStream;
 
@@ -26,6 +31,21 @@ impl Peers {
     /// Runs an EventSource, a Sensor or both, given as YAML. An EventSource dials its server 5 s after its start, and
     /// again every 5 s after a stream has ended.
     pub fn argo_events(&self, bus: &JetStream, event_source: Option<&str>, sensor: Option<&str>) -> ArgoEvents {
+        self.argo(bus, event_source, sensor, None)
+    }
+
+    /// Runs a Sensor whose triggers touch Kubernetes, as the account of this kubeconfig.
+    pub fn argo_sensor(&self, bus: &JetStream, sensor: &str, kubeconfig: &Path) -> ArgoEvents {
+        self.argo(bus, None, Some(sensor), Some(kubeconfig))
+    }
+
+    fn argo(
+        &self,
+        bus: &JetStream,
+        event_source: Option<&str>,
+        sensor: Option<&str>,
+        kubeconfig: Option<&Path>,
+    ) -> ArgoEvents {
         let mut process = Neighbour::new("argo-events", self.program("argo-events"));
         let mut args = vec!["run".to_owned()];
         let files = [
@@ -40,13 +60,14 @@ impl Peers {
                 args.push(format!("--{flag}={}", file.display()));
             }
         }
+        args.extend(kubeconfig.map(|file| format!("--kubeconfig={}", file.display())));
         process.set_args(args);
         process.start();
         ArgoEvents { process }
     }
 
     /// Whether Argo's controller would take every object in this YAML file; its refusal, if not.
-    pub fn argo_validates(&self, file: &std::path::Path) -> Result<(), String> {
+    pub fn argo_validates(&self, file: &Path) -> Result<(), String> {
         let output = Command::new(self.program("argo-events")).arg("validate").arg(file).output();
         let output = output.expect("argo-events can be started");
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }

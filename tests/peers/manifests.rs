@@ -2,8 +2,9 @@
 
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams},
+    api::{DynamicObject, GroupVersionKind, Patch, PatchParams},
     core::TypeMeta,
+    discovery,
     error::Status,
 };
 use serde_json::Value;
@@ -31,10 +32,12 @@ impl Cluster {
     pub async fn apply(&self, manager: &str, manifest: &Value) -> Result<Value, Box<Status>> {
         let types: TypeMeta = serde_json::from_value(manifest.clone()).expect("apiVersion and kind");
         let kind = GroupVersionKind::try_from(&types).expect("an apiVersion");
-        let resource = ApiResource::from_gvk(&kind);
+        let client = self.client().await;
+        // Not every plural follows a rule: one EventBus, many `eventbus`.
+        let known = discovery::pinned_kind(&client, &kind).await;
+        let (resource, _) = known.unwrap_or_else(|error| panic!("{error}: {manifest}"));
         let text = |field: &str| manifest["metadata"][field].as_str();
         let name = text("name").unwrap_or_else(|| panic!("without a name: {manifest}"));
-        let client = self.client().await;
         let api: Api<DynamicObject> = match text("namespace") {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
             None => Api::all_with(client, &resource),

@@ -32,6 +32,21 @@ impl Program {
 
     /// With these variables in its environment, each `NAME=value`.
     pub fn start_in(environment: &[String], kubeconfig: &Path, metadata_store: &str, more: &[&str]) -> Self {
+        Self::start_with("127.0.0.1:0", environment, kubeconfig, metadata_store, more)
+    }
+
+    /// Where subscribers find one again that was there before.
+    pub fn start_on(listen: SocketAddr, kubeconfig: &Path, metadata_store: &str, more: &[&str]) -> Self {
+        Self::start_with(&listen.to_string(), &[], kubeconfig, metadata_store, more)
+    }
+
+    fn start_with(
+        listen: &str,
+        environment: &[String],
+        kubeconfig: &Path,
+        metadata_store: &str,
+        more: &[&str],
+    ) -> Self {
         // `env` becomes what it starts, so that signals reach the program.
         let mut process = Neighbour::new("model-update-eventsource", "/usr/bin/env".into());
         let mut args = environment.to_vec();
@@ -39,7 +54,7 @@ impl Program {
             format!("KUBECONFIG={}", kubeconfig.display()),
             env!("CARGO_BIN_EXE_model-update-eventsource").to_owned(),
             "serve".to_owned(),
-            "--listen=127.0.0.1:0".to_owned(),
+            format!("--listen={listen}"),
             "--admin-listen=127.0.0.1:0".to_owned(),
             "--log-format=json".to_owned(),
             format!("--metadata-store={metadata_store}"),
