@@ -19,7 +19,7 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 use model_update_eventsource::{app::Config, sim::Sim};
-use peers::{Peers, SOON, eventually};
+use peers::{Line, Peers, SOON, eventually};
 use serde_json::Value;
 use served::Served;
 
@@ -41,9 +41,7 @@ const EXAMPLES: [(&str, &[&str]); 10] = [
 const URL: &str = "kfp-operator-model-update-eventsource-server.kfp-operator-system.svc:50051";
 
 fn all_objects() -> impl Iterator<Item = (&'static str, Value)> {
-    EXAMPLES
-        .into_iter()
-        .flat_map(|(file, _)| objects::objects(&objects::text(file)).into_iter().map(move |o| (file, o)))
+    EXAMPLES.into_iter().flat_map(|(file, _)| objects::objects(file).into_iter().map(move |o| (file, o)))
 }
 
 fn event_sources() -> impl Iterator<Item = (&'static str, Value)> {
@@ -81,7 +79,7 @@ fn walk(folder: &Path, found: &mut BTreeSet<String>) {
 fn every_file_holds_what_it_is_there_for_and_says_what_to_change() {
     for (file, kinds) in EXAMPLES {
         let text = objects::text(file);
-        let objects = objects::objects(&text);
+        let objects = objects::objects(file);
         let mut found: Vec<_> = objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
         let mut seen = BTreeSet::new();
         found.retain(|kind| seen.insert(*kind));
@@ -113,12 +111,18 @@ fn every_sensor_depends_on_an_event_source_of_the_examples_in_its_namespace() {
     }
 }
 
-#[tokio::test]
-async fn our_server_takes_the_configuration_of_every_event_source() {
+/// A server before a simulation, which a subscription does not see the difference of.
+async fn serve() -> (Sim, Served) {
     let sim = Sim::start().await.unwrap();
     let config =
         Config { metadata_store: sim.metadata_url(), kubernetes: Some(sim.kube_config()), ..Config::default() };
     let served = Served::start(config).await;
+    (sim, served)
+}
+
+#[tokio::test]
+async fn our_server_takes_the_configuration_of_every_event_source() {
+    let (_sim, served) = serve().await;
     let mut streams = Vec::new();
     for (file, event_source) in event_sources() {
         let (name, entry) = objects::entry(&event_source);
@@ -131,6 +135,18 @@ async fn our_server_takes_the_configuration_of_every_event_source() {
         assert!(refusal.to_string().contains("did you mean kfpNamespace"), "{file}: {refusal}");
     }
     drop(streams);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_is_ignored_today_as_its_example_says() {
+    assert!(objects::text("eventsource/auth-secret.yaml").contains("# - The server ignores the token today."));
+    let Some(peers) = Peers::with(&["grpc-client"]).await else { return };
+    let (_sim, served) = serve().await;
+    let event_source = objects::find(&objects::objects("eventsource/auth-secret.yaml"), "EventSource");
+    let config = objects::entry(&event_source).1["config"].as_str().unwrap();
+    let mut subscriber = peers.grpc_go_client(served.address, config).token("nobody's").start();
+    assert_eq!(subscriber.next(SOON).await, Some(Line::Open(true)));
     served.stop().await;
 }
 
@@ -158,8 +174,10 @@ async fn every_object_applies_to_an_api_server_with_argo_events_kinds() {
     }
     for (file, _) in EXAMPLES {
         let namespace = cluster.namespace("example").await;
-        for object in objects::objects(&objects::text(file)) {
-            objects::apply(&client, &namespace, &object).await;
+        for mut object in objects::objects(file) {
+            object["metadata"].as_object_mut().unwrap().entry("namespace").or_insert_with(|| namespace.as_str().into());
+            let applied = cluster.apply("examples", &object).await;
+            applied.unwrap_or_else(|refusal| panic!("{file}: {}: {object}", refusal.message));
         }
     }
 }

@@ -6,13 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kube::{
-    Api, Client,
-    api::{DynamicObject, Patch, PatchParams},
-    core::GroupVersionKind,
-    discovery,
-};
 use serde_json::Value;
+
+use super::peers::manifests;
 
 /// Where the examples are.
 pub(crate) fn folder() -> PathBuf {
@@ -27,16 +23,12 @@ pub(crate) fn text(file: &str) -> String {
     fs::read_to_string(folder().join(file)).unwrap_or_else(|error| panic!("examples/{file}: {error}"))
 }
 
-/// The objects in YAML, in its order.
+/// The objects in a file, in its order.
 ///
 /// # Panics
-/// If one of its documents is none.
-pub(crate) fn objects(yaml: &str) -> Vec<Value> {
-    let parse = |document| match serde_saphyr::from_str::<Value>(document) {
-        Ok(object @ Value::Object(_)) => object,
-        other => panic!("{document}\nis no object: {other:?}"),
-    };
-    yaml.split("\n---\n").map(parse).collect()
+/// If it is not there, or not YAML.
+pub(crate) fn objects(file: &str) -> Vec<Value> {
+    manifests(&text(file))
 }
 
 /// The object of this kind; several: the first.
@@ -56,22 +48,4 @@ pub(crate) fn entry(event_source: &Value) -> (&str, &Value) {
     assert_eq!(entries.len(), 1, "{event_source}");
     let (name, entry) = entries.iter().next().expect("just counted");
     (name, entry)
-}
-
-/// Applies an object as `kubectl apply --server-side` does, with unknown fields as errors; where it names no namespace,
-/// into this one.
-///
-/// # Panics
-/// If the API server does not take it.
-pub(crate) async fn apply(client: &Client, namespace: &str, object: &Value) {
-    let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("no text: {value} in {object}")).to_owned();
-    let version = text(&object["apiVersion"]);
-    let (group, version) = version.rsplit_once('/').unwrap_or(("", &version));
-    let kind = GroupVersionKind::gvk(group, version, &text(&object["kind"]));
-    let (resource, _) = discovery::pinned_kind(client, &kind).await.expect("the API server knows the kind");
-    let namespace = object["metadata"]["namespace"].as_str().unwrap_or(namespace);
-    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource);
-    let params = PatchParams::apply("examples").validation_strict();
-    let applied = api.patch(&text(&object["metadata"]["name"]), &params, &Patch::Apply(object)).await;
-    applied.unwrap_or_else(|error| panic!("{error}: {object}"));
 }

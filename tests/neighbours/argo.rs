@@ -1,5 +1,4 @@
-//! Argo Events' own EventSource, bus and Sensor, end to end. Built only when somebody asks (about three minutes):
-//! `cargo test --test neighbours -- --ignored argo`.
+//! Argo Events' own EventSource, bus and Sensor, end to end. `tests/argo` has the product before them.
 
 use crate::peers::{Peers, SOON, START};
 use crate::subscriber::{Server, event};
@@ -31,7 +30,6 @@ spec:
 ";
 
 #[tokio::test]
-#[ignore = "builds Argo Events, which takes minutes"]
 async fn argo_carries_an_event_from_its_event_source_over_the_bus_to_its_sensor() {
     let Some(peers) = Peers::with(&NAMES).await else { return };
     let mut server = Server::start().await;
@@ -47,7 +45,6 @@ async fn argo_carries_an_event_from_its_event_source_over_the_bus_to_its_sensor(
 }
 
 #[tokio::test]
-#[ignore = "builds Argo Events, which takes minutes"]
 async fn argo_says_what_its_controller_would_refuse() {
     let Some(peers) = Peers::with(&NAMES).await else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
