@@ -67,25 +67,29 @@ impl Cli {
 }
 
 impl LogArgs {
-    /// Starts the log, and traces as `OTEL_*` in the environment says. Traces that cannot be had are a warning: the
-    /// events matter more.
     fn start_with_traces(&self, runtime: &Runtime) -> anyhow::Result<Traces> {
-        let traces = {
-            let _within = runtime.enter();
-            Traces::from_env()
-        };
-        let (traces, trouble) = match traces {
-            Ok(traces) => (traces, None),
-            Err(error) => (Traces::default(), Some(error)),
-        };
-        log::init(self.log_format, &self.log_level, &traces).context("cannot start the log")?;
-        match trouble {
-            Some(error) => warn!("no traces: {error}"),
-            None if traces.are_on() => info!("traces are sent by OTLP"),
-            None => debug!("traces are off: no OTLP endpoint is set"),
-        }
-        Ok(traces)
+        start_log_and_traces(self.log_format, &self.log_level, runtime)
     }
+}
+
+/// Starts the log, and traces as `OTEL_*` in the environment says. Traces that cannot be had are a warning: the events
+/// matter more.
+fn start_log_and_traces(format: log::Format, level: &log::Level, runtime: &Runtime) -> anyhow::Result<Traces> {
+    let traces = {
+        let _within = runtime.enter();
+        Traces::from_env()
+    };
+    let (traces, trouble) = match traces {
+        Ok(traces) => (traces, None),
+        Err(error) => (Traces::default(), Some(error)),
+    };
+    log::init(format, level, &traces).context("cannot start the log")?;
+    match trouble {
+        Some(error) => warn!("no traces: {error}"),
+        None if traces.are_on() => info!("traces are sent by OTLP"),
+        None => debug!("traces are off: no OTLP endpoint is set"),
+    }
+    Ok(traces)
 }
 
 /// A failure is a line of the log, where there is one: a collector of JSON gets JSON.

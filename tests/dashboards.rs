@@ -212,7 +212,8 @@ fn the_pictures_show_the_panels_as_they_are_now() {
         let shown: Value = serde_json::from_str(&text).unwrap();
         let panels = dashboard["panels"].as_array().unwrap().iter().map(|panel| {
             let targets = panel["targets"].as_array().into_iter().flatten();
-            let queries: Vec<_> = targets.map(|target| target["expr"].clone()).collect();
+            let query = |target: &Value| target.get("expr").unwrap_or(&target["query"]).clone();
+            let queries: Vec<_> = targets.map(query).collect();
             json!({
                 "title": panel["title"], "type": panel["type"], "place": panel["gridPos"], "queries": queries,
             })

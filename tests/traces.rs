@@ -104,6 +104,37 @@ impl Span {
         logs.filter(is).collect()
     }
 
+    /// What TraceQL calls this.
+    fn attribute(&self, name: &str) -> Option<String> {
+        match name {
+            "name" => Some(self.name().to_owned()),
+            "resource.service.name" => Some(SERVICE.to_owned()),
+            "status" => (self.tag("error") == Some(&true.into())).then(|| "error".to_owned()),
+            _ => {
+                let value = self.tag(name.strip_prefix("span.")?)?;
+                Some(value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned))
+            }
+        }
+    }
+
+    /// Whether a query of the form `{ a="b" && c=~"$d" } | select(…)` finds it, when everything is chosen.
+    fn is_selected_by(&self, query: &str) -> bool {
+        let (conditions, _) = query.strip_prefix("{ ").and_then(|query| query.split_once(" }")).expect("a spanset");
+        conditions.split(" && ").all(|condition| {
+            let (name, value) = condition.split_once('=').expect("a comparison");
+            match value.strip_prefix('~') {
+                Some(_chosen) => self.attribute(name).is_some(),
+                None => self.attribute(name).as_deref() == Some(value.trim_matches('"')),
+            }
+        })
+    }
+
+    /// Whether it has everything that the query wants to show.
+    fn has_all(&self, query: &str) -> bool {
+        let (_, selected) = query.split_once("| select(").expect("a selection");
+        selected.trim_end_matches(')').split(", ").all(|name| self.attribute(name).is_some())
+    }
+
     fn parent(&self) -> Option<&str> {
         self.references("CHILD_OF").first().copied()
     }
@@ -167,11 +198,10 @@ async fn a_run_has_one_whole_trace_found_by_its_uid_over_either_transport() {
         // The stream has a trace of its own, which is there when it has ended; what it carried links to it.
         let streams = send.references("FOLLOWS_FROM");
         serving.stopped().await;
-        let is_linked = |span: &Value| streams.iter().any(|id| span["spanID"] == *id);
-        eventually(SOON, "the stream's span", async || {
-            world.jaeger.spans_of_operation(SERVICE, STREAM).await.iter().any(is_linked)
-        })
-        .await;
+        let is_linked =
+            |span: &Value| span["operationName"] == STREAM && streams.iter().any(|id| span["spanID"] == *id);
+        eventually(SOON, "the stream's span", async || world.jaeger.latest_spans(SERVICE).await.iter().any(is_linked))
+            .await;
     }
 }
 
@@ -269,6 +299,21 @@ async fn failed_attempts_and_runs_without_a_model_are_there_to_see() {
     assert!(linked.count() >= 2, "later attempts link to the first");
     assert!(lookups().filter(|span| !span.events("failed").is_empty()).count() >= 3, "{spans:#?}");
     assert!(lookups().filter(|span| !span.events("retried").is_empty()).count() >= 3, "{spans:#?}");
+
+    // What the dashboard of traces asks for is there, under these names.
+    let dashboard = include_str!("../dashboards/traces.json");
+    let dashboard: Value = serde_json::from_str(dashboard).expect("JSON");
+    let tables = dashboard["panels"].as_array().expect("a list").iter().filter(|panel| panel["type"] == "table");
+    let queries: Vec<_> = tables.map(|panel| panel["targets"][0]["query"].as_str().expect("TraceQL")).collect();
+    assert_eq!(queries.len(), 3);
+    for query in queries {
+        eventually(SOON, query, async || {
+            let spans = world.jaeger.latest_spans(SERVICE).await;
+            let found = spans.into_iter().map(Span).find(|span| span.is_selected_by(query));
+            found.is_some_and(|span| span.has_all(query))
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,7 +327,8 @@ async fn the_first_refusal_of_an_event_source_has_a_trace_and_its_repetitions_ha
     }
     // What was recorded is sent before the program ends.
     serving.stopped().await;
-    let spans: Vec<_> = world.jaeger.spans_of_operation(SERVICE, STREAM).await.into_iter().map(Span).collect();
+    let mut spans: Vec<_> = world.jaeger.latest_spans(SERVICE).await.into_iter().map(Span).collect();
+    spans.retain(|span| span.name() == STREAM);
     let mut names: Vec<_> = spans.iter().filter_map(|span| span.tag("modelupdate.event_source")?.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["team-a", "team-b"]);

@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{signals::Signals, values};
+use super::{signals::Signals, start_log_and_traces, values};
 use crate::{
     app::{self, Config},
     eventsource::{ReceivedEvent, SubscribeError, Subscriber},
@@ -45,6 +45,8 @@ const STEPS: usize = 16;
 ///
 /// A small simulation plays a namespace in which runs start, push a model and succeed. The server that announces them is
 /// the real one. The steps are told on standard error; standard output has the events, one JSON object a line.
+///
+/// Traces are sent by OTLP where OTEL_EXPORTER_OTLP_ENDPOINT (or its variant for traces) is set.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -89,14 +91,15 @@ pub(super) struct Demo {
 
 impl Demo {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        log::init(log::Format::Text, &self.log_level, &Traces::default()).context("cannot start the log")?;
         let runtime = Runtime::new().context("cannot start the runtime")?;
-        let outcome = runtime.block_on(self.play());
+        let traces = start_log_and_traces(log::Format::Text, &self.log_level, &runtime)?;
+        let outcome = runtime.block_on(self.play(traces.clone()));
+        traces.flush();
         runtime.shutdown_background();
         outcome
     }
 
-    async fn play(self) -> anyhow::Result<()> {
+    async fn play(self, traces: Traces) -> anyhow::Result<()> {
         let mut signals = Signals::new().context("cannot handle signals")?;
         let sim = Sim::start().await.context("cannot start the simulation")?;
         let config = Config {
@@ -104,6 +107,7 @@ impl Demo {
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             metadata_store: sim.metadata_url(),
             kubernetes: Some(sim.kube_config()),
+            traces,
             ..Config::default()
         };
         let bound = app::build(config).await?;

@@ -117,7 +117,7 @@ impl Spans {
         run.attributes.push(Attribute::new("cicd.pipeline.result", "success"));
         run.attributes.extend(pipeline.map(|name| Attribute::new("cicd.pipeline.name", name.to_string())));
         self.traces.record(run);
-        self.traces.record(child(workflow.uid, SpanRef::random_in(trace), "seen"));
+        self.traces.record(child(workflow, SpanRef::random_in(trace), "seen"));
     }
 
     /// The models of a run were asked for, with this answer.
@@ -128,7 +128,7 @@ impl Spans {
         answer: &Result<Arc<RunModels>, LookupError>,
     ) {
         let Some(step) = step else { return };
-        let mut span = step_span(workflow.uid, step, "lookup");
+        let mut span = step_span(workflow, step, "lookup");
         match answer {
             Ok(found) => {
                 let count = i64::try_from(found.models.len()).unwrap_or(i64::MAX);
@@ -154,7 +154,7 @@ impl Spans {
         let Some(trace) = self.trace_of(workflow) else { return };
         let first = SpanRef { trace, span: *trace::send_span_id(workflow.uid, &subscription.name).as_bytes() };
         let id = if again { SpanRef::random_in(trace) } else { first };
-        let mut span = child(workflow.uid, id, format!("send {}", event::NAME));
+        let mut span = child(workflow, id, format!("send {}", event::NAME));
         span.kind = Kind::Producer;
         span.attributes.extend([
             Attribute::new("messaging.system", "argo_events"),
@@ -185,7 +185,7 @@ impl Spans {
     }
 
     fn confirmation(&self, subscription: &Subscription, workflow: &Workflow) -> Option<FinishedSpan> {
-        let mut span = child(workflow.uid, SpanRef::random_in(self.trace_of(workflow)?), "confirm");
+        let mut span = child(workflow, SpanRef::random_in(self.trace_of(workflow)?), "confirm");
         span.attributes.push(subscription_attribute(&subscription.name));
         Some(span)
     }
@@ -193,7 +193,7 @@ impl Spans {
     /// A run is not announced, or no longer waited for.
     pub(super) fn unannounced(&self, workflow: &Workflow, subscription: Option<&Subscription>, reason: &'static str) {
         let Some(trace) = self.trace_of(workflow) else { return };
-        let mut span = child(workflow.uid, SpanRef::random_in(trace), "unannounced");
+        let mut span = child(workflow, SpanRef::random_in(trace), "unannounced");
         span.attributes.push(Attribute::new("modelupdate.reason", reason));
         span.attributes.extend(subscription.map(|subscription| subscription_attribute(&subscription.name)));
         self.traces.record(span);
@@ -210,7 +210,7 @@ impl Spans {
     /// Marks were patched, or not.
     pub(super) fn marked(&self, step: Option<Step>, patch: &MarkPatch, result: &Result<(), MarkError>) {
         let Some(step) = step else { return };
-        let mut span = step_span(patch.uid, step, "mark");
+        let mut span = step_span(patch, step, "mark");
         span.attributes.push(Attribute::new("modelupdate.change", patch.change.to_string()));
         if let Err(error) = result {
             span.fail("failed", error.code());
@@ -221,20 +221,51 @@ impl Spans {
     /// A delivery cannot be marked, because the Workflow carries as many marks as it may.
     pub(super) fn marks_full(&self, workflow: &Workflow, subscription: &SubscriptionName) {
         let Some(trace) = self.trace_of(workflow) else { return };
-        let mut span = child(workflow.uid, SpanRef::random_in(trace), "mark");
+        let mut span = child(workflow, SpanRef::random_in(trace), "mark");
         span.attributes.push(subscription_attribute(subscription));
         span.fail("failed", "marks_full");
         self.traces.record(span);
     }
 }
 
+/// Whose span it is. Every span says so, not the root only: a table of spans is searched by it.
+struct Of<'a> {
+    uid: Uid,
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl<'a> From<&'a Workflow> for Of<'a> {
+    fn from(workflow: &'a Workflow) -> Self {
+        Self { uid: workflow.uid, namespace: &workflow.namespace, name: &workflow.name }
+    }
+}
+
+impl<'a> From<&'a MarkPatch> for Of<'a> {
+    fn from(patch: &'a MarkPatch) -> Self {
+        Self { uid: patch.uid, namespace: &patch.namespace, name: &patch.name }
+    }
+}
+
+impl Of<'_> {
+    fn attributes(&self) -> Vec<Attribute> {
+        vec![
+            Attribute::new("modelupdate.namespace", self.namespace.to_owned()),
+            Attribute::new("modelupdate.workflow.name", self.name.to_owned()),
+        ]
+    }
+}
+
 /// A span under the run's own.
-fn child(run: Uid, id: SpanRef, name: impl Into<Cow<'static, str>>) -> FinishedSpan {
-    FinishedSpan::now(id, Some(*trace::root_span_id(run).as_bytes()), name)
+fn child<'a>(run: impl Into<Of<'a>>, id: SpanRef, name: impl Into<Cow<'static, str>>) -> FinishedSpan {
+    let run = run.into();
+    let mut span = FinishedSpan::now(id, Some(*trace::root_span_id(run.uid).as_bytes()), name);
+    span.attributes = run.attributes();
+    span
 }
 
 /// The span of a step that is over now.
-fn step_span(run: Uid, step: Step, name: &'static str) -> FinishedSpan {
+fn step_span<'a>(run: impl Into<Of<'a>>, step: Step, name: &'static str) -> FinishedSpan {
     let mut span = child(run, step.id, name);
     span.start = step.start;
     let attempt = Attribute::new("modelupdate.attempt", i64::from(step.attempt));
@@ -247,11 +278,8 @@ fn step_span(run: Uid, step: Step, name: &'static str) -> FinishedSpan {
 }
 
 fn run_attributes(workflow: &Workflow) -> Vec<Attribute> {
-    let mut attributes = vec![
-        Attribute::new("modelupdate.namespace", workflow.namespace.to_string()),
-        Attribute::new("modelupdate.workflow.name", workflow.name.to_string()),
-        Attribute::new("modelupdate.workflow.uid", workflow.uid.to_string()),
-    ];
+    let mut attributes = Of::from(workflow).attributes();
+    attributes.push(Attribute::new("modelupdate.workflow.uid", workflow.uid.to_string()));
     attributes.extend(workflow.run_id.as_ref().map(|id| Attribute::new("cicd.pipeline.run.id", id.to_string())));
     attributes
 }
