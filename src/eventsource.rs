@@ -3,7 +3,7 @@
 //! - `server` accepts connections, and offers health and reflection beside the service
 //! - `service` answers requests; `config` reads what they ask for; `refusals` decides which refusals are logged
 //! - `stream` is one subscriber's stream: events out, proofs of receipt back
-//! - [`link`] is the connection under it, from which the proofs come
+//! - [`link`] is the connection under it, from which the proofs come; `socket` is what it stands on
 //! - `codec` puts messages on the wire
 //! - `client` is the other end, for the demo
 
@@ -14,6 +14,7 @@ pub mod link;
 mod refusals;
 mod server;
 mod service;
+mod socket;
 mod stream;
 
 pub use client::{ReceivedEvent, SubscribeError, Subscriber};

@@ -1,29 +1,21 @@
 //! Accepts subscribers' connections and serves them: the service, gRPC health, and reflection (v1 and v1alpha).
 
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
-use prometheus_client::metrics::gauge::Gauge;
 use rand::RngExt;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::watch,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{server::NamedService, transport::server::Connected};
+use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{debug, warn};
 
-use super::{link::Link, proto::eventing_server::EventingServer, refusals::Refusals, service::Service};
+use super::{link::Link, proto::eventing_server::EventingServer, refusals::Refusals, service::Service, socket::Socket};
 use crate::{
     delivery::Deliveries,
     readiness::Readiness,
@@ -33,6 +25,8 @@ use crate::{
 /// Argo Events never asks whether we are there; we ask it. A connection that died silently is dropped after both.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// One of which nothing is taken, what keepalive sends included, is not kept for longer either.
+const PATIENCE: Duration = KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT);
 /// An EventSource opens one stream a connection; a proxy may put a few hundred together.
 const MAX_STREAMS: u32 = 1024;
 const MAX_HEADERS: u32 = 16 * 1024;
@@ -159,7 +153,7 @@ async fn report_health(
 fn incoming(
     listener: TcpListener,
     metrics: StreamMetrics,
-) -> impl Stream<Item = Result<Link<Socket>, io::Error>> + Send + 'static {
+) -> impl Stream<Item = Result<Link<Socket<TcpStream>>, io::Error>> + Send + 'static {
     stream::unfold((listener, metrics), |(listener, metrics)| async move {
         let mut pause = ACCEPT_PAUSE;
         loop {
@@ -169,7 +163,7 @@ fn incoming(
                         debug!(%peer, "a connection was gone before it could be served: {error}");
                         continue;
                     }
-                    let socket = Socket { tcp, _open: Counted::new(&metrics.connections) };
+                    let socket = Socket::new(tcp, peer, PATIENCE, &metrics.connections);
                     let link = Link::new(socket).with_peer_addr(peer);
                     return Some((Ok(link), (listener, metrics)));
                 }
@@ -190,62 +184,4 @@ fn set_options(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(Duration::from_secs(10));
     SockRef::from(tcp).set_tcp_keepalive(&keepalive)
-}
-
-/// A connection that counts as open until it is dropped.
-struct Socket {
-    tcp: TcpStream,
-    _open: Counted,
-}
-
-struct Counted(Gauge);
-
-impl Counted {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-impl Connected for Socket {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
 }
