@@ -42,6 +42,12 @@ impl Tally {
         self.lost() == 0
     }
 
+    /// Whether everything that this subscription expects has come.
+    pub(crate) fn has_all_of(&self, subscription: &str) -> bool {
+        let own = key(subscription, "");
+        self.expected.iter().filter(|event| event.starts_with(&own)).all(|event| self.delivered.contains_key(event))
+    }
+
     pub(crate) fn lost(&self) -> usize {
         self.expected.iter().filter(|&event| !self.delivered.contains_key(event)).count()
     }

@@ -1,0 +1,196 @@
+//! A namespace whose runs succeed, and the real program before it. Tests share the API server and ML Metadata, and have
+//! a namespace and programs of their own; a run's name begins with its namespace's, because ML Metadata knows no
+//! namespaces.
+
+use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
+
+use futures::{StreamExt as _, stream};
+use model_update_eventsource::model::workflow::MARK_PREFIX;
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use super::{
+    peers::{
+        GrpcGoClient, Line, MetadataStore, NewWorkflow, Peers, SharedCluster, Task, Workflows, Writer, eventually,
+    },
+    program::{Program, Serving},
+    report::{Tally, location},
+};
+
+/// How long an event, a mark or a figure may take on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+/// So many runs are written at a time.
+const AT_ONCE: usize = 8;
+
+/// See the module.
+pub(crate) struct Scene {
+    pub(crate) peers: &'static Peers,
+    pub(crate) cluster: SharedCluster,
+    pub(crate) namespace: String,
+    workflows: Workflows,
+    store: &'static MetadataStore,
+    writer: Writer,
+}
+
+impl Scene {
+    /// A new one, or `None` where there are no neighbours.
+    pub(crate) async fn open() -> Option<Self> {
+        static STORE: OnceCell<MetadataStore> = OnceCell::const_new();
+        let peers = Peers::find().await?;
+        let cluster = peers.cluster().await;
+        let store = STORE.get_or_init(|| peers.metadata_store()).await;
+        let namespace = cluster.namespace("team").await;
+        let workflows = cluster.workflows(&namespace).await;
+        let scene = Self { peers, cluster, namespace, workflows, store, writer: store.writer().await };
+        // The pipeline's own contexts: two runs that found them absent at the same time would collide.
+        scene.model(&format!("{}-nobody's", scene.namespace), "gs://root/nobody's").await;
+        Some(scene)
+    }
+
+    /// The real program, ready.
+    pub(crate) async fn program(&self, more: &[&str]) -> Serving {
+        let program = Program::start(&self.cluster.admin_kubeconfig_file(), &self.store.url(), more).serving().await;
+        program.ready().await;
+        program
+    }
+
+    /// `EventSource.config` of whoever wants the runs of this namespace.
+    pub(crate) fn config(&self) -> String {
+        format!("kfpNamespace: {}", self.namespace)
+    }
+
+    /// A grpc-go client with a stream of its own on this program, which has accepted it.
+    pub(crate) async fn subscriber(&self, program: &Serving, subscription: &str) -> GrpcGoClient {
+        self.subscriber_at(program.listen, subscription).await
+    }
+
+    /// One that dials another address.
+    pub(crate) async fn subscriber_at(&self, address: SocketAddr, subscription: &str) -> GrpcGoClient {
+        let mut client = self.peers.grpc_go_client(address, &self.config()).name(subscription).start();
+        assert_eq!(client.next(SOON).await, Some(Line::Open(true)));
+        client
+    }
+
+    /// So many runs succeed, all at about the same time, each with a model; returns their names. They are expected by
+    /// each of these subscriptions.
+    pub(crate) async fn succeed(&self, tally: &mut Tally, subscriptions: &[&str], runs: usize) -> Vec<String> {
+        self.succeed_with(tally, subscriptions, runs, 0).await
+    }
+
+    /// As [`Scene::succeed`], with locations that are longer by so many octets.
+    pub(crate) async fn succeed_with(
+        &self,
+        tally: &mut Tally,
+        subscriptions: &[&str],
+        runs: usize,
+        octets: usize,
+    ) -> Vec<String> {
+        let made = stream::iter(0..runs).map(|_| self.one(octets)).buffer_unordered(AT_ONCE);
+        let made: Vec<(String, String)> = made.collect().await;
+        for (_, location) in &made {
+            subscriptions.iter().for_each(|subscription| tally.expect(subscription, location));
+        }
+        made.into_iter().map(|(name, _)| name).collect()
+    }
+
+    async fn one(&self, octets: usize) -> (String, String) {
+        let name = format!("{}-{}", self.namespace, uuid::Uuid::from_u128(rand::random()).simple());
+        let location = format!("gs://root/{name}/{}", "x".repeat(octets));
+        self.model(&name, &location).await;
+        self.workflows.create(NewWorkflow::tfx_v1(&name, &self.namespace).phase("Succeeded")).await;
+        (name, location)
+    }
+
+    async fn model(&self, run: &str, location: &str) {
+        self.writer.tfx_run(&self.namespace, run).await.task(Task::pusher(location)).await;
+    }
+
+    /// The subscriptions whose mark a run carries.
+    pub(crate) async fn marks(&self, run: &str) -> BTreeSet<String> {
+        let marks = self.workflows.annotations(run, MARK_PREFIX).await;
+        marks.keys().filter_map(|key| key.strip_prefix(MARK_PREFIX).map(str::to_owned)).collect()
+    }
+
+    /// Waits until each of these runs carries the marks of exactly these subscriptions.
+    pub(crate) async fn marked(&self, runs: &[String], subscriptions: &[&str]) {
+        self.marked_within(SOON, runs, subscriptions).await;
+    }
+
+    /// Waits so long for the marks of each.
+    pub(crate) async fn marked_within(&self, deadline: Duration, runs: &[String], subscriptions: &[&str]) {
+        let wanted: BTreeSet<_> = subscriptions.iter().map(|&name| name.to_owned()).collect();
+        for run in runs {
+            eventually(deadline, &format!("the marks {wanted:?} on {run}"), async || {
+                let marks = self.marks(run).await;
+                if marks == wanted { Ok(()) } else { Err(marks) }
+            })
+            .await;
+        }
+    }
+}
+
+/// Takes events of a subscription until everything expected has come, to whomever.
+pub(crate) async fn take_all(client: &mut GrpcGoClient, subscription: &str, tally: &mut Tally) {
+    while !tally.has_all_of(subscription) {
+        take(client, subscription, tally).await;
+    }
+}
+
+/// Takes the next event; returns its location.
+pub(crate) async fn take(client: &mut GrpcGoClient, subscription: &str, tally: &mut Tally) -> String {
+    let location = location(&client.payload(SOON).await);
+    tally.delivered(subscription, &location);
+    location
+}
+
+/// Books what came and nobody has taken; returns the locations.
+pub(crate) fn take_rest(client: &mut GrpcGoClient, subscription: &str, tally: &mut Tally) -> Vec<String> {
+    let rest = client.said().into_iter().filter_map(|line| match line {
+        Line::Event { payload, .. } => Some(location(&payload)),
+        _ => None,
+    });
+    rest.inspect(|location| tally.delivered(subscription, location)).collect()
+}
+
+impl Serving {
+    /// The sum of a metric over the label sets that contain this (empty: all).
+    pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
+        let page = self.get("/metrics").await.unwrap();
+        let series = page.lines().filter_map(|line| line.rsplit_once(' '));
+        let fits = |series: &str| series.split('{').next() == Some(name) && series.contains(label);
+        series.filter(|(series, _)| fits(series)).map(|(_, value)| value.parse::<f64>().unwrap()).sum()
+    }
+
+    /// Waits until a metric has this value.
+    pub(crate) async fn metric_is(&self, name: &str, label: &str, value: f64) {
+        eventually(SOON, &format!("{name} {label} is {value}"), async || {
+            let now = self.metric(name, label).await;
+            #[expect(clippy::float_cmp, reason = "they count")]
+            if now == value { Ok(()) } else { Err(now) }
+        })
+        .await;
+    }
+
+    /// Waits until its log says this of a subscription; returns the line.
+    pub(crate) async fn has_said(&self, message: &str, subscription: &str) -> Value {
+        self.has_said_within(SOON, message, subscription).await
+    }
+
+    /// Waits so long for that.
+    pub(crate) async fn has_said_within(&self, deadline: Duration, message: &str, subscription: &str) -> Value {
+        eventually(deadline, &format!("{message:?} of {subscription}"), async || {
+            let log = self.program.0.log();
+            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.find(|line| line["message"] == message && line["subscription"] == subscription)
+        })
+        .await
+    }
+
+    /// Its resident memory, in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let pid = self.program.0.pid().as_raw_nonzero();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
