@@ -175,8 +175,12 @@ impl Driver {
     }
 
     fn settle(&mut self, now: Now) {
-        for action in self.ledger.settle(now) {
-            self.perform(action);
+        loop {
+            let actions = self.ledger.settle(now);
+            if actions.is_empty() {
+                return;
+            }
+            actions.into_iter().for_each(|action| self.perform(action));
         }
     }
 
@@ -273,6 +277,12 @@ impl Driver {
             Action::Forget(run) => self.lookup.forget(run),
             Action::Close(stream) => {
                 self.to_streams.remove(&stream);
+            }
+            Action::Reread(namespace) => {
+                let (changes, records) = self.store.follow(&namespace);
+                self.changed(&changes);
+                let now = self.now();
+                self.ledger.reread(&records, now);
             }
             Action::Unfollow(namespace) => self.store.unfollow(&namespace),
             Action::Report(report) => self.observer.report(&report),

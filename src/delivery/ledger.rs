@@ -19,6 +19,7 @@
 
 mod action;
 mod changes;
+mod clock;
 mod departed;
 mod lookups;
 mod marks;
@@ -38,6 +39,7 @@ use std::{
 use rand::{SeedableRng, rngs::SmallRng};
 
 use self::{
+    clock::Clock,
     departed::Departed,
     lookups::{LookupId, Lookups},
     marks::Marks,
@@ -70,6 +72,7 @@ pub(super) struct Ledger {
     lookups: Lookups,
     marks: Marks,
     departed: Departed,
+    clock: Clock,
     timers: Timers,
     dirty: BTreeSet<StreamId>,
     actions: Vec<Action>,
@@ -88,6 +91,7 @@ impl Ledger {
             namespaces: HashMap::new(),
             streams: HashMap::new(),
             departed: Departed::default(),
+            clock: Clock::default(),
             timers: Timers::default(),
             dirty: BTreeSet::new(),
             actions: Vec::new(),

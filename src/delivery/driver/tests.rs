@@ -5,7 +5,7 @@ use std::{
     future::pending,
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
 };
 
@@ -93,6 +93,8 @@ struct Rig {
     registry: Registry,
     /// The task looks at the clock whenever it runs.
     clock_readings: Arc<AtomicUsize>,
+    /// By how many seconds the clock is ahead.
+    ahead: Arc<AtomicI64>,
     task: JoinHandle<Result<(), JoinError>>,
 }
 
@@ -106,15 +108,17 @@ impl Rig {
         let metrics = DeliveryMetrics::new(&mut registry);
         let clock_readings = Arc::new(AtomicUsize::new(0));
         let readings = clock_readings.clone();
+        let ahead = Arc::new(AtomicI64::new(0));
+        let seconds = ahead.clone();
         let clock = WallClock::new(move || {
             readings.fetch_add(1, Ordering::Relaxed);
-            BEGIN
+            BEGIN + seconds.load(Ordering::Relaxed)
         });
         let (deliveries, driver) =
             Driver::new(store.clone(), lookup.clone(), marker.clone(), Options::default(), clock, metrics);
         let drain = CancellationToken::new();
         let task = tokio::spawn(driver.run(drain.clone()));
-        Self { store, lookup, marker, deliveries, drain, registry, clock_readings, task }
+        Self { store, lookup, marker, deliveries, drain, registry, clock_readings, ahead, task }
     }
 
     fn attach(&self, subscription: Subscription) -> Attached {
@@ -185,6 +189,18 @@ async fn what_was_in_the_store_before_is_caught_up_with() {
         let payload = event(&mut stream).await.payload;
         assert!(String::from_utf8_lossy(&payload).contains(&format!("\"workflowName\":\"{name}\"")), "{payload:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_declined_for_its_age_is_read_again_when_the_clock_was_set() {
+    let rig = Rig::new();
+    rig.ahead.store(3600, Ordering::Relaxed);
+    let mut stream = rig.attach(Subscription { max_age: Some(Duration::from_secs(1800)), ..subscription("a") });
+    rig.store.apply(run("one"));
+    assert_silent(&mut stream).await;
+    rig.ahead.store(0, Ordering::Relaxed);
+    event(&mut stream).await;
+    assert_silent(&mut stream).await;
 }
 
 #[tokio::test(start_paused = true)]

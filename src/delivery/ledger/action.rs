@@ -69,6 +69,8 @@ pub(in crate::delivery) enum Action {
     Patch { patch: MarkPatch, attempt: u32 },
     /// End a stream from our side.
     Close(StreamId),
+    /// Read the records of this namespace, and call [`super::Ledger::reread`].
+    Reread(Arc<str>),
     /// Nothing of this namespace is of interest any more.
     Unfollow(Arc<str>),
     /// Tell those who watch.

@@ -157,8 +157,11 @@ impl Ledger {
             return;
         }
         let without = namespace.without_model.get(&wanted.artifact_types).is_some_and(|runs| runs.contains(&uid));
-        if without || wanted.is_too_old(workflow, now.unix) || !wanted.may_want(workflow) {
+        if without || !wanted.may_want(workflow) {
             return;
+        }
+        if wanted.is_too_old(workflow, now.unix) {
+            return self.declined_for_its_age(now);
         }
         let since = consumer.and_then(|consumer| consumer.strikes.get(&uid)).map(|strikes| strikes.since);
         stream.insert(workflow.clone(), since.unwrap_or(now.instant));

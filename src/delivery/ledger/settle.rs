@@ -138,6 +138,7 @@ impl Ledger {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let wanted = &stream.subscription;
         if wanted.is_too_old(workflow, now.unix) {
+            self.declined_for_its_age(now);
             return self.nothing_for(id, uid);
         }
         let propagated = trace::trace_id(workflow).and_then(|id| self.options.traces.propagated(*id.as_bytes()));

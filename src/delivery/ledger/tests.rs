@@ -2,6 +2,7 @@
 //! `properties` lets chance play it.
 
 mod bench;
+mod clock;
 mod deliveries;
 mod fairness;
 mod lookups;

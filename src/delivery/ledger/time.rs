@@ -17,6 +17,7 @@ impl Ledger {
     /// Time has passed. Returns whether anything was due.
     pub(in crate::delivery) fn tick(&mut self, now: Now) -> bool {
         let mut any = false;
+        self.look_at_clock(now);
         while let Some(timer) = self.timers.pop(now.instant) {
             any = true;
             match timer {
@@ -33,6 +34,7 @@ impl Ledger {
                 }
                 Timer::Shared(id) => self.check_shared(id),
                 Timer::Idle(namespace) => self.check_idle(&namespace, now),
+                Timer::Clock => self.look_again(now),
             }
         }
         any

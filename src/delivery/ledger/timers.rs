@@ -26,6 +26,8 @@ pub(super) enum Timer {
     Shared(StreamId),
     /// A namespace has had no stream for a while.
     Idle(Arc<str>),
+    /// The wall clock may have been set.
+    Clock,
 }
 
 #[derive(Debug, Default)]

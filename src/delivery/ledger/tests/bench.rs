@@ -48,6 +48,7 @@ pub(super) struct Bench {
     pub(super) closed: Vec<StreamId>,
     pub(super) unfollowed: Vec<String>,
     pub(super) forgotten: Vec<Uid>,
+    reread: Vec<Arc<str>>,
     last_sequence: BTreeMap<StreamId, u64>,
     next_stream: u64,
 }
@@ -69,6 +70,7 @@ impl Bench {
             closed: Vec::new(),
             unfollowed: Vec::new(),
             forgotten: Vec::new(),
+            reread: Vec::new(),
             last_sequence: BTreeMap::new(),
             next_stream: 0,
         }
@@ -94,9 +96,15 @@ impl Bench {
                 Action::Patch { patch, .. } => self.patches.push(patch),
                 Action::Forget(uid) => self.forgotten.push(uid),
                 Action::Close(stream) => self.closed.push(stream),
+                Action::Reread(namespace) => self.reread.push(namespace),
                 Action::Unfollow(namespace) => self.unfollowed.push(namespace.to_string()),
                 Action::Report(report) => self.reports.push(report),
             }
+        }
+        while let Some(namespace) = self.reread.pop() {
+            let records: Vec<_> = self.store.values().filter(|record| record.namespace == namespace).cloned().collect();
+            self.ledger.reread(&records, self.now);
+            self.settle();
         }
     }
 
@@ -223,6 +231,13 @@ impl Bench {
                 return;
             }
         }
+    }
+
+    /// The wall clock is set, and nothing else happens.
+    pub(super) fn set_clock(&mut self, by: i64) {
+        self.now.unix += by;
+        self.ledger.tick(self.now);
+        self.settle();
     }
 
     /// How many of the reports so far are of this kind.

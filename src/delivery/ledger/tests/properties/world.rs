@@ -364,6 +364,7 @@ impl World {
                     self.store.unfollow(&namespace);
                 }
                 Action::Forget(_) | Action::Report(_) => {}
+                Action::Reread(namespace) => panic!("{namespace} is read again though nobody has a limit of age"),
                 Action::Close(stream) => panic!("{stream:?} was closed though nobody drains"),
             }
         }
