@@ -210,10 +210,15 @@ impl Argo {
         self.source.log().matches(CONNECTED).count()
     }
 
+    /// How many events the EventSource has read.
+    fn events(&self) -> usize {
+        self.source.log().matches("received an event from server").count()
+    }
+
     /// Waits until the EventSource has read so many events; more are too many.
     async fn received(&self, events: usize) {
         eventually(CARRIED, &format!("{events} events at the EventSource"), async || {
-            let received = self.source.log().matches("received an event from server").count();
+            let received = self.events();
             assert!(received <= events, "{received} events, not {events}");
             (received == events).then_some(()).ok_or(received)
         })

@@ -107,7 +107,10 @@ async fn a_server_replaced_or_killed_is_found_again_and_no_run_is_lost() {
     // It says goodbye only when what it has handed off is confirmed and marked.
     books.conclude(0);
 
+    // When the first of those that succeed just then has been read: its mark is a second away.
+    let read = scene.argo.events() + RUNS + 1;
     let kill = async |mut server: Serving| {
+        eventually(CARRIED, "the event is read", async || scene.argo.events() >= read).await;
         server.program.0.kill();
     };
     let (server, books) = scene.replaced("server killed (SIGKILL) below Argo Events", "kill", server, kill).await;

@@ -28,7 +28,7 @@
 //! | [`MetadataStore`] | [`Peers::metadata_store`] | [`MetadataStore::kill`], [`MetadataStore::restart_same_port`], [`MetadataStore::pause`], [`MetadataStore::backdate`] |
 //! | [`Writer`]: ML Metadata's own API, and whole runs | [`MetadataStore::writer`] | |
 //! | [`GrpcGoClient`] | [`Peers::grpc_go_client`] | [`GrpcGoClient::pause`], [`GrpcGoClient::kill`] |
-//! | [`JetStream`], [`ArgoEvents`] | [`Peers::with`], then [`Peers::jet_stream`], [`Peers::argo_events`] | [`JetStream::kill`], [`ArgoEvents::pause`] |
+//! | [`JetStream`], [`ArgoEvents`] | [`Peers::with`], then [`Peers::jet_stream`], [`Peers::argo_events`], [`Peers::argo_sensor`] | [`JetStream::kill`], [`ArgoEvents::pause`] |
 //! | [`Jaeger`] | [`Peers::with`], then [`Peers::jaeger`] | [`Jaeger::kill`] |
 //!
 //! Every process ends with the test that holds it, and a test binary that is killed takes all of them along (see
