@@ -47,9 +47,11 @@ impl Scene {
         Some(scene)
     }
 
-    /// The real program, ready.
+    /// The real program, for this namespace, ready.
     pub(crate) async fn program(&self, more: &[&str]) -> Serving {
-        let program = Program::start(&self.cluster.admin_kubeconfig_file(), &self.store.url(), more).serving().await;
+        let namespaces = format!("--namespaces={}", self.namespace);
+        let flags = [&[&*namespaces], more].concat();
+        let program = Program::start(&self.cluster.admin_kubeconfig_file(), &self.store.url(), &flags).serving().await;
         program.ready().await;
         program
     }
@@ -105,6 +107,17 @@ impl Scene {
         self.writer.tfx_run(&self.namespace, run).await.task(Task::pusher(location)).await;
     }
 
+    /// Waits until this program has seen what has happened to Workflows so far: a watch keeps their order.
+    pub(crate) async fn seen_by(&self, program: &Serving) {
+        let last = NewWorkflow::tfx_v1(&format!("{}-{}", self.namespace, rand::random::<u32>()), &self.namespace);
+        self.workflows.create(last.phase("Running")).await;
+        let listed = self.workflows.api().list(&Default::default()).await.expect("a list").items.len();
+        eventually(SOON, "the latest Workflow in its memory", async || {
+            program.metric("modelupdate_workflows", "").await >= listed as f64
+        })
+        .await;
+    }
+
     /// The subscriptions whose mark a run carries.
     pub(crate) async fn marks(&self, run: &str) -> BTreeSet<String> {
         let marks = self.workflows.annotations(run, MARK_PREFIX).await;
@@ -127,6 +140,11 @@ impl Scene {
             .await;
         }
     }
+}
+
+/// The run whose model is there.
+pub(crate) fn run_of(location: &str) -> &str {
+    location.strip_prefix("gs://root/").and_then(|path| path.split('/').next()).expect("one of ours")
 }
 
 /// Takes events of a subscription until everything expected has come, to whomever.

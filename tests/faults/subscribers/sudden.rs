@@ -11,7 +11,7 @@ use crate::{
     peers::GrpcGoClient,
     program::Serving,
     report::{Tally, location, say},
-    scene::{SOON, Scene, take, take_all, take_rest},
+    scene::{SOON, Scene, run_of, take, take_all, take_rest},
     wire::Wire,
 };
 
@@ -63,8 +63,8 @@ async fn breaks(
     program.metric_is("modelupdate_marks_pending", "", 0.0).await;
     // The only ones that may come twice: received, and not confirmed when the stream ended.
     let mut again = 0;
-    for run in open.iter().filter(|run| received.iter().any(|location| location.contains(run.as_str()))) {
-        again += usize::from(!scene.marks(run).await.contains("broken"));
+    for location in received.iter().filter(|location| open.iter().any(|run| run == run_of(location))) {
+        again += usize::from(!scene.marks(run_of(location)).await.contains("broken"));
     }
 
     let mut successor = scene.subscriber(program, "broken").await;
