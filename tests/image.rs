@@ -73,6 +73,9 @@ fn the_compiler_is_as_new_as_the_crate_asks_for_and_both_images_are_of_one_debia
     // Debian 12 is bookworm: the binary is dynamic, and its C library is the final image's.
     assert!(debian == "bookworm" && runtime.contains("-debian12:"), "{builder}, {runtime}");
     assert_eq!(all("FROM"), ["${RUST_IMAGE} AS build", "${RUNTIME_IMAGE}"]);
+    for image in [builder, runtime] {
+        assert!(read("docs/releasing.md").contains(&format!("{image}@sha256:DIGEST")), "{image}");
+    }
 }
 
 #[test]
