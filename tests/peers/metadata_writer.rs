@@ -14,8 +14,8 @@ pub mod proto {
 use proto::{
     Artifact, ArtifactType, Context, ContextType, Event, Execution, ExecutionType, GetContextByTypeAndNameRequest,
     ParentContext, PutArtifactTypeRequest, PutArtifactsRequest, PutAttributionsAndAssociationsRequest,
-    PutContextTypeRequest, PutContextsRequest, PutExecutionRequest, PutExecutionTypeRequest, PutParentContextsRequest,
-    Value,
+    PutContextTypeRequest, PutContextsRequest, PutEventsRequest, PutExecutionRequest, PutExecutionTypeRequest,
+    PutExecutionsRequest, PutParentContextsRequest, Value,
     event::{Path, Type, path::Step},
     metadata_store_service_client::MetadataStoreServiceClient,
     put_execution_request::{ArtifactAndEvent, Options},
@@ -131,6 +131,47 @@ impl Writer {
         written
     }
 
+    /// New contexts; their ids.
+    pub async fn contexts(&self, contexts: Vec<Context>) -> Vec<i64> {
+        let answer = self.client.clone().put_contexts(PutContextsRequest { contexts }).await;
+        answer.expect("PutContexts").into_inner().context_ids
+    }
+
+    /// New executions; their ids.
+    pub async fn executions(&self, executions: Vec<Execution>) -> Vec<i64> {
+        let answer = self.client.clone().put_executions(PutExecutionsRequest { executions }).await;
+        answer.expect("PutExecutions").into_inner().execution_ids
+    }
+
+    /// New artifacts; their ids.
+    pub async fn artifacts(&self, artifacts: Vec<Artifact>) -> Vec<i64> {
+        let answer = self.client.clone().put_artifacts(PutArtifactsRequest { artifacts }).await;
+        answer.expect("PutArtifacts").into_inner().artifact_ids
+    }
+
+    /// Each execution has put out its artifact, under this key.
+    pub async fn output_events(&self, key: &str, ids: impl Iterator<Item = (&i64, &i64)>) {
+        let events = ids.map(|(&execution, &artifact)| Event {
+            execution_id: Some(execution),
+            artifact_id: Some(artifact),
+            ..event(Type::Output, key, 0)
+        });
+        let request = PutEventsRequest { events: events.collect() };
+        self.client.clone().put_events(request).await.expect("PutEvents");
+    }
+
+    /// Says of each execution and artifact that they belong to this context.
+    pub async fn attribute_all(&self, ids: impl Iterator<Item = (i64, i64, i64)>) {
+        let mut request = PutAttributionsAndAssociationsRequest::default();
+        for (context, execution, artifact) in ids {
+            let (context_id, execution_id, artifact_id) = (Some(context), Some(execution), Some(artifact));
+            request.associations.push(proto::Association { execution_id, context_id });
+            request.attributions.push(proto::Attribution { artifact_id, context_id });
+        }
+        let answer = self.client.clone().put_attributions_and_associations(request).await;
+        answer.expect("PutAttributionsAndAssociations");
+    }
+
     /// Says of an execution and its artifacts that they belong to these contexts.
     pub async fn attribute(&self, written: &Written, contexts: &[i64]) {
         let mut request = PutAttributionsAndAssociationsRequest::default();
@@ -149,10 +190,7 @@ impl Writer {
 
 impl Pair {
     fn into_proto(self) -> ArtifactAndEvent {
-        use proto::event::path::step::Value::{Index, Key};
-        let steps = vec![Step { value: Some(Key(self.key)) }, Step { value: Some(Index(self.index)) }];
-        let mut event = Event { path: Some(Path { steps }), ..Event::default() };
-        event.set_type(self.direction);
+        let mut event = event(self.direction, &self.key, self.index);
         // An existing artifact is named by the event; to send the artifact too would overwrite its properties.
         if let Some(id) = self.artifact.id {
             event.artifact_id = Some(id);
@@ -160,6 +198,15 @@ impl Pair {
         }
         ArtifactAndEvent { artifact: Some(self.artifact), event: Some(event) }
     }
+}
+
+/// An event of an artifact that stands under this key, at this position.
+fn event(direction: Type, key: &str, index: i64) -> Event {
+    use proto::event::path::step::Value::{Index, Key};
+    let steps = vec![Step { value: Some(Key(key.to_owned())) }, Step { value: Some(Index(index)) }];
+    let mut event = Event { path: Some(Path { steps }), ..Event::default() };
+    event.set_type(direction);
+    event
 }
 
 /// A property that is text.
