@@ -4,7 +4,7 @@
 //! `MODEL_UPDATE_BURST`:
 //!
 //! ```sh
-//! MODEL_UPDATE_BURST=10000 cargo test --test faults scale::burst -- --nocapture
+//! MODEL_UPDATE_BURST=10000 tests/run --test faults scale::burst -- --nocapture
 //! ```
 //!
 //! Everything is real, Workflows and models alike; what is written before the burst is written as fast as the neighbours
