@@ -176,10 +176,19 @@ impl Ledger {
         self.report(Report::Ended { subscription: stream.subscription, unconfirmed });
     }
 
-    /// Hands nothing off any more; a stream is closed as soon as nothing of it is open.
+    /// Hands nothing off any more; a stream is closed as soon as nothing of it is open, and marked what it has
+    /// confirmed. Marks that wait for another attempt get one now.
     pub(super) fn drain(&mut self) {
         self.draining = true;
         self.dirty.extend(self.streams.keys());
+        self.marks.hurry();
+    }
+
+    /// Something has happened to marks of this namespace: a stream may have waited for that.
+    fn drain_goes_on(&mut self, namespace: &str) {
+        if self.draining {
+            self.dirty.extend(self.streams_of(namespace));
+        }
     }
 
     /// Whether nothing is left that a drain would wait for.
@@ -208,6 +217,7 @@ impl Ledger {
 
     /// A patch has been answered.
     pub(super) fn patched(&mut self, patch: MarkPatch, result: Result<(), MarkError>, now: Now) {
+        self.drain_goes_on(&patch.namespace);
         if let Some(report) = self.marks.patched(patch, result, now.instant, &mut self.timers, &mut self.jitter) {
             self.report(report);
         }

@@ -11,6 +11,7 @@ use crate::{
 impl Ledger {
     /// A Workflow is new or has changed.
     pub(in crate::delivery) fn applied(&mut self, workflow: &Arc<Workflow>, now: Now) {
+        self.drain_goes_on(&workflow.namespace);
         if workflow.is_restarted() {
             self.marks.restarted(workflow);
         } else {
@@ -35,6 +36,7 @@ impl Ledger {
     /// A Workflow was deleted. What streams have been promised of it is kept for a while.
     pub(in crate::delivery) fn gone(&mut self, workflow: &Arc<Workflow>, now: Now) {
         let uid = workflow.uid;
+        self.drain_goes_on(&workflow.namespace);
         self.marks.forget(uid, &mut self.timers);
         let mut wanted_by = HashSet::new();
         for id in self.streams_of(&workflow.namespace) {

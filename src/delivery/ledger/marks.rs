@@ -11,7 +11,7 @@ use rand::{RngExt, rngs::SmallRng};
 use super::{Report, Timer, Timers, lookups::backoff};
 use crate::{
     delivery::{MarkChange, MarkError, MarkPatch},
-    model::{SubscriptionName, Uid, Workflow, workflow::MAX_MARKS},
+    model::{Subscription, SubscriptionName, Uid, Workflow, workflow::MAX_MARKS},
 };
 
 /// The pauses between two attempts: the first, and the longest.
@@ -111,6 +111,17 @@ impl Marks {
         }
     }
 
+    /// There will be no later: whatever waits is tried at once, and its pauses begin anew.
+    pub(super) fn hurry(&mut self) {
+        for (uid, pending) in &mut self.pending {
+            if matches!(pending.state, State::Waiting | State::Parked) {
+                pending.state = State::Queued;
+                pending.attempt = 0;
+                self.queue.push_back(*uid);
+            }
+        }
+    }
+
     /// The next patch to be sent, and which attempt it is (from 1).
     pub(super) fn next_patch(&mut self) -> Option<(MarkPatch, u32)> {
         while self.in_flight < self.at_once {
@@ -190,6 +201,15 @@ impl Marks {
     /// Whether nothing is under way, and nothing waits that is likely to succeed soon.
     pub(super) fn is_idle(&self) -> bool {
         self.pending.values().all(|pending| pending.state == State::Parked)
+    }
+
+    /// Whether a mark of this subscription is likely to be written soon.
+    pub(super) fn is_busy_for(&self, subscription: &Subscription) -> bool {
+        self.pending.values().any(|pending| {
+            pending.state != State::Parked
+                && pending.namespace == subscription.namespace
+                && pending.set.contains(&subscription.name)
+        })
     }
 
     #[cfg(test)]

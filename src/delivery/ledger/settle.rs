@@ -38,8 +38,10 @@ impl Ledger {
         std::mem::take(&mut self.actions)
     }
 
+    /// Its peer redials another replica at once, which knows of a delivery from its mark only.
     fn close_if_done(&mut self, id: StreamId) {
-        if self.streams.get(&id).is_some_and(|stream| !stream.has_open()) {
+        let marks = &self.marks;
+        if self.streams.get(&id).is_some_and(|stream| !stream.has_open() && !marks.is_busy_for(&stream.subscription)) {
             self.actions.push(Action::Close(id));
         }
     }
