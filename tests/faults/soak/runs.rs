@@ -34,6 +34,7 @@ pub(crate) fn number_of(location: &str) -> usize {
 
 /// A run from its submission to its end; one that is to be deleted is, unless `over` comes first.
 pub(crate) async fn live(world: &World, number: usize, run: &Run, over: &CancellationToken) {
+    world.chronicle.at(run.at).await;
     let name = name_of(number);
     let location = location_of(number);
     let task = match run.kind {
