@@ -29,7 +29,8 @@ pub struct Options {
     pub confirm_after: Duration,
     /// Whether runs with the label `pipelines.kubeflow.org/events-published: "true"` count as delivered.
     pub skip_labelled: bool,
-    /// How many lookups may be under way at once, in one namespace and in all.
+    /// How many lookups may be under way at once, in one namespace and in all. Those that take long count in all only, up
+    /// to three times as many as a namespace may have.
     pub lookups: (usize, usize),
     /// How many patches may be under way at once.
     pub patches: usize,
@@ -42,7 +43,7 @@ impl Default for Options {
         Self {
             confirm_after: Duration::from_secs(1),
             skip_labelled: false,
-            lookups: (8, 512),
+            lookups: (8, 1024),
             patches: 64,
             traces: Traces::default(),
         }

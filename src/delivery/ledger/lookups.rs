@@ -2,7 +2,8 @@
 //!
 //! One question a run and set of types, however many streams wait. So many are under way a namespace at once, and
 //! namespaces take turns, so that one whose questions hang does not hold up another. Within a namespace first
-//! questions and repeated ones alternate. A question that waits to be repeated holds no place.
+//! questions and repeated ones alternate. A question that waits to be repeated holds no place, and one whose answer takes
+//! long gives its place back, as long as not too many in its namespace have done so.
 //!
 //! A question that failed outlives those who waited for it until it would have been asked again: a stream that breaks
 //! and comes back every few seconds neither shortens its pauses nor has it asked more often.
@@ -27,6 +28,10 @@ const CONTEXT_EXPECTED: Duration = Duration::from_secs(120);
 const SELDOM: Duration = Duration::from_secs(3600);
 /// The pauses between two attempts: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// How long an answer may take before the question gives its place back.
+pub(super) const SLOW: Duration = Duration::from_secs(1);
+/// How many questions of a namespace may have given their places back: so many for each place that it has.
+pub(super) const SLOW_FOR_EACH_PLACE: usize = 3;
 /// With so many questions in hand none is kept for which nobody waits.
 const KEPT_AT_MOST: usize = 10_000;
 
@@ -43,6 +48,8 @@ pub(super) struct Lookup {
     /// When the run's context was missed for the first time. Failures before that prove nothing about it.
     missing_since: Option<Instant>,
     in_flight: bool,
+    /// It is under way, and has given its place back.
+    slow: bool,
     seldom: bool,
     /// What is under way is no longer what anybody wants to know.
     void: bool,
@@ -88,7 +95,10 @@ struct Lines {
     streams: VecDeque<StreamId>,
     /// The members of `streams`.
     in_line: HashSet<StreamId>,
+    /// How many hold a place.
     in_flight: usize,
+    /// How many are under way beside these, because they take long.
+    slow: usize,
     again_next: bool,
     in_rotation: bool,
 }
@@ -194,6 +204,7 @@ impl Lookups {
             attempt: 0,
             missing_since: None,
             in_flight: false,
+            slow: false,
             seldom: false,
             void: false,
             gone,
@@ -203,17 +214,39 @@ impl Lookups {
     }
 
     /// Puts a question under way. Returns what is asked, and which attempt this is (from 1).
-    pub(super) fn start(&mut self, id: LookupId) -> Option<(Arc<Workflow>, Arc<ArtifactTypes>, u32)> {
+    pub(super) fn start(
+        &mut self,
+        id: LookupId,
+        now: Instant,
+        timers: &mut Timers,
+    ) -> Option<(Arc<Workflow>, Arc<ArtifactTypes>, u32)> {
         let lookup = self.lookups.get_mut(&id)?;
         if lookup.waiters.is_empty() {
             self.remove(id);
             return None;
         }
         lookup.in_flight = true;
+        lookup.slow = false;
+        timers.set(now + SLOW, Timer::Slow(id));
         lookup.attempt = lookup.attempt.saturating_add(1);
         self.in_flight += 1;
         self.namespaces.entry(lookup.workflow.namespace.clone()).or_default().in_flight += 1;
         Some((lookup.workflow.clone(), lookup.types.clone(), lookup.attempt))
+    }
+
+    /// An answer takes long.
+    pub(super) fn slow(&mut self, id: LookupId, now: Instant, timers: &mut Timers) {
+        let Some(lookup) = self.lookups.get_mut(&id).filter(|lookup| lookup.in_flight && !lookup.slow) else { return };
+        let namespace = lookup.workflow.namespace.clone();
+        let Some(lines) = self.namespaces.get_mut(&namespace) else { return };
+        if lines.slow >= SLOW_FOR_EACH_PLACE * self.per_namespace {
+            timers.set(now + SLOW, Timer::Slow(id));
+            return;
+        }
+        lookup.slow = true;
+        lines.slow += 1;
+        lines.in_flight -= 1;
+        self.enlist(&namespace);
     }
 
     /// An answer has come.
@@ -227,10 +260,11 @@ impl Lookups {
     ) -> Outcome {
         let Some(lookup) = self.lookups.get_mut(&id).filter(|lookup| lookup.in_flight) else { return Outcome::Nobody };
         lookup.in_flight = false;
+        timers.stop(&Timer::Slow(id));
         let namespace = lookup.workflow.namespace.clone();
         self.in_flight -= 1;
         if let Some(lines) = self.namespaces.get_mut(&namespace) {
-            lines.in_flight -= 1;
+            *(if lookup.slow { &mut lines.slow } else { &mut lines.in_flight }) -= 1;
         }
         self.enlist(&namespace);
         match answer {
@@ -351,7 +385,7 @@ impl Lookups {
         if waits && lines.in_flight < self.per_namespace && !lines.in_rotation {
             lines.in_rotation = true;
             self.rotation.push_back(namespace.clone());
-        } else if !waits && lines.in_flight == 0 {
+        } else if !waits && lines.in_flight + lines.slow == 0 {
             self.namespaces.remove(namespace);
         }
     }

@@ -65,7 +65,8 @@ impl Ledger {
                     if let Asked::New(id) = asked { Some(id) } else { None }
                 }
             };
-            if let Some((id, (workflow, types, attempt))) = id.and_then(|id| Some((id, self.lookups.start(id)?))) {
+            let Some(id) = id else { continue };
+            if let Some((workflow, types, attempt)) = self.lookups.start(id, now.instant, &mut self.timers) {
                 self.actions.push(Action::Lookup { id, workflow, types, attempt });
             }
         }

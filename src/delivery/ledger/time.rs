@@ -23,6 +23,7 @@ impl Ledger {
             match timer {
                 Timer::Confirm(id) => self.confirm_due(id, now),
                 Timer::Lookup(lookup) => self.lookups.retry(lookup),
+                Timer::Slow(lookup) => self.lookups.slow(lookup, now.instant, &mut self.timers),
                 Timer::Mark(uid) => self.marks.retry(uid),
                 Timer::Departed(uid) => {
                     if let Some(workflow) = self.departed.expire(uid, &mut self.timers) {

@@ -16,6 +16,8 @@ pub(super) enum Timer {
     Confirm(StreamId),
     /// A failed lookup is to be asked again.
     Lookup(LookupId),
+    /// The answer to a lookup takes long.
+    Slow(LookupId),
     /// A failed patch is to be tried again.
     Mark(Uid),
     /// A deleted Workflow has been kept long enough.

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use super::bench::*;
+use super::{super::Timer, bench::*};
 use crate::{
-    delivery::{LookupError, Options, ledger::Report},
+    delivery::{
+        LookupError, Options,
+        ledger::{Report, lookups::SLOW},
+    },
     model::{Phase, RunModels, Workflow},
 };
 
@@ -324,4 +327,36 @@ fn a_stream_that_takes_nothing_has_no_more_than_it_could_be_sent_looked_up() {
         bench.answer_all(&model());
         bench.confirm(alive);
     }
+}
+
+#[test]
+fn runs_whose_answers_take_long_do_not_hold_up_others_of_their_namespace() {
+    let mut bench = Bench::with(Options { lookups: (2, 100), ..Options::default() });
+    let stream = bench.attach(subscription("a"));
+    ["slow-1", "slow-2", "one", "two"].into_iter().for_each(|name| bench.apply(run(name)));
+    assert_eq!(bench.questions(), ["slow-1", "slow-2"]);
+    bench.wait(SLOW);
+    assert_eq!(bench.questions(), ["slow-1", "slow-2", "one", "two"]);
+    for name in ["one", "two", "slow-2", "slow-1"] {
+        bench.answer(name, model());
+    }
+    assert_eq!(bench.events(stream).len(), 4);
+}
+
+#[test]
+fn of_runs_whose_answers_take_long_so_many_are_asked_for_at_once_and_no_more() {
+    let mut bench = Bench::with(Options { lookups: (2, 100), ..Options::default() });
+    bench.attach(subscription("a"));
+    (0..20).for_each(|number| bench.apply(run(&number.to_string())));
+    bench.wait(10 * SLOW);
+    assert_eq!(bench.asked.len(), 2 + 6, "two places, and three times as many that gave theirs back");
+    let first = bench.asked[0].run.clone();
+    bench.answer(&first, model());
+    bench.wait(SLOW);
+    assert_eq!(bench.asked.len(), 8, "one took its place");
+    bench.answer_all(&model());
+    bench.apply(run("another"));
+    assert_eq!(bench.questions(), ["another"]);
+    bench.answer_all(&no_model());
+    assert!(!bench.ledger.timers.running().any(|timer| matches!(timer, Timer::Slow(_))));
 }
