@@ -125,6 +125,12 @@ async fn late_answers_hold_up_no_other_run_and_are_answers() {
         proxy.misbehave(run, calls, Fault::After(LATE));
         world.ours(run, &mut tally).await;
     }
+    // More than may be asked for at once in a namespace.
+    for number in 0..12 {
+        let run = format!("late-{number}");
+        proxy.misbehave(&run, &[EVENTS], Fault::After(LATE));
+        world.ours(&run, &mut tally).await;
+    }
     proxy.misbehave("never", &[EVENTS], Fault::Never);
     world.ours("never", &mut tally).await;
     proxy.played("never", 1).await;
