@@ -10,17 +10,17 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::{
-    peers::{
-        GrpcGoClient, Line, MetadataStore, NewWorkflow, Peers, SharedCluster, Task, Workflows, Writer, eventually,
-    },
+    peers::{GrpcGoClient, Line, MetadataStore, NewWorkflow, Peers, SharedCluster, Workflows, Writer, eventually},
     program::{Program, Serving},
     report::{Tally, location},
 };
 
 /// How long an event, a mark or a figure may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
-/// So many runs are written at a time.
+/// So many Workflows are written at a time.
 const AT_ONCE: usize = 8;
+/// ML Metadata takes no message above 4 MB.
+const MESSAGE: usize = 3_000_000;
 
 /// See the module.
 pub(crate) struct Scene {
@@ -41,10 +41,7 @@ impl Scene {
         let store = STORE.get_or_init(|| peers.metadata_store()).await;
         let namespace = cluster.namespace("team").await;
         let workflows = cluster.workflows(&namespace).await;
-        let scene = Self { peers, cluster, namespace, workflows, store, writer: store.writer().await };
-        // The pipeline's own contexts: two runs that found them absent at the same time would collide.
-        scene.model(&format!("{}-nobody's", scene.namespace), "gs://root/nobody's").await;
-        Some(scene)
+        Some(Self { peers, cluster, namespace, workflows, store, writer: store.writer().await })
     }
 
     /// The real program, for this namespace, ready.
@@ -87,24 +84,25 @@ impl Scene {
         runs: usize,
         octets: usize,
     ) -> Vec<String> {
-        let made = stream::iter(0..runs).map(|_| self.one(octets)).buffer_unordered(AT_ONCE);
-        let made: Vec<(String, String)> = made.collect().await;
+        let made: Vec<_> = (0..runs).map(|_| self.new_run(octets)).collect();
+        for some in made.chunks(MESSAGE / (octets + 1_000)) {
+            self.writer.tfx_runs(&self.namespace, some).await;
+        }
         for (_, location) in &made {
             subscriptions.iter().for_each(|subscription| tally.expect(subscription, location));
         }
+        let workflow = async |name: &str| {
+            self.workflows.create(NewWorkflow::tfx_v1(name, &self.namespace).phase("Succeeded")).await;
+        };
+        stream::iter(&made).for_each_concurrent(AT_ONCE, |(name, _)| workflow(name)).await;
         made.into_iter().map(|(name, _)| name).collect()
     }
 
-    async fn one(&self, octets: usize) -> (String, String) {
+    /// The name of a run, and where its model is.
+    fn new_run(&self, octets: usize) -> (String, String) {
         let name = format!("{}-{}", self.namespace, uuid::Uuid::from_u128(rand::random()).simple());
         let location = format!("gs://root/{name}/{}", "x".repeat(octets));
-        self.model(&name, &location).await;
-        self.workflows.create(NewWorkflow::tfx_v1(&name, &self.namespace).phase("Succeeded")).await;
         (name, location)
-    }
-
-    async fn model(&self, run: &str, location: &str) {
-        self.writer.tfx_run(&self.namespace, run).await.task(Task::pusher(location)).await;
     }
 
     /// Waits until this program has seen what has happened to Workflows so far: a watch keeps their order.
