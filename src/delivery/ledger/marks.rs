@@ -16,8 +16,9 @@ use crate::{
 
 /// The pauses between two attempts: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-/// How often a patch is tried that was refused for a reason that does not pass by itself.
-const PARKED: Duration = Duration::from_secs(600);
+/// The same after a refusal, whose reason does not pass by itself: but rights that were withdrawn by mistake are soon
+/// back, and until the mark is written no other replica knows of the delivery.
+const PARKED: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 
 #[derive(Debug)]
 struct Pending {
@@ -177,7 +178,7 @@ impl Marks {
         // While it was under way, what it was for may have come to nothing.
         let retry_in = (again && pending.is_of_use()).then(|| {
             let (state, pause) = match &result {
-                Err(MarkError::Refused { .. }) => (State::Parked, PARKED),
+                Err(MarkError::Refused { .. }) => (State::Parked, backoff(PARKED, attempt)),
                 _ => (State::Waiting, backoff(BACKOFF, attempt)),
             };
             pending.state = state;

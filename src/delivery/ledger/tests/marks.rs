@@ -114,15 +114,19 @@ fn a_failed_patch_is_tried_again_with_growing_pauses_that_have_an_end() {
 }
 
 #[test]
-fn a_refused_mark_is_parked_and_tried_again_slowly() {
+fn a_refused_mark_is_tried_again_in_seconds_and_then_ever_more_slowly() {
     let (mut bench, _) = confirmed_by(&["a"]);
-    let patch = bench.patch();
-    bench.patched(patch, refused());
-    bench.wait(Duration::from_secs(299));
-    assert!(bench.patches.is_empty());
-    bench.wait(Duration::from_secs(301));
-    assert_eq!(bench.patches.len(), 1);
+    for _ in 0..10 {
+        let patch = bench.patch();
+        bench.patched(patch, refused());
+        bench.wait(Duration::from_secs(4));
+        assert!(bench.patches.is_empty());
+        bench.wait(Duration::from_secs(600));
+    }
     assert_eq!(bench.ledger.census().marks, 1);
+    let pauses: Vec<_> = attempts(&bench).into_iter().filter_map(|(_, pause)| pause).collect();
+    assert!(pauses[0] <= Duration::from_secs(10), "{pauses:?}");
+    assert!(pauses[9] >= Duration::from_secs(300), "{pauses:?}");
 }
 
 #[test]
