@@ -11,7 +11,7 @@
 //! third.
 //!
 //! A lookup that took long may have begun in one store and ended in another, which was set up empty or from a backup
-//! meanwhile: what of its answers is missing there proves nothing. So it asks for the context once more.
+//! meanwhile: that it found nothing proves nothing then. So it asks for the context once more.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -61,7 +61,7 @@ impl Lookup {
         let begun = Instant::now();
         rules::check_namespace(&context, run)?;
         let found = self.models_in(run, types, form, &context).await?;
-        if begun.elapsed() >= EXCHANGED {
+        if found.models.is_empty() && begun.elapsed() >= EXCHANGED {
             match self.client.run_context(form, &context.name).await? {
                 Some(now) if now.id == context.id => {}
                 Some(_) => return Err(error::failed(Code::Aborted, "the store was exchanged during the lookup")),

@@ -155,8 +155,8 @@ impl Writer {
 }
 
 impl Writer {
-    /// Many runs of TFX at once, each of which has pushed one model: much faster than one by one. `runs` are the names of
-    /// the Workflows and where the models are.
+    /// Many runs of TFX at once, each of which has pushed one model, named as TFX did until 1.10: much faster than one by
+    /// one. `runs` are the names of the Workflows and where the models are.
     pub async fn tfx_runs(&self, pipeline: &str, runs: &[(String, String)]) {
         let run_type = Some(self.context_type("pipeline_run").await);
         let pusher = Some(self.execution_type("tfx.components.Pusher").await);
@@ -178,7 +178,10 @@ impl Writer {
                 execution
             });
             let executions = self.executions(executions.collect()).await;
-            let artifacts = runs.iter().map(|(_, uri)| Artifact { type_id: model_type, ..Model::pushed(uri).artifact });
+            let artifacts = runs.iter().map(|(name, uri)| {
+                let model = Model::pushed(uri).text("name", &format!("{pipeline}:{name}:Pusher:pushed_model:0"));
+                Artifact { type_id: model_type, ..model.artifact }
+            });
             let artifacts = self.artifacts(artifacts.collect()).await;
 
             let written = || executions.iter().zip(&artifacts);
