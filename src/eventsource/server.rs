@@ -163,7 +163,7 @@ fn incoming(
                         debug!(%peer, "a connection was gone before it could be served: {error}");
                         continue;
                     }
-                    let socket = Socket::new(tcp, peer, PATIENCE, &metrics.connections);
+                    let socket = Socket::new(tcp, peer, PATIENCE, &metrics);
                     let link = Link::new(socket).with_peer_addr(peer);
                     return Some((Ok(link), (listener, metrics)));
                 }

@@ -46,6 +46,8 @@ pub struct StreamMetrics {
     handling_seconds: Family<MethodLabels, Histogram>,
     /// Connections that are open.
     pub connections: Gauge,
+    /// Connections that were closed because the peer said or took nothing, by reason.
+    pub connections_given_up: Family<ReasonLabel, Counter>,
     /// Connections that could not be accepted.
     pub accept_errors: Counter,
     /// Refused requests by reason: the gRPC code in lower case.
@@ -61,6 +63,7 @@ impl StreamMetrics {
             sent: Family::default(),
             handling_seconds: Family::new_with_constructor(|| Histogram::new([0.1, 1.0, 300.0, 3600.0])),
             connections: Gauge::default(),
+            connections_given_up: Family::default(),
             accept_errors: Counter::default(),
             refused: Family::default(),
         };
@@ -72,11 +75,19 @@ impl StreamMetrics {
         for reason in ["InvalidArgument", "PermissionDenied", "Unavailable"] {
             drop(metrics.refused.get_or_create(&ReasonLabel { reason }));
         }
+        for reason in ["silent", "stalled"] {
+            drop(metrics.connections_given_up.get_or_create(&ReasonLabel { reason }));
+        }
         registry.register("grpc_server_started", "Streams that were begun", metrics.started.clone());
         registry.register("grpc_server_handled", "Streams that have ended, by status code", metrics.handled.clone());
         registry.register("grpc_server_msg_sent", "Messages that were sent on streams", metrics.sent.clone());
         registry.register("grpc_server_handling_seconds", "How long streams lasted", metrics.handling_seconds.clone());
         registry.register("connections", "Connections of subscribers that are open", metrics.connections.clone());
+        registry.register(
+            "connections_given_up",
+            "Connections that were closed because the peer said or took nothing, by reason",
+            metrics.connections_given_up.clone(),
+        );
         registry.register(
             "accept_errors",
             "Connections of subscribers that could not be accepted",

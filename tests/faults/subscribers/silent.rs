@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proto::{Event, EventSource, eventing_client::EventingClient};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, interval, timeout};
 use tonic::{Streaming, transport::Endpoint};
 
@@ -57,7 +58,8 @@ async fn a_frozen_subscriber_confirms_nothing_and_its_successor_gets_it_all() {
 const NOTICED: Duration = Duration::from_secs(50);
 
 /// Three of them: one for whom nothing is to be sent, one to whom events are on their way, and one whose end of the wire
-/// is full, so that the server cannot even write. Argo sends no keepalives: its own end would wait for ever.
+/// is full, so that the server cannot even write. And a fourth one, which vanished before it had said anything. Argo sends
+/// no keepalives: its own end would wait for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need_not_wait_for_that() {
     let Some(scene) = Scene::open().await else { return };
@@ -67,6 +69,7 @@ async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need
     let mut steady = scene.subscriber(&program, STEADY).await;
     let to = program.listen;
     let wires = [Wire::to(to).await, Wire::to(to).await, Wire::narrow(to, 4096).await];
+    let _vanished = TcpStream::connect(to).await.expect("accepted");
     let client =
         |wire: &Wire, more: &str| scene.peers.grpc_go_client(wire.address, &format!("{}{more}", scene.config()));
     let _idle = client(&wires[0], "\npipelines: [nobodys]").name("idle").start();
@@ -96,6 +99,9 @@ async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need
     }
     program.metric_is("modelupdate_subscribers", "", 2.0).await;
     program.metric_is("modelupdate_connections", "", 2.0).await;
+    for reason in ["silent", "stalled"] {
+        program.metric_is("modelupdate_connections_given_up_total", reason, 1.0).await;
+    }
     say(format_args!("  their connections are closed after {:.1} s", since.elapsed().as_secs_f64()));
 
     let mut full = scene.subscriber(&program, "full").await;
