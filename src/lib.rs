@@ -16,6 +16,7 @@
 //! | [`store`] | the Workflows' records by namespace |
 //! | [`model`] | plain data and pure rules |
 //! | [`telemetry`], [`readiness`] | leaves that every module may use |
+//! | `failpoint` | one more: where fault tests kill the process; empty in a build for use |
 //!
 //! # Imports run one way
 //!
@@ -28,6 +29,7 @@ pub mod app;
 pub mod cli;
 pub mod delivery;
 pub mod eventsource;
+mod failpoint;
 pub mod k8s;
 pub mod mlmd;
 pub mod model;

@@ -12,7 +12,7 @@ use std::{
 
 /// Who may import whom: a module may import those with a smaller number. Those with the same number do not know each
 /// other. Leaves may be imported by all and import nothing but each other.
-const ORDER: [(&str, u8); 13] = [
+const ORDER: [(&str, u8); 14] = [
     ("main", 7),
     ("cli", 6),
     ("app", 5),
@@ -24,6 +24,7 @@ const ORDER: [(&str, u8); 13] = [
     ("delivery", 3),
     ("store", 2),
     ("model", 1),
+    ("failpoint", LEAF),
     ("telemetry", LEAF),
     ("readiness", LEAF),
 ];

@@ -18,6 +18,7 @@ use super::{
     spans::Step,
 };
 use crate::{
+    failpoint::FailPoint,
     model::{RunModels, Workflow},
     store::{Change, Store},
     telemetry::{Traces, metrics::DeliveryMetrics, trace::SpanRef},
@@ -239,10 +240,12 @@ impl Driver {
         let now = self.now();
         match done {
             Done::Lookup(id, workflow, step, answer) => {
+                FailPoint::Asked.pass();
                 self.observer.asked(step, &workflow, &answer);
                 self.ledger.answered(id, answer, now);
             }
             Done::Patch(patch, step, result) => {
+                FailPoint::Marked.pass();
                 self.observer.patched(step, &patch, &result);
                 self.ledger.patched(patch, result, now);
             }
@@ -252,6 +255,7 @@ impl Driver {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Lookup { id, workflow, types, attempt } => {
+                FailPoint::Asking.pass();
                 let step = self.observer.asking(&workflow, attempt);
                 let lookup = self.lookup.clone();
                 self.tasks.spawn(Traces::within(step.as_ref().map(Step::id), async move {
@@ -260,6 +264,7 @@ impl Driver {
                 }));
             }
             Action::Patch { patch, attempt } => {
+                FailPoint::Confirmed.pass();
                 let step = self.observer.patching(&patch, attempt);
                 let marker = self.marker.clone();
                 self.tasks.spawn(Traces::within(step.as_ref().map(Step::id), async move {
@@ -269,6 +274,7 @@ impl Driver {
             }
             Action::HandOff { stream, subscription, handoff, workflow, waited, again } => {
                 let Some(ToStream { events, span }) = self.to_streams.get(&stream) else { return };
+                FailPoint::HandingOff.pass();
                 self.observer.handing_off(&subscription, &workflow, waited, again, *span);
                 // The ledger keeps within the channel's capacity. A closed one means that the stream's end is on its
                 // way to us, which gives the run back.

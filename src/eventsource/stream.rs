@@ -17,6 +17,7 @@ use tracing::info;
 use super::{link::StreamAccount, proto};
 use crate::{
     delivery::{Attached, Handoff, Receipts},
+    failpoint::FailPoint,
     model::event,
     telemetry::{
         Traces,
@@ -75,6 +76,7 @@ impl Stream for EventStream {
                     account.expect(this.octets);
                 }
                 this.life.metrics.sent();
+                FailPoint::HandedOff.pass();
                 Poll::Ready(Some(Ok(event)))
             }
             // Delivery has let go of the stream: the server drains.
@@ -107,6 +109,7 @@ async fn read_receipts(open: Weak<Open>, mut acknowledged: watch::Receiver<u64>)
         let octets = *acknowledged.borrow_and_update();
         let Some(open) = open.upgrade() else { return };
         if let Some(sequence) = open.proven(octets) {
+            FailPoint::Acknowledged.pass();
             open.receipts.acknowledged(sequence);
         }
     }

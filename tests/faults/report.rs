@@ -57,6 +57,12 @@ impl Tally {
         self.delivered.values().map(|times| times - 1).sum()
     }
 
+    /// Where the models are of events that came more often than that.
+    pub(crate) fn delivered_more_than(&self, times: usize) -> impl Iterator<Item = String> {
+        let often = self.delivered.iter().filter(move |&(_, &count)| count > times);
+        often.filter_map(|(event, _)| event.split_once(' ').map(|(_, location)| location.to_owned()))
+    }
+
     /// Events that nobody expected.
     fn foreign(&self) -> Vec<&String> {
         self.delivered.keys().filter(|&event| !self.expected.contains(event)).collect()

@@ -2,7 +2,7 @@
 //! a namespace and programs of their own; a run's name begins with its namespace's, because ML Metadata knows no
 //! namespaces.
 
-use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use model_update_eventsource::model::workflow::MARK_PREFIX;
@@ -27,7 +27,7 @@ pub(crate) struct Scene {
     pub(crate) peers: &'static Peers,
     pub(crate) cluster: SharedCluster,
     pub(crate) namespace: String,
-    workflows: Workflows,
+    pub(crate) workflows: Workflows,
     store: &'static MetadataStore,
     writer: Writer,
 }
@@ -46,11 +46,21 @@ impl Scene {
 
     /// The real program, for this namespace, ready.
     pub(crate) async fn program(&self, more: &[&str]) -> Serving {
+        self.program_with(&[], &self.cluster.admin_kubeconfig_file(), more).await
+    }
+
+    /// One with these variables in its environment, and this way to the API server.
+    pub(crate) async fn program_with(&self, environment: &[String], kubeconfig: &Path, more: &[&str]) -> Serving {
         let namespaces = format!("--namespaces={}", self.namespace);
         let flags = [&[&*namespaces], more].concat();
-        let program = Program::start(&self.cluster.admin_kubeconfig_file(), &self.store.url(), &flags).serving().await;
+        let program = Program::start_in(environment, kubeconfig, &self.store.url(), &flags).serving().await;
         program.ready().await;
         program
+    }
+
+    /// Where ML Metadata is, for programs that are started otherwise.
+    pub(crate) fn store_url(&self) -> String {
+        self.store.url()
     }
 
     /// `EventSource.config` of whoever wants the runs of this namespace.
@@ -61,6 +71,11 @@ impl Scene {
     /// A grpc-go client with a stream of its own on this program, which has accepted it.
     pub(crate) async fn subscriber(&self, program: &Serving, subscription: &str) -> GrpcGoClient {
         self.subscriber_at(program.listen, subscription).await
+    }
+
+    /// One that may find its server dying.
+    pub(crate) fn subscriber_that_may_be_refused(&self, program: &Serving, subscription: &str) -> GrpcGoClient {
+        self.peers.grpc_go_client(program.listen, &self.config()).name(subscription).start()
     }
 
     /// One that dials another address.
