@@ -41,9 +41,11 @@ async fn before_a_proxy() -> Option<(World, StoreProxy, MetadataStore)> {
 
 /// Lets each of these runs meet its fault again and again while healthy ones flow, and then lets them be.
 async fn play(world: &mut World, proxy: &StoreProxy, tally: &mut Tally, faults: &[(String, &'static str, Fault)]) {
+    let runs: Vec<_> = faults.iter().map(|(run, ..)| (run.clone(), at(run))).collect();
+    world.writer.tfx_runs(PIPELINE, &runs).await;
     for (run, call, fault) in faults {
         proxy.misbehave(run, &[call], *fault);
-        world.ours(run, tally).await;
+        world.ours.succeed(run, tally).await;
     }
     for (run, ..) in faults {
         proxy.played(run, 2).await;
@@ -139,17 +141,17 @@ async fn late_answers_hold_up_no_other_run_and_are_answers() {
     for number in 0..5 {
         for ours in [true, false] {
             let (run, begun) = (format!("healthy-{number}-{ours}"), Instant::now());
-            let next = if ours {
+            if ours {
                 world.ours(&run, &mut tally).await;
-                world.ours.next(&mut tally).await
+                while world.ours.next(&mut tally).await != at(&run) {}
             } else {
                 world.theirs(&run, &mut tally).await;
-                world.theirs.next(&mut tally).await
-            };
-            assert_eq!(next, at(&run), "it waits for none of the others");
+                assert_eq!(world.theirs.next(&mut tally).await, at(&run));
+            }
             slowest = slowest.max(begun.elapsed());
         }
     }
+    assert!(slowest < LATE, "other runs wait for late answers: {slowest:?}");
     say(format!("beside late answers, other runs are announced after {slowest:?} at most, their writing included"));
 
     // The one that gets no answer is asked for again.

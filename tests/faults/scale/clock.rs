@@ -130,7 +130,7 @@ async fn a_clock_that_jumps_an_hour_loses_nothing_and_repeats_nothing() {
         assert!((0.0..events * SOON.as_secs_f64()).contains(&sum), "{histogram}: {sum} s");
     }
     let page = served.admin_page("/metrics").await;
-    let negative: Vec<_> = page.lines().filter(|line| line.contains(" -")).collect();
+    let negative: Vec<_> = page.lines().filter(|line| !line.starts_with('#') && line.contains(" -")).collect();
     assert!(negative.is_empty(), "{negative:?}");
     jumps.tally.conclude(0);
 }
