@@ -93,7 +93,7 @@ async fn a_server_killed_at_any_step_of_a_delivery_loses_nothing_and_repeats_onl
 async fn a_server_killed_in_the_middle_of_a_burst_loses_nothing_and_repeats_only_what_was_read_and_unmarked() {
     for (point, fault) in STEPS {
         let Some(scene) = Scene::open().await else { return };
-        let mut tally = Tally::new(fault);
+        let mut tally = Tally::new(format!("{fault}, in a burst"));
         // So that there is a burst: they are all there when the server comes.
         let runs = scene.succeed(&mut tally, &[SUBSCRIPTION], 50).await;
         // Receipts and marks come for several events at a time.

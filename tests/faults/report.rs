@@ -1,6 +1,7 @@
 //! What a fault cost: events expected, delivered, duplicated, lost, and those that were not this subscriber's.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     io::Write as _,
@@ -9,14 +10,14 @@ use std::{
 /// The books of one fault. An event is known by its subscription and its model's location.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    fault: &'static str,
+    fault: Cow<'static, str>,
     expected: BTreeSet<String>,
     delivered: BTreeMap<String, usize>,
 }
 
 impl Tally {
-    pub(crate) fn new(fault: &'static str) -> Self {
-        Self { fault, expected: BTreeSet::new(), delivered: BTreeMap::new() }
+    pub(crate) fn new(fault: impl Into<Cow<'static, str>>) -> Self {
+        Self { fault: fault.into(), expected: BTreeSet::new(), delivered: BTreeMap::new() }
     }
 
     /// This event has to come.

@@ -10,7 +10,9 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::{
-    peers::{GrpcGoClient, Line, MetadataStore, NewWorkflow, Peers, SharedCluster, Workflows, Writer, eventually},
+    peers::{
+        GrpcGoClient, Line, MetadataStore, NewWorkflow, Peers, SharedCluster, Task, Workflows, Writer, eventually,
+    },
     program::{Program, Serving},
     report::{Tally, location},
 };
@@ -29,7 +31,7 @@ pub(crate) struct Scene {
     pub(crate) namespace: String,
     pub(crate) workflows: Workflows,
     store: &'static MetadataStore,
-    writer: Writer,
+    pub(crate) writer: Writer,
 }
 
 impl Scene {
@@ -118,6 +120,11 @@ impl Scene {
         let name = format!("{}-{}", self.namespace, uuid::Uuid::from_u128(rand::random()).simple());
         let location = format!("gs://root/{name}/{}", "x".repeat(octets));
         (name, location)
+    }
+
+    /// A run that pushed a model there, as ML Metadata knows it.
+    pub(crate) async fn model(&self, run: &str, location: &str) {
+        self.writer.tfx_run(&self.namespace, run).await.task(Task::pusher(location)).await;
     }
 
     /// Waits until this program has seen what has happened to Workflows so far: a watch keeps their order.
