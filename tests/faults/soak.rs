@@ -248,7 +248,8 @@ impl Soak {
         }
         let (explained, unexplained) = self.world.chronicle.books().audit();
         let causes: Vec<_> = explained.iter().map(|(cause, times)| format!("{times} by {cause}")).collect();
-        say(format_args!("soak: repetitions explained: {}", causes.join(", ")));
+        let causes = if causes.is_empty() { "none came".to_owned() } else { causes.join(", ") };
+        say(format_args!("soak: repetitions explained: {causes}"));
         let growth = memory.growth();
         if let Some(growth) = growth {
             say(format_args!("soak: resident memory of the first server: {growth}"));
