@@ -28,11 +28,14 @@ use tracing::warn;
 use self::observe::{Established, ObserveLayer};
 use crate::telemetry::metrics::KubernetesMetrics;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a watch lasts before the API server ends it and it is resumed. Withdrawn rights show then.
-pub(super) const WATCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// Together with [`SILENCE_TIMEOUT`] the time after which an API server is noticed that hangs: kube-runtime takes silence
+/// for the watch's end, so that it is the next connection that fails.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a watch lasts before the API server ends it and it is resumed. Withdrawn rights show then, and an API server
+/// that hangs: nobody asks it for anything else while nothing is delivered. Four cheap requests a minute.
+pub(super) const WATCH_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a connection may be silent while an answer is read. Longer than any watch, which may be silent to its end.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(75);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;

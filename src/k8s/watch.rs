@@ -83,7 +83,7 @@ impl Watch {
             Scope::All => Api::all(kube),
             Scope::Namespace(namespace) => Api::namespaced(kube, namespace),
         };
-        let timeout = u32::try_from(WATCH_TIMEOUT.as_secs()).unwrap_or(60);
+        let timeout = u32::try_from(WATCH_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
         let config = watcher::Config::default().labels(&self.selector).page_size(PAGE).timeout(timeout);
         watcher(api, config).boxed()
     }
