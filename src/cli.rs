@@ -2,6 +2,7 @@
 
 mod completions;
 mod demo;
+mod health;
 mod serve;
 mod signals;
 mod values;
@@ -33,6 +34,7 @@ pub struct Cli {
 enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
+    Health(health::Health),
     Completions(completions::Completions),
 }
 
@@ -54,6 +56,7 @@ impl Cli {
         let outcome = match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Demo(demo) => demo.run(),
+            Command::Health(health) => health.run(),
             Command::Completions(completions) => completions.run(),
         };
         match outcome {

@@ -5,7 +5,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `cli` | the command line: `serve`, `demo` |
+//! | `cli` | the command line: `serve`, `demo`, `health` |
 //! | `app` | the composition root: binds, wires, supervises |
 //! | [`eventsource`] | the side of Argo Events: gRPC, its configuration, the connection under a stream |
 //! | [`mlmd`] | the side of ML Metadata: which models a run has put out |

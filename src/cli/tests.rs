@@ -11,7 +11,7 @@ fn serve(arguments: &[&str]) -> Result<Config, clap::Error> {
     let program = ["model-update-eventsource", "serve"];
     match Cli::try_parse_from(program.iter().chain(arguments))?.command {
         Command::Serve(serve) => Ok((*serve).into()),
-        Command::Demo(_) | Command::Completions(_) => unreachable!("the command is serve"),
+        Command::Demo(_) | Command::Health(_) | Command::Completions(_) => unreachable!("the command is serve"),
     }
 }
 

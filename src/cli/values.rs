@@ -19,6 +19,14 @@ pub(super) fn metadata_store(text: &str) -> Result<String, mlmd::Error> {
     Ok(text.to_owned())
 }
 
+pub(super) fn server(text: &str) -> Result<String, String> {
+    let uri = text.parse::<http::Uri>().ok();
+    match uri.filter(|uri| uri.scheme_str() == Some("http") && uri.authority().is_some()) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("write it as http://HOST:PORT, as in http://127.0.0.1:50051".to_owned()),
+    }
+}
+
 pub(super) fn namespace(text: &str) -> Result<Arc<str>, String> {
     if is_dns_label(text) {
         Ok(text.into())

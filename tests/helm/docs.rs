@@ -1,0 +1,104 @@
+//! The chart's README has a table of its values, made from values.yaml. `UPDATE_DOCS=1 cargo test --test helm docs` writes
+//! it anew.
+
+use std::{env, fmt::Write as _};
+
+use super::*;
+
+const BEGIN: &str = "<!-- values: made by tests/helm/docs.rs from values.yaml -->";
+const END: &str = "<!-- end of values -->";
+
+/// Path and description of each documented value, in order.
+fn documented(yaml: &str) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    let mut path: Vec<(usize, String)> = Vec::new();
+    let mut description: Option<String> = None;
+    for line in yaml.lines() {
+        let text = line.trim_start();
+        let indent = line.len() - text.len();
+        if let Some(begun) = text.strip_prefix("# -- ") {
+            description = Some(begun.to_owned());
+        } else if let Some(more) = text.strip_prefix("# ") {
+            if let Some(description) = &mut description {
+                *description += " ";
+                *description += more;
+            }
+        } else if let Some((key, _)) = text.split_once(':').filter(|(key, _)| !key.contains(['-', ' '])) {
+            path.retain(|(depth, _)| *depth < indent);
+            path.push((indent, key.to_owned()));
+            if let Some(description) = description.take() {
+                let keys: Vec<_> = path.iter().map(|(_, key)| key.as_str()).collect();
+                rows.push((keys.join("."), description));
+            }
+        }
+    }
+    rows
+}
+
+fn table() -> String {
+    let yaml = fs::read_to_string(file("helm/values.yaml")).unwrap();
+    let values = &manifests(&yaml)[0];
+    let mut table = "| value | default | meaning |\n|---|---|---|\n".to_owned();
+    for (path, description) in documented(&yaml) {
+        let default = values.pointer(&format!("/{}", path.replace('.', "/"))).unwrap_or_else(|| panic!("{path}"));
+        writeln!(table, "| `{path}` | `{default}` | {description} |").unwrap();
+    }
+    table
+}
+
+#[test]
+fn the_readmes_table_is_that_of_the_values() {
+    let readme = fs::read_to_string(file("helm/README.md")).unwrap();
+    let (before, rest) = readme.split_once(BEGIN).unwrap();
+    let (shown, after) = rest.split_once(END).unwrap();
+    let table = table();
+    if env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(file("helm/README.md"), format!("{before}{BEGIN}\n{table}{END}{after}")).unwrap();
+    } else {
+        assert_eq!(shown.trim(), table.trim(), "run UPDATE_DOCS=1 cargo test --test helm docs");
+    }
+}
+
+/// Every value in the tree, but for those below a documented one.
+fn leaves(value: &Value, path: &str, documented: &[String], found: &mut Vec<String>) {
+    match value.as_object().filter(|object| !object.is_empty()) {
+        Some(object) if !documented.iter().any(|known| known == path) => {
+            for (key, value) in object {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                leaves(value, &path, documented, found);
+            }
+        }
+        _ => found.push(path.to_owned()),
+    }
+}
+
+#[test]
+fn every_value_is_documented_and_in_the_schema_and_nothing_else_is() {
+    let yaml = fs::read_to_string(file("helm/values.yaml")).unwrap();
+    let documented: Vec<_> = documented(&yaml).into_iter().map(|(path, _)| path).collect();
+    let mut found = Vec::new();
+    leaves(&manifests(&yaml)[0], "", &documented, &mut found);
+    found.sort();
+    let mut sorted = documented.clone();
+    sorted.sort();
+    assert_eq!(found, sorted);
+
+    let schema: Value = serde_json::from_str(&fs::read_to_string(file("helm/values.schema.json")).unwrap()).unwrap();
+    for path in &documented {
+        let pointer = format!("/properties/{}", path.replace('.', "/properties/"));
+        assert!(schema.pointer(&pointer).is_some(), "{path} is not in the schema");
+    }
+    for (key, of) in schema["properties"].as_object().unwrap().iter().filter(|(key, _)| *key != "global") {
+        let below = of["properties"].as_object().into_iter().flatten().map(|(below, _)| format!("{key}.{below}"));
+        let known = |path: &String| documented.contains(path) || documented.contains(key);
+        assert!(documented.contains(key) || of["properties"].is_object(), "{key} is in the schema only");
+        below.for_each(|path| assert!(known(&path), "{path} is in the schema only"));
+    }
+}
+
+#[test]
+fn chart_and_program_are_of_the_same_version() {
+    let chart = &manifests(&fs::read_to_string(file("helm/Chart.yaml")).unwrap())[0];
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+}

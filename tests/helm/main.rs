@@ -1,0 +1,75 @@
+//! The chart: what Helm makes of it is taken by a real API server, its rights suffice and do not exceed, and its
+//! documentation says what its values are.
+//!
+//! No controllers run, so nothing of it starts here; the program is started with what the chart gives it.
+
+#![allow(clippy::unwrap_used, reason = "in a test this is the message")]
+
+mod applied;
+mod docs;
+mod installed;
+#[path = "../peers/mod.rs"]
+mod peers;
+#[path = "../served/program.rs"]
+mod program;
+mod rendered;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use peers::{Peers, manifests};
+use serde_json::Value;
+
+/// As kfp-operator's documentation expects it.
+const RELEASE: &str = "kfp-operator";
+const NAMESPACE: &str = "kfp-operator-system";
+const FULLNAME: &str = "kfp-operator-model-update-eventsource";
+
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The values of each variant.
+fn variants() -> Vec<PathBuf> {
+    let files = fs::read_dir(file("helm/ci")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with("-values.yaml")).collect();
+    files.sort();
+    assert!(files.len() >= 6, "{files:?}");
+    files
+}
+
+async fn peers() -> Option<Peers> {
+    Peers::find().await?;
+    Peers::with(&["etcd", "kube-apiserver", "mlmd", "grpc-client", "helm"]).await
+}
+
+/// Runs Helm at home in an empty folder, so that nothing on this machine counts.
+fn helm(peers: &Peers, args: &[&str]) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(peers.program("helm"));
+    command.args(args).current_dir(file("."));
+    for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+        command.env(variable, home.path());
+    }
+    command.output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The objects of the release with these further arguments (`--values`, `--set`).
+fn rendered(peers: &Peers, more: &[&str]) -> Vec<Value> {
+    let args = [&["template", RELEASE, "helm", "--namespace", NAMESPACE], more].concat();
+    let output = helm(peers, &args);
+    assert!(output.status.success(), "{more:?}: {}", said(&output));
+    manifests(&String::from_utf8(output.stdout).unwrap())
+}
+
+fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let is_it = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
+    objects.iter().find(is_it).unwrap_or_else(|| panic!("no {kind} {name}"))
+}

@@ -1,0 +1,142 @@
+//! What Helm says of the chart, and what it makes of its values.
+
+use model_update_eventsource::app::Config;
+
+use super::*;
+
+#[tokio::test]
+async fn helm_has_nothing_to_say_against_any_variant() {
+    let Some(peers) = peers().await else { return };
+    for variant in variants() {
+        let output = helm(&peers, &["lint", "--strict", "helm", "--values", variant.to_str().unwrap()]);
+        assert!(output.status.success(), "{variant:?}: {}", said(&output));
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_value_is_refused_by_name() {
+    let Some(peers) = peers().await else { return };
+    for (wrong, words) in [
+        ("replicaCount=many", "'/replicaCount': got string, want integer"),
+        ("replicas=2", "additional properties 'replicas' not allowed"),
+        ("image.tga=1", "'/image': additional properties 'tga' not allowed"),
+        ("image.digest=sha256:1", "'/image/digest'"),
+        ("image.pullPolicy=Sometimes", "value must be one of 'Always', 'IfNotPresent', 'Never'"),
+        ("metadataStore=mlmd:8080", "'/metadataStore': 'mlmd:8080' does not match"),
+        ("namespaces={Team_A}", "'/namespaces/0': 'Team_A' does not match"),
+        ("namespaces={a,a}", "'/namespaces'"),
+        ("confirmAfter=soon", "'/confirmAfter': 'soon' does not match"),
+        ("markRate=0", "'/markRate': minimum: got 0, want 1"),
+        ("log.format=xml", "'/log/format': value must be one of 'json', 'text'"),
+        ("tracing.protocol=http", "'/tracing/protocol': value must be one of 'grpc', 'http/protobuf'"),
+        ("service.port=70000", "'/service/port': maximum"),
+        ("service.type=ExternalName", "'/service/type'"),
+        ("terminationGracePeriodSeconds=5", "'/terminationGracePeriodSeconds': minimum: got 5, want 10"),
+        ("serviceMonitor.interval=often", "'/serviceMonitor/interval'"),
+        ("podDisruptionBudget.maxUnavailable=some", "'/podDisruptionBudget/maxUnavailable'"),
+    ] {
+        let output = helm(&peers, &["template", RELEASE, "helm", "--set", wrong]);
+        let said = said(&output);
+        assert!(!output.status.success() && said.contains(words), "{wrong}: {said}");
+    }
+    // What the schema cannot know.
+    for (args, words) in [
+        (&["--set", "serviceAccount.create=false"][..], "serviceAccount.name: name an existing account"),
+        (&["--kube-version", "1.29.0"], "admissionPolicy.enabled: this cluster has no ValidatingAdmissionPolicy"),
+    ] {
+        let output = helm(&peers, &[&["template", RELEASE, "helm"], args].concat());
+        let said = said(&output);
+        assert!(!output.status.success() && said.contains(words), "{args:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn the_service_has_the_name_and_the_port_that_kfp_operators_documentation_dials() {
+    let Some(peers) = peers().await else { return };
+    let objects = rendered(&peers, &[]);
+    let service = find(&objects, "Service", "kfp-operator-model-update-eventsource-server");
+    assert_eq!(service["metadata"]["namespace"], NAMESPACE);
+    assert_eq!(service["spec"]["ports"][0]["port"], 50051);
+    // It leads to the server's Pods, to a port that they have, and not to those of `helm test`.
+    let labels = &find(&objects, "Deployment", FULLNAME)["spec"]["template"]["metadata"]["labels"];
+    let test = &find(&objects, "Pod", &format!("{FULLNAME}-test"))["metadata"]["labels"];
+    let selector = service["spec"]["selector"].as_object().unwrap();
+    assert!(selector.iter().all(|(key, value)| labels[key] == *value));
+    assert!(!selector.iter().all(|(key, value)| test[key] == *value));
+    let container = &find(&objects, "Deployment", FULLNAME)["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["ports"][0]["name"], service["spec"]["ports"][0]["targetPort"]);
+}
+
+#[tokio::test]
+async fn the_server_is_told_what_its_own_defaults_are_unless_values_say_otherwise() {
+    let Some(peers) = peers().await else { return };
+    let variable = |objects: &[Value], name: &str| {
+        let deployment = find(objects, "Deployment", FULLNAME);
+        let env = deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+        env.iter().find(|variable| variable["name"] == name).map(|variable| variable["value"].clone())
+    };
+    let defaults = Config::default();
+    let objects = rendered(&peers, &[]);
+    for (name, value) in [
+        ("MODEL_UPDATE_LISTEN", defaults.listen.to_string()),
+        ("MODEL_UPDATE_ADMIN_LISTEN", defaults.admin_listen.to_string()),
+        ("MODEL_UPDATE_METADATA_STORE", defaults.metadata_store),
+        ("MODEL_UPDATE_SELECTOR", defaults.selector),
+        ("MODEL_UPDATE_CONFIRM_AFTER", humantime::format_duration(defaults.confirm_after).to_string()),
+        ("MODEL_UPDATE_SKIP_LABELLED", defaults.skip_labelled.to_string()),
+        ("MODEL_UPDATE_MARK_RATE", defaults.mark_rate.to_string()),
+    ] {
+        assert_eq!(variable(&objects, name), Some(value.into()), "{name}");
+    }
+    assert_eq!(variable(&objects, "MODEL_UPDATE_NAMESPACES"), None);
+    assert_eq!(variable(&objects, "OTEL_EXPORTER_OTLP_ENDPOINT"), None);
+    let listed = rendered(&peers, &["--set", "namespaces={team-a,team-b}"]);
+    assert_eq!(variable(&listed, "MODEL_UPDATE_NAMESPACES"), Some("team-a,team-b".into()));
+}
+
+#[tokio::test]
+async fn every_pod_meets_the_restricted_pod_security_standard() {
+    let Some(peers) = peers().await else { return };
+    for variant in variants() {
+        let objects = rendered(&peers, &["--values", variant.to_str().unwrap()]);
+        let deployments = objects.iter().filter(|object| object["kind"] == "Deployment");
+        let pods = deployments.map(|deployment| &deployment["spec"]["template"]["spec"]);
+        let pods = pods.chain(objects.iter().filter(|object| object["kind"] == "Pod").map(|pod| &pod["spec"]));
+        for pod in pods {
+            assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+            assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+            for container in pod["containers"].as_array().unwrap() {
+                let context = &container["securityContext"];
+                assert_eq!(context["allowPrivilegeEscalation"], false);
+                assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
+                assert_eq!(context["readOnlyRootFilesystem"], true);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn monitoring_carries_the_alerts_and_the_dashboards_as_they_are() {
+    let Some(peers) = peers().await else { return };
+    let objects = rendered(&peers, &["--values", "helm/ci/monitoring-values.yaml"]);
+    let rules = &find(&objects, "PrometheusRule", FULLNAME)["spec"]["groups"];
+    let alerts = fs::read_to_string(file("alerts/model-update-eventsource.yaml")).unwrap();
+    let runbooks = "https://runbooks.example.com/model-update/";
+    let alerts = alerts.replace("runbook_url: docs/runbooks/", &format!("runbook_url: {runbooks}"));
+    assert_eq!(*rules, manifests(&alerts)[0]["groups"]);
+    assert!(rules.to_string().contains(runbooks));
+    for name in ["operations", "traces"] {
+        let map = find(&objects, "ConfigMap", &format!("{FULLNAME}-dashboard-{name}"));
+        assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+        let shown: Value =
+            serde_json::from_str(map["data"][format!("model-update-eventsource-{name}.json")].as_str().unwrap())
+                .unwrap();
+        let dashboard = fs::read_to_string(file(&format!("dashboards/{name}.json"))).unwrap();
+        assert_eq!(shown, serde_json::from_str::<Value>(&dashboard).unwrap());
+    }
+    let service = find(&objects, "Service", &format!("{FULLNAME}-metrics"));
+    let monitor = &find(&objects, "ServiceMonitor", FULLNAME)["spec"];
+    let wanted = monitor["selector"]["matchLabels"].as_object().unwrap();
+    assert!(wanted.iter().all(|(key, value)| service["metadata"]["labels"][key] == *value));
+    assert_eq!(monitor["endpoints"][0]["port"], service["spec"]["ports"][0]["name"]);
+}
