@@ -133,7 +133,7 @@ async fn pages_are_listed_and_then_watched_from_the_lists_version() {
     assert_eq!(
         watch.line(),
         format!(
-            "GET {PATH}?&watch=true&timeoutSeconds=60&labelSelector=pipeline%2Frunid&allowWatchBookmarks=true&resourceVersion=100"
+            "GET {PATH}?&watch=true&timeoutSeconds=15&labelSelector=pipeline%2Frunid&allowWatchBookmarks=true&resourceVersion=100"
         )
     );
     assert_eq!(watch.header("accept"), AS_METADATA);
