@@ -15,7 +15,7 @@
 //! | [`delivery`] | the product's sentence: who gets which event when, and what is remembered |
 //! | [`store`] | the Workflows' records by namespace |
 //! | [`model`] | plain data and pure rules |
-//! | [`telemetry`], [`readiness`] | leaves that every module may use |
+//! | [`telemetry`], [`readiness`], [`backoff`], [`net`] | leaves that every module may use |
 //! | `failpoint` | one more: where fault tests kill the process; empty in a build for use |
 //!
 //! # Imports run one way
@@ -26,6 +26,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod backoff;
 pub mod cli;
 pub mod delivery;
 pub mod eventsource;
@@ -33,6 +34,7 @@ mod failpoint;
 pub mod k8s;
 pub mod mlmd;
 pub mod model;
+pub mod net;
 pub mod readiness;
 pub mod sim;
 pub mod store;

@@ -1,14 +1,17 @@
 //! Logs, metrics and traces. A leaf that every module may use.
 
+pub mod grpc;
 pub mod log;
 pub mod metrics;
 mod otlp;
 pub mod process;
 mod sampler;
+mod throttle;
 pub mod trace;
 
 pub use metrics::Metrics;
 pub use otlp::TracingError;
+pub use throttle::LogThrottle;
 pub use trace::Traces;
 
 use prometheus_client::{metrics::info::Info, registry::Registry};

@@ -12,7 +12,7 @@ use std::{
 
 /// Who may import whom: a module may import those with a smaller number. Those with the same number do not know each
 /// other. Leaves may be imported by all and import nothing but each other.
-const ORDER: [(&str, u8); 14] = [
+const ORDER: [(&str, u8); 16] = [
     ("main", 7),
     ("cli", 6),
     ("app", 5),
@@ -24,7 +24,9 @@ const ORDER: [(&str, u8); 14] = [
     ("delivery", 3),
     ("store", 2),
     ("model", 1),
+    ("backoff", LEAF),
     ("failpoint", LEAF),
+    ("net", LEAF),
     ("telemetry", LEAF),
     ("readiness", LEAF),
 ];

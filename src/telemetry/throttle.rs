@@ -1,0 +1,77 @@
+//! Log lines that would repeat without end: the first is logged, then each that differs, and one every ten minutes.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash, RandomState},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// How often an unchanged line is logged.
+const REPEAT: Duration = Duration::from_secs(600);
+
+/// Decides which occurrences of something are logged, by key. Bounded: a new key takes the place of the one that was
+/// logged longest ago.
+#[derive(Debug)]
+pub struct LogThrottle<K> {
+    logged: HashMap<K, Logged>,
+    capacity: usize,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct Logged {
+    content: u64,
+    at: Instant,
+}
+
+impl<K: Clone + Eq + Hash> LogThrottle<K> {
+    /// Remembers at most this many keys.
+    pub fn new(capacity: usize) -> Self {
+        Self { logged: HashMap::new(), capacity, hasher: RandomState::new() }
+    }
+
+    /// Returns whether this occurrence is to be logged. `content` is what makes two occurrences of a key differ.
+    pub fn allows(&mut self, key: K, content: &impl Hash) -> bool {
+        let (content, now) = (self.hasher.hash_one(content), Instant::now());
+        if self.logged.get(&key).is_some_and(|logged| logged.content == content && now < logged.at + REPEAT) {
+            return false;
+        }
+        if self.logged.len() >= self.capacity && !self.logged.contains_key(&key) {
+            let oldest = self.logged.iter().min_by_key(|(_, logged)| logged.at).map(|(key, _)| key.clone());
+            oldest.and_then(|key| self.logged.remove(&key));
+        }
+        self.logged.insert(key, Logged { content, at: now });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_a_changed_and_one_every_ten_minutes() {
+        let mut throttle = LogThrottle::new(10);
+        assert!(throttle.allows("a", &"no namespace"));
+        assert!(!throttle.allows("a", &"no namespace"));
+        assert!(throttle.allows("a", &"not YAML"), "changed");
+        assert!(throttle.allows("b", &"not YAML"), "another key");
+        tokio::time::advance(REPEAT - Duration::from_secs(1)).await;
+        assert!(!throttle.allows("a", &"not YAML"));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(throttle.allows("a", &"not YAML"), "ten minutes later");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_bounded() {
+        let mut throttle = LogThrottle::new(100);
+        for key in 0..300 {
+            throttle.allows(key, &"x");
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert_eq!(throttle.logged.len(), 100);
+        assert!(!throttle.allows(299, &"x"), "the youngest is remembered");
+    }
+}
