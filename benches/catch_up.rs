@@ -52,7 +52,7 @@ fn run(number: usize) -> Workflow {
         uid: Uid::from(number as u128 + 1),
         created: 1_700_000_000 + number as i64,
         phase: Phase::Succeeded,
-        labelled: false,
+        events_published: false,
         pipeline: PipelineName::Spec("penguin-pipeline".into()),
         run_id: None,
         trace_id: None,

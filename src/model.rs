@@ -1,13 +1,15 @@
 //! Plain data and pure rules: no I/O, no clock, no async.
 //!
-//! - [`Workflow`]: the record that is kept of each Workflow
-//! - [`Subscription`]: what one logical consumer of a namespace wants
-//! - [`Artifact`], [`ArtifactTypes`]: which outputs of a run count as serving models
-//! - [`event`]: the form in which a run is announced
-//! - [`trace`]: the ids of its trace
+//! - [`Workflow`]: the record of a Workflow
+//! - [`Subscription`]: the filters and options of one logical consumer of a namespace
+//! - [`Artifact`], [`ArtifactTypes`]: which outputs of a run are serving models
+//! - [`event`]: the payload of an event
+//! - [`trace`]: the ids of a run's trace
 
 pub mod artifact;
 pub mod event;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod subscription;
 pub mod trace;
 pub mod workflow;

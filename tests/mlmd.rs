@@ -66,7 +66,7 @@ fn workflow(name: &str, pipeline: PipelineName, run_id: &str) -> Workflow {
         uid: rand::random::<u128>().into(),
         created: i64::try_from(now.as_secs()).expect("a few decades"),
         phase: Phase::Succeeded,
-        labelled: false,
+        events_published: false,
         pipeline,
         run_id: Some(RunId::new(run_id)),
         trace_id: None,

@@ -20,7 +20,7 @@ pub(super) fn with_patch(workflow: &Workflow, change: &MarkChange) -> Workflow {
     match change {
         MarkChange::Set(names) => {
             marks.retain(|mark| !names.contains(&mark.subscription));
-            marks.extend(names.iter().map(|name| Mark { subscription: name.clone(), own: true }));
+            marks.extend(names.iter().map(|name| Mark { subscription: name.clone(), current: true }));
         }
         MarkChange::Remove { subscriptions, .. } => marks.retain(|mark| !subscriptions.contains(&mark.subscription)),
     }
@@ -39,7 +39,7 @@ pub(super) fn run(name: &str) -> Workflow {
         uid: uid(name),
         created: BEGIN,
         phase: Phase::Succeeded,
-        labelled: false,
+        events_published: false,
         pipeline: PipelineName::Spec("penguin".into()),
         run_id: None,
         trace_id: None,
@@ -54,7 +54,7 @@ pub(super) fn uid(name: &str) -> Uid {
 }
 
 pub(super) fn mark(subscription: &str) -> Mark {
-    Mark { subscription: name(subscription), own: true }
+    Mark { subscription: name(subscription), current: true }
 }
 
 pub(super) fn name(subscription: &str) -> SubscriptionName {

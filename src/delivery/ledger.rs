@@ -155,7 +155,7 @@ impl Ledger {
         let Some(namespace) = self.namespaces.get_mut(&stream.subscription.namespace) else { return };
         namespace.streams.retain(|other| *other != id);
         let mut open = stream.open_runs();
-        open.retain(|(workflow, _)| !(self.options.skip_labelled && workflow.labelled));
+        open.retain(|(workflow, _)| !(self.options.skip_labelled && workflow.events_published));
         if let Some(consumer) = namespace.subscriptions.get_mut(&stream.subscription.name) {
             consumer.streams.retain(|other| *other != id);
             for (workflow, since) in &open {

@@ -10,7 +10,7 @@ use super::{
     spans::{Spans, Step},
 };
 use crate::{
-    model::{RunModels, Subscription, Workflow, event::Unannounced, trace},
+    model::{RunModels, Subscription, Workflow, event::SkipReason, trace},
     telemetry::{
         Traces,
         metrics::delivery::{DeliveryMetrics, NamespaceLabel, ReasonLabel, Seconds, TraceExemplar},
@@ -112,7 +112,7 @@ impl Observer {
             }
             Report::Unannounced { subscription, workflow, why } => {
                 self.unannounced(workflow, Some(subscription), reason(*why));
-                if *why == Unannounced::NoModel {
+                if *why == SkipReason::NoModel {
                     info!(
                         namespace = %workflow.namespace, workflow = %workflow.name,
                         trace_id = %TraceOf(workflow), "no event: {why}"
@@ -243,11 +243,11 @@ fn namespace(namespace: &str) -> NamespaceLabel {
     NamespaceLabel { namespace: namespace.to_owned() }
 }
 
-fn reason(why: Unannounced) -> &'static str {
+fn reason(why: SkipReason) -> &'static str {
     match why {
-        Unannounced::NoModel => "no_model",
-        Unannounced::NoPipelineName => "no_pipeline_name",
-        Unannounced::TooLarge => "too_large",
+        SkipReason::NoModel => "no_model",
+        SkipReason::NoPipelineName => "no_pipeline_name",
+        SkipReason::TooLarge => "too_large",
     }
 }
 

@@ -70,7 +70,7 @@ impl Object {
             .iter()
             .map(|(subscription, value)| Mark {
                 subscription: SubscriptionName::from_annotation(names.intern(subscription)),
-                own: Uid::parse(value) == Some(uid),
+                current: Uid::parse(value) == Some(uid),
             })
             .collect();
         marks.sort_unstable_by(|a, b| a.subscription.cmp(&b.subscription));
@@ -86,7 +86,7 @@ impl Object {
             uid,
             created: fields.created,
             phase,
-            labelled: fields.labelled,
+            events_published: fields.labelled,
             pipeline,
             run_id: fields.run_id,
             trace_id: fields.trace_id,

@@ -12,7 +12,7 @@
 //!    from another run of the same name, and is counted ([`Executions::foreign`]).
 //! 4. That execution is not an importer. Importers put out, in ML Metadata's words, what has existed before and
 //!    elsewhere, a base model for instance; the run merely reads it.
-//! 5. Its type, its URI and its property `pushed` make it a serving model ([`ArtifactTypes::want`]).
+//! 5. Its type, its URI and its property `pushed` make it a serving model ([`ArtifactTypes::accepts`]).
 //! 6. It is still there: not deleted, nor about to be, nor abandoned by an execution that failed. Who is told of a
 //!    model goes and fetches it. A state that is unknown or pending does not matter: the OUTPUT event is the proof.
 
@@ -253,8 +253,8 @@ impl<'a> Candidates<'a> {
     fn may_count(&self, artifact: &Attributed) -> bool {
         let Attributed { type_name, uri, pushed, .. } = artifact;
         match &**type_name {
-            "" => self.types.names().into_iter().any(|wanted| self.types.want(wanted, uri, *pushed)),
-            known => self.types.want(known, uri, *pushed),
+            "" => self.types.names().into_iter().any(|wanted| self.types.accepts(wanted, uri, *pushed)),
+            known => self.types.accepts(known, uri, *pushed),
         }
     }
 
@@ -271,7 +271,7 @@ impl<'a> Candidates<'a> {
                 let name = artifact.type_id.and_then(|id| names.get(&id));
                 artifact.type_name = name.copied().unwrap_or_default().into();
             }
-            types.want(&artifact.type_name, &artifact.uri, artifact.pushed)
+            types.accepts(&artifact.type_name, &artifact.uri, artifact.pushed)
         });
     }
 

@@ -1,14 +1,14 @@
-//! Which outputs of a run count as serving models, and what they are called.
+//! Selection and naming of the outputs of a run that are serving models.
 
 use std::sync::Arc;
 
-/// The types that count where a subscription names none. TFX on KFP v1 and v2 write the first two; TFX through
-/// kfp-operator's KFP v2 shim writes `system.Model` with the property `pushed = 1`.
+/// Types of a subscription without `artifactTypes`, written by TFX on KFP v1 and v2. TFX through kfp-operator's KFP v2
+/// shim writes `system.Model` with the property `pushed = 1`.
 const DEFAULT_TYPES: [&str; 2] = ["PushedModel", "tfx.PushedModel"];
-/// Counts by default only where the Pusher says that it pushed.
+/// Default type that is accepted only with `pushed = 1`.
 const DEFAULT_IF_PUSHED: &str = "system.Model";
 
-/// Which artifact types count as a serving model.
+/// The artifact types that are serving models.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ArtifactTypes(Option<Vec<Box<str>>>);
 
@@ -20,7 +20,7 @@ impl Default for ArtifactTypes {
 }
 
 impl ArtifactTypes {
-    /// Exactly these types, whatever order and however often they are named.
+    /// Exactly these types. Order and duplicates do not matter.
     pub fn named(types: impl IntoIterator<Item = impl Into<Box<str>>>) -> Self {
         let mut types: Vec<Box<str>> = types.into_iter().map(Into::into).collect();
         types.sort_unstable();
@@ -28,7 +28,7 @@ impl ArtifactTypes {
         Self(Some(types))
     }
 
-    /// The names of the types that can count.
+    /// Names of all types that may be accepted.
     pub fn names(&self) -> Vec<&str> {
         match &self.0 {
             Some(types) => types.iter().map(|name| &**name).collect(),
@@ -36,39 +36,38 @@ impl ArtifactTypes {
         }
     }
 
-    /// Whether an artifact of this type, with this URI and this value of the property `pushed`, is a serving model.
-    /// An unblessed model is recorded with `pushed = 0` and is never one.
-    pub fn want(&self, artifact_type: &str, uri: &str, pushed: Option<i64>) -> bool {
+    /// Returns whether an artifact of this type, with this URI and this value of the property `pushed`, is a serving
+    /// model. An unblessed model is recorded with `pushed = 0` and is never accepted.
+    pub fn accepts(&self, artifact_type: &str, uri: &str, pushed: Option<i64>) -> bool {
         if uri.is_empty() || pushed == Some(0) {
             return false;
         }
         match &self.0 {
-            Some(types) => types.iter().any(|wanted| **wanted == *artifact_type),
+            Some(types) => types.iter().any(|accepted| **accepted == *artifact_type),
             None => DEFAULT_TYPES.contains(&artifact_type) || (artifact_type == DEFAULT_IF_PUSHED && pushed == Some(1)),
         }
     }
 }
 
-/// A serving model that a run put out.
+/// A serving model that a run produced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Artifact {
-    /// ML Metadata's id; models are announced in this order.
+    /// Id in ML Metadata. Events list models in this order.
     pub id: i64,
-    /// The name that its writer gave it: the custom property `name`, else the artifact's own name.
+    /// Name given by the artifact's writer: the custom property `name`, else the artifact's own name.
     pub name: Option<Box<str>>,
-    /// Where the model lies.
+    /// Location of the model.
     pub uri: Box<str>,
-    /// The node (component, task) of the pipeline that put it out.
+    /// Node (component, task) of the pipeline that produced it.
     pub node: Box<str>,
-    /// The output of the node under which it stands.
+    /// Key of the node's output that contains it.
     pub key: Box<str>,
-    /// Its place in that output.
+    /// Index in that output.
     pub index: i64,
 }
 
 impl Artifact {
-    /// The name to announce. One without a name gets `pipeline:workflow:node:key:index`, the form that TFX itself
-    /// wrote until 1.10.
+    /// Name in the event. A model without a name is called `pipeline:workflow:node:key:index`, as TFX did until 1.10.
     pub fn display_name(&self, pipeline: &str, workflow: &str) -> String {
         match &self.name {
             Some(name) => name.to_string(),
@@ -77,14 +76,14 @@ impl Artifact {
     }
 }
 
-/// What ML Metadata says of a run.
+/// The result of a lookup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunModels {
-    /// The name of the run's pipeline, where ML Metadata knows it.
+    /// Name of the run's pipeline, if ML Metadata has it.
     pub pipeline: Option<Arc<str>>,
-    /// The serving models that this run put out, in the order of their ids.
+    /// Serving models that this run produced, ordered by id.
     pub models: Vec<Artifact>,
-    /// How many executions of the run's context were left out, because they are older than the run itself.
+    /// Number of executions in the run's context that were ignored because they are older than the run.
     pub foreign_executions: usize,
 }
 
@@ -95,9 +94,9 @@ mod tests {
     const URI: &str = "gs://models/1";
 
     #[test]
-    fn by_default_what_a_pusher_pushed_is_a_model() {
+    fn the_default_types_accept_pushed_models() {
         let types = ArtifactTypes::default();
-        for (artifact_type, pushed, wanted) in [
+        for (artifact_type, pushed, accepted) in [
             ("PushedModel", None, true),
             ("PushedModel", Some(1), true),
             ("PushedModel", Some(0), false),
@@ -111,28 +110,28 @@ mod tests {
             ("pushedmodel", Some(1), false),
             ("", Some(1), false),
         ] {
-            assert_eq!(types.want(artifact_type, URI, pushed), wanted, "{artifact_type} with pushed = {pushed:?}");
+            assert_eq!(types.accepts(artifact_type, URI, pushed), accepted, "{artifact_type} with pushed = {pushed:?}");
         }
     }
 
     #[test]
-    fn named_types_count_and_no_others_whatever_is_known_of_a_push() {
+    fn named_types_replace_the_default_types() {
         let types = ArtifactTypes::named(["system.Model"]);
-        assert!(types.want("system.Model", URI, None));
-        assert!(types.want("system.Model", URI, Some(1)));
-        assert!(!types.want("PushedModel", URI, Some(1)));
+        assert!(types.accepts("system.Model", URI, None));
+        assert!(types.accepts("system.Model", URI, Some(1)));
+        assert!(!types.accepts("PushedModel", URI, Some(1)));
     }
 
     #[test]
-    fn an_unblessed_model_and_one_that_lies_nowhere_never_count() {
+    fn an_unblessed_model_and_one_without_a_uri_are_never_accepted() {
         for types in [ArtifactTypes::default(), ArtifactTypes::named(["PushedModel"])] {
-            assert!(!types.want("PushedModel", URI, Some(0)));
-            assert!(!types.want("PushedModel", "", Some(1)));
+            assert!(!types.accepts("PushedModel", URI, Some(0)));
+            assert!(!types.accepts("PushedModel", "", Some(1)));
         }
     }
 
     #[test]
-    fn the_same_types_in_another_order_are_the_same_question() {
+    fn types_are_compared_without_order_and_duplicates() {
         assert_eq!(ArtifactTypes::named(["a", "b"]), ArtifactTypes::named(["b", "a", "b"]));
         assert_ne!(ArtifactTypes::named(["a"]), ArtifactTypes::default());
         assert_eq!(ArtifactTypes::named(["b", "a"]).names(), ["a", "b"]);
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_without_a_name_gets_the_one_that_tfx_used_to_write() {
+    fn a_model_without_a_name_gets_the_former_name_of_tfx() {
         let unnamed = Artifact {
             id: 7,
             name: None,

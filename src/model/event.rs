@@ -1,4 +1,4 @@
-//! The form in which a run is announced.
+//! The payload of an event.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use super::{PipelineName, RunModels, Workflow};
 
 /// `Event.name` of every event.
 pub const NAME: &str = "model-update";
-/// The largest payload that is sent, in octets. NATS takes 1 MB, and base64 on the way makes it a third larger.
+/// Maximum size of a payload in bytes. NATS accepts 1 MB, and base64 adds a third on the way.
 pub const MAX_PAYLOAD: usize = 512 * 1024;
 
 /// A field that a subscription can add to the payload.
@@ -25,10 +25,10 @@ pub enum IncludeField {
 }
 
 impl IncludeField {
-    /// Every field, in the order in which they stand in the payload.
+    /// Every field, in the order of the payload.
     pub const ALL: [Self; 5] = [Self::Namespace, Self::WorkflowName, Self::WorkflowUid, Self::RunId, Self::Traceparent];
 
-    /// The key in the payload, and the word in the configuration.
+    /// Key in the payload, and name in the configuration.
     pub fn key(self) -> &'static str {
         match self {
             Self::Namespace => "namespace",
@@ -49,7 +49,7 @@ impl IncludeField {
 pub struct Include(u8);
 
 impl Include {
-    /// Whether the field is in the set.
+    /// Returns whether the set contains the field.
     pub fn has(self, field: IncludeField) -> bool {
         self.0 & field.bit() != 0
     }
@@ -61,22 +61,22 @@ impl FromIterator<IncludeField> for Include {
     }
 }
 
-/// Why a run is not announced although it succeeded. Each is a label of a metric.
+/// The reason why a succeeded run has no event. Each is a value of a metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unannounced {
-    /// The run put out no serving model of a wanted type.
-    #[error("the run put out no serving model of a wanted type")]
+pub enum SkipReason {
+    /// The run produced no serving model of a requested type.
+    #[error("the run produced no serving model of a requested type")]
     NoModel,
-    /// Neither the Workflow nor ML Metadata says what the pipeline is called.
-    #[error("neither the Workflow (annotation pipeline_spec, generateName) nor ML Metadata names its pipeline")]
+    /// Neither the Workflow nor ML Metadata names the pipeline.
+    #[error("neither the Workflow (annotation pipeline_spec, generateName) nor ML Metadata names the pipeline")]
     NoPipelineName,
     /// The payload would be larger than [`MAX_PAYLOAD`].
-    #[error("its payload would be larger than {MAX_PAYLOAD} octets, which Argo Events' bus cannot carry")]
+    #[error("the payload would be larger than {MAX_PAYLOAD} bytes, the limit for the event bus of Argo Events")]
     TooLarge,
 }
 
-/// The name of the run's pipeline: as compiled into the Workflow, else as ML Metadata knows it, else guessed from
-/// `generateName`.
+/// Returns the name of the run's pipeline: the name compiled into the Workflow, else the name in ML Metadata, else the
+/// one derived from `generateName`.
 pub fn pipeline_name<'a>(workflow: &'a Workflow, found: &'a RunModels) -> Option<&'a str> {
     match (&workflow.pipeline, &found.pipeline) {
         (PipelineName::Spec(name), _) | (_, Some(name)) | (PipelineName::Generated(name), None) => Some(name),
@@ -107,20 +107,20 @@ struct ServingModel<'a> {
     location: &'a str,
 }
 
-/// The payload that announces this run. `traceparent` is used only where the subscription includes it.
+/// Returns the payload of the run's event. `traceparent` is used only if `include` contains it.
 ///
 /// # Errors
-/// Where there is nothing that could be announced; no error is worth a retry.
+/// If the run has no event. A retry returns the same error.
 pub fn payload(
     workflow: &Workflow,
     found: &RunModels,
     include: Include,
     traceparent: Option<&str>,
-) -> Result<Vec<u8>, Unannounced> {
+) -> Result<Vec<u8>, SkipReason> {
     if found.models.is_empty() {
-        return Err(Unannounced::NoModel);
+        return Err(SkipReason::NoModel);
     }
-    let pipeline = pipeline_name(workflow, found).ok_or(Unannounced::NoPipelineName)?;
+    let pipeline = pipeline_name(workflow, found).ok_or(SkipReason::NoPipelineName)?;
     let field = |field| include.has(field).then_some(());
     let payload = Payload {
         pipeline_name: pipeline,
@@ -136,7 +136,7 @@ pub fn payload(
         traceparent: field(IncludeField::Traceparent).and(traceparent),
     };
     let json = serde_json::to_vec(&payload).expect("strings and lists of strings are always valid JSON");
-    if json.len() > MAX_PAYLOAD { Err(Unannounced::TooLarge) } else { Ok(json) }
+    if json.len() > MAX_PAYLOAD { Err(SkipReason::TooLarge) } else { Ok(json) }
 }
 
 #[cfg(test)]

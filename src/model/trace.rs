@@ -1,11 +1,11 @@
-//! The identity of a run's trace. Every id follows from the Workflow, so that replicas, restarts and redeliveries
-//! speak of the same trace without asking each other.
+//! The ids of a run's trace. All ids are derived from the Workflow, so that replicas, restarts and redeliveries use the
+//! same ids without communication.
 
 use std::fmt;
 
 use super::{SubscriptionName, TraceId, Uid, Workflow};
 
-/// A span's id: eight octets, not all zero.
+/// A span's id: eight bytes, not all zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanId([u8; 8]);
 
@@ -15,7 +15,7 @@ impl SpanId {
         Self(hash.max(1).to_be_bytes())
     }
 
-    /// The eight octets of the id.
+    /// The eight bytes of the id.
     pub fn as_bytes(&self) -> &[u8; 8] {
         &self.0
     }
@@ -23,7 +23,7 @@ impl SpanId {
 
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -35,28 +35,28 @@ impl fmt::Debug for SpanId {
 
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// FNV-1a with 64 bits: ids have to be spread out and the same for ever, not secret.
+/// FNV-1a with 64 bits: ids have to be distinct and the same in every release, not secret.
 fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
-/// The trace of a run: Argo's own where Argo traces, else the Workflow's UID without its dashes. `argo resubmit` copies
-/// Argo's annotation; such a run joins the trace of the one that it repeats.
+/// Returns the trace of a run: Argo's own if Argo traces, else the Workflow's UID without its dashes. `argo resubmit`
+/// copies Argo's annotation, so a resubmitted run is part of the original run's trace.
 pub fn trace_id(workflow: &Workflow) -> Option<TraceId> {
     workflow.trace_id.or_else(|| TraceId::from_bytes(*workflow.uid.as_bytes()))
 }
 
-/// The span of the run itself, under which all others stand.
+/// Returns the id of the run's span, the parent of all others.
 pub fn root_span_id(run: Uid) -> SpanId {
     SpanId::derived(&[b"run", run.as_bytes()])
 }
 
-/// The span of the (first) hand-off to a subscription: what a consumer of the event continues.
+/// Returns the id of the span of the first hand-off to a subscription, the parent for consumers of the event.
 pub fn send_span_id(run: Uid, subscription: &SubscriptionName) -> SpanId {
     SpanId::derived(&[b"send", run.as_bytes(), subscription.as_str().as_bytes()])
 }
 
-/// The W3C `traceparent` that an event carries.
+/// Returns the W3C `traceparent` of an event.
 pub fn traceparent(workflow: &Workflow, subscription: &SubscriptionName, sampled: bool) -> Option<String> {
     let trace = trace_id(workflow)?;
     Some(format!("00-{trace}-{}-{:02x}", send_span_id(workflow.uid, subscription), u8::from(sampled)))
@@ -67,24 +67,13 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::model::{Phase, PipelineName};
+    use crate::model::{PipelineName, fixtures::succeeded};
 
     const UID: u128 = 0x0123_4567_89ab_4cde_8f01_2345_6789_abcd;
 
     fn workflow(trace_id: Option<&str>) -> Workflow {
-        Workflow {
-            namespace: "team".into(),
-            name: "run-x".into(),
-            uid: Uid::from(UID),
-            created: 0,
-            phase: Phase::Succeeded,
-            labelled: false,
-            pipeline: PipelineName::Unknown,
-            run_id: None,
-            trace_id: trace_id.map(|id| TraceId::parse(id).unwrap()),
-            marks: [].into(),
-            resource_version: None,
-        }
+        let trace_id = trace_id.map(|id| TraceId::parse(id).unwrap());
+        Workflow { uid: Uid::from(UID), trace_id, ..succeeded(PipelineName::Unknown) }
     }
 
     fn name(name: &str) -> SubscriptionName {
@@ -92,25 +81,25 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_the_uid_has_the_trace() {
+    fn the_trace_id_is_the_uid() {
         assert_eq!(trace_id(&workflow(None)).unwrap().to_string(), "0123456789ab4cde8f0123456789abcd");
     }
 
     #[test]
-    fn where_argo_traces_its_trace_is_joined() {
+    fn argos_trace_id_has_precedence() {
         let argo = "4bf92f3577b34da6a3ce929d0e0e4736";
         assert_eq!(trace_id(&workflow(Some(argo))).unwrap().to_string(), argo);
     }
 
-    /// Replicas of different releases have to mean the same spans.
+    /// Replicas of different releases use the same ids.
     #[test]
-    fn the_ids_of_spans_are_the_same_for_ever() {
+    fn span_ids_never_change() {
         assert_eq!(root_span_id(Uid::from(UID)).to_string(), "c2dee65e198f0db2");
         assert_eq!(send_span_id(Uid::from(UID), &name("model-update")).to_string(), "cf73475d403a44f3");
     }
 
     #[test]
-    fn every_run_and_every_subscription_has_spans_of_its_own() {
+    fn span_ids_differ_by_run_and_subscription() {
         let ids: HashSet<_> = (1..500)
             .flat_map(|uid| {
                 let uid = Uid::from(uid);
@@ -121,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_carries_a_w3c_traceparent() {
+    fn an_event_has_a_w3c_traceparent() {
         let run = workflow(None);
         let span = send_span_id(run.uid, &name("a"));
         let traceparent = |sampled| traceparent(&run, &name("a"), sampled).unwrap();

@@ -1,4 +1,4 @@
-//! The record that is kept of a Workflow, and the rules that read it.
+//! The record of a Workflow, and the rules that read it.
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
@@ -6,32 +6,32 @@ use uuid::Uuid;
 
 use super::SubscriptionName;
 
-/// Label in which Argo's workflow controller repeats `status.phase`.
+/// Label in which Argo's workflow controller copies `status.phase`.
 pub const PHASE_LABEL: &str = "workflows.argoproj.io/phase";
-/// Label that Kubeflow's API server puts on each Workflow that it submits, one-off and recurring, KFP v1 and v2.
+/// Label that Kubeflow's API server sets on each Workflow that it submits, one-off and recurring, KFP v1 and v2.
 pub const RUN_ID_LABEL: &str = "pipeline/runid";
 /// Label that kfp-operator's own provider sets after its own delivery. Read (`--skip-labelled`), never written.
 pub const EVENTS_PUBLISHED_LABEL: &str = "pipelines.kubeflow.org/events-published";
-/// Annotation of KFP v1 whose JSON value holds the pipeline's name under `name`.
+/// Annotation of KFP v1 whose JSON value contains the pipeline's name under `name`.
 pub const PIPELINE_SPEC_ANNOTATION: &str = "pipelines.kubeflow.org/pipeline_spec";
 /// Annotation that Argo Workflows 4.1 and later writes when tracing is on: 32 hexadecimal digits.
 pub const TRACE_ID_ANNOTATION: &str = "workflows.argoproj.io/trace-id";
-/// What the annotations begin with that remember deliveries; the subscription's name follows.
+/// Prefix of the annotations that record deliveries; the subscription's name follows.
 pub const MARK_PREFIX: &str = "published.pipelines.kubeflow.org/";
-/// How many marks a Workflow carries at most.
+/// Maximum number of marks on a Workflow.
 pub const MAX_MARKS: usize = 32;
 
-/// The UID that Kubernetes gave to an object; unlike a name it is never used again.
+/// The UID of an object in Kubernetes. Unlike a name it is never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Uid(Uuid);
 
 impl Uid {
-    /// Reads a UID in the form that Kubernetes writes. `None` where it is not a UUID.
+    /// Parses a UID as Kubernetes writes it. Returns `None` if it is not a UUID.
     pub fn parse(text: &str) -> Option<Self> {
         Uuid::try_parse(text).ok().map(Self)
     }
 
-    /// The sixteen octets of the UID.
+    /// The sixteen bytes of the UID.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -55,17 +55,17 @@ impl fmt::Debug for Uid {
     }
 }
 
-/// Kubeflow's identifier of a run: nearly always a UUID, which is kept without an allocation.
+/// Kubeflow's id of a run: nearly always a UUID, which is stored without an allocation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RunId {
-    /// A UUID in its usual lower-case form.
+    /// A UUID in lower case with dashes.
     Uuid(Uuid),
-    /// Whatever else the label holds.
+    /// Any other text.
     Other(Box<str>),
 }
 
 impl RunId {
-    /// Takes the label's value as it is: displaying the result gives the same text again.
+    /// The label's value; `Display` returns the same text.
     pub fn new(text: &str) -> Self {
         match Uuid::try_parse(text) {
             Ok(uuid) if uuid.hyphenated().to_string() == text => Self::Uuid(uuid),
@@ -83,12 +83,12 @@ impl fmt::Display for RunId {
     }
 }
 
-/// An OpenTelemetry trace id: sixteen octets, not all zero.
+/// An OpenTelemetry trace id: sixteen bytes, not all zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceId([u8; 16]);
 
 impl TraceId {
-    /// Reads 32 hexadecimal digits. `None` for anything else, and for the invalid id of zeros.
+    /// Parses 32 hexadecimal digits. Returns `None` for other texts, and for the invalid id of zeros.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return None;
@@ -96,12 +96,12 @@ impl TraceId {
         Self::from_bytes(u128::from_str_radix(text, 16).ok()?.to_be_bytes())
     }
 
-    /// The id with these octets. `None` for the invalid id of zeros.
-    pub fn from_bytes(octets: [u8; 16]) -> Option<Self> {
-        (octets != [0; 16]).then_some(Self(octets))
+    /// The id with these bytes. Returns `None` for the invalid id of zeros.
+    pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        (bytes != [0; 16]).then_some(Self(bytes))
     }
 
-    /// The sixteen octets of the id.
+    /// The sixteen bytes of the id.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
@@ -109,7 +109,7 @@ impl TraceId {
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -119,35 +119,35 @@ impl fmt::Debug for TraceId {
     }
 }
 
-/// Where a Workflow stands.
+/// The phase of a Workflow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
-    /// The run has finished, and well.
+    /// The run succeeded.
     Succeeded,
-    /// Anything else: pending, running, failed, or no phase yet.
+    /// Any other phase, or none yet.
     Other,
 }
 
 impl Phase {
-    /// Reads the value of the label [`PHASE_LABEL`].
+    /// Parses the value of the label [`PHASE_LABEL`].
     pub fn from_label(value: Option<&str>) -> Self {
         if value == Some("Succeeded") { Self::Succeeded } else { Self::Other }
     }
 }
 
-/// What the Workflow itself says of its pipeline's name; never an empty one.
+/// The pipeline's name as the Workflow contains it; never empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PipelineName {
     /// KFP v1: the name in the annotation [`PIPELINE_SPEC_ANNOTATION`]. Certain.
     Spec(Arc<str>),
-    /// `generateName` without its trailing `-`. Used where ML Metadata knows no better.
+    /// `generateName` without its trailing `-`. Used if ML Metadata has no name.
     Generated(Arc<str>),
-    /// Recurring runs have neither: only ML Metadata knows.
+    /// Neither, as in recurring runs: only ML Metadata has the name.
     Unknown,
 }
 
 impl PipelineName {
-    /// The name, if the Workflow says one.
+    /// The name, if the Workflow contains one.
     pub fn known(&self) -> Option<&str> {
         match self {
             Self::Spec(name) | Self::Generated(name) => Some(name),
@@ -156,72 +156,72 @@ impl PipelineName {
     }
 }
 
-/// One annotation that remembers a delivery: `published.pipelines.kubeflow.org/<subscription>: <UID>`.
+/// An annotation that records a delivery: `published.pipelines.kubeflow.org/<subscription>: <UID>`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mark {
-    /// The subscription that it belongs to.
+    /// The subscription that received the event.
     pub subscription: SubscriptionName,
-    /// Whether the value is the Workflow's own UID. `argo resubmit` copies annotations, so a copy carries marks that
-    /// do not count.
-    pub own: bool,
+    /// True if the value is the UID of this Workflow. `argo resubmit` copies annotations, so a copy has marks that do
+    /// not count.
+    pub current: bool,
 }
 
-/// What is kept of a Workflow: about a hundred octets, out of tens of kilobytes.
+/// The record of a Workflow: about a hundred bytes, out of tens of kilobytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Workflow {
-    /// The namespace, shared by all records of that namespace.
+    /// The namespace, shared by all records of the namespace.
     pub namespace: Arc<str>,
     /// The object's name, unique in its namespace at any one time.
     pub name: Box<str>,
-    /// The object's UID, unique for ever.
+    /// The object's UID, never reused.
     pub uid: Uid,
     /// `creationTimestamp`, in seconds since the Unix epoch.
     pub created: i64,
-    /// Where the run stands.
+    /// The run's phase.
     pub phase: Phase,
-    /// Whether the label [`EVENTS_PUBLISHED_LABEL`] is `true`.
-    pub labelled: bool,
-    /// What the Workflow says of its pipeline's name.
+    /// True if the label [`EVENTS_PUBLISHED_LABEL`] is `true`.
+    pub events_published: bool,
+    /// The pipeline's name, as far as the Workflow contains it.
     pub pipeline: PipelineName,
     /// Kubeflow's run id, from the label [`RUN_ID_LABEL`].
     pub run_id: Option<RunId>,
-    /// Argo's trace id, where Argo traces.
+    /// Argo's trace id, if Argo traces.
     pub trace_id: Option<TraceId>,
-    /// What has been delivered, in the order of the subscriptions' names.
+    /// Deliveries, ordered by the subscriptions' names.
     pub marks: Box<[Mark]>,
     /// The `resourceVersion`, kept only where marks must be removed (see [`Workflow::is_restarted`]).
     pub resource_version: Option<Box<str>>,
 }
 
 impl Workflow {
-    /// Whether the run succeeded.
+    /// Returns whether the run succeeded.
     pub fn succeeded(&self) -> bool {
         self.phase == Phase::Succeeded
     }
 
-    /// Whether a mark says that this subscription has got this very run.
+    /// Returns whether a current mark records the delivery to this subscription.
     pub fn is_marked_for(&self, subscription: &SubscriptionName) -> bool {
-        self.marks.iter().any(|mark| mark.own && mark.subscription == *subscription)
+        self.marks.iter().any(|mark| mark.current && mark.subscription == *subscription)
     }
 
-    /// Whether the run was restarted (`argo retry`) after it had been delivered: it carries its own mark and is not
-    /// succeeded. Its marks have to go, or its next success would never be announced.
+    /// Returns whether the run was restarted (`argo retry`) after a delivery: it has a current mark and is not
+    /// succeeded. Its marks have to be removed, or its next success would not be delivered.
     pub fn is_restarted(&self) -> bool {
         restarted(self.phase, &self.marks)
     }
 }
 
-/// The rule behind [`Workflow::is_restarted`], for whoever builds a record.
+/// The rule of [`Workflow::is_restarted`], for code that builds a record.
 pub fn restarted(phase: Phase, marks: &[Mark]) -> bool {
-    phase != Phase::Succeeded && marks.iter().any(|mark| mark.own)
+    phase != Phase::Succeeded && marks.iter().any(|mark| mark.current)
 }
 
-/// Strings that many records share (namespaces, pipelines, subscriptions), each kept once.
+/// Interned strings of many records: namespaces, pipelines, subscriptions.
 #[derive(Debug, Default)]
 pub struct Names(HashSet<Arc<str>>);
 
 impl Names {
-    /// The shared copy of `text`.
+    /// Returns the shared copy of `text`.
     pub fn intern(&mut self, text: &str) -> Arc<str> {
         if let Some(shared) = self.0.get(text) {
             return shared.clone();
@@ -231,7 +231,7 @@ impl Names {
         shared
     }
 
-    /// Forgets the strings that nobody else holds any more.
+    /// Drops the strings without another reference.
     pub fn shrink(&mut self) {
         self.0.retain(|shared| Arc::strong_count(shared) > 1);
         self.0.shrink_to_fit();
@@ -244,12 +244,12 @@ mod tests {
 
     const UID: &str = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d";
 
-    fn mark(name: &str, own: bool) -> Mark {
-        Mark { subscription: SubscriptionName::new(name).unwrap(), own }
+    fn mark(name: &str, current: bool) -> Mark {
+        Mark { subscription: SubscriptionName::new(name).unwrap(), current }
     }
 
     #[test]
-    fn a_uid_reads_and_writes_as_kubernetes_writes_it() {
+    fn a_uid_has_the_format_of_kubernetes() {
         assert_eq!(Uid::parse(UID).unwrap().to_string(), UID);
         for text in ["", "run-x", &UID[1..], &format!("{UID}0"), "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4g"] {
             assert_eq!(Uid::parse(text), None, "{text:?}");
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_id_is_shown_as_it_was_read() {
+    fn a_run_id_keeps_its_text() {
         for text in [UID, &UID.to_uppercase(), &UID.replace('-', ""), "", "a run", "{0a1b2c3d}"] {
             assert_eq!(RunId::new(text).to_string(), text);
         }
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_label_succeeded_is_success() {
+    fn only_the_label_succeeded_is_a_success() {
         assert_eq!(Phase::from_label(Some("Succeeded")), Phase::Succeeded);
         for label in [None, Some(""), Some("succeeded"), Some("Running"), Some("Failed"), Some("Error")] {
             assert_eq!(Phase::from_label(label), Phase::Other, "{label:?}");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_was_restarted_if_it_carries_its_own_mark_and_is_not_succeeded() {
+    fn a_run_with_a_current_mark_that_is_not_succeeded_is_restarted() {
         for (phase, marks, expected) in [
             (Phase::Other, vec![mark("a", true)], true),
             (Phase::Other, vec![mark("a", false), mark("b", true)], true),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_names_are_kept_once_and_those_that_nobody_holds_are_forgotten() {
+    fn equal_names_are_shared_and_unused_ones_dropped() {
         let mut names = Names::default();
         let (team, again, other) = (names.intern("team"), names.intern("team"), names.intern("other"));
         assert!(Arc::ptr_eq(&team, &again) && !Arc::ptr_eq(&team, &other));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_as_small_as_its_budget_needs() {
-        assert!(size_of::<Workflow>() <= 192, "{} octets", size_of::<Workflow>());
+    fn a_record_fits_its_budget() {
+        assert!(size_of::<Workflow>() <= 192, "{} bytes", size_of::<Workflow>());
     }
 }

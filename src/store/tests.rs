@@ -10,7 +10,7 @@ fn workflow(namespace: &str, name: &str, uid: u128) -> Workflow {
         uid: Uid::from(uid),
         created: 0,
         phase: Phase::Succeeded,
-        labelled: false,
+        events_published: false,
         pipeline: PipelineName::Unknown,
         run_id: None,
         trace_id: None,
@@ -127,7 +127,7 @@ fn restarted_workflows_are_in_the_journal_of_any_namespace() {
     let name = SubscriptionName::new("s").unwrap();
     store.apply(Workflow {
         phase: Phase::Other,
-        marks: [Mark { subscription: name, own: true }].into(),
+        marks: [Mark { subscription: name, current: true }].into(),
         ..workflow("b", "again", 1)
     });
     assert_eq!(changes(&store), ["+b/again"]);
@@ -137,7 +137,7 @@ fn restarted_workflows_are_in_the_journal_of_any_namespace() {
 fn that_a_workflow_is_no_longer_restarted_is_in_the_journal_too_or_its_marks_would_be_removed_for_ever() {
     let restarted = |name: &str, uid| Workflow {
         phase: Phase::Other,
-        marks: [Mark { subscription: SubscriptionName::new("s").unwrap(), own: true }].into(),
+        marks: [Mark { subscription: SubscriptionName::new("s").unwrap(), current: true }].into(),
         ..workflow("b", name, uid)
     };
     let store = Store::default();
@@ -149,6 +149,6 @@ fn that_a_workflow_is_no_longer_restarted_is_in_the_journal_too_or_its_marks_wou
     store.delete("b", "deleted", Uid::from(2));
     store.apply(workflow("b", "replaced", 4));
     assert_eq!(changes(&store), ["+b/succeeded", "-b/deleted", "-b/replaced"]);
-    store.apply(Workflow { labelled: true, ..workflow("b", "succeeded", 1) });
+    store.apply(Workflow { events_published: true, ..workflow("b", "succeeded", 1) });
     assert!(changes(&store).is_empty());
 }

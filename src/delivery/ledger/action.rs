@@ -9,7 +9,7 @@ use std::{
 use super::lookups::LookupId;
 use crate::{
     delivery::{Handoff, LookupError, MarkError, MarkPatch, StreamId},
-    model::{ArtifactTypes, Subscription, SubscriptionName, Uid, Workflow, event::Unannounced},
+    model::{ArtifactTypes, Subscription, SubscriptionName, Uid, Workflow, event::SkipReason},
     telemetry::Traces,
 };
 
@@ -92,7 +92,7 @@ pub(in crate::delivery) enum Report {
     /// The answer left out executions that are older than the run.
     ForeignExecutions { workflow: Arc<Workflow>, count: usize },
     /// A run is not announced to a subscription.
-    Unannounced { subscription: Arc<Subscription>, workflow: Arc<Workflow>, why: Unannounced },
+    Unannounced { subscription: Arc<Subscription>, workflow: Arc<Workflow>, why: SkipReason },
     /// A mark was written or removed.
     Marked { patch: MarkPatch, attempt: u32 },
     /// A mark could not be written or removed. Without `retry_in` it is not tried again, and need not be.

@@ -22,7 +22,7 @@ impl Ledger {
         }
         if workflow.succeeded() {
             self.marks_seen(workflow);
-            if self.options.skip_labelled && workflow.labelled {
+            if self.options.skip_labelled && workflow.events_published {
                 self.label_seen(workflow);
             }
             for id in self.streams_of(&workflow.namespace) {
@@ -96,7 +96,7 @@ impl Ledger {
     /// The marks on a succeeded run say who has got it: through us, or through another replica.
     fn marks_seen(&mut self, workflow: &Workflow) {
         let uid = workflow.uid;
-        for mark in workflow.marks.iter().filter(|mark| mark.own) {
+        for mark in workflow.marks.iter().filter(|mark| mark.current) {
             let name = &mark.subscription;
             let Some(namespace) = self.namespaces.get_mut(&*workflow.namespace) else { return };
             let Some(consumer) = namespace.subscriptions.get_mut(name) else { continue };
@@ -146,7 +146,7 @@ impl Ledger {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Some(namespace) = self.namespaces.get(&*workflow.namespace) else { return };
         let wanted = &stream.subscription;
-        if !workflow.succeeded() || wanted.has_got(workflow, self.options.skip_labelled) {
+        if !workflow.succeeded() || wanted.is_delivered(workflow, self.options.skip_labelled) {
             return;
         }
         let consumer = namespace.subscriptions.get(&wanted.name);
@@ -159,7 +159,7 @@ impl Ledger {
             return;
         }
         let without = namespace.without_model.get(&wanted.artifact_types).is_some_and(|runs| runs.contains(&uid));
-        if without || !wanted.may_want(workflow) {
+        if without || !wanted.may_match(workflow) {
             return;
         }
         if wanted.is_too_old(workflow, now.unix) {

@@ -66,7 +66,7 @@ impl Marks {
     pub(super) fn restarted(&mut self, workflow: &Workflow) {
         let Some(resource_version) = workflow.resource_version.clone() else { return };
         let subscriptions =
-            workflow.marks.iter().filter(|mark| mark.own).map(|mark| mark.subscription.clone()).collect();
+            workflow.marks.iter().filter(|mark| mark.current).map(|mark| mark.subscription.clone()).collect();
         let pending = self.entry(workflow);
         pending.set.clear();
         pending.remove = Some(MarkChange::Remove { subscriptions, resource_version });

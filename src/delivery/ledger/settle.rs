@@ -11,7 +11,7 @@ use crate::{
     delivery::StreamId,
     model::{
         RunModels, Uid, Workflow,
-        event::{self, Unannounced},
+        event::{self, SkipReason},
         trace,
     },
 };
@@ -96,10 +96,10 @@ impl Ledger {
                 self.report(Report::Unannounced {
                     subscription: wanted,
                     workflow: workflow.clone(),
-                    why: Unannounced::NoModel,
+                    why: SkipReason::NoModel,
                 });
                 self.nothing_for(*id, uid);
-            } else if event::pipeline_name(workflow, models).is_some_and(|name| !wanted.pipelines.wants(name)) {
+            } else if event::pipeline_name(workflow, models).is_some_and(|name| !wanted.pipelines.matches(name)) {
                 self.decline(*id, uid);
             } else {
                 let consumer = self.namespaces.get(&wanted.namespace).and_then(|ns| ns.subscriptions.get(&wanted.name));

@@ -11,7 +11,7 @@ fn the_namespace_alone_suffices() {
     let wanted = parse("model-update", b"kfpNamespace: team-a\n").unwrap();
     assert_eq!(&*wanted.namespace, "team-a");
     assert_eq!(wanted.name.as_str(), "model-update");
-    assert!(wanted.pipelines.wants("anything"));
+    assert!(wanted.pipelines.matches("anything"));
     assert_eq!(*wanted.artifact_types, ArtifactTypes::default());
     assert_eq!(wanted.max_age, None);
     assert_eq!(wanted.include, Include::default());
@@ -30,7 +30,9 @@ include: [traceparent, namespace]
 ";
     let wanted = parse("model-update", config).unwrap();
     assert_eq!(wanted.name.as_str(), "deployer");
-    assert!(wanted.pipelines.wants("penguin-7") && wanted.pipelines.wants("taxi") && !wanted.pipelines.wants("taxis"));
+    assert!(
+        wanted.pipelines.matches("penguin-7") && wanted.pipelines.matches("taxi") && !wanted.pipelines.matches("taxis")
+    );
     assert_eq!(*wanted.artifact_types, ArtifactTypes::named(["system.Model"]));
     assert_eq!(wanted.max_age, Some(Duration::from_secs(36 * 3600)));
     assert!(wanted.include.has(IncludeField::Traceparent) && wanted.include.has(IncludeField::Namespace));
@@ -280,8 +282,8 @@ fn the_largest_patterns_that_are_taken_compile() {
     let classes = "[a-z]*".repeat(MAX_ENTRY / 6);
     let open = "{".repeat(MAX_ENTRY);
     let list = |pattern: &str| format!("kfpNamespace: a\npipelines: [{}]", format!("'{pattern}',").repeat(MAX_LIST));
-    assert!(parse("x", list(&nested).as_bytes()).unwrap().pipelines.wants("a"));
-    assert!(parse("x", list(&classes).as_bytes()).unwrap().pipelines.wants(&"a".repeat(MAX_ENTRY / 6)));
+    assert!(parse("x", list(&nested).as_bytes()).unwrap().pipelines.matches("a"));
+    assert!(parse("x", list(&classes).as_bytes()).unwrap().pipelines.matches(&"a".repeat(MAX_ENTRY / 6)));
     assert!(refusal(&list(&open)).contains("is not a glob pattern"));
 }
 

@@ -28,11 +28,11 @@ fn a_kfp_v1_run_becomes_a_record() {
     assert_eq!((&*workflow.namespace, &*workflow.name), ("team-a", "penguin-x7f"));
     assert_eq!(workflow.uid.to_string(), UID);
     assert_eq!(workflow.created, 1_785_578_400);
-    assert!(workflow.succeeded() && !workflow.labelled);
+    assert!(workflow.succeeded() && !workflow.events_published);
     assert_eq!(workflow.pipeline, PipelineName::Spec("penguin-pipeline".into()));
     assert_eq!(workflow.run_id.unwrap().to_string(), "9c3a0f0e-8f5b-4f6e-9a35-2f8a4d1c9b77");
     assert_eq!(workflow.trace_id.unwrap().to_string(), "0af7651916cd43dd8448eb211c80319c");
-    let marks: Vec<_> = workflow.marks.iter().map(|mark| (mark.subscription.as_str(), mark.own)).collect();
+    let marks: Vec<_> = workflow.marks.iter().map(|mark| (mark.subscription.as_str(), mark.current)).collect();
     assert_eq!(marks, [("copied", false), ("update", true)]);
     assert_eq!(workflow.resource_version, None, "kept only where marks must be removed");
 }
@@ -111,7 +111,7 @@ fn annotations_of_any_size_leave_a_small_record() {
     let workflow = record(json!({"uid": UID, "name": "w", "namespace": "n", "annotations": marks}));
     assert_eq!(workflow.pipeline, PipelineName::Spec("penguin".into()));
     assert_eq!(workflow.marks.len(), 1);
-    assert!(!workflow.marks[0].own);
+    assert!(!workflow.marks[0].current);
 }
 
 #[test]

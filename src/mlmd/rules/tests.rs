@@ -10,7 +10,7 @@ fn run(pipeline: PipelineName) -> Workflow {
         uid: 1.into(),
         created: CREATED,
         phase: Phase::Succeeded,
-        labelled: false,
+        events_published: false,
         pipeline,
         run_id: Some(RunId::new("0e1f")),
         trace_id: None,

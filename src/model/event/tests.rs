@@ -1,19 +1,11 @@
 use super::*;
-use crate::model::{Artifact, Phase, RunId, Uid};
+use crate::model::{Artifact, RunId, fixtures::succeeded};
 
 fn workflow(pipeline: PipelineName) -> Workflow {
     Workflow {
-        namespace: "team".into(),
-        name: "run-x".into(),
-        uid: Uid::from(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
-        created: 0,
-        phase: Phase::Succeeded,
-        labelled: false,
-        pipeline,
+        uid: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef.into(),
         run_id: Some(RunId::new("6c0a0f4e-5f0a-4a8b-9f2e-0d8f3b1f2a3c")),
-        trace_id: None,
-        marks: [].into(),
-        resource_version: None,
+        ..succeeded(pipeline)
     }
 }
 
@@ -42,7 +34,7 @@ fn text(workflow: &Workflow, found: &RunModels, include: &[IncludeField]) -> Str
 }
 
 #[test]
-fn the_payload_is_what_the_documentation_shows_octet_for_octet() {
+fn the_payload_equals_the_documented_one_byte_for_byte() {
     let models = found([model(None, "gs://root/Pusher/pushed_model/1638")]);
     assert_eq!(
         text(&penguin(), &models, &[]),
@@ -51,7 +43,7 @@ fn the_payload_is_what_the_documentation_shows_octet_for_octet() {
 }
 
 #[test]
-fn several_models_stand_in_the_order_in_which_they_were_found() {
+fn models_keep_their_order() {
     let models = found([model(Some("b"), "gs://b"), model(Some("a"), "gs://a")]);
     assert_eq!(
         text(&penguin(), &models, &[]),
@@ -60,7 +52,7 @@ fn several_models_stand_in_the_order_in_which_they_were_found() {
 }
 
 #[test]
-fn included_fields_come_after_the_others_in_a_fixed_order_however_they_were_named() {
+fn included_fields_follow_in_a_fixed_order() {
     let models = found([model(Some("m"), "gs://m")]);
     let expected = concat!(
         r#"{"pipelineName":"penguin-pipeline","servingModelArtifacts":[{"name":"m","location":"gs://m"}],"#,
@@ -74,7 +66,7 @@ fn included_fields_come_after_the_others_in_a_fixed_order_however_they_were_name
 }
 
 #[test]
-fn each_included_field_stands_alone_under_its_key() {
+fn each_included_field_adds_only_its_key() {
     let models = found([model(Some("m"), "gs://m")]);
     for field in IncludeField::ALL {
         let payload: serde_json::Value = serde_json::from_str(&text(&penguin(), &models, &[field])).unwrap();
@@ -85,7 +77,7 @@ fn each_included_field_stands_alone_under_its_key() {
 }
 
 #[test]
-fn an_included_field_that_is_not_known_is_left_out() {
+fn an_included_field_without_a_value_is_absent() {
     let models = found([model(Some("m"), "gs://m")]);
     let workflow = Workflow { run_id: None, ..penguin() };
     let include = [IncludeField::RunId, IncludeField::Traceparent].into_iter().collect();
@@ -94,14 +86,15 @@ fn an_included_field_that_is_not_known_is_left_out() {
 }
 
 #[test]
-fn what_needs_it_is_escaped() {
+fn texts_are_escaped() {
     let models = found([model(Some("a \"b\" \\ \n ü"), "gs://m")]);
     let payload: serde_json::Value = serde_json::from_str(&text(&penguin(), &models, &[])).unwrap();
     assert_eq!(payload["servingModelArtifacts"][0]["name"], "a \"b\" \\ \n ü");
 }
 
+/// The name in the spec precedes the one in ML Metadata, which precedes `generateName`.
 #[test]
-fn the_pipeline_is_named_by_its_spec_else_by_ml_metadata_else_by_generate_name() {
+fn the_pipeline_name_has_three_sources_in_order() {
     let known = |name: Option<&str>| RunModels { pipeline: name.map(Into::into), ..RunModels::default() };
     let spec = PipelineName::Spec("spec".into());
     let generated = PipelineName::Generated("generated".into());
@@ -117,15 +110,16 @@ fn the_pipeline_is_named_by_its_spec_else_by_ml_metadata_else_by_generate_name()
     }
 }
 
+/// There is no event without a model, without a pipeline's name, or above the size limit.
 #[test]
-fn there_is_no_event_without_a_model_without_a_pipelines_name_or_beyond_the_size_that_the_bus_carries() {
+fn a_run_without_an_event_has_a_skip_reason() {
     let payload = |workflow: &Workflow, found: &RunModels| payload(workflow, found, Include::default(), None);
     let one = found([model(Some("m"), "gs://m")]);
-    assert_eq!(payload(&penguin(), &found([])), Err(Unannounced::NoModel));
-    assert_eq!(payload(&workflow(PipelineName::Unknown), &one), Err(Unannounced::NoPipelineName));
+    assert_eq!(payload(&penguin(), &found([])), Err(SkipReason::NoModel));
+    assert_eq!(payload(&workflow(PipelineName::Unknown), &one), Err(SkipReason::NoPipelineName));
     let around = payload(&penguin(), &found([model(Some("m"), "")])).unwrap().len();
     let largest = found([model(Some("m"), &"x".repeat(MAX_PAYLOAD - around))]);
     assert_eq!(payload(&penguin(), &largest).map(|payload| payload.len()), Ok(MAX_PAYLOAD));
     let larger = found([model(Some("m"), &"x".repeat(MAX_PAYLOAD - around + 1))]);
-    assert_eq!(payload(&penguin(), &larger), Err(Unannounced::TooLarge));
+    assert_eq!(payload(&penguin(), &larger), Err(SkipReason::TooLarge));
 }

@@ -1,22 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Mark, Phase, Uid};
+use crate::model::{Mark, fixtures::succeeded};
 
 fn workflow(pipeline: PipelineName) -> Workflow {
-    Workflow {
-        namespace: "team".into(),
-        name: "run-x".into(),
-        uid: Uid::from(1),
-        created: 1_000,
-        phase: Phase::Succeeded,
-        labelled: false,
-        pipeline,
-        run_id: None,
-        trace_id: None,
-        marks: [].into(),
-        resource_version: None,
-    }
+    Workflow { created: 1_000, ..succeeded(pipeline) }
 }
 
 fn subscription() -> Subscription {
@@ -31,7 +19,7 @@ fn subscription() -> Subscription {
 }
 
 #[test]
-fn a_chosen_name_is_a_dns_label() {
+fn a_configured_name_is_a_dns_label() {
     for name in ["a", "0", "model-update", "a--b", &"x".repeat(63)] {
         assert_eq!(SubscriptionName::new(name).unwrap().as_str(), name);
     }
@@ -41,14 +29,14 @@ fn a_chosen_name_is_a_dns_label() {
 }
 
 #[test]
-fn the_name_of_an_event_source_is_kept_where_it_is_a_dns_label() {
+fn an_event_source_name_that_is_a_dns_label_is_kept() {
     assert_eq!(SubscriptionName::derived_from("model-update").as_str(), "model-update");
 }
 
-/// These are the names of annotations on people's Workflows: a release that derives others delivers everything again.
+/// Marks have these names: a release that derived other names would deliver every run again.
 #[test]
-fn what_is_derived_from_an_odd_name_is_the_same_for_ever() {
-    for (odd, derived) in [
+fn derived_names_never_change() {
+    for (original, derived) in [
         ("Model_Update", "model-update-d639fece"),
         ("model.update", "model-update-f396db5d"),
         ("-x-", "x-414f9517"),
@@ -56,12 +44,12 @@ fn what_is_derived_from_an_odd_name_is_the_same_for_ever() {
         ("___", "subscription-045a3b34"),
         ("größe", "gr--e-cd38f49a"),
     ] {
-        assert_eq!(SubscriptionName::derived_from(odd).as_str(), derived, "from {odd:?}");
+        assert_eq!(SubscriptionName::derived_from(original).as_str(), derived, "from {original:?}");
     }
 }
 
 #[test]
-fn odd_names_that_look_alike_stay_apart() {
+fn names_derived_from_similar_texts_differ() {
     let derived = ["a.b", "a_b", "A-b", "a-b", "a.b."].map(SubscriptionName::derived_from);
     let distinct: std::collections::HashSet<_> = derived.iter().collect();
     assert_eq!(distinct.len(), derived.len(), "{derived:?}");
@@ -69,7 +57,7 @@ fn odd_names_that_look_alike_stay_apart() {
 
 proptest! {
     #[test]
-    fn whatever_the_event_source_is_called_its_subscription_is_a_dns_label(name in "\\PC{0,100}|[A-Z._-]{0,100}") {
+    fn a_derived_name_is_a_dns_label(name in "\\PC{0,100}|[A-Z._-]{0,100}") {
         let derived = SubscriptionName::derived_from(&name);
         prop_assert!(is_dns_label(derived.as_str()), "{derived:?}");
         prop_assert_eq!(&derived, &SubscriptionName::derived_from(&name));
@@ -77,7 +65,7 @@ proptest! {
 }
 
 #[test]
-fn patterns_match_a_pipelines_whole_name() {
+fn patterns_match_whole_names() {
     for (pattern, matching, other) in [
         ("penguin", vec!["penguin"], vec!["penguins", "a penguin", "Penguin", ""]),
         ("penguin-*", vec!["penguin-", "penguin-x", "penguin-x/y"], vec!["penguin", "a-penguin-x"]),
@@ -87,16 +75,16 @@ fn patterns_match_a_pipelines_whole_name() {
         ("*", vec!["", "anything"], vec![]),
     ] {
         let filter = PipelineFilter::matching([pattern]).unwrap();
-        matching.iter().for_each(|name| assert!(filter.wants(name), "{pattern} matches {name}"));
-        other.iter().for_each(|name| assert!(!filter.wants(name), "{pattern} does not match {name}"));
+        matching.iter().for_each(|name| assert!(filter.matches(name), "{pattern} matches {name}"));
+        other.iter().for_each(|name| assert!(!filter.matches(name), "{pattern} does not match {name}"));
     }
 }
 
 #[test]
-fn one_of_several_patterns_is_enough_and_none_at_all_wants_everything() {
+fn one_matching_pattern_suffices_and_no_filter_matches_all() {
     let filter = PipelineFilter::matching(["iris", "taxi-*"]).unwrap();
-    assert!(filter.wants("iris") && filter.wants("taxi-1") && !filter.wants("penguin"));
-    assert!(PipelineFilter::default().wants("penguin"));
+    assert!(filter.matches("iris") && filter.matches("taxi-1") && !filter.matches("penguin"));
+    assert!(PipelineFilter::default().matches("penguin"));
 }
 
 #[test]
@@ -107,17 +95,17 @@ fn a_malformed_pattern_is_refused() {
 }
 
 #[test]
-fn a_name_that_is_not_certain_excludes_no_run() {
+fn only_a_compiled_pipeline_name_excludes_a_run() {
     let pipelines = PipelineFilter::matching(["iris"]).unwrap();
-    let wanted = Subscription { pipelines, ..subscription() };
-    assert!(wanted.may_want(&workflow(PipelineName::Spec("iris".into()))));
-    assert!(!wanted.may_want(&workflow(PipelineName::Spec("taxi".into()))));
-    assert!(wanted.may_want(&workflow(PipelineName::Generated("taxi".into()))));
-    assert!(wanted.may_want(&workflow(PipelineName::Unknown)));
+    let filtered = Subscription { pipelines, ..subscription() };
+    assert!(filtered.may_match(&workflow(PipelineName::Spec("iris".into()))));
+    assert!(!filtered.may_match(&workflow(PipelineName::Spec("taxi".into()))));
+    assert!(filtered.may_match(&workflow(PipelineName::Generated("taxi".into()))));
+    assert!(filtered.may_match(&workflow(PipelineName::Unknown)));
 }
 
 #[test]
-fn a_run_is_too_old_when_it_was_created_longer_ago_than_the_maximum() {
+fn a_run_is_too_old_above_the_maximum_age() {
     let limited = Subscription { max_age: Some(Duration::from_secs(60)), ..subscription() };
     let run = workflow(PipelineName::Unknown);
     for (now, too_old) in [(1_060, false), (1_061, true), (0, false), (i64::MIN, false), (i64::MAX, true)] {
@@ -129,18 +117,18 @@ fn a_run_is_too_old_when_it_was_created_longer_ago_than_the_maximum() {
 }
 
 #[test]
-fn only_its_own_mark_says_that_a_subscription_has_got_a_run() {
-    let mark = |name, own| Mark { subscription: SubscriptionName::new(name).unwrap(), own };
+fn only_its_own_current_mark_is_a_delivery() {
+    let mark = |name, current| Mark { subscription: SubscriptionName::new(name).unwrap(), current };
     let with = |marks: &[Mark]| Workflow { marks: marks.into(), ..workflow(PipelineName::Unknown) };
-    assert!(subscription().has_got(&with(&[mark("mine", true)]), false));
-    assert!(!subscription().has_got(&with(&[mark("mine", false)]), false));
-    assert!(!subscription().has_got(&with(&[mark("other", true)]), false));
+    assert!(subscription().is_delivered(&with(&[mark("mine", true)]), false));
+    assert!(!subscription().is_delivered(&with(&[mark("mine", false)]), false));
+    assert!(!subscription().is_delivered(&with(&[mark("other", true)]), false));
 }
 
 #[test]
-fn the_label_of_the_go_server_counts_only_where_that_was_asked_for() {
-    let labelled = Workflow { labelled: true, ..workflow(PipelineName::Unknown) };
-    assert!(subscription().has_got(&labelled, true));
-    assert!(!subscription().has_got(&labelled, false));
-    assert!(!subscription().has_got(&workflow(PipelineName::Unknown), true));
+fn the_label_events_published_counts_only_if_configured() {
+    let labelled = Workflow { events_published: true, ..workflow(PipelineName::Unknown) };
+    assert!(subscription().is_delivered(&labelled, true));
+    assert!(!subscription().is_delivered(&labelled, false));
+    assert!(!subscription().is_delivered(&workflow(PipelineName::Unknown), true));
 }

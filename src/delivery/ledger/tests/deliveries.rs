@@ -7,11 +7,11 @@ use crate::{
     delivery::{Options, ledger::Report},
     model::{
         ArtifactTypes, Mark, Phase, PipelineFilter, PipelineName, RunModels, Subscription, Workflow,
-        event::{IncludeField, Unannounced},
+        event::{IncludeField, SkipReason},
     },
 };
 
-fn is_unannounced(report: &Report, reason: Unannounced) -> bool {
+fn is_unannounced(report: &Report, reason: SkipReason) -> bool {
     matches!(report, Report::Unannounced { why, .. } if *why == reason)
 }
 
@@ -47,11 +47,11 @@ fn what_was_handed_off_does_not_go_out_again_for_a_second_change_of_the_workflow
     let stream = bench.attach(subscription("a"));
     bench.apply(run("one"));
     bench.answer_all(&model());
-    bench.change("one", |workflow| workflow.labelled = true);
+    bench.change("one", |workflow| workflow.events_published = true);
     bench.acknowledge(stream);
-    bench.change("one", |workflow| workflow.labelled = false);
+    bench.change("one", |workflow| workflow.events_published = false);
     bench.confirm(stream);
-    bench.change("one", |workflow| workflow.labelled = true);
+    bench.change("one", |workflow| workflow.events_published = true);
     bench.answer_all(&model());
     assert_eq!(bench.events(stream), ["one"]);
 }
@@ -85,7 +85,7 @@ fn between_the_answer_of_the_api_server_and_the_sight_of_the_mark_nothing_goes_o
     bench.patched(patch, Ok(()));
     bench.end(stream);
     bench.attach(subscription("a"));
-    bench.change("one", |workflow| workflow.labelled = true);
+    bench.change("one", |workflow| workflow.events_published = true);
     assert!(bench.asked.is_empty());
 }
 
@@ -158,7 +158,7 @@ fn a_run_that_carries_the_subscriptions_mark_is_delivered() {
 #[test]
 fn a_mark_that_a_resubmitted_copy_inherited_does_not_count() {
     let mut bench = Bench::new();
-    let inherited = Mark { own: false, ..mark("a") };
+    let inherited = Mark { current: false, ..mark("a") };
     bench.apply(Workflow { marks: [inherited].into(), ..run("copy") });
     let stream = bench.attach(subscription("a"));
     bench.answer_all(&model());
@@ -258,8 +258,8 @@ fn a_run_without_a_model_is_asked_for_once_until_its_phase_leaves_succeeded() {
     let stream = bench.attach(subscription("a"));
     bench.apply(run("one"));
     bench.answer("one", no_model());
-    assert_eq!(bench.reported(|report| is_unannounced(report, Unannounced::NoModel)), 1);
-    bench.change("one", |workflow| workflow.labelled = true);
+    assert_eq!(bench.reported(|report| is_unannounced(report, SkipReason::NoModel)), 1);
+    bench.change("one", |workflow| workflow.events_published = true);
     bench.end(stream);
     bench.attach(subscription("a"));
     bench.attach(subscription("b"));
@@ -293,7 +293,7 @@ fn runs_of_other_pipelines_are_not_announced_whether_the_workflow_or_ml_metadata
     bench.apply(Workflow { pipeline: PipelineName::Unknown, ..run("unknown") });
     let models = RunModels { pipeline: Some("iris".into()), ..RunModels::clone(&model().unwrap()) };
     bench.answer("unknown", Ok(models.into()));
-    bench.change("unknown", |workflow| workflow.labelled = true);
+    bench.change("unknown", |workflow| workflow.events_published = true);
     assert!(bench.asked.is_empty());
     bench.apply(run("penguins"));
     bench.answer_all(&model());
@@ -358,7 +358,7 @@ fn labelled_runs_count_as_delivered_only_where_that_was_asked_for() {
     let mut plain = Bench::new();
     let mut skipping = Bench::with(Options { skip_labelled: true, ..Options::default() });
     for bench in [&mut plain, &mut skipping] {
-        bench.apply(Workflow { labelled: true, ..run("labelled") });
+        bench.apply(Workflow { events_published: true, ..run("labelled") });
         bench.attach(subscription("a"));
     }
     assert_eq!((plain.asked.len(), skipping.asked.len()), (1, 0));
@@ -369,12 +369,12 @@ fn a_label_that_comes_before_the_hand_off_takes_the_run_away_where_that_was_aske
     let mut bench = Bench::with(Options { skip_labelled: true, ..Options::default() });
     let stream = bench.attach(subscription("a"));
     bench.apply(run("before"));
-    bench.change("before", |workflow| workflow.labelled = true);
+    bench.change("before", |workflow| workflow.events_published = true);
     bench.answer_all(&model());
     assert!(bench.events(stream).is_empty());
     bench.apply(run("after"));
     bench.answer_all(&model());
-    bench.change("after", |workflow| workflow.labelled = true);
+    bench.change("after", |workflow| workflow.events_published = true);
     assert_eq!(bench.events(stream), ["after"]);
     bench.end(stream);
     bench.attach(subscription("a"));
@@ -389,9 +389,9 @@ fn what_was_confirmed_in_spite_of_a_label_does_not_go_out_again_when_the_label_g
     let stream = bench.attach(subscription("a"));
     bench.apply(run("one"));
     bench.answer_all(&model());
-    bench.change("one", |workflow| workflow.labelled = true);
+    bench.change("one", |workflow| workflow.events_published = true);
     bench.confirm(stream);
-    bench.change("one", |workflow| workflow.labelled = false);
+    bench.change("one", |workflow| workflow.events_published = false);
     bench.answer_all(&model());
     assert_eq!(bench.events(stream), ["one"]);
     assert_eq!(marks_set(&bench.patch()), ["a"]);
@@ -403,9 +403,9 @@ fn an_event_that_the_bus_cannot_carry_is_reported_once_and_not_sent() {
     let stream = bench.attach(subscription("a"));
     bench.apply(run("one"));
     bench.answer("one", model_at("x".repeat(600 * 1024).into()));
-    bench.change("one", |workflow| workflow.labelled = true);
+    bench.change("one", |workflow| workflow.events_published = true);
     bench.wait(Duration::from_secs(3600));
-    assert_eq!(bench.reported(|report| is_unannounced(report, Unannounced::TooLarge)), 1);
+    assert_eq!(bench.reported(|report| is_unannounced(report, SkipReason::TooLarge)), 1);
     assert!(bench.asked.is_empty() && bench.events(stream).is_empty());
 }
 
@@ -415,7 +415,7 @@ fn a_run_whose_pipeline_nobody_names_is_reported_once_and_not_sent() {
     let stream = bench.attach(subscription("a"));
     bench.apply(Workflow { pipeline: PipelineName::Unknown, ..run("one") });
     bench.answer("one", model());
-    bench.change("one", |workflow| workflow.labelled = true);
-    assert_eq!(bench.reported(|report| is_unannounced(report, Unannounced::NoPipelineName)), 1);
+    bench.change("one", |workflow| workflow.events_published = true);
+    assert_eq!(bench.reported(|report| is_unannounced(report, SkipReason::NoPipelineName)), 1);
     assert!(bench.asked.is_empty() && bench.events(stream).is_empty());
 }

@@ -224,7 +224,7 @@ fn the_marks_of_a_restarted_run_are_removed_also_where_nobody_listens() {
 #[test]
 fn a_mark_that_a_running_copy_inherited_is_left_alone() {
     let mut bench = Bench::new();
-    let inherited = crate::model::Mark { own: false, ..mark("a") };
+    let inherited = crate::model::Mark { current: false, ..mark("a") };
     bench.apply(Workflow { marks: [inherited].into(), phase: Phase::Other, ..run("copy") });
     assert!(bench.patches.is_empty());
 }

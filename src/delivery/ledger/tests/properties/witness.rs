@@ -89,7 +89,7 @@ impl Witness {
             }
             return;
         }
-        for mark in workflow.marks.iter().filter(|mark| mark.own) {
+        for mark in workflow.marks.iter().filter(|mark| mark.current) {
             let consumer = (workflow.namespace.clone(), mark.subscription.clone());
             let new = Delivered { since: step, ours: false, mark_seen: true };
             self.delivered.entry(consumer).or_default().entry(uid).or_insert(new).mark_seen = true;
@@ -111,7 +111,7 @@ impl Witness {
 
     /// A Workflow with a model was deleted.
     pub(super) fn gone(&mut self, workflow: &Workflow, now: Instant) {
-        if !workflow.succeeded() || (self.skip_labelled && workflow.labelled) {
+        if !workflow.succeeded() || (self.skip_labelled && workflow.events_published) {
             return;
         }
         for stream in self.streams.values().filter(|stream| stream.consumer.0 == workflow.namespace) {
@@ -194,7 +194,10 @@ impl Witness {
         assert_eq!(stream.consumer.0, workflow.namespace, "an event of another namespace");
         if let Some(record) = record {
             assert!(record.succeeded(), "an event of a run that has not succeeded");
-            assert!(!(self.skip_labelled && record.labelled), "an event of a run that is labelled as delivered");
+            assert!(
+                !(self.skip_labelled && record.events_published),
+                "an event of a run that is labelled as delivered"
+            );
         }
         if let Some(delivered) = self.delivered.get(&stream.consumer).and_then(|runs| runs.get(&uid)) {
             let waited_before = stream.attached < delivered.since;
@@ -228,7 +231,7 @@ impl Witness {
 
     /// Each subscription that listens has got this run, and that is on record.
     pub(super) fn check_delivered(&self, workflow: &Workflow) {
-        if !workflow.succeeded() || (self.skip_labelled && workflow.labelled) {
+        if !workflow.succeeded() || (self.skip_labelled && workflow.events_published) {
             return;
         }
         for stream in self.streams.values().filter(|stream| stream.consumer.0 == workflow.namespace) {

@@ -115,7 +115,7 @@ impl World {
                 uid: Uid::from(self.next_uid),
                 created: BEGIN + i64::from(run),
                 phase: Phase::Other,
-                labelled: false,
+                events_published: false,
                 pipeline: PipelineName::Generated("penguin".into()),
                 run_id: None,
                 trace_id: None,
@@ -132,7 +132,7 @@ impl World {
     }
 
     pub(super) fn label(&mut self, run: u8) {
-        self.change(run, |workflow| workflow.labelled = !workflow.labelled);
+        self.change(run, |workflow| workflow.events_published = !workflow.events_published);
     }
 
     pub(super) fn mark(&mut self, run: u8, subscription: u8) {
