@@ -32,7 +32,7 @@ use crate::{
     delivery::{self, Driver},
     eventsource::{self, Server},
     k8s::{Client, PatchMarker, Watch},
-    mlmd::{self, Mlmd},
+    mlmd::{self, LookupMetrics, Mlmd},
     readiness::Readiness,
     store::Store,
     telemetry::{self, Metrics},
@@ -68,14 +68,16 @@ pub async fn build(config: Config) -> Result<Bound> {
     let (listener, address) = bind(config.listen, "--listen").await?;
     let (admin_listener, admin_address) = bind(config.admin_listen, "--admin-listen").await?;
 
-    let (registry, metrics) = telemetry::registry();
+    let (mut registry, metrics) = telemetry::registry();
+    let lookup_metrics = LookupMetrics::new(registry.sub_registry_with_prefix(telemetry::PREFIX));
     let readiness = Readiness::default();
     let store = Arc::<Store>::default();
     let kubernetes = match config.kubernetes.clone() {
         Some(cluster) => Client::new(cluster, metrics.kubernetes.clone())?,
         None => Client::infer(metrics.kubernetes.clone()).await?,
     };
-    let lookup = Mlmd::new(&config.metadata_store, &mlmd::Options::default(), &metrics).context("--metadata-store")?;
+    let lookup =
+        Mlmd::new(&config.metadata_store, &mlmd::Options::default(), lookup_metrics).context("--metadata-store")?;
     let marker = PatchMarker::new(kubernetes.clone(), Some(config.mark_rate));
     let options = delivery::Options {
         confirm_after: config.confirm_after,

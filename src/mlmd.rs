@@ -1,22 +1,26 @@
-//! The side of ML Metadata: which serving models a run has put out.
+//! The adapter for ML Metadata: which serving models a run produced.
 //!
-//! - [`rules`]: what makes an artifact a run's model; pure functions of plain data
-//! - [`lookup`]: which questions answer that, in which order
-//! - [`client`]: the calls; [`convert`] turns their answers into plain data, [`error`] their failures; [`only_grpc`] sees to
-//!   it that an answer is one of a gRPC server
-//! - [`cache`]: one lookup a run, however many ask
+//! - [`rules`]: what makes an artifact a run's model, as pure functions of plain data
+//! - [`lookup`]: the sequence of calls
+//! - [`client`]: the calls; [`convert`] turns their responses into plain data, [`error`] their failures;
+//!   [`require_grpc`] refuses responses that are not gRPC
+//! - [`cache`]: the answers by run
+//! - [`metrics`]: lookups, calls and cache hits
 //!
-//! Only calls that ML Metadata has had since 1.2 (Kubeflow Pipelines 1.8) are used. An error is never read as "no
-//! model": whoever asked gets it, and asks again when it thinks fit.
+//! Only calls that ML Metadata supports since 1.2 (Kubeflow Pipelines 1.8) are used. An error is never read as "no
+//! model": it is returned to the caller, who retries.
 
 mod cache;
 mod client;
 mod convert;
 mod error;
 mod lookup;
-mod only_grpc;
+mod metrics;
 mod proto;
+mod require_grpc;
 mod rules;
+
+pub use metrics::LookupMetrics;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,21 +31,22 @@ use tonic::transport::Channel;
 use crate::{
     delivery::{ArtifactLookup, LookupError},
     model::{ArtifactTypes, RunModels, Uid, Workflow},
-    telemetry::metrics::{LookupMetrics, Metrics, lookups::Outcome},
 };
+use error::CallError;
+use metrics::Outcome;
 
 /// Limits of time and memory.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long it may take to connect.
+    /// Maximum time to connect.
     pub connect_timeout: Duration,
-    /// How long one call may take, connecting included.
+    /// Maximum time of one call, connecting included.
     pub call_timeout: Duration,
-    /// How long all calls of one lookup may take together.
+    /// Maximum time of all calls of one lookup together.
     pub lookup_timeout: Duration,
-    /// How many octets of answers are remembered, estimated.
-    pub cache_octets: u64,
-    /// How long an answer is remembered.
+    /// Maximum size of the cached answers in bytes, estimated.
+    pub cache_bytes: u64,
+    /// Time for which an answer is cached.
     pub cache_ttl: Duration,
 }
 
@@ -49,39 +54,39 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(5),
-            // A store that needs ten seconds for each answer is slow, and to be borne: to give up and ask again would
-            // only keep it busy. The longest lookup is a chain of six answers.
+            // A store that needs ten seconds for each response is overloaded: aborting and retrying would add load.
+            // The longest lookup is a chain of six responses.
             call_timeout: Duration::from_secs(20),
             lookup_timeout: Duration::from_secs(90),
-            cache_octets: 32 * 1024 * 1024,
+            cache_bytes: 32 * 1024 * 1024,
             cache_ttl: Duration::from_secs(3600),
         }
     }
 }
 
-/// Why no client could be made.
+/// The reason why no client could be created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The URL cannot be one of ML Metadata's gRPC service.
-    #[error("not a URL of a gRPC service such as http://metadata-grpc-service.kubeflow:8080: {why}")]
+    #[error("not a URL of a gRPC service such as http://metadata-grpc-service.kubeflow:8080: {reason}")]
     Url {
-        /// What is wrong with it. The URL itself is not repeated: it may hold what should not be logged.
-        why: &'static str,
+        /// The problem. It does not contain the URL, which may include secrets.
+        reason: &'static str,
     },
     /// The transport could not be set up; for `https`, mostly because the machine has no root certificates.
     #[error("the transport to ML Metadata could not be set up")]
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Whether this can be the URL of ML Metadata's gRPC service. Connects to nothing.
+/// Checks the URL of ML Metadata's gRPC service, without connecting.
 ///
 /// # Errors
-/// Where it cannot.
+/// [`Error::Url`] if it is invalid.
 pub fn check_url(url: &str) -> Result<(), Error> {
     client::uri(url).map(drop)
 }
 
-/// Finds the models of runs in ML Metadata, and remembers the answers.
+/// Looks up the models of runs in ML Metadata, and caches the answers.
 #[derive(Clone, Debug)]
 pub struct Mlmd {
     lookup: lookup::Lookup,
@@ -91,17 +96,16 @@ pub struct Mlmd {
 }
 
 impl Mlmd {
-    /// A client of the gRPC service under `url` (`http` or `https`, a host and a port). Connects when it is first
-    /// asked something, and again whenever the connection is lost.
+    /// Creates a client of the gRPC service under `url` (`http` or `https`, a host and a port). It connects on first
+    /// use, and again after a connection is lost.
     ///
     /// # Errors
-    /// Where the URL is none of such a service, or TLS is asked for and there are no root certificates.
-    pub fn new(url: &str, options: &Options, metrics: &Metrics) -> Result<Self, Error> {
+    /// If the URL is invalid, or if it requires TLS and there are no root certificates.
+    pub fn new(url: &str, options: &Options, metrics: LookupMetrics) -> Result<Self, Error> {
         Ok(Self::over(client::endpoint(url, options)?.connect_lazy(), options, metrics))
     }
 
-    fn over(channel: Channel, options: &Options, metrics: &Metrics) -> Self {
-        let metrics = metrics.lookups.clone();
+    fn over(channel: Channel, options: &Options, metrics: LookupMetrics) -> Self {
         Self {
             lookup: lookup::Lookup::new(client::Client::new(channel, options, metrics.clone())),
             cache: cache::Cache::new(options),
@@ -111,10 +115,10 @@ impl Mlmd {
     }
 
     async fn look_up(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let answer = tokio::time::timeout(self.lookup_timeout, self.lookup.models(run, types))
             .await
-            .unwrap_or_else(|_| Err(error::timeout("the lookup as a whole", self.lookup_timeout)));
+            .unwrap_or_else(|_| Err(CallError::timeout("the lookup as a whole", self.lookup_timeout).into()));
         let outcome = match &answer {
             Ok(found) if found.models.is_empty() => Outcome::NoModel,
             Ok(_) => Outcome::Found,
@@ -122,7 +126,7 @@ impl Mlmd {
             Err(LookupError::ForeignContext { .. }) => Outcome::ForeignContext,
             Err(LookupError::Failed { .. }) => Outcome::Failed,
         };
-        self.metrics.looked_up(outcome, begun.elapsed());
+        self.metrics.lookup_ended(outcome, started.elapsed());
         answer
     }
 }
@@ -134,10 +138,13 @@ impl ArtifactLookup for Mlmd {
         types: &'a Arc<ArtifactTypes>,
     ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>> {
         async move {
-            let (answer, spared) = self.cache.get(run.uid, types, || self.look_up(run, types).boxed()).await;
-            if spared {
-                self.metrics.answered_from_memory();
+            let entry = self.cache.entry(run.uid);
+            if let Some(found) = entry.get(types) {
+                self.metrics.cache_hit();
+                return Ok(found);
             }
+            let answer = self.look_up(run, types).await.map(Arc::new);
+            self.cache.store(run.uid, &entry, types, answer.as_ref().ok());
             answer
         }
         .boxed()

@@ -9,9 +9,8 @@ use std::{
 
 use model_update_eventsource::{
     delivery::{ArtifactLookup, LookupError},
-    mlmd::{Mlmd, Options},
+    mlmd::{LookupMetrics, Mlmd, Options},
     model::{ArtifactTypes, Phase, PipelineName, RunId, RunModels, Workflow, event},
-    telemetry::Metrics,
 };
 use peers::{
     MetadataStore, Model, Peers, Run, Task, Writer,
@@ -33,8 +32,8 @@ impl Bench {
     async fn start() -> Option<Self> {
         let store = Peers::find().await?.metadata_store().await;
         let writer = store.writer().await;
-        let metrics = Metrics::new(&mut Registry::default());
-        let mlmd = Mlmd::new(&store.url(), &Options::default(), &metrics).expect("a URL");
+        let metrics = LookupMetrics::new(&mut Registry::default());
+        let mlmd = Mlmd::new(&store.url(), &Options::default(), metrics).expect("a URL");
         Some(Self { store, writer, mlmd })
     }
 

@@ -1,128 +1,100 @@
-//! What ML Metadata has answered, by run: each run is asked for once, however many streams want to know.
+//! Answers of ML Metadata by run and artifact types, bounded in bytes and in time. Errors are not cached.
 //!
-//! Equal questions share one lookup, an error is never remembered, and "no models" is an answer like any other. A run
-//! that is restarted gets a new **generation**, which is part of the key: answers of the old one, those included
-//! whose lookup is still under way at that moment, are never found again and age out.
+//! Equal lookups do not run concurrently: delivery keeps one lookup for each run and types.
+//!
+//! A run that is restarted (`argo retry` keeps the UID) must not receive an earlier answer, not even one that is on the
+//! way. So a lookup obtains the entry of its run before its first call, and stores its answer in that entry.
+//! [`Cache::forget`] detaches the entry; a later lookup gets a new one.
 
 use std::{
     collections::HashMap,
-    future::Future,
     mem::size_of,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use moka::future::Cache as Moka;
+use moka::{ops::compute::Op, sync};
 
 use super::Options;
-use crate::{
-    delivery::LookupError,
-    model::{Artifact, ArtifactTypes, RunModels, Uid},
-};
+use crate::model::{Artifact, ArtifactTypes, RunModels, Uid};
 
-/// What an entry costs beside its models: key, value, and moka's own book-keeping.
-const ENTRY: usize = 400;
+/// Estimated bytes of an entry without answers: key, entry, and moka's own records.
+const ENTRY_BYTES: usize = 300;
+/// Estimated bytes of an answer without models: keys and table.
+const ANSWER_BYTES: usize = 100;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    run: Uid,
-    generation: u64,
-    types: Arc<ArtifactTypes>,
+/// The answers of one run.
+#[derive(Debug, Default)]
+pub(super) struct RunAnswers(Mutex<HashMap<Arc<ArtifactTypes>, Arc<RunModels>>>);
+
+impl RunAnswers {
+    pub(super) fn get(&self, types: &ArtifactTypes) -> Option<Arc<RunModels>> {
+        self.lock().get(types).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<ArtifactTypes>, Arc<RunModels>>> {
+        // Every operation under this lock is complete or has no effect.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + self.lock().values().map(|answer| answer_bytes(answer)).sum::<usize>()
+    }
 }
 
-/// Remembers answers. Cheap to clone.
+/// The cache. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Cache {
-    answers: Moka<Key, Arc<RunModels>>,
-    restarted: Arc<Mutex<Generations>>,
-}
-
-/// The runs that were restarted, which are few, with the generation that each is in. One that is not here is in
-/// generation 0.
-#[derive(Debug)]
-struct Generations {
-    by_run: HashMap<Uid, (u64, Instant)>,
-    last: u64,
-    /// After this time no answer of an older generation is left, so the generation need not be remembered either.
-    keep: Duration,
-    next_sweep: Instant,
-}
+pub(super) struct Cache(sync::Cache<Uid, Arc<RunAnswers>>);
 
 impl Cache {
     pub(super) fn new(options: &Options) -> Self {
-        let answers = Moka::builder()
-            .max_capacity(options.cache_octets)
-            .weigher(|_, answer: &Arc<RunModels>| weight(answer))
+        let cache = sync::Cache::builder()
+            .max_capacity(options.cache_bytes)
+            .weigher(|_, answers: &Arc<RunAnswers>| u32::try_from(answers.bytes()).unwrap_or(u32::MAX))
             .time_to_live(options.cache_ttl)
             .build();
-        let keep = (options.cache_ttl + options.lookup_timeout) * 2;
-        let next_sweep = Instant::now() + keep;
-        let restarted = Generations { by_run: HashMap::new(), last: 0, keep, next_sweep };
-        Self { answers, restarted: Arc::new(Mutex::new(restarted)) }
+        Self(cache)
     }
 
-    /// The remembered answer, or that of a lookup: a new one, or an equal one under way. Tells whether the lookup was
-    /// spared. An answer to a question that was asked before the run was restarted is asked for again.
-    pub(super) async fn get<F>(
+    /// Returns the entry of a run, which may be empty. A lookup passes it to [`Cache::store`] afterwards.
+    pub(super) fn entry(&self, run: Uid) -> Arc<RunAnswers> {
+        self.0.get_with(run, Arc::default)
+    }
+
+    /// Stores the answer of a lookup, `None` after an error. It is not cached if the entry was forgotten or evicted since
+    /// the lookup obtained it.
+    pub(super) fn store(
         &self,
         run: Uid,
+        entry: &Arc<RunAnswers>,
         types: &Arc<ArtifactTypes>,
-        lookup: impl Fn() -> F,
-    ) -> (Result<Arc<RunModels>, LookupError>, bool)
-    where
-        F: Future<Output = Result<RunModels, LookupError>> + Send,
-    {
-        let spared = AtomicBool::new(true);
-        loop {
-            let generation = self.generation(run);
-            let key = Key { run, generation, types: types.clone() };
-            let answer = self.answers.try_get_with(key, async {
-                spared.store(false, Ordering::Relaxed);
-                lookup().await.map(Arc::new)
-            });
-            let answer = answer.await.map_err(|error| LookupError::clone(&error));
-            if answer.is_err() || self.generation(run) == generation {
-                return (answer, spared.into_inner());
+        found: Option<&Arc<RunModels>>,
+    ) {
+        if let Some(found) = found {
+            entry.lock().insert(types.clone(), found.clone());
+        }
+        self.0.entry(run).and_compute_with(|current| match current {
+            Some(current) if Arc::ptr_eq(current.value(), entry) => {
+                // Put again, because the weight has changed.
+                if entry.lock().is_empty() { Op::Remove } else { Op::Put(entry.clone()) }
             }
-        }
+            _ => Op::Nop,
+        });
     }
 
-    /// Forgets all answers for this run, whatever types they were asked for, and those under way.
+    /// Forgets all answers for this run, including those of lookups that are in flight.
     pub(super) fn forget(&self, run: Uid) {
-        let now = Instant::now();
-        let mut restarted = self.lock();
-        if now >= restarted.next_sweep {
-            let keep = restarted.keep;
-            restarted.by_run.retain(|_, (_, since)| now.duration_since(*since) < keep);
-            restarted.next_sweep = now + keep;
-        }
-        restarted.last += 1;
-        let generation = restarted.last;
-        restarted.by_run.insert(run, (generation, now));
-    }
-
-    fn generation(&self, run: Uid) -> u64 {
-        self.lock().by_run.get(&run).map_or(0, |(generation, _)| *generation)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Generations> {
-        // Nothing that is done under this lock leaves it half done.
-        self.restarted.lock().unwrap_or_else(PoisonError::into_inner)
+        // Unlike `invalidate`, this never runs between the two steps of a concurrent `store`.
+        self.0.entry(run).and_compute_with(|_| Op::Remove);
     }
 }
 
-/// The octets that an answer takes, estimated.
-fn weight(answer: &RunModels) -> u32 {
+fn answer_bytes(answer: &RunModels) -> usize {
     let model = |model: &Artifact| {
         let name = model.name.as_deref().map_or(0, str::len);
         size_of::<Artifact>() + name + model.uri.len() + model.node.len() + model.key.len()
     };
     let pipeline = answer.pipeline.as_deref().map_or(0, str::len);
-    let octets = ENTRY + pipeline + answer.models.iter().map(model).sum::<usize>();
-    u32::try_from(octets).unwrap_or(u32::MAX)
+    ANSWER_BYTES + pipeline + answer.models.iter().map(model).sum::<usize>()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The calls to ML Metadata that a lookup is made of. Each has a deadline and is counted, each listing is read to its
-//! last page, and each answer is plain data or an error.
+//! Calls to ML Metadata. Each has a deadline and a metric, each listing is read to its last page, and each response is
+//! converted to plain data or to an error.
 
 use std::{collections::HashSet, future::Future, time::Duration};
 
@@ -11,61 +11,59 @@ use tracing::{Instrument, Span, field::Empty, info_span};
 
 use super::{
     Error, Options, convert,
-    error::{label, malformed, name, refused, timeout},
-    only_grpc::OnlyGrpc,
+    error::{CallCode, CallError},
+    metrics::{LookupMetrics, Method},
     proto::{self, metadata_store_service_client::MetadataStoreServiceClient},
-    rules::{Attributed, Context, Event, Execution, Form},
+    require_grpc::RequireGrpc,
+    rules::{Context, ContextArtifact, Event, Execution, RunFlavor},
 };
-use crate::{
-    delivery::LookupError,
-    telemetry::{Traces, metrics::LookupMetrics, trace::TARGET},
-};
+use crate::telemetry::{Traces, trace::TARGET};
 
-/// The service's full name.
+/// Full name of the service.
 const SERVICE: &str = "ml_metadata.MetadataStoreService";
 
-/// How many rows a page has; no server gives more.
-const PAGE: i32 = 100;
-/// How many pages a listing may have. A run has a few artifacts; a hundred thousand are a store gone wrong.
+/// Rows of a page, the maximum of the server.
+const PAGE_SIZE: i32 = 100;
+/// Maximum number of pages of a listing. A run has a few artifacts; a listing of 100,000 is an error of the store.
 const MAX_PAGES: usize = 1000;
-/// How many artifacts are asked for at once in the one listing that has no pages.
-const EVENTS_OF: usize = 100;
-/// The largest answer taken. Pages are small, but a property may hold a whole document.
-const MAX_ANSWER: usize = 64 * 1024 * 1024;
-/// How long the connection may be silent while a call is under way before it is asked for a sign of life. ML
-/// Metadata's gRPC library takes pings on an idle connection, or many without an answer in between, for an attack.
+/// Artifacts in one request for events, the only listing without pages.
+const ARTIFACTS_PER_REQUEST: usize = 100;
+/// Maximum size of a response in bytes. Pages are small, but a property may contain a whole document.
+const MAX_RESPONSE: usize = 64 * 1024 * 1024;
+/// Silence of the connection, while a call is in flight, after which HTTP/2 sends a PING. ML Metadata's gRPC library
+/// closes connections with PINGs while idle, or with many PINGs between two responses.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// How long the sign of life may take. A dead connection is given up before the call on it is.
+/// Time for the PING's acknowledgement. Shorter than a call's deadline, so that a dead connection is replaced first.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client of ML Metadata. Cheap to clone; all clones share one connection.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
-    service: MetadataStoreServiceClient<OnlyGrpc<Channel>>,
+    service: MetadataStoreServiceClient<RequireGrpc<Channel>>,
     call_timeout: Duration,
     metrics: LookupMetrics,
 }
 
-/// A URL that names a server and nothing else.
+/// Parses a URL that consists of scheme, host and port.
 pub(super) fn uri(url: &str) -> Result<http::Uri, Error> {
-    let invalid = |why| Error::Url { why };
+    let invalid = |reason| Error::Url { reason };
     let uri: http::Uri = url.parse().map_err(|_| invalid("it does not parse"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(invalid("it does not begin with http:// or https://"));
     }
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err(invalid("it holds a user or a password, which ML Metadata has no use for"));
+        return Err(invalid("it contains a user or a password, which ML Metadata does not use"));
     }
     if uri.host().is_none_or(str::is_empty) {
-        return Err(invalid("it names no host"));
+        return Err(invalid("it has no host"));
     }
     if uri.path_and_query().is_some_and(|path| path != "/") {
-        return Err(invalid("it has a path or a query; only scheme, host and port are wanted"));
+        return Err(invalid("it has a path or a query; only scheme, host and port are allowed"));
     }
     Ok(uri)
 }
 
-/// How to reach the server under this URL. Connects to nothing.
+/// Returns the endpoint of the server under this URL, without connecting.
 pub(super) fn endpoint(url: &str, options: &Options) -> Result<Endpoint, Error> {
     let uri = uri(url)?;
     let tls = uri.scheme_str() == Some("https");
@@ -82,127 +80,131 @@ pub(super) fn endpoint(url: &str, options: &Options) -> Result<Endpoint, Error> 
 
 impl Client {
     pub(super) fn new(channel: Channel, options: &Options, metrics: LookupMetrics) -> Self {
-        let service = MetadataStoreServiceClient::new(OnlyGrpc(channel)).max_decoding_message_size(MAX_ANSWER);
+        let service = MetadataStoreServiceClient::new(RequireGrpc(channel)).max_decoding_message_size(MAX_RESPONSE);
         Self { service, call_timeout: options.call_timeout, metrics }
     }
 
-    /// The context of this form and name, where there is one.
-    pub(super) async fn run_context(&self, form: Form, name: &str) -> Result<Option<Context>, LookupError> {
+    /// Returns the run's context of this flavor and name, if it exists.
+    pub(super) async fn run_context(&self, flavor: RunFlavor, name: &str) -> Result<Option<Context>, CallError> {
         let request = proto::GetContextByTypeAndNameRequest {
-            type_name: Some(form.context_type().to_owned()),
+            type_name: Some(flavor.context_type().to_owned()),
             context_name: Some(name.to_owned()),
         };
         let mut service = self.service.clone();
-        let answer = service.get_context_by_type_and_name(request);
-        self.call("GetContextByTypeAndName", answer, |answer| {
-            let Some(context) = answer.context.map(convert::context).transpose()? else { return Ok(None) };
-            if context.name == name { Ok(Some(context)) } else { Err(malformed("a context of another name came")) }
+        let response = service.get_context_by_type_and_name(request);
+        self.call(Method::GetContextByTypeAndName, response, |response| {
+            let Some(context) = response.context.map(convert::context).transpose()? else { return Ok(None) };
+            if context.name == name {
+                Ok(Some(context))
+            } else {
+                Err(CallError::malformed("the response contains a context of another name"))
+            }
         })
         .await
-        .or_else(absent)
+        .or_else(not_found_as_none)
     }
 
-    /// Every artifact that is attributed to the context.
-    pub(super) async fn artifacts(&self, context: i64, mut each: impl FnMut(Attributed)) -> Result<(), LookupError> {
-        const METHOD: &str = "GetArtifactsByContext";
-        let mut pages = Pages::default();
-        while let Some(options) = pages.next(METHOD)? {
+    /// Passes every artifact that is attributed to the context.
+    pub(super) async fn artifacts(&self, context: i64, mut each: impl FnMut(ContextArtifact)) -> Result<(), CallError> {
+        let mut pages = Pages::of(Method::GetArtifactsByContext);
+        while let Some(options) = pages.next()? {
             let request = proto::GetArtifactsByContextRequest { context_id: Some(context), options: Some(options) };
             let mut service = self.service.clone();
-            let (artifacts, token) = self
-                .call(METHOD, service.get_artifacts_by_context(request), |answer| {
-                    Ok((all(answer.artifacts, convert::artifact)?, answer.next_page_token))
-                })
-                .await?;
+            let response = service.get_artifacts_by_context(request);
+            let convert = |page: proto::GetArtifactsByContextResponse| {
+                Ok((all(page.artifacts, convert::artifact)?, page.next_page_token))
+            };
+            let (artifacts, token) = self.call(pages.method, response, convert).await?;
             artifacts.into_iter().for_each(&mut each);
             pages.turn(token);
         }
         Ok(())
     }
 
-    /// Every execution that is associated with the context.
-    pub(super) async fn executions(&self, context: i64, mut each: impl FnMut(Execution)) -> Result<(), LookupError> {
-        const METHOD: &str = "GetExecutionsByContext";
-        let mut pages = Pages::default();
-        while let Some(options) = pages.next(METHOD)? {
+    /// Passes every execution that is associated with the context.
+    pub(super) async fn executions(&self, context: i64, mut each: impl FnMut(Execution)) -> Result<(), CallError> {
+        let mut pages = Pages::of(Method::GetExecutionsByContext);
+        while let Some(options) = pages.next()? {
             let request = proto::GetExecutionsByContextRequest { context_id: Some(context), options: Some(options) };
             let mut service = self.service.clone();
-            let (executions, token) = self
-                .call(METHOD, service.get_executions_by_context(request), |answer| {
-                    Ok((all(answer.executions, convert::execution)?, answer.next_page_token))
-                })
-                .await?;
+            let response = service.get_executions_by_context(request);
+            let convert = |page: proto::GetExecutionsByContextResponse| {
+                Ok((all(page.executions, convert::execution)?, page.next_page_token))
+            };
+            let (executions, token) = self.call(pages.method, response, convert).await?;
             executions.into_iter().for_each(&mut each);
             pages.turn(token);
         }
         Ok(())
     }
 
-    /// Every event of these artifacts, in whatever run.
-    pub(super) async fn events(&self, artifacts: &[i64]) -> Result<Vec<Event>, LookupError> {
+    /// Returns every event of these artifacts, in all runs.
+    pub(super) async fn events(&self, artifacts: &[i64]) -> Result<Vec<Event>, CallError> {
         let mut events = Vec::new();
-        for artifact_ids in artifacts.chunks(EVENTS_OF) {
+        for artifact_ids in artifacts.chunks(ARTIFACTS_PER_REQUEST) {
             let request = proto::GetEventsByArtifactIDsRequest { artifact_ids: artifact_ids.to_vec() };
             let mut service = self.service.clone();
-            let answer = service.get_events_by_artifact_i_ds(request);
-            events.extend(self.call("GetEventsByArtifactIDs", answer, |a| all(a.events, convert::event)).await?);
+            let response = service.get_events_by_artifact_i_ds(request);
+            let convert = |response: proto::GetEventsByArtifactIDsResponse| all(response.events, convert::event);
+            events.extend(self.call(Method::GetEventsByArtifactIDs, response, convert).await?);
         }
         Ok(events)
     }
 
-    /// The contexts above this one.
-    pub(super) async fn parents(&self, context: i64) -> Result<Vec<Context>, LookupError> {
+    /// Returns the parents of a context.
+    pub(super) async fn parents(&self, context: i64) -> Result<Vec<Context>, CallError> {
         let request = proto::GetParentContextsByContextRequest { context_id: Some(context) };
         let mut service = self.service.clone();
-        let answer = service.get_parent_contexts_by_context(request);
-        self.call("GetParentContextsByContext", answer, |answer| all(answer.contexts, convert::context)).await
+        let response = service.get_parent_contexts_by_context(request);
+        self.call(Method::GetParentContextsByContext, response, |response| all(response.contexts, convert::context))
+            .await
     }
 
-    /// The contexts of an execution.
-    pub(super) async fn contexts_of(&self, execution: i64) -> Result<Vec<Context>, LookupError> {
+    /// Returns the contexts of an execution.
+    pub(super) async fn contexts_of(&self, execution: i64) -> Result<Vec<Context>, CallError> {
         let request = proto::GetContextsByExecutionRequest { execution_id: Some(execution) };
         let mut service = self.service.clone();
-        let answer = service.get_contexts_by_execution(request);
-        self.call("GetContextsByExecution", answer, |answer| all(answer.contexts, convert::context)).await
+        let response = service.get_contexts_by_execution(request);
+        self.call(Method::GetContextsByExecution, response, |response| all(response.contexts, convert::context)).await
     }
 
-    /// The id of a type of artifacts, where the store knows the type.
-    pub(super) async fn artifact_type(&self, name: &str) -> Result<Option<i64>, LookupError> {
+    /// Returns the id of an artifact type, if the store has the type.
+    pub(super) async fn artifact_type(&self, name: &str) -> Result<Option<i64>, CallError> {
         let request = proto::GetArtifactTypeRequest { type_name: Some(name.to_owned()) };
         let mut service = self.service.clone();
-        let answer = service.get_artifact_type(request);
-        self.call("GetArtifactType", answer, |answer| {
-            answer.artifact_type.map(|known| convert::present(known.id, "a type without an id")).transpose()
+        let response = service.get_artifact_type(request);
+        self.call(Method::GetArtifactType, response, |response| {
+            response.artifact_type.map(|known| convert::id(known.id, "a type without an id")).transpose()
         })
         .await
-        .or_else(absent)
+        .or_else(not_found_as_none)
     }
 
-    /// One call: its deadline, its metric, and the conversion of its answer.
+    /// Runs a call with its deadline, its metric, its span, and the conversion of its response.
     async fn call<T, U>(
         &self,
-        method: &'static str,
-        answer: impl Future<Output = Result<Response<T>, Status>>,
-        convert: impl FnOnce(T) -> Result<U, LookupError>,
-    ) -> Result<U, LookupError> {
+        method: Method,
+        response: impl Future<Output = Result<Response<T>, Status>>,
+        convert: impl FnOnce(T) -> Result<U, CallError>,
+    ) -> Result<U, CallError> {
         let span = call_span(method);
-        let result = match tokio::time::timeout(self.call_timeout, answer).instrument(span.clone()).await {
+        let result = match tokio::time::timeout(self.call_timeout, response).instrument(span.clone()).await {
             Ok(Ok(response)) => convert(response.into_inner()),
-            Ok(Err(status)) => Err(refused(method, &status)),
-            Err(_) => Err(timeout(method, self.call_timeout)),
+            Ok(Err(status)) => Err(CallError::status(method, &status)),
+            Err(_) => Err(CallError::timeout(method, self.call_timeout)),
         };
-        let code = result.as_ref().err().map_or(name(Code::Ok), label);
-        self.metrics.called(method, code);
-        span.record("rpc.status_code", code);
+        let code = result.as_ref().err().map_or(CallCode::Grpc(Code::Ok), |error| error.code);
+        self.metrics.call_ended(method, code);
+        span.record("rpc.status_code", code.label());
         if result.is_err() {
-            span.record("error.type", code).record("otel.status_code", "ERROR");
+            span.record("error.type", code.label()).record("otel.status_code", "ERROR");
         }
         result
     }
 }
 
-/// The client's span of a call, where the lookup is traced.
-fn call_span(method: &'static str) -> Span {
+/// Returns the client span of a call, if the lookup is traced.
+fn call_span(method: Method) -> Span {
     if !Traces::is_within() {
         return Span::none();
     }
@@ -219,45 +221,50 @@ fn call_span(method: &'static str) -> Span {
     )
 }
 
-/// NOT_FOUND is an answer where a thing is asked for by its name: so servers say that nobody has used its type yet.
-fn absent<T>(error: LookupError) -> Result<Option<T>, LookupError> {
-    match error {
-        LookupError::Failed { code, .. } if code == name(Code::NotFound) => Ok(None),
-        error => Err(error),
-    }
+/// Reads NOT_FOUND as "absent" in requests by name: servers return it while the name's type has not been used yet.
+fn not_found_as_none<T>(error: CallError) -> Result<Option<T>, CallError> {
+    if error.code == CallCode::Grpc(Code::NotFound) { Ok(None) } else { Err(error) }
 }
 
-fn all<T, U>(wire: Vec<T>, convert: fn(T) -> Result<U, LookupError>) -> Result<Vec<U>, LookupError> {
+fn all<T, U>(wire: Vec<T>, convert: fn(T) -> Result<U, CallError>) -> Result<Vec<U>, CallError> {
     wire.into_iter().map(convert).collect()
 }
 
-/// Goes through the pages of a listing, and not for ever.
-#[derive(Debug, Default)]
+/// The pages of a listing, bounded in number.
+#[derive(Debug)]
 struct Pages {
-    /// The tokens of the pages after the first.
-    asked: HashSet<String>,
+    method: Method,
+    /// Tokens of the pages after the first that have been requested.
+    requested: HashSet<String>,
     next: Option<String>,
     finished: bool,
 }
 
 impl Pages {
-    /// What to ask for next, unless the last page has been read.
-    fn next(&mut self, method: &str) -> Result<Option<proto::ListOperationOptions>, LookupError> {
+    fn of(method: Method) -> Self {
+        Self { method, requested: HashSet::new(), next: None, finished: false }
+    }
+
+    /// Returns the options of the next request, or `None` after the last page.
+    fn next(&mut self) -> Result<Option<proto::ListOperationOptions>, CallError> {
         if self.finished {
             return Ok(None);
         }
+        let method = self.method;
         if let Some(token) = &self.next
-            && !self.asked.insert(token.clone())
+            && !self.requested.insert(token.clone())
         {
-            return Err(malformed(format!("{method}: the same page came twice, so there is no last one")));
+            return Err(CallError::malformed(format!(
+                "{method}: the token of a page repeats, so the listing is endless"
+            )));
         }
-        if self.asked.len() >= MAX_PAGES {
-            return Err(malformed(format!("{method}: still no last page after {MAX_PAGES}")));
+        if self.requested.len() >= MAX_PAGES {
+            return Err(CallError::malformed(format!("{method}: more than {MAX_PAGES} pages")));
         }
-        Ok(Some(proto::ListOperationOptions { max_result_size: Some(PAGE), next_page_token: self.next.clone() }))
+        Ok(Some(proto::ListOperationOptions { max_result_size: Some(PAGE_SIZE), next_page_token: self.next.clone() }))
     }
 
-    /// A page was read; it named the next one or none.
+    /// Takes the token of the next page from a response.
     fn turn(&mut self, token: Option<String>) {
         self.next = token.filter(|token| !token.is_empty());
         self.finished = self.next.is_none();

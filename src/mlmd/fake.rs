@@ -1,5 +1,5 @@
-//! An ML Metadata server inside a test: the generated service over pipes in memory, so that paused time is the only
-//! time there is. It holds what the test puts in, answers as the real one does, and fails as the test wants.
+//! An in-memory ML Metadata server for tests: the generated service over in-memory pipes, so that time can be paused.
+//! It answers from a store that the test fills, as the real server does, or with injected faults.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,12 +21,15 @@ use tonic::{
     transport::{Channel, Endpoint, Server},
 };
 
-use super::proto::{
-    self, artifact, event,
-    metadata_store_service_server::{MetadataStoreService, MetadataStoreServiceServer},
+use super::{
+    metrics::Method,
+    proto::{
+        self, artifact, event,
+        metadata_store_service_server::{MetadataStoreService, MetadataStoreServiceServer},
+    },
 };
 
-/// What the server holds.
+/// The server's data.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     pub(super) contexts: Vec<proto::Context>,
@@ -40,71 +43,72 @@ pub(super) struct Store {
     pub(super) artifact_types: BTreeMap<String, i64>,
 }
 
-/// How a method misbehaves.
+/// A fault of a method.
 #[derive(Clone, Debug)]
 pub(super) enum Fault {
-    /// It fails.
+    /// Fails with this code.
     Status(tonic::Code),
-    /// It answers later.
-    After(Duration),
-    /// It never answers.
-    Never,
-    /// It answers when as many calls as the barrier wants are under way together.
-    Together(Arc<Barrier>),
-    /// It always names the same next page.
-    SamePage,
-    /// It always names yet another page.
+    /// Responds after this time.
+    Delay(Duration),
+    /// Never responds.
+    Hang,
+    /// Responds when the barrier's number of calls are in flight.
+    Barrier(Arc<Barrier>),
+    /// Always returns the same token of the next page.
+    RepeatedPage,
+    /// Always returns a new token of a next page.
     EndlessPages,
-    /// What it sends lacks its ids.
+    /// Responds without ids.
     NoIds,
 }
 
-/// Cheap to clone; all clones are one server.
+/// The server. Clones share their state.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Fake(Arc<Inner>);
+pub(super) struct FakeServer(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     store: Mutex<Store>,
-    faults: Mutex<HashMap<&'static str, Fault>>,
-    calls: watch::Sender<Vec<&'static str>>,
-    hang_up: Notify,
+    faults: Mutex<HashMap<Method, Fault>>,
+    calls: watch::Sender<Vec<Method>>,
+    disconnect: Notify,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Fake {
+impl FakeServer {
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
         lock(&self.0.store)
     }
 
-    pub(super) fn misbehave(&self, method: &'static str, fault: Fault) {
+    /// Replaces the fault of a method.
+    pub(super) fn inject(&self, method: Method, fault: Fault) {
         lock(&self.0.faults).insert(method, fault);
     }
 
-    pub(super) fn behave(&self) {
+    pub(super) fn clear_faults(&self) {
         lock(&self.0.faults).clear();
     }
 
-    /// The methods called since the last time, in their order.
-    pub(super) fn calls(&self) -> Vec<&'static str> {
+    /// Returns the methods called since the last time, in order.
+    pub(super) fn calls(&self) -> Vec<Method> {
         self.0.calls.send_replace(Vec::new())
     }
 
     /// Waits for a call of this method.
-    pub(super) async fn until_called(&self, method: &str) {
+    pub(super) async fn until_called(&self, method: Method) {
         let mut calls = self.0.calls.subscribe();
         calls.wait_for(|calls| calls.contains(&method)).await.unwrap();
     }
 
-    /// Ends every connection.
-    pub(super) fn hang_up(&self) {
-        self.0.hang_up.notify_waiters();
+    /// Closes every connection.
+    pub(super) fn disconnect(&self) {
+        self.0.disconnect.notify_waiters();
     }
 
-    /// A channel to this server, which connects when it is used.
+    /// Returns a channel to this server, which connects on use.
     pub(super) fn channel(&self) -> Channel {
         let (accept, incoming) = mpsc::unbounded_channel::<DuplexStream>();
         let incoming = UnboundedReceiverStream::new(incoming).map(Ok::<_, io::Error>);
@@ -117,33 +121,33 @@ impl Fake {
             let accepted = accept.send(server).map_err(io::Error::other);
             let fake = fake.clone();
             tokio::spawn(async move {
-                select(pin!(copy_bidirectional(&mut near, &mut far)), pin!(fake.0.hang_up.notified())).await;
+                select(pin!(copy_bidirectional(&mut near, &mut far)), pin!(fake.0.disconnect.notified())).await;
             });
             async move { accepted.map(|()| TokioIo::new(client)) }
         }))
     }
 
-    async fn answer<T>(
+    async fn respond<T>(
         &self,
-        method: &'static str,
-        answer: impl FnOnce(&Store, Option<&Fault>) -> Result<T, Status>,
+        method: Method,
+        response: impl FnOnce(&Store, Option<&Fault>) -> Result<T, Status>,
     ) -> Result<Response<T>, Status> {
         self.0.calls.send_modify(|calls| calls.push(method));
-        let fault = lock(&self.0.faults).get(method).cloned();
+        let fault = lock(&self.0.faults).get(&method).cloned();
         match &fault {
-            Some(Fault::Status(code)) => return Err(Status::new(*code, format!("played {code:?}"))),
-            Some(Fault::After(time)) => tokio::time::sleep(*time).await,
-            Some(Fault::Never) => std::future::pending().await,
-            Some(Fault::Together(barrier)) => {
+            Some(Fault::Status(code)) => return Err(Status::new(*code, format!("injected {code:?}"))),
+            Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Barrier(barrier)) => {
                 barrier.wait().await;
             }
-            Some(Fault::SamePage | Fault::EndlessPages | Fault::NoIds) | None => {}
+            Some(Fault::RepeatedPage | Fault::EndlessPages | Fault::NoIds) | None => {}
         }
-        answer(&self.store(), fault.as_ref()).map(Response::new)
+        response(&self.store(), fault.as_ref()).map(Response::new)
     }
 }
 
-/// One page out of `rows`; the token is where the next one begins.
+/// Returns one page of `rows`; the token is the index of the next page's first row.
 fn page<T: Clone>(
     rows: Option<&Vec<T>>,
     options: Option<proto::ListOperationOptions>,
@@ -151,28 +155,35 @@ fn page<T: Clone>(
 ) -> Result<(Vec<T>, Option<String>), Status> {
     let rows = rows.map_or(&[][..], Vec::as_slice);
     let options = options.unwrap_or_default();
-    let begin = match options.next_page_token() {
+    let start = match options.next_page_token() {
         "" => 0,
-        token => token.parse::<usize>().map_err(|_| Status::invalid_argument("no token of mine"))?,
+        token => token.parse::<usize>().map_err(|_| Status::invalid_argument("unknown token"))?,
     };
-    let end = (begin + options.max_result_size() as usize).min(rows.len());
+    let end = (start + options.max_result_size() as usize).min(rows.len());
     let next = match fault {
-        Some(Fault::SamePage) => Some("1".to_owned()),
-        Some(Fault::EndlessPages) => Some((begin + 1).to_string()),
+        Some(Fault::RepeatedPage) => Some("1".to_owned()),
+        Some(Fault::EndlessPages) => Some((start + 1).to_string()),
         _ if end < rows.len() => Some(end.to_string()),
         _ => None,
     };
-    Ok((rows.get(begin..end).unwrap_or_default().to_vec(), next))
+    Ok((rows.get(start..end).unwrap_or_default().to_vec(), next))
+}
+
+/// Removes an id from each row, if the method has that fault.
+fn remove_ids<T>(rows: &mut [T], fault: Option<&Fault>, id: fn(&mut T) -> &mut Option<i64>) {
+    if let Some(Fault::NoIds) = fault {
+        rows.iter_mut().for_each(|row| *id(row) = None);
+    }
 }
 
 #[tonic::async_trait]
-impl MetadataStoreService for Fake {
+impl MetadataStoreService for FakeServer {
     async fn get_artifact_type(
         &self,
         request: Request<proto::GetArtifactTypeRequest>,
     ) -> Result<Response<proto::GetArtifactTypeResponse>, Status> {
         let name = request.into_inner().type_name.unwrap_or_default();
-        self.answer("GetArtifactType", |store, _| {
+        self.respond(Method::GetArtifactType, |store, _| {
             let id = store.artifact_types.get(&name).ok_or_else(|| Status::not_found("No type found for query"))?;
             let artifact_type = Some(proto::ArtifactType { id: Some(*id), name: Some(name) });
             Ok(proto::GetArtifactTypeResponse { artifact_type })
@@ -185,12 +196,10 @@ impl MetadataStoreService for Fake {
         request: Request<proto::GetContextByTypeAndNameRequest>,
     ) -> Result<Response<proto::GetContextByTypeAndNameResponse>, Status> {
         let request = request.into_inner();
-        self.answer("GetContextByTypeAndName", |store, fault| {
-            let mut same = store.contexts.iter().filter(|c| c.r#type == request.type_name);
-            let mut context = same.find(|context| context.name == request.context_name).cloned();
-            if let (Some(context), Some(Fault::NoIds)) = (&mut context, fault) {
-                context.id = None;
-            }
+        self.respond(Method::GetContextByTypeAndName, |store, fault| {
+            let mut of_type = store.contexts.iter().filter(|c| c.r#type == request.type_name);
+            let mut context = of_type.find(|context| context.name == request.context_name).cloned();
+            remove_ids(context.as_mut_slice(), fault, |context| &mut context.id);
             Ok(proto::GetContextByTypeAndNameResponse { context })
         })
         .await
@@ -201,12 +210,10 @@ impl MetadataStoreService for Fake {
         request: Request<proto::GetArtifactsByContextRequest>,
     ) -> Result<Response<proto::GetArtifactsByContextResponse>, Status> {
         let request = request.into_inner();
-        self.answer("GetArtifactsByContext", |store, fault| {
-            let (mut artifacts, next_page_token) =
-                page(store.artifacts.get(&request.context_id()), request.options, fault)?;
-            if let Some(Fault::NoIds) = fault {
-                artifacts.iter_mut().for_each(|artifact| artifact.id = None);
-            }
+        self.respond(Method::GetArtifactsByContext, |store, fault| {
+            let rows = store.artifacts.get(&request.context_id());
+            let (mut artifacts, next_page_token) = page(rows, request.options, fault)?;
+            remove_ids(&mut artifacts, fault, |artifact| &mut artifact.id);
             Ok(proto::GetArtifactsByContextResponse { artifacts, next_page_token })
         })
         .await
@@ -217,12 +224,10 @@ impl MetadataStoreService for Fake {
         request: Request<proto::GetExecutionsByContextRequest>,
     ) -> Result<Response<proto::GetExecutionsByContextResponse>, Status> {
         let request = request.into_inner();
-        self.answer("GetExecutionsByContext", |store, fault| {
-            let (mut executions, next_page_token) =
-                page(store.executions.get(&request.context_id()), request.options, fault)?;
-            if let Some(Fault::NoIds) = fault {
-                executions.iter_mut().for_each(|execution| execution.id = None);
-            }
+        self.respond(Method::GetExecutionsByContext, |store, fault| {
+            let rows = store.executions.get(&request.context_id());
+            let (mut executions, next_page_token) = page(rows, request.options, fault)?;
+            remove_ids(&mut executions, fault, |execution| &mut execution.id);
             Ok(proto::GetExecutionsByContextResponse { executions, next_page_token })
         })
         .await
@@ -233,12 +238,10 @@ impl MetadataStoreService for Fake {
         request: Request<proto::GetEventsByArtifactIDsRequest>,
     ) -> Result<Response<proto::GetEventsByArtifactIDsResponse>, Status> {
         let ids = request.into_inner().artifact_ids;
-        self.answer("GetEventsByArtifactIDs", |store, fault| {
-            let wanted = |event: &&proto::Event| ids.contains(&event.artifact_id());
-            let mut events: Vec<_> = store.events.iter().filter(wanted).cloned().collect();
-            if let Some(Fault::NoIds) = fault {
-                events.iter_mut().for_each(|event| event.execution_id = None);
-            }
+        self.respond(Method::GetEventsByArtifactIDs, |store, fault| {
+            let requested = |event: &&proto::Event| ids.contains(&event.artifact_id());
+            let mut events: Vec<_> = store.events.iter().filter(requested).cloned().collect();
+            remove_ids(&mut events, fault, |event| &mut event.execution_id);
             Ok(proto::GetEventsByArtifactIDsResponse { events })
         })
         .await
@@ -249,15 +252,13 @@ impl MetadataStoreService for Fake {
         request: Request<proto::GetContextsByExecutionRequest>,
     ) -> Result<Response<proto::GetContextsByExecutionResponse>, Status> {
         let id = request.into_inner().execution_id;
-        self.answer("GetContextsByExecution", |store, fault| {
-            let of = |context: &&proto::Context| {
+        self.respond(Method::GetContextsByExecution, |store, fault| {
+            let associated = |context: &&proto::Context| {
                 let executions = store.executions.get(&context.id());
                 executions.is_some_and(|all| all.iter().any(|execution| execution.id == id))
             };
-            let mut contexts: Vec<_> = store.contexts.iter().filter(of).cloned().collect();
-            if let Some(Fault::NoIds) = fault {
-                contexts.iter_mut().for_each(|context| context.id = None);
-            }
+            let mut contexts: Vec<_> = store.contexts.iter().filter(associated).cloned().collect();
+            remove_ids(&mut contexts, fault, |context| &mut context.id);
             Ok(proto::GetContextsByExecutionResponse { contexts })
         })
         .await
@@ -268,12 +269,10 @@ impl MetadataStoreService for Fake {
         request: Request<proto::GetParentContextsByContextRequest>,
     ) -> Result<Response<proto::GetParentContextsByContextResponse>, Status> {
         let child = request.into_inner().context_id();
-        self.answer("GetParentContextsByContext", |store, fault| {
+        self.respond(Method::GetParentContextsByContext, |store, fault| {
             let parents = store.parents.get(&child).map_or(&[][..], Vec::as_slice);
             let mut contexts: Vec<_> = store.contexts.iter().filter(|c| parents.contains(&c.id())).cloned().collect();
-            if let Some(Fault::NoIds) = fault {
-                contexts.iter_mut().for_each(|context| context.id = None);
-            }
+            remove_ids(&mut contexts, fault, |context| &mut context.id);
             Ok(proto::GetParentContextsByContextResponse { contexts })
         })
         .await
@@ -289,8 +288,8 @@ pub(super) fn text(text: &str) -> proto::Value {
 }
 
 impl Store {
-    /// Adds a context and gives its id.
-    pub(super) fn context(&mut self, type_name: &str, name: &str) -> i64 {
+    /// Adds a context and returns its id.
+    pub(super) fn add_context(&mut self, type_name: &str, name: &str) -> i64 {
         let id = self.contexts.len() as i64 + 1;
         self.contexts.push(proto::Context {
             id: Some(id),
@@ -302,20 +301,30 @@ impl Store {
     }
 
     /// Adds an execution to these contexts.
-    pub(super) fn execution(&mut self, id: i64, created: i64, contexts: &[i64]) {
+    pub(super) fn add_execution(&mut self, id: i64, created_ms: i64, contexts: &[i64]) {
         for context in contexts {
             self.executions.entry(*context).or_default().push(proto::Execution {
                 id: Some(id),
                 r#type: Some("tfx.components.pusher.component.Pusher".to_owned()),
-                create_time_since_epoch: Some(created),
+                create_time_since_epoch: Some(created_ms),
                 ..Default::default()
             });
         }
     }
 
-    /// Adds a blessed and named model of the type `PushedModel` that this execution put out, attributed to these
-    /// contexts, and lets the test change it.
-    pub(super) fn model(&mut self, id: i64, by: i64, contexts: &[i64], change: impl FnOnce(&mut proto::Artifact)) {
+    /// Adds a blessed and named `PushedModel`, attributed to these contexts, that this execution produced.
+    pub(super) fn add_model(&mut self, id: i64, execution: i64, contexts: &[i64]) {
+        self.add_model_with(id, execution, contexts, |_| {});
+    }
+
+    /// Adds a model like [`Store::add_model`], with changes.
+    pub(super) fn add_model_with(
+        &mut self,
+        id: i64,
+        execution: i64,
+        contexts: &[i64],
+        change: impl FnOnce(&mut proto::Artifact),
+    ) {
         let mut artifact = proto::Artifact {
             id: Some(id),
             r#type: Some("PushedModel".to_owned()),
@@ -329,10 +338,10 @@ impl Store {
         for context in contexts {
             self.artifacts.entry(*context).or_default().push(artifact.clone());
         }
-        self.event(id, by, event::Type::Output);
+        self.add_event(id, execution, event::Type::Output);
     }
 
-    pub(super) fn event(&mut self, artifact: i64, execution: i64, kind: event::Type) {
+    pub(super) fn add_event(&mut self, artifact: i64, execution: i64, kind: event::Type) {
         let step = |value| event::path::Step { value: Some(value) };
         let key = event::path::step::Value::Key("pushed_model".to_owned());
         let steps = vec![step(key), step(event::path::step::Value::Index(0))];

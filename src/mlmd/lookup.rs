@@ -1,17 +1,17 @@
-//! One lookup: which questions are asked, and in which order.
+//! The sequence of calls of one lookup.
 //!
 //! ```text
-//! 1  the run's context           by its likely form, then by the other
+//! 1  the run's context           of the likely flavor, then of the other one
 //! 2  its artifacts ‖ its executions
 //! 3  the events of the artifacts that may be serving models ‖ the pipeline's name, if the Workflow has none
-//! 4  the node of each execution that put out a model without a name (TFX only)
+//! 4  the node of each execution that produced a model without a name (TFX only)
 //! ```
 //!
-//! Each line is one round trip, or one a page. A run that put out no candidate ends after the second, most after the
-//! third.
+//! Each line is one round trip, or one for each page. A run without candidates ends after the second line, most runs
+//! end after the third.
 //!
-//! A lookup that took long may have begun in one store and ended in another, which was set up empty or from a backup
-//! meanwhile: that it found nothing proves nothing then. So it asks for the context once more.
+//! A slow lookup may begin in one store and end in another one, which was created empty or from a backup in between. If
+//! such a lookup finds nothing, it verifies the context once more.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,63 +19,78 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
-use moka::future::Cache;
+use moka::sync::Cache;
 use tokio::time::Instant;
 use tonic::Code;
 use tracing::info;
 
 use super::{
     client::Client,
-    error,
-    rules::{self, Candidates, Context, Executions, Form},
+    error::{CallCode, CallError},
+    rules::{self, Candidates, Context, Executions, RunFlavor},
 };
 use crate::{
     delivery::LookupError,
     model::{ArtifactTypes, PipelineName, RunModels, Workflow},
 };
 
-/// No store is exchanged for another one within this time.
-pub(super) const EXCHANGED: Duration = Duration::from_millis(500);
-/// How many questions for nodes are open at a time.
-const NODES_AT_ONCE: usize = 8;
-/// How long the id of a type is believed: a store that was set up anew has other ones.
-const TYPE_TTL: Duration = Duration::from_secs(600);
-/// How many ids of types are remembered.
-const TYPES: u64 = 1024;
+/// Shortest time in which a store can be replaced by another one.
+pub(super) const MIN_STORE_REPLACEMENT: Duration = Duration::from_millis(500);
+/// Concurrent requests for nodes.
+const CONCURRENT_NODES: usize = 8;
+/// Time for which the id of a type is cached: a store that was created anew has other ids.
+const TYPE_ID_TTL: Duration = Duration::from_secs(600);
+/// Maximum number of cached type ids.
+const TYPE_IDS: u64 = 1024;
 
-/// Asks ML Metadata for a run's models.
+/// Looks up the models of runs.
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
     client: Client,
-    /// The ids of types of artifacts, for servers that do not name the type of an artifact.
+    /// Ids of artifact types by name, for servers that do not return the names of types with artifacts.
     type_ids: Cache<Box<str>, i64>,
 }
 
 impl Lookup {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, type_ids: Cache::builder().max_capacity(TYPES).time_to_live(TYPE_TTL).build() }
+        Self { client, type_ids: Cache::builder().max_capacity(TYPE_IDS).time_to_live(TYPE_ID_TTL).build() }
     }
 
     pub(super) async fn models(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
-        let (form, context) = self.context(run).await?;
-        let begun = Instant::now();
+        let (flavor, context) = self.context(run).await?;
+        let started = Instant::now();
         rules::check_namespace(&context, run)?;
-        let found = self.models_in(run, types, form, &context).await?;
-        if found.models.is_empty() && begun.elapsed() >= EXCHANGED {
-            match self.client.run_context(form, &context.name).await? {
-                Some(now) if now.id == context.id => {}
-                Some(_) => return Err(error::failed(Code::Aborted, "the store was exchanged during the lookup")),
-                None => return Err(LookupError::NoContext),
-            }
+        let found = self.models_in(run, types, flavor, &context).await?;
+        if found.models.is_empty() && started.elapsed() >= MIN_STORE_REPLACEMENT {
+            self.verify(flavor, &context).await?;
         }
         Ok(found)
+    }
+
+    async fn context(&self, run: &Workflow) -> Result<(RunFlavor, Context), LookupError> {
+        for (flavor, name) in rules::run_contexts(run) {
+            if let Some(context) = self.client.run_context(flavor, &name).await? {
+                return Ok((flavor, context));
+            }
+        }
+        Err(LookupError::NoContext)
+    }
+
+    /// Fails if the store no longer has this context.
+    async fn verify(&self, flavor: RunFlavor, context: &Context) -> Result<(), LookupError> {
+        let current = self.client.run_context(flavor, &context.name).await?.ok_or(LookupError::NoContext)?;
+        if current.id != context.id {
+            let message = "the store was replaced during the lookup".to_owned();
+            return Err(CallError { code: CallCode::Grpc(Code::Aborted), message }.into());
+        }
+        Ok(())
     }
 
     async fn models_in(
         &self,
         run: &Workflow,
         types: &ArtifactTypes,
-        form: Form,
+        flavor: RunFlavor,
         context: &Context,
     ) -> Result<RunModels, LookupError> {
         let mut candidates = Candidates::of(types);
@@ -84,51 +99,51 @@ impl Lookup {
             self.client.artifacts(context.id, |artifact| candidates.add(artifact)),
             self.client.executions(context.id, |execution| executions.add(execution)),
         )?;
-        if candidates.unresolved() {
-            candidates.resolve(&self.type_ids(types).await?);
+        if candidates.has_unnamed_types() {
+            candidates.resolve_types(&self.type_names(types).await?);
         }
-        if candidates.gone() > 0 {
+        if candidates.removed() > 0 {
             info!(
                 namespace = &*run.namespace,
                 workflow = &*run.name,
-                artifacts = candidates.gone(),
-                "left out what is deleted, marked for deletion, or abandoned"
+                artifacts = candidates.removed(),
+                "ignoring deleted or abandoned models"
             );
         }
-        let foreign_executions = executions.foreign();
-        if executions.last().is_none() && foreign_executions == 0 {
-            // Every run has executed something, and writes that down with its context or soon after: this is the record
-            // of a run at its beginning, and no proof that it put nothing out.
+        let foreign_executions = executions.foreign_count();
+        if executions.latest().is_none() && foreign_executions == 0 {
+            // Every run executes something and records it with its context or soon after. So this is the record of a
+            // run that has just begun, and no proof that the run produced nothing.
             return Err(LookupError::NoContext);
         }
         let ids = candidates.ids();
-        let (false, Some(last)) = (ids.is_empty(), executions.last()) else {
+        let (false, Some(latest)) = (ids.is_empty(), executions.latest()) else {
             return Ok(RunModels { foreign_executions, ..RunModels::default() });
         };
 
-        // The contexts of an execution say the pipeline's name and the execution's node; nothing is asked twice.
+        // The contexts of an execution name both the pipeline and the node. They are requested once.
         let mut contexts: BTreeMap<i64, Vec<Context>> = BTreeMap::new();
         let pipeline = async {
-            Ok(match (&run.pipeline, form) {
+            Ok(match (&run.pipeline, flavor) {
                 (PipelineName::Spec(_), _) => None,
-                (_, Form::KfpV2) => rules::pipeline(form, &self.client.parents(context.id).await?),
-                (_, Form::Tfx) => {
-                    let of_last = contexts.entry(last).or_insert(self.client.contexts_of(last).await?);
-                    rules::pipeline(form, of_last)
+                (_, RunFlavor::KfpV2) => rules::pipeline_name(flavor, &self.client.parents(context.id).await?),
+                (_, RunFlavor::Tfx) => {
+                    let of_latest = contexts.entry(latest).or_insert(self.client.contexts_of(latest).await?);
+                    rules::pipeline_name(flavor, of_latest)
                 }
             })
         };
         let (events, pipeline) = tokio::try_join!(self.client.events(&ids), pipeline)?;
         let mut models = rules::models(candidates, &events, &executions);
 
-        let mut wanted = rules::nodes_wanted(form, &models);
-        wanted.retain(|execution| !contexts.contains_key(execution));
-        let asked = stream::iter(wanted)
-            .map(async |execution| Ok::<_, LookupError>((execution, self.client.contexts_of(execution).await?)))
-            .buffer_unordered(NODES_AT_ONCE);
-        contexts.extend(asked.try_collect::<Vec<_>>().await?);
+        let mut missing = rules::executions_naming_models(flavor, &models);
+        missing.retain(|execution| !contexts.contains_key(execution));
+        let requests = stream::iter(missing)
+            .map(async |execution| Ok::<_, CallError>((execution, self.client.contexts_of(execution).await?)))
+            .buffer_unordered(CONCURRENT_NODES);
+        contexts.extend(requests.try_collect::<Vec<_>>().await?);
         for model in &mut models {
-            if let Some(node) = contexts.get(&model.execution).and_then(|contexts| rules::node(contexts)) {
+            if let Some(node) = contexts.get(&model.execution).and_then(|contexts| rules::node_name(contexts)) {
                 model.artifact.node = node;
             }
         }
@@ -136,24 +151,16 @@ impl Lookup {
         Ok(RunModels { pipeline, models, foreign_executions })
     }
 
-    async fn context(&self, run: &Workflow) -> Result<(Form, Context), LookupError> {
-        for (form, name) in rules::forms(run) {
-            if let Some(context) = self.client.run_context(form, &name).await? {
-                return Ok((form, context));
-            }
-        }
-        Err(LookupError::NoContext)
-    }
-
-    async fn type_ids<'a>(&self, types: &'a ArtifactTypes) -> Result<HashMap<i64, &'a str>, LookupError> {
+    /// Returns the names of these types by id, as far as the store has the types.
+    async fn type_names<'a>(&self, types: &'a ArtifactTypes) -> Result<HashMap<i64, &'a str>, CallError> {
         let mut names = HashMap::new();
         for name in types.names() {
-            let id = match self.type_ids.get(name).await {
+            let id = match self.type_ids.get(name) {
                 Some(id) => Some(id),
                 None => self.client.artifact_type(name).await?,
             };
             if let Some(id) = id {
-                self.type_ids.insert(name.into(), id).await;
+                self.type_ids.insert(name.into(), id);
                 names.insert(id, name);
             }
         }

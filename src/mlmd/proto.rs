@@ -1,4 +1,4 @@
-//! What is generated from `proto/metadata_store.proto`. Nothing of it leaves this adapter.
+//! Types generated from `proto/metadata_store.proto`. They do not leave this adapter.
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
 tonic::include_proto!("ml_metadata");

@@ -2,12 +2,10 @@
 
 pub mod delivery;
 pub mod kubernetes;
-pub mod lookups;
 pub mod streams;
 
 pub use delivery::DeliveryMetrics;
 pub use kubernetes::KubernetesMetrics;
-pub use lookups::LookupMetrics;
 use prometheus_client::registry::Registry;
 pub use streams::StreamMetrics;
 
@@ -18,8 +16,6 @@ pub struct Metrics {
     pub delivery: DeliveryMetrics,
     /// What is counted on the side of Kubernetes.
     pub kubernetes: KubernetesMetrics,
-    /// What the questions to ML Metadata count.
-    pub lookups: LookupMetrics,
     /// What is counted on the side of Argo Events.
     pub streams: StreamMetrics,
 }
@@ -30,7 +26,6 @@ impl Metrics {
         Self {
             delivery: DeliveryMetrics::new(registry),
             kubernetes: KubernetesMetrics::new(registry),
-            lookups: LookupMetrics::new(registry),
             streams: StreamMetrics::new(registry),
         }
     }

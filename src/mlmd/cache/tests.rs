@@ -1,13 +1,4 @@
-use std::{
-    pin::pin,
-    sync::atomic::{AtomicUsize, Ordering},
-};
-
-use futures::{FutureExt, future::join_all, poll};
-use tokio::sync::{oneshot, watch};
-
 use super::*;
-use crate::mlmd::error;
 
 const RUN: u128 = 1;
 
@@ -19,7 +10,7 @@ fn types(names: &[&str]) -> Arc<ArtifactTypes> {
     Arc::new(ArtifactTypes::named(names.iter().copied()))
 }
 
-fn models(ids: impl IntoIterator<Item = i64>) -> RunModels {
+fn models(ids: impl IntoIterator<Item = i64>) -> Arc<RunModels> {
     let model = |id| Artifact {
         id,
         name: None,
@@ -28,128 +19,101 @@ fn models(ids: impl IntoIterator<Item = i64>) -> RunModels {
         key: "pushed_model".into(),
         index: 0,
     };
-    RunModels { models: ids.into_iter().map(model).collect(), ..RunModels::default() }
+    Arc::new(RunModels { models: ids.into_iter().map(model).collect(), ..RunModels::default() })
 }
 
-async fn get(cache: &Cache, types: &Arc<ArtifactTypes>, answer: RunModels) -> (Arc<RunModels>, bool) {
-    let (answer, spared) = cache.get(RUN.into(), types, || async { Ok(answer.clone()) }).await;
-    (answer.unwrap(), spared)
+fn cached(cache: &Cache, run: u128, types: &ArtifactTypes) -> Option<Arc<RunModels>> {
+    cache.entry(run.into()).get(types)
 }
 
-#[tokio::test]
-async fn an_answer_is_remembered_by_run_and_types_and_so_is_one_without_models() {
+/// A lookup from its first call to its answer.
+fn look_up(cache: &Cache, run: u128, types: &Arc<ArtifactTypes>, found: Option<&Arc<RunModels>>) {
+    let entry = cache.entry(run.into());
+    cache.store(run.into(), &entry, types, found);
+}
+
+fn entries(cache: &Cache) -> u64 {
+    cache.0.run_pending_tasks();
+    cache.0.entry_count()
+}
+
+#[test]
+fn an_answer_is_cached_by_run_and_types_also_without_models() {
     let cache = cache();
     let (a, b) = (types(&["A"]), types(&["B"]));
-    assert_eq!(get(&cache, &a, models([])).await, (Arc::new(models([])), false));
-    assert_eq!(get(&cache, &types(&["A"]), models([1])).await, (Arc::new(models([])), true));
-    assert_eq!(get(&cache, &b, models([2])).await, (Arc::new(models([2])), false));
-    let (other, _) = cache.get(7.into(), &a, || async { Ok(models([3])) }).await;
-    assert_eq!(other, Ok(Arc::new(models([3]))));
+    look_up(&cache, RUN, &a, Some(&models([])));
+    assert_eq!(cached(&cache, RUN, &types(&["A"])), Some(models([])));
+    assert_eq!(cached(&cache, RUN, &b), None);
+    look_up(&cache, RUN, &b, Some(&models([2])));
+    assert_eq!(cached(&cache, RUN, &b), Some(models([2])));
+    assert_eq!(cached(&cache, RUN, &a), Some(models([])));
+    assert_eq!(cached(&cache, 7, &a), None);
 }
 
-#[tokio::test]
-async fn an_error_is_not_remembered() {
+#[test]
+fn an_error_is_not_cached_and_leaves_no_entry() {
     let cache = cache();
-    let types = types(&["A"]);
-    let (answer, spared) = cache.get(RUN.into(), &types, || async { Err(LookupError::NoContext) }).await;
-    assert_eq!((answer, spared), (Err(LookupError::NoContext), false));
-    assert_eq!(get(&cache, &types, models([1])).await, (Arc::new(models([1])), false));
+    let (a, b) = (types(&["A"]), types(&["B"]));
+    look_up(&cache, RUN, &a, None);
+    assert_eq!(entries(&cache), 0);
+    look_up(&cache, RUN, &a, Some(&models([1])));
+    look_up(&cache, RUN, &b, None);
+    assert_eq!((cached(&cache, RUN, &a), cached(&cache, RUN, &b)), (Some(models([1])), None));
 }
 
-#[tokio::test]
-async fn equal_questions_share_one_lookup_and_its_error() {
-    let cache = cache();
-    let types = types(&["A"]);
-    let asked = AtomicUsize::new(0);
-    let gate = watch::Sender::new(false);
-    let error = error::malformed("garbage");
-    let question = || {
-        asked.fetch_add(1, Ordering::Relaxed);
-        let (mut open, error) = (gate.subscribe(), error.clone());
-        async move {
-            open.wait_for(|open| *open).await.unwrap();
-            Err(error)
-        }
-    };
-    let mut all = pin!(join_all((0..20).map(|_| cache.get(RUN.into(), &types, &question))));
-    assert!(poll!(&mut all).is_pending());
-    gate.send_replace(true);
-    let answers = all.await;
-    assert!(answers.iter().all(|(answer, _)| *answer == Err(error.clone())));
-    assert_eq!(answers.iter().filter(|(_, spared)| !spared).count(), 1);
-    assert_eq!(asked.load(Ordering::Relaxed), 1);
-}
-
-#[tokio::test]
-async fn a_lookup_whose_asker_leaves_is_taken_over_by_another() {
-    let cache = cache();
-    let types = types(&["A"]);
-    let mut leaving = Box::pin(cache.get(RUN.into(), &types, || std::future::pending().boxed()));
-    assert!(poll!(&mut leaving).is_pending());
-    let mut staying = pin!(cache.get(RUN.into(), &types, || async { Ok(models([1])) }.boxed()));
-    assert!(poll!(&mut staying).is_pending());
-    drop(leaving);
-    assert_eq!(staying.await.0, Ok(Arc::new(models([1]))));
-}
-
-#[tokio::test]
-async fn a_run_that_was_forgotten_is_asked_for_again_under_all_types() {
+#[test]
+fn a_forgotten_run_has_no_answer_for_any_types() {
     let cache = cache();
     let (a, b) = (types(&["A"]), types(&["B"]));
     for types in [&a, &b] {
-        get(&cache, types, models([1])).await;
+        look_up(&cache, RUN, types, Some(&models([1])));
     }
     cache.forget(RUN.into());
+    assert_eq!(entries(&cache), 0);
     for types in [&a, &b] {
-        assert_eq!(get(&cache, types, models([2])).await, (Arc::new(models([2])), false));
-        assert_eq!(get(&cache, types, models([3])).await, (Arc::new(models([2])), true));
+        assert_eq!(cached(&cache, RUN, types), None);
+        look_up(&cache, RUN, types, Some(&models([2])));
+        assert_eq!(cached(&cache, RUN, types), Some(models([2])));
     }
 }
 
-#[tokio::test]
-async fn an_answer_under_way_when_its_run_is_forgotten_reaches_nobody() {
+/// Another lookup that begins or ends in between makes no difference.
+#[test]
+fn an_answer_in_flight_when_its_run_is_forgotten_is_not_cached() {
     let cache = cache();
     let types = types(&["A"]);
-    let (answer, under_way) = oneshot::channel();
-    let under_way = Mutex::new(Some(under_way));
-    let question = || {
-        let first = under_way.lock().unwrap().take();
-        async {
-            match first {
-                Some(answer) => Ok(answer.await.unwrap()),
-                None => Ok(models([2])),
-            }
-        }
-    };
-    let mut before = pin!(cache.get(RUN.into(), &types, question));
-    assert!(poll!(&mut before).is_pending());
+    let old = cache.entry(RUN.into());
     cache.forget(RUN.into());
-    // Whoever asks now does not wait for the old lookup...
-    assert_eq!(get(&cache, &types, models([2])).await, (Arc::new(models([2])), false));
-    // ...and the old answer, when it comes, goes neither to who asked before nor to who asks later.
-    answer.send(models([1])).unwrap();
-    assert_eq!(before.await.0, Ok(Arc::new(models([2]))));
-    assert_eq!(get(&cache, &types, models([3])).await, (Arc::new(models([2])), true));
+    cache.store(RUN.into(), &old, &types, Some(&models([1])));
+    assert_eq!(cached(&cache, RUN, &types), None);
+
+    let new = cache.entry(RUN.into());
+    cache.store(RUN.into(), &old, &types, Some(&models([1])));
+    assert_eq!(cached(&cache, RUN, &types), None);
+    cache.store(RUN.into(), &new, &types, Some(&models([2])));
+    cache.store(RUN.into(), &old, &types, Some(&models([1])));
+    assert_eq!(cached(&cache, RUN, &types), Some(models([2])));
 }
 
-#[tokio::test]
-async fn what_is_remembered_has_a_bound_in_octets() {
-    let cache = Cache::new(&Options { cache_octets: 100_000, ..Options::default() });
+#[test]
+fn the_answers_have_a_bound_in_bytes() {
+    let cache = Cache::new(&Options { cache_bytes: 100_000, ..Options::default() });
     let types = types(&["A"]);
     for run in 0..1000_u128 {
-        cache.get(run.into(), &types, || async { Ok(models(0..10)) }).await.0.unwrap();
+        look_up(&cache, run, &types, Some(&models(0..10)));
     }
-    cache.answers.run_pending_tasks().await;
-    assert!(cache.answers.weighted_size() <= 100_000);
-    assert!(cache.answers.entry_count() > 10);
+    assert!(entries(&cache) > 10);
+    assert!(cache.0.weighted_size() <= 100_000);
 }
 
-#[tokio::test]
-async fn generations_are_forgotten_when_no_answer_of_an_older_one_can_be_left() {
-    let options = Options { cache_ttl: Duration::ZERO, lookup_timeout: Duration::ZERO, ..Options::default() };
-    let cache = Cache::new(&options);
-    for run in 0..100_u128 {
-        cache.forget(run.into());
+#[test]
+fn an_entry_is_weighed_again_with_each_answer() {
+    let cache = cache();
+    let mut weights = vec![];
+    for name in ["A", "B"] {
+        look_up(&cache, RUN, &types(&[name]), Some(&models([1])));
+        assert_eq!(entries(&cache), 1);
+        weights.push(cache.0.weighted_size());
     }
-    assert_eq!(cache.lock().by_run.len(), 1);
+    assert!(weights[0] < weights[1], "{weights:?}");
 }

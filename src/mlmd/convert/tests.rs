@@ -1,5 +1,5 @@
 use super::*;
-use crate::mlmd::error::MALFORMED;
+use crate::mlmd::error::CallCode;
 
 fn value(value: impl Into<value::Value>) -> proto::Value {
     proto::Value { value: Some(value.into()) }
@@ -25,12 +25,12 @@ fn wire_artifact() -> proto::Artifact {
     proto::Artifact { id: Some(1), type_id: Some(2), r#type: Some("PushedModel".into()), ..Default::default() }
 }
 
-fn is_malformed<T: std::fmt::Debug>(result: Result<T, LookupError>) -> bool {
-    matches!(result, Err(LookupError::Failed { code: MALFORMED, .. }))
+fn is_malformed<T>(result: Result<T, CallError>) -> bool {
+    matches!(result, Err(CallError { code: CallCode::Malformed, .. }))
 }
 
 #[test]
-fn what_lacks_an_id_a_time_or_a_type_is_malformed() {
+fn a_message_without_id_time_or_type_is_malformed() {
     assert!(is_malformed(context(proto::Context::default())));
     assert!(is_malformed(context(proto::Context { id: Some(0), ..Default::default() })));
     assert!(is_malformed(execution(proto::Execution::default())));
@@ -44,22 +44,22 @@ fn what_lacks_an_id_a_time_or_a_type_is_malformed() {
 }
 
 #[test]
-fn a_context_belongs_to_the_namespace_that_it_names_if_it_names_one() {
+fn a_context_may_have_a_namespace() {
     let of = |namespace| {
         let custom_properties = properties([("namespace", namespace)]);
         context(proto::Context { id: Some(1), custom_properties, ..Default::default() }).unwrap().namespace
     };
     assert_eq!(of(value("team-a")).as_deref(), Some("team-a"));
     assert_eq!(of(value("")), None);
-    assert_eq!(of(value(7)).as_deref(), Some("Int(7)"), "it is not the Workflow's, whatever it is");
+    assert_eq!(of(value(7)).as_deref(), Some("Int(7)"), "not the name of the Workflow's namespace");
     assert_eq!(of(proto::Value::default()), None);
     let long = of(value("x".repeat(10_000).as_str())).unwrap();
-    assert!(long.len() < 400, "what goes to the log is cut");
+    assert!(long.len() < 400, "cut for the log");
     assert_eq!(context(proto::Context { id: Some(1), ..Default::default() }).unwrap().namespace, None);
 }
 
 #[test]
-fn a_task_is_what_kfp_v2_calls_it() {
+fn a_task_has_the_name_of_kfp_v2() {
     let task = |custom_properties| {
         let create_time_since_epoch = Some(5);
         let wire = proto::Execution { id: Some(1), create_time_since_epoch, custom_properties, ..Default::default() };
@@ -73,7 +73,7 @@ fn a_task_is_what_kfp_v2_calls_it() {
 }
 
 #[test]
-fn an_artifact_is_named_by_its_custom_property_else_by_itself() {
+fn a_custom_name_precedes_the_artifacts_own() {
     let name = |custom: Option<&str>, own: Option<&str>| {
         let custom_properties = custom.into_iter().map(|name| ("name".to_owned(), value(name))).collect();
         let wire = proto::Artifact { custom_properties, name: own.map(Into::into), ..wire_artifact() };
@@ -87,7 +87,7 @@ fn an_artifact_is_named_by_its_custom_property_else_by_itself() {
 }
 
 #[test]
-fn pushed_is_a_custom_property_else_a_property() {
+fn a_custom_pushed_precedes_the_plain_property() {
     let read = |custom: Option<proto::Value>, plain: Option<proto::Value>| {
         let of = |value: Option<proto::Value>| value.into_iter().map(|value| ("pushed".to_owned(), value)).collect();
         let wire = proto::Artifact { custom_properties: of(custom), properties: of(plain), ..wire_artifact() };
@@ -97,27 +97,27 @@ fn pushed_is_a_custom_property_else_a_property() {
     assert_eq!(read(None, Some(value(0))), Some(0));
     assert_eq!(read(Some(value("what?")), Some(value(0))), Some(0));
     assert_eq!(read(Some(proto::Value::default()), None), None);
-    assert_eq!(read(Some(value(value::Value::DoubleValue(1.0))), None), Some(1), "KFP v2 writes numbers so");
+    assert_eq!(read(Some(value(value::Value::DoubleValue(1.0))), None), Some(1), "KFP v2 writes numbers as doubles");
     assert_eq!(read(Some(value(value::Value::BoolValue(false))), None), Some(0));
     assert_eq!(read(None, None), None);
 }
 
 #[test]
-fn only_states_that_say_so_mean_that_an_artifact_is_gone() {
+fn only_three_states_mean_that_an_artifact_is_removed() {
     use artifact::State as Wire;
     let state = |state: Option<i32>| artifact(proto::Artifact { state, ..wire_artifact() }).unwrap().state;
-    for there in [None, Some(Wire::Unknown as i32), Some(Wire::Pending as i32), Some(Wire::Live as i32), Some(99)] {
-        assert_eq!(state(there), State::There, "{there:?}");
+    for available in [None, Some(Wire::Unknown as i32), Some(Wire::Pending as i32), Some(Wire::Live as i32), Some(99)] {
+        assert_eq!(state(available), ArtifactState::Available, "{available:?}");
     }
-    for gone in [Wire::MarkedForDeletion, Wire::Deleted, Wire::Abandoned] {
-        assert_eq!(state(Some(gone as i32)), State::Gone, "{gone:?}");
+    for removed in [Wire::MarkedForDeletion, Wire::Deleted, Wire::Abandoned] {
+        assert_eq!(state(Some(removed as i32)), ArtifactState::Removed, "{removed:?}");
     }
 }
 
 #[test]
-fn of_all_types_of_events_only_output_is_one() {
+fn only_the_event_type_output_is_an_output() {
     let is_output = |kind: Option<i32>| {
-        event(proto::Event { artifact_id: Some(1), execution_id: Some(2), r#type: kind, path: None }).unwrap().output
+        event(proto::Event { artifact_id: Some(1), execution_id: Some(2), r#type: kind, path: None }).unwrap().is_output
     };
     let outputs: Vec<i32> = (-1..=99).filter(|kind| is_output(Some(*kind))).collect();
     assert_eq!(outputs, [4]);
@@ -125,7 +125,7 @@ fn of_all_types_of_events_only_output_is_one() {
 }
 
 #[test]
-fn a_path_gives_the_key_and_the_index_of_the_output() {
+fn a_path_contains_the_key_and_the_index_of_the_output() {
     use step::Value::{Index, Key};
     let at = |steps: Vec<step::Value>| {
         let steps = steps.into_iter().map(|value| event::path::Step { value: Some(value) }).collect();
