@@ -100,7 +100,7 @@ impl PipelineFilter {
     }
 
     /// Whether a run of this pipeline is wanted.
-    pub fn wants(&self, pipeline: &str) -> bool {
+    pub fn matches(&self, pipeline: &str) -> bool {
         self.0.as_ref().is_none_or(|set| set.is_match(pipeline))
     }
 }
@@ -131,7 +131,7 @@ impl Subscription {
     /// Whether this run may be wanted, as far as the Workflow itself tells: its pipeline may be known only later.
     pub fn may_want(&self, workflow: &Workflow) -> bool {
         match &workflow.pipeline {
-            PipelineName::Spec(name) => self.pipelines.wants(name),
+            PipelineName::Spec(name) => self.pipelines.matches(name),
             PipelineName::Generated(_) | PipelineName::Unknown => true,
         }
     }

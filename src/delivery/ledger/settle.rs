@@ -99,7 +99,7 @@ impl Ledger {
                     why: Unannounced::NoModel,
                 });
                 self.nothing_for(*id, uid);
-            } else if event::pipeline_name(workflow, models).is_some_and(|name| !wanted.pipelines.wants(name)) {
+            } else if event::pipeline_name(workflow, models).is_some_and(|name| !wanted.pipelines.matches(name)) {
                 self.decline(*id, uid);
             } else {
                 let consumer = self.namespaces.get(&wanted.namespace).and_then(|ns| ns.subscriptions.get(&wanted.name));

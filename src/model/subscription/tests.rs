@@ -87,16 +87,16 @@ fn patterns_match_a_pipelines_whole_name() {
         ("*", vec!["", "anything"], vec![]),
     ] {
         let filter = PipelineFilter::matching([pattern]).unwrap();
-        matching.iter().for_each(|name| assert!(filter.wants(name), "{pattern} matches {name}"));
-        other.iter().for_each(|name| assert!(!filter.wants(name), "{pattern} does not match {name}"));
+        matching.iter().for_each(|name| assert!(filter.matches(name), "{pattern} matches {name}"));
+        other.iter().for_each(|name| assert!(!filter.matches(name), "{pattern} does not match {name}"));
     }
 }
 
 #[test]
 fn one_of_several_patterns_is_enough_and_none_at_all_wants_everything() {
     let filter = PipelineFilter::matching(["iris", "taxi-*"]).unwrap();
-    assert!(filter.wants("iris") && filter.wants("taxi-1") && !filter.wants("penguin"));
-    assert!(PipelineFilter::default().wants("penguin"));
+    assert!(filter.matches("iris") && filter.matches("taxi-1") && !filter.matches("penguin"));
+    assert!(PipelineFilter::default().matches("penguin"));
 }
 
 #[test]
