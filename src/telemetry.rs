@@ -21,7 +21,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The git revision that it was built from, or `unknown`.
 pub const REVISION: &str = env!("GIT_REVISION");
 /// The prefix of the product's metrics; those of the process have none.
-const PREFIX: &str = "modelupdate";
+pub const PREFIX: &str = "modelupdate";
 
 /// Makes a registry that holds everything which `/metrics` shows.
 pub fn registry() -> (Registry, Metrics) {

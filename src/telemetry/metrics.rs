@@ -3,13 +3,11 @@
 pub mod delivery;
 pub mod kubernetes;
 pub mod lookups;
-pub mod streams;
 
 pub use delivery::DeliveryMetrics;
 pub use kubernetes::KubernetesMetrics;
 pub use lookups::LookupMetrics;
 use prometheus_client::registry::Registry;
-pub use streams::StreamMetrics;
 
 /// Every metric of the server. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -20,8 +18,6 @@ pub struct Metrics {
     pub kubernetes: KubernetesMetrics,
     /// What the questions to ML Metadata count.
     pub lookups: LookupMetrics,
-    /// What is counted on the side of Argo Events.
-    pub streams: StreamMetrics,
 }
 
 impl Metrics {
@@ -31,7 +27,6 @@ impl Metrics {
             delivery: DeliveryMetrics::new(registry),
             kubernetes: KubernetesMetrics::new(registry),
             lookups: LookupMetrics::new(registry),
-            streams: StreamMetrics::new(registry),
         }
     }
 }
