@@ -78,7 +78,7 @@ async fn read(mut stream: Attached, runs: usize) -> (Instant, Instant) {
     for _ in 0..runs {
         let handoff = stream.events.recv().await.expect("an open stream");
         first.get_or_insert_with(Instant::now);
-        stream.receipts.acknowledged(handoff.sequence);
+        stream.acks.acknowledged(handoff.sequence);
     }
     let last = Instant::now();
     // Long enough for the confirmations and their marks.

@@ -30,7 +30,7 @@ use self::supervisor::Supervisor;
 use crate::{
     admin::{self, Admin},
     delivery::{self, Driver},
-    eventsource::{self, Server},
+    eventsource::{self, Server, StreamMetrics},
     k8s::{Client, PatchMarker, Watch},
     mlmd::{self, LookupMetrics, Mlmd},
     readiness::Readiness,
@@ -40,6 +40,9 @@ use crate::{
 
 /// How long a shutdown may take. Pods are given 30 s by default, but 10 s where this runs beside kfp-operator.
 const SHUTDOWN: Duration = Duration::from_millis(9500);
+
+/// The time limit of the subscribers' server, within [`SHUTDOWN`].
+const DRAIN: Duration = Duration::from_secs(9);
 
 const DELIVERY: &str = "delivery";
 const SERVER: &str = "server";
@@ -89,8 +92,9 @@ pub async fn build(config: Config) -> Result<Bound> {
     let (deliveries, driver) =
         Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, metrics.delivery.clone());
     let namespaces = (!config.namespaces.is_empty()).then(|| config.namespaces.clone());
-    let options = eventsource::Options { namespaces, traces: config.traces.clone() };
-    let server = Server::new(deliveries, options, readiness.clone(), metrics.streams.clone());
+    let options = eventsource::Options { namespaces, drain: DRAIN, traces: config.traces.clone() };
+    let stream_metrics = StreamMetrics::new(registry.sub_registry_with_prefix(telemetry::PREFIX));
+    let server = Server::new(deliveries, options, readiness.clone(), stream_metrics);
     let watch = |scope| Watch::new(kubernetes.clone(), scope, config.selector.clone(), store.clone(), &readiness);
     let watches = config.scopes().into_iter().map(watch).collect();
     Ok(Bound {

@@ -20,7 +20,7 @@ mod observer;
 mod spans;
 
 pub use driver::{Driver, WallClock};
-pub use handle::{Attached, Deliveries, Handoff, MAX_UNACKNOWLEDGED, Receipts, StreamId};
+pub use handle::{AckSender, Attached, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
 pub use ledger::Options;
 
 use std::{fmt, sync::Arc};

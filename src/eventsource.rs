@@ -1,26 +1,32 @@
-//! The subscriber's side: `generic.Eventing/StartEventSource`, as Argo Events' generic EventSource dials it.
+//! The gRPC server for subscribers: `generic.Eventing/StartEventSource`, as Argo Events' generic EventSource calls it.
 //!
-//! - `server` accepts connections, and offers health and reflection beside the service
-//! - `service` answers requests; `config` reads what they ask for; `refusals` decides which refusals are logged
-//! - `stream` is one subscriber's stream: events out, proofs of receipt back
-//! - [`link`] is the connection under it, from which the proofs come; `socket` is what it stands on
-//! - `codec` puts messages on the wire
-//! - `client` is the other end, for the demo
+//! | module | holds |
+//! |---|---|
+//! | `server` | the server: connections, the service, gRPC health and reflection |
+//! | `service` | the method, its refusals and their log |
+//! | [`config`] | `EventSource.config` |
+//! | `stream` | the stream of one subscriber: events to it, acknowledgements from it |
+//! | [`link`] | acknowledgements by HTTP/2 PINGs, below gRPC |
+//! | `socket` | time limits of a connection |
+//! | `codec` | the codec of the messages |
+//! | `metrics` | metrics |
+//! | `client` | a subscriber, for the demo and for tests |
 
 mod client;
 mod codec;
 pub mod config;
 pub mod link;
-mod refusals;
+mod metrics;
 mod server;
 mod service;
 mod socket;
 mod stream;
 
 pub use client::{ReceivedEvent, SubscribeError, Subscriber};
+pub use metrics::StreamMetrics;
 pub use server::{Options, Server};
 
-/// What is generated from `proto/generic.proto`.
+/// Code generated from `proto/generic.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
 mod proto {
     pub(crate) use super::codec::SmallBuffers as Codec;

@@ -41,7 +41,8 @@ impl Acceptor {
                 Err(error) => {
                     on_error(&error);
                     self.failures = self.failures.saturating_add(1);
-                    sleep(BACKOFF.pause(self.failures, &mut rand::rng())).await;
+                    let pause = BACKOFF.pause(self.failures, &mut rand::rng());
+                    sleep(pause).await;
                 }
             }
         }

@@ -67,7 +67,7 @@ impl Deliveries {
         let id = StreamId(self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         let (events_tx, events) = mpsc::channel(MAX_UNACKNOWLEDGED);
         self.send(FromStream::Attached { id, subscription, peer, span, events: events_tx });
-        Attached { events, receipts: Receipts { id, deliveries: self.clone() } }
+        Attached { events, acks: AckSender { id, deliveries: self.clone() } }
     }
 
     fn send(&self, message: FromStream) {
@@ -82,17 +82,17 @@ pub struct Attached {
     /// What to send, oldest runs first. Its end means: the server ends this stream.
     pub events: mpsc::Receiver<Handoff>,
     /// Where receipts go. **Dropping it ends the stream**: what is not confirmed by then is given back.
-    pub receipts: Receipts,
+    pub acks: AckSender,
 }
 
 /// Takes a stream's receipts; ends the stream when it is dropped.
 #[derive(Debug)]
-pub struct Receipts {
+pub struct AckSender {
     id: StreamId,
     deliveries: Deliveries,
 }
 
-impl Receipts {
+impl AckSender {
     /// The peer has proved that it read every event up to this one.
     pub fn acknowledged(&self, sequence: u64) {
         self.deliveries.send(FromStream::Acknowledged { id: self.id, sequence });
@@ -104,7 +104,7 @@ impl Receipts {
     }
 }
 
-impl Drop for Receipts {
+impl Drop for AckSender {
     fn drop(&mut self) {
         self.deliveries.send(FromStream::Ended { id: self.id });
     }

@@ -1,4 +1,4 @@
-//! The other end: a client like Argo Events' generic EventSource, for the demo and for looking in.
+//! A subscriber like Argo Events' generic EventSource, for the demo and for tests.
 
 use std::time::Duration;
 
@@ -10,30 +10,31 @@ use tonic::{
 };
 
 use super::proto::{EventSource, eventing_client::EventingClient};
+use crate::telemetry::grpc;
 
-/// For the connection, and for the first answer.
+/// The time limit for the connection, and for the response to a subscription.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An event as it came.
+/// A received event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceivedEvent {
     /// `model-update`.
     pub name: String,
-    /// The JSON text.
+    /// JSON.
     pub payload: Vec<u8>,
 }
 
-/// Why there are no (more) events.
+/// Why a subscription failed or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SubscribeError {
-    /// There is no server there.
+    /// The connection failed.
     #[error("no connection: {0}")]
     Connect(#[from] tonic::transport::Error),
-    /// Whoever listens there does not answer; it may be no gRPC server.
-    #[error("connected, but there was no answer to the subscription within {} s", TIMEOUT.as_secs())]
+    /// The peer did not respond. It may not be a gRPC server.
+    #[error("connected, but the subscription was not answered within {} s", TIMEOUT.as_secs())]
     Silent,
-    /// The server refused, or ended the stream.
-    #[error("{}: {}", super::stream::code_name(.0.code()), .0.message())]
+    /// The server refused the subscription, or ended the stream.
+    #[error("{}: {}", grpc::names(.0.code()).go, .0.message())]
     Status(#[from] Box<Status>),
 }
 
@@ -45,17 +46,16 @@ impl Subscriber {
     /// Connects to a server, for example `http://127.0.0.1:50051`.
     ///
     /// # Errors
-    /// Where that is no URL, or nobody answers within ten seconds.
+    /// The URL is invalid, or the connection is not established within ten seconds.
     pub async fn connect(url: String) -> Result<Self, SubscribeError> {
         let channel = Endpoint::from_shared(url)?.connect_timeout(TIMEOUT).connect().await?;
         Ok(Self(EventingClient::new(channel)))
     }
 
-    /// Subscribes, like an EventSource of this name with this configuration. The stream ends with an error, or never.
+    /// Subscribes like an EventSource of this name with this configuration. The stream ends with an error, or never.
     ///
     /// # Errors
-    /// Where the server refuses, or says nothing for ten seconds: it accepts or refuses at once, and has all the time it
-    /// wants for the events.
+    /// The server refuses the subscription, or does not respond within ten seconds. Events have no time limit.
     pub async fn subscribe(
         &mut self,
         name: &str,
@@ -76,10 +76,10 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_listener_that_never_answers_is_given_up_after_a_while() {
+    async fn a_subscription_without_a_response_fails_after_a_time_limit() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let mut subscriber = Subscriber::connect(url).await.expect("its kernel accepts");
+        let mut subscriber = Subscriber::connect(url).await.expect("the kernel accepts");
         let refused = subscriber.subscribe("name", "kfpNamespace: x").await.err();
         assert!(matches!(refused, Some(SubscribeError::Silent)), "{refused:?}");
     }

@@ -1,5 +1,6 @@
-//! protobuf, as everywhere in gRPC, but with small buffers: a stream is idle nearly all of its life, and tonic would keep
-//! 8 KiB for it, and up to 64 KiB after it has caught up.
+//! The protobuf codec with small buffers. A subscriber's stream is idle nearly all the time, and tonic's default keeps
+//! 8 KiB for it, and up to 64 KiB after a catch-up. tonic made the codec of generated code configurable for this reason:
+//! <https://github.com/grpc/grpc-rust/pull/1599>.
 
 use std::marker::PhantomData;
 
@@ -7,15 +8,15 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
-/// Nothing is allocated for a stream before its first event, which brings what it needs; tonic keeps the allocation of
-/// the latest events until the next ones come.
-const EVENTS: usize = 0;
-/// So many octets of events go out together where several are ready.
-const TOGETHER: usize = 4 * 1024;
-/// A configuration is a few lines.
-const REQUEST: usize = 1024;
+/// The initial buffer of a stream: none. tonic allocates it for the first event, and keeps the buffer of the latest
+/// events until the next ones.
+const EVENT_BUFFER: usize = 0;
+/// Ready events are sent together until they exceed this many bytes.
+const YIELD_THRESHOLD: usize = 4 * 1024;
+/// The initial buffer of a request. A configuration is a few lines.
+const REQUEST_BUFFER: usize = 1024;
 
-/// The codec of `proto/generic.proto`: the `Codec` that the generated code asks for.
+/// The codec of `proto/generic.proto`, which the generated code uses as `Codec`.
 #[derive(Debug)]
 pub(crate) struct SmallBuffers<T, U>(PhantomData<(T, U)>);
 
@@ -36,11 +37,11 @@ where
     type Decoder = <ProstCodec<T, U> as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(EVENTS, TOGETHER))
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(EVENT_BUFFER, YIELD_THRESHOLD))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(REQUEST, TOGETHER))
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(REQUEST_BUFFER, YIELD_THRESHOLD))
     }
 }
 
@@ -53,11 +54,12 @@ mod tests {
     use super::*;
     use crate::eventsource::proto::{Event, EventSource};
 
+    /// Each event adds its encoded length and 5 bytes, and a catch-up is not buffered as a whole.
     #[tokio::test]
-    async fn events_go_out_together_but_not_all_of_a_catch_up_and_each_with_its_length_and_five_octets() {
+    async fn events_are_sent_together_up_to_the_threshold() {
         let event = Event { name: "model-update".to_owned(), payload: vec![b'x'; 300] };
         let events = vec![event; 100];
-        let octets: usize = events.iter().map(|event| event.encoded_len() + 5).sum();
+        let bytes: usize = events.iter().map(|event| event.encoded_len() + 5).sum();
         let encoder = SmallBuffers::<Event, EventSource>::default().encoder();
         let ready = stream::iter(events).map(Ok);
         let body = EncodeBody::new_server(encoder, ready, None, Default::default(), None);
@@ -67,8 +69,8 @@ mod tests {
             .take_while(|piece| std::future::ready(*piece > 0))
             .collect()
             .await;
-        assert_eq!(pieces.iter().sum::<usize>(), octets);
-        assert!(pieces.iter().all(|piece| *piece < TOGETHER + 400), "{pieces:?}");
+        assert_eq!(pieces.iter().sum::<usize>(), bytes);
+        assert!(pieces.iter().all(|piece| *piece < YIELD_THRESHOLD + 400), "{pieces:?}");
         assert!(pieces.len() < 20, "{pieces:?}");
     }
 }

@@ -1,25 +1,24 @@
-//! `EventSource.config`: the YAML in which a subscriber says what it wants.
+//! `EventSource.config`: the YAML configuration of a subscription.
 //!
-//! The message of a refusal is all that its author ever sees (in the log of the EventSource's Pod, every five seconds),
-//! so each names the key, what is wrong with it, and what to write instead. None repeats more than a few words of the
-//! input.
+//! The author of a configuration sees only the message of its refusal, in the log of the EventSource's Pod. Each message
+//! names the key, what is wrong with it, and what to write instead.
 
-mod words;
+mod messages;
 mod yaml;
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
-use self::{words::quoted, yaml::MAX_CONFIG};
+use self::{messages::quoted, yaml::MAX_CONFIG};
 use crate::model::{
     ArtifactTypes, Include, IncludeField, PipelineFilter, Subscription, SubscriptionName,
     subscription::{NotADnsLabel, is_dns_label},
 };
 
-/// How many patterns or types a list may hold, and how many octets each may have. A pattern becomes a regular expression,
-/// which every stream keeps, and which is compiled recursively.
+/// The most entries of a list. Each pattern becomes a part of a regular expression that the stream keeps.
 const MAX_LIST: usize = 64;
+/// The most bytes of an entry. Patterns are compiled recursively.
 const MAX_ENTRY: usize = 256;
 
 const NAMESPACE: &str = "kfpNamespace";
@@ -30,77 +29,77 @@ const MAX_AGE: &str = "maxAge";
 const INCLUDE: &str = "include";
 const KEYS: [&str; 6] = [NAMESPACE, SUBSCRIPTION, PIPELINES, ARTIFACT_TYPES, MAX_AGE, INCLUDE];
 
-/// Why a configuration is refused.
+/// Why a configuration is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// It is larger than a configuration can be.
-    #[error("config has more than {MAX_CONFIG} octets: it takes a few lines, such as `{NAMESPACE}: my-team`")]
+    /// It has more than 64 KiB.
+    #[error("config is larger than {MAX_CONFIG} bytes; write a few lines, such as `{NAMESPACE}: my-team`")]
     TooLarge,
-    /// There is nothing in it.
-    #[error("config is empty: write at least `{NAMESPACE}: <the namespace whose runs are wanted>`")]
+    /// It has no keys.
+    #[error("config is empty; write at least `{NAMESPACE}: <namespace of the runs>`")]
     Empty,
-    /// It is in another encoding.
-    #[error("config is not UTF-8 after octet {valid_up_to}: save it as UTF-8")]
+    /// It has another encoding.
+    #[error("config is not UTF-8 after byte {valid_up_to}; save it as UTF-8")]
     NotUtf8 {
-        /// How many octets are.
+        /// The bytes that are valid.
         valid_up_to: usize,
     },
-    /// It cannot be read.
+    /// It is malformed.
     #[error(
-        "config is not valid YAML: line {line}: {problem}; write each key as `{NAMESPACE}: my-team` on a line of its \
-         own, and put texts with special characters in quotes"
+        "config is not valid YAML in line {line}: {problem}; write each key on its own line, such as \
+         `{NAMESPACE}: my-team`, and quote text with special characters"
     )]
     NotYaml {
-        /// Where.
+        /// The line of the problem.
         line: u64,
-        /// What the parser says.
+        /// The parser's message.
         problem: String,
     },
-    /// A key is there more than once.
-    #[error("config has the key {key} twice, again on line {line}: leave one of them out")]
+    /// A key is repeated.
+    #[error("config has the key {key} again in line {line}; remove one of the two")]
     DuplicateKey {
-        /// The key, in quotes (an excerpt).
+        /// An excerpt of the key, in quotes.
         key: String,
-        /// Where it is for the second time.
+        /// The line of the repetition.
         line: u64,
     },
-    /// It is more than one.
-    #[error("config has several YAML documents, the second on line {line}: write every key in one, without `---`")]
+    /// It has several documents.
+    #[error("config has a second YAML document in line {line}; write all keys in one document, without `---`")]
     SeveralDocuments {
-        /// Where the second one begins.
+        /// The line of the second document.
         line: u64,
     },
-    /// It costs too much to read.
+    /// It exceeds a limit of the parser.
     #[error(
-        "config is nested too deeply, too long or has too many aliases on line {line}: write plain values and lists, \
+        "config is nested too deeply, too long or has too many aliases in line {line}; write plain values and lists, \
          such as `{PIPELINES}: [\"penguin-*\"]`"
     )]
     TooComplex {
-        /// Where that was noticed.
+        /// The line in which the limit was exceeded.
         line: u64,
     },
     /// It is a list or a single value.
-    #[error("config is {0}, but has to be a mapping: write `{NAMESPACE}: <the namespace whose runs are wanted>`")]
+    #[error("config is {0}, not a mapping; write `{NAMESPACE}: <namespace of the runs>`")]
     NotAMapping(&'static str),
-    /// There is a key that nobody knows.
-    #[error("config has the unknown key {key}: {}", suggestion(.nearest))]
+    /// It has an unknown key.
+    #[error("config has the unknown key {key}; {}", suggestion(.nearest))]
     UnknownKey {
-        /// What was written, in quotes (an excerpt).
+        /// An excerpt of the key, in quotes.
         key: String,
-        /// A key that may have been meant.
+        /// The key that was probably meant.
         nearest: Option<&'static str>,
     },
-    /// The one key that is needed is not there.
-    #[error("{NAMESPACE} is missing: write `{NAMESPACE}: <the namespace whose runs are wanted>`")]
+    /// The required key is missing.
+    #[error("{NAMESPACE} is missing; write `{NAMESPACE}: <namespace of the runs>`")]
     NoNamespace,
-    /// A key has a value that it cannot have.
-    #[error("{key}: {problem}; write {example}")]
+    /// A key has an invalid value.
+    #[error("{key} {problem}; write {example}")]
     Value {
         /// The key.
         key: &'static str,
-        /// What is wrong.
+        /// What is wrong, as a verb phrase.
         problem: String,
-        /// What is right.
+        /// A valid value.
         example: &'static str,
     },
 }
@@ -108,18 +107,18 @@ pub enum ConfigError {
 fn suggestion(nearest: &Option<&'static str>) -> String {
     match nearest {
         Some(key) => format!("did you mean {key}?"),
-        None => format!("the keys are {}", KEYS.join(", ")),
+        None => format!("write one of {}", KEYS.join(", ")),
     }
 }
 
-/// Reads the configuration of the EventSource of this name.
+/// Parses the configuration of the EventSource of this name.
 ///
 /// # Errors
-/// Whatever is not exactly as documented.
+/// The configuration is not valid, see [`ConfigError`].
 pub fn parse(event_source: &str, config: &[u8]) -> Result<Subscription, ConfigError> {
     let keys = yaml::read(config)?;
     if let Some(key) = keys.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        return Err(ConfigError::UnknownKey { key: quoted(key), nearest: words::nearest(key, KEYS) });
+        return Err(ConfigError::UnknownKey { key: quoted(key), nearest: messages::nearest(key, KEYS) });
     }
     Ok(Subscription {
         namespace: namespace(&keys)?,
@@ -137,8 +136,8 @@ fn namespace(keys: &Map<String, Value>) -> Result<Arc<str>, ConfigError> {
         None => Err(ConfigError::NoNamespace),
         Some(Value::String(name)) if is_dns_label(name) => Ok(name.as_str().into()),
         Some(Value::String(name)) if name.is_empty() => refuse("is empty".to_owned()),
-        Some(Value::String(name)) => refuse(format!("{} cannot be a namespace: it {NotADnsLabel}", quoted(name))),
-        Some(other) => refuse(words::is_no_text(other)),
+        Some(Value::String(name)) => refuse(format!("{} {NotADnsLabel}", quoted(name))),
+        Some(other) => refuse(messages::not_text(other)),
     }
 }
 
@@ -156,7 +155,7 @@ fn subscription(keys: &Map<String, Value>, event_source: &str) -> Result<Subscri
             Ok(name) => Ok(name),
             Err(error) => refuse(format!("{} {error}", quoted(name))),
         },
-        Some(other) => refuse(words::is_no_text(other)),
+        Some(other) => refuse(messages::not_text(other)),
     }
 }
 
@@ -165,7 +164,7 @@ fn pipelines(keys: &Map<String, Value>) -> Result<PipelineFilter, ConfigError> {
     let Some(patterns) = strings(keys, PIPELINES, EXAMPLE)? else { return Ok(PipelineFilter::default()) };
     PipelineFilter::matching(patterns).map_err(|error| {
         let why = match error.kind() {
-            // Its words are about an expression that nobody has written, and fill several lines.
+            // A message of several lines about the generated regular expression.
             globset::ErrorKind::Regex(_) => "it is too complicated".to_owned(),
             kind => kind.to_string(),
         };
@@ -192,14 +191,14 @@ fn max_age(keys: &Map<String, Value>) -> Result<Option<Duration>, ConfigError> {
         Some(Value::String(text)) => text,
         Some(Value::Number(number)) => return refuse(format!("{number} has no unit")),
         Some(Value::Null) => return refuse("has no value".to_owned()),
-        Some(other) => return refuse(format!("is {}, not a duration", words::kind(other))),
+        Some(other) => return refuse(format!("is {}, not a duration", messages::kind(other))),
     };
     let problem = match humantime::parse_duration(text) {
         Ok(age) if age >= Duration::from_secs(1) => return Ok(Some(age)),
         Ok(_) => "is less than a second",
         Err(_) if text.starts_with('-') => "is negative",
-        Err(_) if !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit()) => "has no unit",
-        Err(humantime::DurationError::NumberOverflow) => "is longer than anything lasts",
+        Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => "has no unit",
+        Err(humantime::DurationError::NumberOverflow) => "is too long",
         Err(_) => "is not a duration",
     };
     refuse(format!("{} {problem}", quoted(text)))
@@ -211,9 +210,9 @@ fn include(keys: &Map<String, Value>) -> Result<Include, ConfigError> {
     let field = |name: &str| {
         IncludeField::ALL.into_iter().find(|field| field.key() == name).ok_or_else(|| ConfigError::Value {
             key: INCLUDE,
-            problem: match words::nearest(name, IncludeField::ALL.map(IncludeField::key)) {
-                Some(meant) => format!("there is no field {}, did you mean {meant}?", quoted(name)),
-                None => format!("there is no field {}", quoted(name)),
+            problem: match messages::nearest(name, IncludeField::ALL.map(IncludeField::key)) {
+                Some(meant) => format!("has the unknown field {} (did you mean {meant}?)", quoted(name)),
+                None => format!("has the unknown field {}", quoted(name)),
             },
             example: EXAMPLE,
         })
@@ -221,7 +220,7 @@ fn include(keys: &Map<String, Value>) -> Result<Include, ConfigError> {
     fields.into_iter().map(field).collect()
 }
 
-/// A list of texts, none empty, at least one.
+/// The texts of a list, which must have at least one, and no empty ones.
 fn strings<'a>(
     keys: &'a Map<String, Value>,
     key: &'static str,
@@ -232,10 +231,10 @@ fn strings<'a>(
         None => return Ok(None),
         Some(Value::Array(values)) => values,
         Some(Value::Null) => return refuse("has no value".to_owned()),
-        Some(other) => return refuse(format!("is {}, not a list", words::kind(other))),
+        Some(other) => return refuse(format!("is {}, not a list", messages::kind(other))),
     };
     if values.is_empty() {
-        return refuse("is an empty list, which would match nothing".to_owned());
+        return refuse("is an empty list, which matches nothing".to_owned());
     }
     if values.len() > MAX_LIST {
         return refuse(format!("has more than {MAX_LIST} entries"));
@@ -245,10 +244,10 @@ fn strings<'a>(
         match value {
             Value::String(text) if text.is_empty() => return refuse("has an empty entry".to_owned()),
             Value::String(text) if text.len() > MAX_ENTRY => {
-                return refuse(format!("{} has more than {MAX_ENTRY} octets", quoted(text)));
+                return refuse(format!("has the entry {} of more than {MAX_ENTRY} bytes", quoted(text)));
             }
             Value::String(text) => strings.push(text.as_str()),
-            other => return refuse(format!("has an entry that {}", words::is_no_text(other))),
+            other => return refuse(format!("has an entry that {}", messages::not_text(other))),
         }
     }
     Ok(Some(strings))

@@ -1,9 +1,8 @@
-//! Accepts subscribers' connections and serves them: the service, gRPC health, and reflection (v1 and v1alpha).
+//! The server: accepts connections and serves the service, gRPC health and reflection (v1 and v1alpha).
 
 use std::{io, sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
-use rand::RngExt;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -15,41 +14,38 @@ use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{debug, warn};
 
-use super::{link::Link, proto::eventing_server::EventingServer, refusals::Refusals, service::Service, socket::Socket};
-use crate::{
-    delivery::Deliveries,
-    readiness::Readiness,
-    telemetry::{Traces, metrics::StreamMetrics},
+use super::{
+    link::Link, metrics::StreamMetrics, proto::eventing_server::EventingServer, service::Service, socket::Socket,
 };
+use crate::{delivery::Deliveries, net::Acceptor, readiness::Readiness, telemetry::Traces};
 
-/// Argo Events never asks whether we are there; we ask it. A connection that died silently is dropped after both.
+/// Argo Events sends no keepalive, so the server does. A peer that does not answer is disconnected after both.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// One of which nothing is taken, what keepalive sends included, is not kept for longer either.
-const PATIENCE: Duration = KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT);
-/// An EventSource opens one stream a connection; a proxy may put a few hundred together.
+/// The interval of TCP keepalive probes after the first.
+const TCP_PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// The time limit for a peer that accepts no bytes. As long as keepalive takes to notice a peer that sends none.
+const WRITE_TIMEOUT: Duration = KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT);
+/// The streams of a connection. An EventSource opens one, a proxy may combine a few hundred.
 const MAX_STREAMS: u32 = 1024;
 const MAX_HEADERS: u32 = 16 * 1024;
-/// For what is left of connections once their streams have ended.
-const DRAIN: Duration = Duration::from_secs(9);
-/// After a connection that could not be accepted, which may mean that there are no more file descriptors. Each further
-/// failure in a row doubles it.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(2);
 
-/// The file descriptors of what is served, for reflection.
+/// The descriptors of the service, for reflection.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/generic.bin"));
 
-/// Who may subscribe to what, and who is told.
-#[derive(Clone, Debug, Default)]
+/// Options of a [`Server`].
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The namespaces that may be subscribed to; `None` for all.
     pub namespaces: Option<Vec<Arc<str>>>,
-    /// Where the spans of streams go.
+    /// The time limit of a drain. It begins when the drain does, and includes the time in which delivery ends the
+    /// streams. Connections that are open at its end are dropped.
+    pub drain: Duration,
+    /// The destination of the streams' spans.
     pub traces: Traces,
 }
 
-/// The server that Argo Events dials.
+/// The gRPC server for subscribers.
 #[derive(Debug)]
 pub struct Server {
     deliveries: Deliveries,
@@ -61,37 +57,30 @@ pub struct Server {
 /// Why the server cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The descriptors compiled into this program are broken.
-    #[error("gRPC reflection cannot be offered: {0}")]
+    /// The compiled descriptors are invalid.
+    #[error("gRPC reflection is not available: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
     /// The transport failed.
-    #[error("the gRPC server failed: {0}")]
+    #[error("gRPC server failed: {0}")]
     Transport(#[from] tonic::transport::Error),
 }
 
 impl Server {
-    /// A server whose streams attach to these deliveries. A valid request is held open until `readiness` is ready for
-    /// the first time; gRPC health follows `readiness` all the time.
+    /// Creates a server whose streams attach to these deliveries. Streams stay open without events until `readiness` is
+    /// ready for the first time. gRPC health follows `readiness`.
     pub fn new(deliveries: Deliveries, options: Options, readiness: Readiness, metrics: StreamMetrics) -> Self {
         Self { deliveries, options, readiness, metrics }
     }
 
-    /// Serves until `drain` is cancelled and all streams have ended (delivery ends them), or that has taken too long.
+    /// Serves until `drain` is cancelled and all connections are closed, or [`Options::drain`] has passed.
     ///
     /// # Errors
-    /// Where serving is not possible at all; what concerns one connection only is counted and logged.
+    /// Serving is not possible at all. Errors of single connections are counted and logged.
     pub async fn serve(self, listener: TcpListener, drain: CancellationToken) -> Result<(), ServeError> {
         let (health, health_service) = tonic_health::server::health_reporter();
-        let (filled_tx, filled) = watch::channel(false);
-        let service = Service {
-            deliveries: self.deliveries,
-            namespaces: self.options.namespaces,
-            filled,
-            drain: drain.clone(),
-            metrics: self.metrics.clone(),
-            traces: self.options.traces,
-            refusals: Refusals::default().into(),
-        };
+        let (was_ready_tx, was_ready) = watch::channel(false);
+        let Options { namespaces, drain: drain_limit, traces } = self.options;
+        let service = Service::new(self.deliveries, namespaces, was_ready, drain.clone(), self.metrics.clone(), traces);
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -107,33 +96,33 @@ impl Server {
             .add_service(reflection().build_v1alpha()?)
             .add_service(EventingServer::new(service))
             .serve_with_incoming_shutdown(incoming(listener, self.metrics), drain.clone().cancelled_owned());
-        let report = report_health(health, self.readiness, filled_tx, drain.clone());
+        let report = report_health(health, self.readiness, was_ready_tx, drain.clone());
         let deadline = async {
             drain.cancelled().await;
-            sleep(DRAIN).await;
+            sleep(drain_limit).await;
         };
         tokio::select! {
             result = async { tokio::join!(server, report).0 } => Ok(result?),
             () = deadline => {
-                warn!("connections of subscribers are still open after the drain's {} s: dropped", DRAIN.as_secs());
+                warn!(limit_s = drain_limit.as_secs_f64(), "drain time limit reached, dropping open connections");
                 Ok(())
             }
         }
     }
 }
 
-/// Follows readiness until the drain begins.
+/// Copies readiness to gRPC health until the drain begins.
 async fn report_health(
     health: HealthReporter,
     readiness: Readiness,
-    filled: watch::Sender<bool>,
+    was_ready: watch::Sender<bool>,
     drain: CancellationToken,
 ) {
     let mut ready = readiness.subscribe();
     loop {
         let is_ready = *ready.borrow_and_update() && !drain.is_cancelled();
         if is_ready {
-            filled.send_if_modified(|filled| !std::mem::replace(filled, true));
+            was_ready.send_if_modified(|was_ready| !std::mem::replace(was_ready, true));
         }
         let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for name in ["", <EventingServer<Service> as NamedService>::NAME] {
@@ -149,39 +138,31 @@ async fn report_health(
     }
 }
 
-/// The connections that come in. Never ends, and never fails.
+/// The accepted connections. Never ends and never fails.
 fn incoming(
     listener: TcpListener,
     metrics: StreamMetrics,
 ) -> impl Stream<Item = Result<Link<Socket<TcpStream>>, io::Error>> + Send + 'static {
-    stream::unfold((listener, metrics), |(listener, metrics)| async move {
-        let mut pause = ACCEPT_PAUSE;
+    stream::unfold((Acceptor::new(listener), metrics), |(mut acceptor, metrics)| async move {
         loop {
-            match listener.accept().await {
-                Ok((tcp, peer)) => {
-                    if let Err(error) = set_options(&tcp) {
-                        debug!(%peer, "a connection was gone before it could be served: {error}");
-                        continue;
-                    }
-                    let socket = Socket::new(tcp, peer, PATIENCE, &metrics);
-                    let link = Link::new(socket).with_peer_addr(peer);
-                    return Some((Ok(link), (listener, metrics)));
-                }
-                Err(error) => {
-                    metrics.accept_errors.inc();
-                    warn!("a connection could not be accepted: {error}");
-                    let jittered = rand::rng().random_range(pause / 2..=pause);
-                    sleep(jittered).await;
-                    pause = MAX_ACCEPT_PAUSE.min(pause * 2);
-                }
+            let on_error = |error: &io::Error| {
+                metrics.accept_errors.inc();
+                warn!(%error, "cannot accept connection, retrying");
+            };
+            let (tcp, peer) = acceptor.accept(on_error).await;
+            if let Err(error) = set_keepalive(&tcp) {
+                debug!(%peer, %error, "connection closed before it was served");
+                continue;
             }
+            let socket = Socket::new(tcp, peer, WRITE_TIMEOUT, &metrics);
+            let link = Link::new(socket).with_peer_addr(peer);
+            return Some((Ok(link), (acceptor, metrics)));
         }
     })
 }
 
-/// tonic sets no options on connections that we accept ourselves.
-fn set_options(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(Duration::from_secs(10));
+/// Enables TCP keepalive, which tonic does not do for connections that it has not accepted itself.
+fn set_keepalive(tcp: &TcpStream) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(TCP_PROBE_INTERVAL);
     SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }

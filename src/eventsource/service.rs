@@ -1,7 +1,8 @@
-//! Answers `StartEventSource`.
+//! The method `StartEventSource`: accepts or refuses a subscription.
 
 use std::{
-    net::SocketAddr,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -15,35 +16,38 @@ use tracing::{debug, warn};
 
 use super::{
     config,
-    link::{LinkInfo, StreamAccount},
+    link::{LinkInfo, StreamAcks},
+    metrics::StreamMetrics,
     proto::{self, eventing_server::Eventing},
-    refusals::Refusals,
-    stream::{EventStream, Life, code_name, refusal_span, shutting_down},
+    stream::{EventStream, StreamGuard, refusal_span, shutting_down},
 };
 use crate::{
     delivery::Deliveries,
     model::Subscription,
-    telemetry::{
-        Traces,
-        metrics::{StreamMetrics, delivery::ReasonLabel},
-    },
+    telemetry::{LogThrottle, Traces, grpc},
 };
 
-/// How much of a refused EventSource's name is shown: it can be of any length, and contain anything.
-const SHOWN_NAME: usize = 64;
+/// The characters of a refused EventSource's name in the log: the name may have any length and content.
+const MAX_LOGGED_NAME: usize = 64;
+/// The refused EventSources whose last logged refusal is remembered.
+const REFUSALS: usize = 1024;
 
 /// See the module.
 pub(super) struct Service {
-    pub(super) deliveries: Deliveries,
+    deliveries: Deliveries,
     /// The namespaces that may be subscribed to; `None` for all.
-    pub(super) namespaces: Option<Vec<Arc<str>>>,
-    /// Whether the store has been filled once.
-    pub(super) filled: watch::Receiver<bool>,
-    pub(super) drain: CancellationToken,
-    pub(super) metrics: StreamMetrics,
-    pub(super) traces: Traces,
-    pub(super) refusals: Mutex<Refusals>,
+    namespaces: Option<Vec<Arc<str>>>,
+    /// Turns true when the server is ready for the first time.
+    was_ready: watch::Receiver<bool>,
+    drain: CancellationToken,
+    metrics: StreamMetrics,
+    traces: Traces,
+    /// An EventSource repeats a refused request every five seconds.
+    refusals: Mutex<LogThrottle<RefusalKey>>,
 }
+
+/// The peer, and a hash of the EventSource's name, because the name may have any length.
+type RefusalKey = (Option<IpAddr>, u64);
 
 type Events = Pin<Box<dyn Stream<Item = Result<proto::Event, Status>> + Send>>;
 
@@ -52,35 +56,28 @@ impl Eventing for Service {
     type StartEventSourceStream = Events;
 
     async fn start_event_source(&self, request: Request<proto::EventSource>) -> Result<Response<Events>, Status> {
-        let began = Instant::now();
+        let started = Instant::now();
         let link = request.extensions().get::<LinkInfo>().cloned();
         let peer = link.as_ref().and_then(LinkInfo::peer_addr);
-        let account = link.and_then(|link| link.account(request.metadata().as_ref()));
+        let acks = link.and_then(|link| link.stream_acks(request.metadata().as_ref()));
         let event_source = request.into_inner();
         match self.admit(&event_source) {
-            Ok(wanted) => {
-                let life = Life::begin(
-                    wanted.namespace.clone(),
-                    wanted.name.to_string(),
-                    self.metrics.clone(),
-                    self.traces.clone(),
-                );
-                // Delivery logs it with what is pending, once the store is filled.
+            Ok(subscription) => {
+                // Delivery logs the stream with its pending runs once the store is filled.
                 debug!(
-                    namespace = %wanted.namespace, subscription = %wanted.name,
-                    peer = peer.map(tracing::field::display), "a stream begins"
+                    namespace = %subscription.namespace, subscription = %subscription.name,
+                    peer = peer.map(tracing::field::display), "accepted subscription"
                 );
-                if account.is_none() {
+                if acks.is_none() {
                     warn!(
-                        namespace = %wanted.namespace, subscription = %wanted.name,
-                        peer = peer.map(tracing::field::display),
-                        "this connection gives no proof of what was read: its deliveries cannot be confirmed"
+                        namespace = %subscription.namespace, subscription = %subscription.name,
+                        peer = peer.map(tracing::field::display), "stream without acknowledgements, its events cannot be confirmed"
                     );
                 }
-                Ok(Response::new(self.events(wanted, peer, account, life)))
+                Ok(Response::new(self.events(subscription, peer, acks)))
             }
             Err(status) => {
-                self.refused(&event_source.name, peer, &status, began.elapsed());
+                self.record_refusal(&event_source.name, peer, &status, started.elapsed());
                 Err(status)
             }
         }
@@ -88,69 +85,94 @@ impl Eventing for Service {
 }
 
 impl Service {
-    /// What is wanted, if it may be had.
+    pub(super) fn new(
+        deliveries: Deliveries,
+        namespaces: Option<Vec<Arc<str>>>,
+        was_ready: watch::Receiver<bool>,
+        drain: CancellationToken,
+        metrics: StreamMetrics,
+        traces: Traces,
+    ) -> Self {
+        let refusals = LogThrottle::new(REFUSALS).into();
+        Self { deliveries, namespaces, was_ready, drain, metrics, traces, refusals }
+    }
+
+    /// Returns the requested subscription, or the status of its refusal.
     fn admit(&self, event_source: &proto::EventSource) -> Result<Subscription, Status> {
         if self.drain.is_cancelled() {
             return Err(shutting_down());
         }
-        let wanted = config::parse(&event_source.name, &event_source.config)
+        let subscription = config::parse(&event_source.name, &event_source.config)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Some(namespaces) = &self.namespaces
-            && !namespaces.contains(&wanted.namespace)
+            && !namespaces.contains(&subscription.namespace)
         {
             return Err(Status::permission_denied(format!(
-                "kfpNamespace: this server does not serve the namespace {:?}; ask for one of those in its flag \
-                 --namespaces, or have this one added there",
-                &*wanted.namespace
+                "kfpNamespace {:?} is not served here; write one of the namespaces in the server's flag --namespaces, \
+                 or have this one added there",
+                &*subscription.namespace
             )));
         }
-        Ok(wanted)
+        Ok(subscription)
     }
 
-    /// Tells of a refusal: the metrics of each, the log and the traces of those that are news.
-    fn refused(&self, event_source: &str, peer: Option<SocketAddr>, status: &Status, lasted: Duration) {
-        let code = code_name(status.code());
-        self.metrics.started();
-        self.metrics.handled(code, lasted.as_secs_f64());
-        self.metrics.refused.get_or_create(&ReasonLabel { reason: code }).inc();
-        let is_news = {
-            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            refusals.is_news(peer.map(|peer| peer.ip()), event_source, status.message())
-        };
-        if is_news {
-            let name: String = event_source.chars().take(SHOWN_NAME).collect();
+    /// Records every refusal in the metrics, and those that the throttle allows in the log and the traces.
+    fn record_refusal(&self, event_source: &str, peer: Option<SocketAddr>, status: &Status, duration: Duration) {
+        self.metrics.call_started();
+        self.metrics.call_ended(status.code(), duration);
+        self.metrics.subscription_refused(status.code());
+        let key = refusal_key(peer, event_source);
+        let is_logged = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).allows(key, &status.message());
+        if is_logged {
+            let name: String = event_source.chars().take(MAX_LOGGED_NAME).collect();
             warn!(
-                event_source = ?name, peer = peer.map(tracing::field::display), code,
-                "refused a subscription (repetitions are logged every ten minutes): {}", status.message()
+                event_source = ?name, peer = peer.map(tracing::field::display), code = grpc::names(status.code()).go,
+                reason = status.message(), "refused subscription"
             );
-            self.traces.record(refusal_span(&name, status.code(), lasted));
+            self.traces.record(refusal_span(&name, status.code(), duration));
         }
     }
 
-    /// The stream. Nothing is refused because the store is still being filled: Argo Events 1.9.4 to 1.9.9 hang for ever
-    /// after three refusals.
-    fn events(
-        &self,
-        wanted: Subscription,
-        peer: Option<SocketAddr>,
-        account: Option<StreamAccount>,
-        mut life: Life,
-    ) -> Events {
-        let (deliveries, drain, mut filled) = (self.deliveries.clone(), self.drain.clone(), self.filled.clone());
+    /// The stream of an accepted subscription. It stays open without events until the server is ready, because Argo
+    /// Events 1.9.4 to 1.9.9 hang forever after three refusals.
+    fn events(&self, subscription: Subscription, peer: Option<SocketAddr>, acks: Option<StreamAcks>) -> Events {
+        let mut guard = StreamGuard::new(&subscription, self.metrics.clone(), self.traces.clone());
+        let (deliveries, drain, mut was_ready) = (self.deliveries.clone(), self.drain.clone(), self.was_ready.clone());
         let attached = async move {
             tokio::select! {
                 biased;
                 () = drain.cancelled() => {
-                    let status = life.ends(shutting_down());
+                    let status = guard.end(shutting_down());
                     return stream::once(async { Err(status) }).left_stream();
                 }
-                // An error means that the server is gone, and this stream soon with it.
-                _ = filled.wait_for(|filled| *filled) => {}
+                // An error means that the server was dropped, which ends this stream soon.
+                _ = was_ready.wait_for(|was_ready| *was_ready) => {}
             }
-            let attached = deliveries.attach(wanted, peer, life.span());
-            // The first error ends a stream.
-            EventStream::new(attached, account, life).right_stream()
+            let attached = deliveries.attach(subscription, peer, guard.span());
+            EventStream::new(attached, acks, guard).right_stream()
         };
         attached.into_stream().flatten().boxed()
+    }
+}
+
+fn refusal_key(peer: Option<SocketAddr>, event_source: &str) -> RefusalKey {
+    let mut hasher = DefaultHasher::new();
+    event_source.hash(&mut hasher);
+    (peer.map(|peer| peer.ip()), hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_are_throttled_by_peer_address_and_event_source() {
+        let mut refusals = LogThrottle::new(REFUSALS);
+        let peer = |host, port| Some(SocketAddr::from(([10, 0, 0, host], port)));
+        assert!(refusals.allows(refusal_key(peer(1, 1), "a"), &"no namespace"));
+        assert!(!refusals.allows(refusal_key(peer(1, 2), "a"), &"no namespace"), "another port");
+        assert!(refusals.allows(refusal_key(peer(1, 1), "b"), &"no namespace"), "another EventSource");
+        assert!(refusals.allows(refusal_key(peer(2, 1), "a"), &"no namespace"), "another peer");
+        assert!(refusals.allows(refusal_key(None, "a"), &"no namespace"), "an unknown peer");
     }
 }

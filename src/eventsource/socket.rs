@@ -1,12 +1,11 @@
-//! An accepted connection at its lowest: counted for as long as it is open, and given up when its peer says nothing at
-//! all, or takes nothing any more.
+//! Time limits of an accepted connection, and the gauge of open ones.
 //!
-//! A peer that has vanished is noticed by HTTP/2's keepalive, which ends its streams. That leaves two kinds of connections
-//! that nothing would ever end where the peer's kernel, or a proxy, still answers for it:
+//! HTTP/2 keepalive notices a peer that has vanished and ends its streams. Two kinds of connections would still stay open
+//! for as long as the peer's kernel, or a proxy, answers for the peer:
 //!
-//! - one on which HTTP/2 has not even begun, because its preface does not come;
-//! - one with something left to write, if only the GOAWAY that keepalive has brought about: h2 flushes before it closes,
-//!   and TCP waits for a full receiver for ever.
+//! - a connection without an HTTP/2 preface, on which HTTP/2 and its keepalive have not started;
+//! - a connection with pending writes, such as the GOAWAY after a failed keepalive: h2 flushes before it closes, and TCP
+//!   has no time limit for a receiver that accepts nothing.
 
 use std::{
     io,
@@ -16,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
@@ -24,74 +23,74 @@ use tokio::{
 use tonic::transport::server::Connected;
 use tracing::info;
 
-use crate::telemetry::metrics::{StreamMetrics, delivery::ReasonLabel};
+use super::metrics::{CloseReason, StreamMetrics};
 
-/// How long a peer may take for its first octets. A client sends them at once, before it knows whether anybody listens.
-const GREETING: Duration = Duration::from_secs(20);
-/// So many octets are what an HTTP/2 client sends first (under TLS, its handshake begins with more).
-const GREETING_OCTETS: usize = 24;
+/// The time limit for the preface. A client sends it at once, before any byte of the server.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The length of the HTTP/2 preface. A TLS handshake begins with more bytes.
+const PREFACE_LEN: usize = 24;
 
 /// See the module.
 pub(super) struct Socket<IO> {
     io: IO,
     peer: SocketAddr,
-    /// How many of its first octets have not come yet, and until when they may.
-    greeting: Option<(usize, Pin<Box<Sleep>>)>,
-    /// How long a write may wait.
-    patience: Duration,
-    /// Runs for as long as there is something to be written and nothing of it is taken.
-    stalled: Option<Pin<Box<Sleep>>>,
-    given_up: Family<ReasonLabel, Counter>,
-    _open: Counted,
+    /// The missing bytes of the preface, and their deadline.
+    preface: Option<(usize, Pin<Box<Sleep>>)>,
+    write_timeout: Duration,
+    /// The deadline of the pending write.
+    write_deadline: Option<Pin<Box<Sleep>>>,
+    metrics: StreamMetrics,
+    _open: OpenConnection,
 }
 
 impl<IO> Socket<IO> {
-    /// A connection that was accepted from `peer`. It ends when nothing of what is to be written was taken for as long as
-    /// `patience`, or when its first octets do not come.
-    pub(super) fn new(io: IO, peer: SocketAddr, patience: Duration, metrics: &StreamMetrics) -> Self {
+    /// Wraps a connection that was accepted from `peer`. It fails with `TimedOut` if its first bytes do not arrive in
+    /// time, or if the peer accepts no byte of a write within `write_timeout`.
+    pub(super) fn new(io: IO, peer: SocketAddr, write_timeout: Duration, metrics: &StreamMetrics) -> Self {
         Self {
             io,
             peer,
-            greeting: Some((GREETING_OCTETS, Box::pin(sleep(GREETING)))),
-            patience,
-            stalled: None,
-            given_up: metrics.connections_given_up.clone(),
-            _open: Counted::new(&metrics.connections),
+            preface: Some((PREFACE_LEN, Box::pin(sleep(PREFACE_TIMEOUT)))),
+            write_timeout,
+            write_deadline: None,
+            metrics: metrics.clone(),
+            _open: OpenConnection::new(&metrics.connections),
         }
     }
 
-    fn give_up<T>(&self, reason: &'static str, waited: Duration) -> Poll<io::Result<T>> {
-        self.given_up.get_or_create(&ReasonLabel { reason }).inc();
-        info!(peer = %self.peer, reason, "a connection is given up after {} s", waited.as_secs());
+    fn timed_out<T>(&self, reason: CloseReason, limit: Duration) -> Poll<io::Result<T>> {
+        self.metrics.connection_closed(reason);
+        info!(peer = %self.peer, reason = reason.name(), limit_s = limit.as_secs(), "closed connection");
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Ends the connection where a write has waited for too long.
-    fn patiently<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Applies the time limit to the result of a write.
+    fn poll_with_timeout<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
-            self.stalled = None;
+            self.write_deadline = None;
             return write;
         }
-        let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
-        if stalled.as_mut().poll(cx).is_pending() {
+        let limit = self.write_timeout;
+        let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if deadline.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        self.stalled = None;
-        self.give_up("stalled", patience)
+        self.write_deadline = None;
+        self.timed_out(CloseReason::Stalled, limit)
     }
 }
 
-struct Counted(Gauge);
+/// Counts an open connection until it is dropped.
+struct OpenConnection(Gauge);
 
-impl Counted {
+impl OpenConnection {
     fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -107,13 +106,13 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Socket<IO> {
         let this = &mut *self;
         let before = buf.filled().len();
         let read = Pin::new(&mut this.io).poll_read(cx, buf);
-        let Some((missing, deadline)) = &mut this.greeting else { return read };
+        let Some((missing, deadline)) = &mut this.preface else { return read };
         *missing = missing.saturating_sub(buf.filled().len() - before);
         if *missing == 0 {
-            this.greeting = None;
+            this.preface = None;
         } else if read.is_pending() && deadline.as_mut().poll(cx).is_ready() {
-            this.greeting = None;
-            return this.give_up("silent", GREETING);
+            this.preface = None;
+            return this.timed_out(CloseReason::Silent, PREFACE_TIMEOUT);
         }
         read
     }
@@ -122,7 +121,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Socket<IO> {
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let write = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.patiently(cx, write)
+        self.poll_with_timeout(cx, write)
     }
 
     fn poll_write_vectored(
@@ -131,7 +130,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let write = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.patiently(cx, write)
+        self.poll_with_timeout(cx, write)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -157,82 +156,78 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(50);
+    const WRITE_TIMEOUT: Duration = Duration::from_secs(50);
 
     fn metrics() -> StreamMetrics {
         StreamMetrics::new(&mut Registry::default())
     }
 
-    /// A socket, and its peer's end, which takes 16 octets unread.
+    /// A socket and the peer's end, whose buffer has 16 bytes.
     fn connected(metrics: &StreamMetrics) -> (Socket<DuplexStream>, DuplexStream) {
-        let (ours, theirs) = duplex(16);
-        (Socket::new(ours, SocketAddr::from(([192, 0, 2, 1], 1)), PATIENCE, metrics), theirs)
-    }
-
-    fn given_up(metrics: &StreamMetrics, reason: &'static str) -> u64 {
-        metrics.connections_given_up.get_or_create(&ReasonLabel { reason }).get()
+        let (server, peer) = duplex(16);
+        (Socket::new(server, SocketAddr::from(([192, 0, 2, 1], 1)), WRITE_TIMEOUT, metrics), peer)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_ends_when_nothing_of_it_was_taken_for_as_long_as_its_patience() {
+    async fn a_connection_ends_when_the_peer_accepts_nothing_in_time() {
         let metrics = metrics();
-        let (mut socket, _theirs) = connected(&metrics);
-        socket.write_all(&[0; 16]).await.expect("taken");
+        let (mut socket, _peer) = connected(&metrics);
+        socket.write_all(&[0; 16]).await.expect("accepted");
         let full = Instant::now();
-        let error = socket.write_all(&[0; 1]).await.expect_err("nothing is taken");
+        let error = socket.write_all(&[0; 1]).await.expect_err("nothing is accepted");
         assert_eq!((error.kind(), full.elapsed().as_secs()), (io::ErrorKind::TimedOut, 50));
-        assert_eq!(given_up(&metrics, "stalled"), 1);
+        assert_eq!(metrics.closed(CloseReason::Stalled).get(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_reader_keeps_its_connection_and_so_does_one_to_whom_nothing_is_to_be_written() {
-        let (mut socket, mut theirs) = connected(&metrics());
+    async fn neither_a_slow_reader_nor_an_idle_one_is_disconnected() {
+        let (mut socket, mut peer) = connected(&metrics());
         let writer = tokio::spawn(async move {
-            socket.write_all(&[0; 20]).await.expect("taken");
-            sleep(PATIENCE * 3).await;
-            socket.write_all(&[0; 16]).await.expect("taken");
+            socket.write_all(&[0; 20]).await.expect("accepted");
+            sleep(WRITE_TIMEOUT * 3).await;
+            socket.write_all(&[0; 16]).await.expect("accepted");
         });
         for _ in 0..20 {
-            sleep(PATIENCE - Duration::from_secs(1)).await;
-            theirs.read_u8().await.expect("an octet");
+            sleep(WRITE_TIMEOUT - Duration::from_secs(1)).await;
+            peer.read_u8().await.expect("a byte");
         }
-        timeout(PATIENCE, writer).await.expect("all was taken").expect("no error");
+        timeout(WRITE_TIMEOUT, writer).await.expect("all was accepted").expect("no error");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_does_not_say_all_that_comes_first_is_given_up_however_slowly_it_says_it() {
+    async fn an_incomplete_preface_ends_the_connection_despite_slow_bytes() {
         let metrics = metrics();
-        let (mut socket, mut theirs) = connected(&metrics);
-        let began = Instant::now();
-        let dawdles = tokio::spawn(async move {
-            for _ in 0..GREETING_OCTETS - 1 {
-                theirs.write_u8(0).await.expect("taken");
+        let (mut socket, mut peer) = connected(&metrics);
+        let started = Instant::now();
+        let slow_peer = tokio::spawn(async move {
+            for _ in 0..PREFACE_LEN - 1 {
+                peer.write_u8(0).await.expect("accepted");
                 sleep(Duration::from_millis(10)).await;
             }
             std::future::pending::<()>().await;
         });
-        let error = socket.read_exact(&mut [0; GREETING_OCTETS]).await.expect_err("it never comes");
-        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 20));
-        assert_eq!(given_up(&metrics, "silent"), 1);
-        dawdles.abort();
+        let error = socket.read_exact(&mut [0; PREFACE_LEN]).await.expect_err("incomplete");
+        assert_eq!((error.kind(), started.elapsed().as_secs()), (io::ErrorKind::TimedOut, 20));
+        assert_eq!(metrics.closed(CloseReason::Silent).get(), 1);
+        slow_peer.abort();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_has_said_it_may_be_silent_for_ever() {
-        let (mut socket, mut theirs) = connected(&metrics());
+    async fn a_peer_may_be_silent_after_its_preface() {
+        let (mut socket, mut peer) = connected(&metrics());
         tokio::spawn(async move {
-            theirs.write_all(&[0; GREETING_OCTETS]).await.expect("taken");
-            sleep(GREETING * 100).await;
-            theirs.write_u8(1).await.expect("taken");
+            peer.write_all(&[0; PREFACE_LEN]).await.expect("accepted");
+            sleep(PREFACE_TIMEOUT * 100).await;
+            peer.write_u8(1).await.expect("accepted");
         });
-        socket.read_exact(&mut [0; GREETING_OCTETS]).await.expect("it came");
-        assert_eq!(socket.read_u8().await.expect("it came"), 1);
+        socket.read_exact(&mut [0; PREFACE_LEN]).await.expect("the preface");
+        assert_eq!(socket.read_u8().await.expect("a byte"), 1);
     }
 
     #[tokio::test]
     async fn a_connection_counts_until_it_is_dropped() {
         let metrics = metrics();
-        let (socket, _theirs) = connected(&metrics);
+        let (socket, _peer) = connected(&metrics);
         assert_eq!(metrics.connections.get(), 1);
         drop(socket);
         assert_eq!(metrics.connections.get(), 0);

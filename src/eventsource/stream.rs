@@ -1,63 +1,71 @@
-//! One subscriber's stream: events out, proofs of receipt back.
+//! The stream of one subscriber: events to it, acknowledgements from it, and the record of its end.
 
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures::Stream;
 use prost::Message;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tonic::{Code, Status};
 use tracing::info;
 
-use super::{link::StreamAccount, proto};
+use super::{link::StreamAcks, metrics::StreamMetrics, proto};
 use crate::{
-    delivery::{Attached, Handoff, Receipts},
+    delivery::{AckSender, Attached, Handoff},
     failpoint::FailPoint,
-    model::event,
+    model::{Subscription, SubscriptionName, event},
     telemetry::{
-        Traces,
-        metrics::StreamMetrics,
+        Traces, grpc,
         trace::{Attribute, FinishedSpan, Kind, SpanRef},
     },
 };
 
-/// The name of the method, for spans.
+/// The name of the method in spans.
 const METHOD: &str = "generic.Eventing/StartEventSource";
-/// What gRPC puts before each message: a flag and the message's length.
+/// The length of gRPC's prefix of a message: a flag and the message's length.
 const GRPC_PREFIX: u64 = 5;
 
-/// A subscriber's stream, as tonic reads it. Dropped when the stream has ended, from whichever side.
+/// A subscriber's stream, as tonic polls it. tonic drops it when either side has ended the stream.
 pub(super) struct EventStream {
-    handoffs: tokio::sync::mpsc::Receiver<Handoff>,
-    open: Arc<Open>,
-    account: Option<StreamAccount>,
-    /// DATA octets of the stream up to the end of the last event.
-    octets: u64,
-    life: Life,
+    handoffs: mpsc::Receiver<Handoff>,
+    pending: Arc<PendingAcks>,
+    acks: Option<StreamAcks>,
+    /// The DATA bytes of the stream up to the end of the last event.
+    bytes: u64,
+    guard: StreamGuard,
 }
 
-/// What the stream shares with the task that reads its account.
-struct Open {
-    receipts: Receipts,
-    /// The DATA octet at which a hand-off ends, and its number; in order.
-    sent: Mutex<VecDeque<(u64, u64)>>,
+/// The hand-offs that are not acknowledged yet, shared by the stream and the task that forwards acknowledgements. When
+/// the stream drops it, delivery learns that the stream has ended.
+struct PendingAcks {
+    delivery: AckSender,
+    /// In order.
+    handoffs: Mutex<VecDeque<PendingAck>>,
+}
+
+struct PendingAck {
+    /// The DATA bytes of the stream up to the end of the event.
+    end: u64,
+    sequence: u64,
 }
 
 impl EventStream {
-    /// Begins to send what delivery hands over. Without an account (see [`super::link`]) nothing is ever confirmed.
-    pub(super) fn new(attached: Attached, account: Option<StreamAccount>, life: Life) -> Self {
-        let Attached { events, receipts } = attached;
-        let open = Arc::new(Open { receipts, sent: Mutex::default() });
-        if let Some(account) = &account {
-            // Receipts come in while nobody reads the stream, so they have a task of their own.
-            tokio::spawn(read_receipts(Arc::downgrade(&open), account.acknowledged()));
+    /// Starts sending the events that delivery hands off. Without `acks` (see [`super::link`]) none of them is confirmed.
+    pub(super) fn new(attached: Attached, acks: Option<StreamAcks>, guard: StreamGuard) -> Self {
+        let pending = Arc::new(PendingAcks { delivery: attached.acks, handoffs: Mutex::default() });
+        if let Some(acks) = &acks {
+            // A task of its own, because acknowledgements arrive while the stream is not polled.
+            tokio::spawn(forward_acks(Arc::downgrade(&pending), acks.acked()));
         }
-        Self { handoffs: events, open, account, octets: 0, life }
+        Self { handoffs: attached.events, pending, acks, bytes: 0, guard }
     }
 }
 
@@ -70,151 +78,124 @@ impl Stream for EventStream {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(handoff)) => {
                 let event = proto::Event { name: event::NAME.to_owned(), payload: handoff.payload.into() };
-                this.octets += event.encoded_len() as u64 + GRPC_PREFIX;
-                if let Some(account) = &this.account {
-                    this.open.lock().push_back((this.octets, handoff.sequence));
-                    account.expect(this.octets);
+                this.bytes += event.encoded_len() as u64 + GRPC_PREFIX;
+                if let Some(acks) = &this.acks {
+                    this.pending.lock().push_back(PendingAck { end: this.bytes, sequence: handoff.sequence });
+                    acks.expect(this.bytes);
                 }
-                this.life.metrics.sent();
+                this.guard.metrics.message_sent();
                 FailPoint::HandedOff.pass();
                 Poll::Ready(Some(Ok(event)))
             }
-            // Delivery has let go of the stream: the server drains.
-            Poll::Ready(None) => Poll::Ready(Some(Err(this.life.ends(shutting_down())))),
+            // Delivery ends streams only when the server drains.
+            Poll::Ready(None) => Poll::Ready(Some(Err(this.guard.end(shutting_down())))),
         }
     }
 }
 
-impl Open {
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, u64)>> {
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+impl PendingAcks {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<PendingAck>> {
+        self.handoffs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last hand-off that ends within the first `octets` of the stream.
-    fn proven(&self, octets: u64) -> Option<u64> {
-        let mut sent = self.lock();
-        let mut last = None;
-        while sent.front().is_some_and(|(end, _)| *end <= octets)
-            && let Some((_, sequence)) = sent.pop_front()
-        {
-            last = Some(sequence);
-        }
-        last
+    /// Removes the hand-offs within the first `bytes` of the stream. Returns the sequence number of the last one.
+    fn take_acked(&self, bytes: u64) -> Option<u64> {
+        let mut handoffs = self.lock();
+        let acked = handoffs.partition_point(|handoff| handoff.end <= bytes);
+        handoffs.drain(..acked).next_back().map(|handoff| handoff.sequence)
     }
 }
 
-/// Passes proofs of receipt on, until the stream or its account has ended.
-async fn read_receipts(open: Weak<Open>, mut acknowledged: watch::Receiver<u64>) {
-    while acknowledged.changed().await.is_ok() {
-        let octets = *acknowledged.borrow_and_update();
-        let Some(open) = open.upgrade() else { return };
-        if let Some(sequence) = open.proven(octets) {
+/// Forwards acknowledgements to delivery until the stream has ended or no more acknowledgements can arrive.
+async fn forward_acks(pending: Weak<PendingAcks>, mut acked: watch::Receiver<u64>) {
+    while acked.changed().await.is_ok() {
+        let bytes = *acked.borrow_and_update();
+        let Some(pending) = pending.upgrade() else { return };
+        if let Some(sequence) = pending.take_acked(bytes) {
             FailPoint::Acknowledged.pass();
-            open.receipts.acknowledged(sequence);
+            pending.delivery.acknowledged(sequence);
         }
     }
 }
 
-/// The server is going away; its clients redial.
+/// The status of requests and streams during a shutdown. Clients reconnect.
 pub(super) fn shutting_down() -> Status {
     Status::unavailable("the server is shutting down")
 }
 
-/// Counts a stream from its beginning to its end, and logs its end. One that is dropped without a status was abandoned by
-/// the other side.
-pub(super) struct Life {
-    pub(super) namespace: Arc<str>,
-    pub(super) subscription: String,
-    pub(super) metrics: StreamMetrics,
+/// Records a stream from its start to its end in metrics, log and traces. A guard that is dropped without a status means
+/// that the client has left.
+pub(super) struct StreamGuard {
+    namespace: Arc<str>,
+    subscription: SubscriptionName,
+    metrics: StreamMetrics,
     traces: Traces,
     span: Option<SpanRef>,
-    began: Instant,
+    started: Instant,
     code: Code,
 }
 
-impl Life {
-    pub(super) fn begin(namespace: Arc<str>, subscription: String, metrics: StreamMetrics, traces: Traces) -> Self {
-        metrics.started();
-        let span = traces.are_on().then(SpanRef::random);
-        Self { namespace, subscription, metrics, traces, span, began: Instant::now(), code: Code::Cancelled }
+impl StreamGuard {
+    pub(super) fn new(subscription: &Subscription, metrics: StreamMetrics, traces: Traces) -> Self {
+        metrics.call_started();
+        Self {
+            namespace: subscription.namespace.clone(),
+            subscription: subscription.name.clone(),
+            metrics,
+            span: traces.are_on().then(SpanRef::random),
+            traces,
+            started: Instant::now(),
+            code: Code::Cancelled,
+        }
     }
 
-    /// The stream's own span. It is recorded when the stream ends; those of its events link to it.
+    /// The span of the stream, to which the spans of its events link. It is recorded when the stream ends.
     pub(super) fn span(&self) -> Option<SpanRef> {
         self.span
     }
 
-    fn record(&self, lasted: Duration) {
-        let Some(id) = self.span else { return };
-        let mut span = call_span(id, self.code, lasted);
-        span.attributes.extend([
-            Attribute::new("modelupdate.namespace", self.namespace.to_string()),
-            Attribute::new("modelupdate.subscription", self.subscription.clone()),
-        ]);
-        self.traces.record(span);
-    }
-
-    /// Notes the status with which our side ends the stream.
-    pub(super) fn ends(&mut self, status: Status) -> Status {
+    /// Records the status with which the server ends the stream.
+    pub(super) fn end(&mut self, status: Status) -> Status {
         self.code = status.code();
         status
     }
 }
 
-impl Drop for Life {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
-        let lasted = self.began.elapsed();
-        self.metrics.handled(code_name(self.code), lasted.as_secs_f64());
-        self.record(lasted);
+        let duration = self.started.elapsed();
+        self.metrics.call_ended(self.code, duration);
+        if let Some(id) = self.span {
+            let mut span = call_span(id, self.code, duration);
+            span.attributes.extend([
+                Attribute::new("modelupdate.namespace", self.namespace.to_string()),
+                Attribute::new("modelupdate.subscription", self.subscription.to_string()),
+            ]);
+            self.traces.record(span);
+        }
         info!(
-            namespace = %self.namespace, subscription = %self.subscription, code = code_name(self.code),
-            lasted_s = lasted.as_secs(), "the stream has ended"
+            namespace = %self.namespace, subscription = %self.subscription, code = grpc::names(self.code).go,
+            duration_s = duration.as_secs(), "stream ended"
         );
     }
 }
 
-/// The span of a request that was refused before a stream began, in a trace of its own: whose it was, and the status.
-pub(super) fn refusal_span(event_source: &str, code: Code, lasted: Duration) -> FinishedSpan {
-    let mut span = call_span(SpanRef::random(), code, lasted);
+/// The span of a refused request, in a trace of its own.
+pub(super) fn refusal_span(event_source: &str, code: Code, duration: Duration) -> FinishedSpan {
+    let mut span = call_span(SpanRef::random(), code, duration);
     span.attributes.push(Attribute::new("modelupdate.event_source", event_source.to_owned()));
-    span.fail("refused", status_name(code));
+    span.fail("refused", grpc::names(code).spec);
     span
 }
 
-fn call_span(id: SpanRef, code: Code, lasted: Duration) -> FinishedSpan {
+fn call_span(id: SpanRef, code: Code, duration: Duration) -> FinishedSpan {
     let mut span = FinishedSpan::now(id, None, METHOD);
     span.kind = Kind::Server;
-    span.start = span.end.checked_sub(lasted).unwrap_or(span.end);
+    span.start = span.end.checked_sub(duration).unwrap_or(span.end);
     span.attributes = vec![
         Attribute::new("rpc.system.name", "grpc"),
         Attribute::new("rpc.method", METHOD),
-        Attribute::new("rpc.status_code", status_name(code)),
+        Attribute::new("rpc.status_code", grpc::names(code).spec),
     ];
     span
-}
-
-/// The name of a status code, as gRPC's specification and OpenTelemetry write it.
-fn status_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-        Code::Unavailable => "UNAVAILABLE",
-        _ => "UNKNOWN",
-    }
-}
-
-/// The name of a status code, as grpc-go and so most dashboards write it.
-pub(super) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::Unauthenticated => "Unauthenticated",
-        Code::Unavailable => "Unavailable",
-        _ => "Unknown",
-    }
 }

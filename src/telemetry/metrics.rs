@@ -2,12 +2,10 @@
 
 pub mod delivery;
 pub mod kubernetes;
-pub mod streams;
 
 pub use delivery::DeliveryMetrics;
 pub use kubernetes::KubernetesMetrics;
 use prometheus_client::registry::Registry;
-pub use streams::StreamMetrics;
 
 /// Every metric of the server. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -16,8 +14,6 @@ pub struct Metrics {
     pub delivery: DeliveryMetrics,
     /// What is counted on the side of Kubernetes.
     pub kubernetes: KubernetesMetrics,
-    /// What is counted on the side of Argo Events.
-    pub streams: StreamMetrics,
 }
 
 impl Metrics {
@@ -26,7 +22,6 @@ impl Metrics {
         Self {
             delivery: DeliveryMetrics::new(registry),
             kubernetes: KubernetesMetrics::new(registry),
-            streams: StreamMetrics::new(registry),
         }
     }
 }

@@ -119,7 +119,7 @@ async fn two_streams(scene: &Scene, mut tally: Tally, one: &Serving, other: &Ser
     let lasted = began.elapsed().as_secs_f64();
     say(format_args!("  10 runs made, delivered to one stream and marked, while the other is frozen: {lasted:.1} s"));
     freezes.client.kill();
-    other.has_said("the stream has ended", SHARED).await;
+    other.has_said("stream ended", SHARED).await;
     scene.seen_by(other).await;
 
     // What one has confirmed is done for its sibling's successor: the next run is the first that it gets.

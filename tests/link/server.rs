@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use model_update_eventsource::eventsource::link::{Link, LinkInfo, StreamAccount};
+use model_update_eventsource::eventsource::link::{Link, LinkInfo, StreamAcks};
 use prost::Message as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -36,7 +36,7 @@ pub(crate) async fn within<F: Future>(future: F) -> F::Output {
 /// The server's end of one stream.
 pub(crate) struct Session {
     pub(crate) name: String,
-    account: StreamAccount,
+    acks: StreamAcks,
     acknowledged: watch::Receiver<u64>,
     events: Option<mpsc::Sender<Result<Event, Status>>>,
     open: std::collections::VecDeque<u64>,
@@ -48,7 +48,7 @@ impl Session {
     pub(crate) async fn hand_off(&mut self, payload: Vec<u8>) -> u64 {
         let event = Event { name: "model-update".to_owned(), payload };
         self.total += 5 + event.encoded_len() as u64;
-        self.account.expect(self.total);
+        self.acks.expect(self.total);
         let events = self.events.as_ref().expect("the stream has not been ended");
         within(events.send(Ok(event))).await.expect("the stream is open");
         self.total
@@ -94,7 +94,7 @@ impl Session {
     }
 
     pub(crate) fn stream_id(&self) -> u32 {
-        self.account.stream_id()
+        self.acks.stream_id()
     }
 }
 
@@ -110,14 +110,14 @@ impl Eventing for Service {
     ) -> Result<Response<Self::StartEventSourceStream>, Status> {
         let info = request.extensions().get::<LinkInfo>().cloned().expect("it came over a link");
         assert!(info.peer_addr().is_some());
-        let account = info.account(request.metadata().as_ref());
-        let account = account.ok_or_else(|| Status::failed_precondition("no account"))?;
+        let acks = info.stream_acks(request.metadata().as_ref());
+        let acks = acks.ok_or_else(|| Status::failed_precondition("no acknowledgements"))?;
         let (events, stream) = mpsc::channel(256);
         let headers = request.metadata().get("wants-headers").map(|len| len.to_str().map(str::parse));
         let session = Session {
             name: request.into_inner().name,
-            acknowledged: account.acknowledged(),
-            account,
+            acknowledged: acks.acked(),
+            acks,
             events: Some(events),
             open: Default::default(),
             total: 0,

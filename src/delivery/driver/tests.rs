@@ -165,7 +165,7 @@ async fn a_run_goes_from_the_store_to_the_stream_and_its_mark_to_the_api_server(
         r#"{"pipelineName":"penguin","servingModelArtifacts":[{"name":"model","location":"gs://models/1"}]}"#
     );
     let acknowledged = Instant::now();
-    stream.receipts.acknowledged(handoff.sequence);
+    stream.acks.acknowledged(handoff.sequence);
     let patches = rig.patched(1).await;
     assert_eq!(Instant::now() - acknowledged, Options::default().confirm_after);
     assert_eq!((&*patches[0].name, patches[0].uid), ("one", uid("one")));
@@ -212,7 +212,7 @@ async fn an_event_that_was_not_confirmed_comes_again_on_the_next_stream_and_one_
     drop(first);
     let mut second = rig.attach(subscription("a"));
     let handoff = event(&mut second).await;
-    second.receipts.acknowledged(handoff.sequence);
+    second.acks.acknowledged(handoff.sequence);
     rig.patched(1).await;
     drop(second);
     assert_silent(&mut rig.attach(subscription("a"))).await;
@@ -225,7 +225,7 @@ async fn a_restarted_run_is_forgotten_by_the_lookup_and_comes_again() {
     let mut stream = rig.attach(subscription("a"));
     rig.store.apply(run("one"));
     let handoff = event(&mut stream).await;
-    stream.receipts.acknowledged(handoff.sequence);
+    stream.acks.acknowledged(handoff.sequence);
     rig.patched(1).await;
     let marks = rig.store.get("team", "one").unwrap().marks.clone();
     let resource_version = Some("7".into());
@@ -259,7 +259,7 @@ async fn a_stream_that_takes_nothing_does_not_hold_up_another() {
     for n in 0..1_000 {
         rig.store.apply(run(&n.to_string()));
         let handoff = event(&mut alive).await;
-        alive.receipts.acknowledged(handoff.sequence);
+        alive.acks.acknowledged(handoff.sequence);
     }
     rig.patched(1_000).await;
 }
@@ -274,7 +274,7 @@ async fn failing_neighbours_are_asked_again_until_they_are_well() {
     assert_silent(&mut stream).await;
     rig.set("team", Mood::Fine);
     let handoff = event(&mut stream).await;
-    stream.receipts.acknowledged(handoff.sequence);
+    stream.acks.acknowledged(handoff.sequence);
     assert_silent(&mut stream).await;
     *lock(&rig.marker.mood) = Mood::Fine;
     rig.patched(1).await;
@@ -292,7 +292,7 @@ async fn a_lookup_or_a_patch_that_panics_ends_the_task_with_an_error_and_every_s
         let mut stream = rig.attach(subscription("a"));
         rig.store.apply(run("one"));
         if let Some(handoff) = stream.events.recv().await {
-            stream.receipts.acknowledged(handoff.sequence);
+            stream.acks.acknowledged(handoff.sequence);
             assert!(stream.events.recv().await.is_none());
         }
         let error = timeout(Duration::from_secs(60), rig.task).await.unwrap().unwrap().unwrap_err();
@@ -320,7 +320,7 @@ async fn a_drain_waits_for_the_last_confirmation_and_its_mark() {
     rig.store.apply(run("one"));
     let handoff = event(&mut stream).await;
     rig.drain.cancel();
-    stream.receipts.acknowledged(handoff.sequence);
+    stream.acks.acknowledged(handoff.sequence);
     let begin = Instant::now();
     assert!(stream.events.recv().await.is_none());
     assert_eq!(begin.elapsed(), Options::default().confirm_after);
@@ -353,7 +353,7 @@ async fn a_drain_ends_the_streams_of_dead_peers_after_five_seconds_and_gives_han
     rig.store.apply(run("one"));
     let handoff = event(&mut fine).await;
     event(&mut dead).await;
-    fine.receipts.acknowledged(handoff.sequence);
+    fine.acks.acknowledged(handoff.sequence);
     let begin = Instant::now();
     rig.drain.cancel();
     assert!(fine.events.recv().await.is_none());
@@ -383,7 +383,7 @@ async fn when_every_handle_is_gone_the_last_marks_are_waited_for_without_spinnin
     let mut stream = deliveries.attach(subscription("a"), None, None);
     store.apply(run("one"));
     let handoff = event(&mut stream).await;
-    stream.receipts.acknowledged(handoff.sequence);
+    stream.acks.acknowledged(handoff.sequence);
     *lock(&marker.mood) = Mood::Hangs;
     assert_silent(&mut stream).await;
     let begin = Instant::now();

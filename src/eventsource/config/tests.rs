@@ -8,17 +8,17 @@ fn refusal(config: &str) -> String {
 
 #[test]
 fn the_namespace_alone_suffices() {
-    let wanted = parse("model-update", b"kfpNamespace: team-a\n").unwrap();
-    assert_eq!(&*wanted.namespace, "team-a");
-    assert_eq!(wanted.name.as_str(), "model-update");
-    assert!(wanted.pipelines.matches("anything"));
-    assert_eq!(*wanted.artifact_types, ArtifactTypes::default());
-    assert_eq!(wanted.max_age, None);
-    assert_eq!(wanted.include, Include::default());
+    let subscription = parse("model-update", b"kfpNamespace: team-a\n").unwrap();
+    assert_eq!(&*subscription.namespace, "team-a");
+    assert_eq!(subscription.name.as_str(), "model-update");
+    assert!(subscription.pipelines.matches("anything"));
+    assert_eq!(*subscription.artifact_types, ArtifactTypes::default());
+    assert_eq!(subscription.max_age, None);
+    assert_eq!(subscription.include, Include::default());
 }
 
 #[test]
-fn every_key_has_its_meaning() {
+fn every_key_is_applied() {
     let config = b"
 kfpNamespace: team-a
 subscription: deployer
@@ -28,15 +28,17 @@ artifactTypes:
 maxAge: 1d 12h
 include: [traceparent, namespace]
 ";
-    let wanted = parse("model-update", config).unwrap();
-    assert_eq!(wanted.name.as_str(), "deployer");
+    let subscription = parse("model-update", config).unwrap();
+    assert_eq!(subscription.name.as_str(), "deployer");
     assert!(
-        wanted.pipelines.matches("penguin-7") && wanted.pipelines.matches("taxi") && !wanted.pipelines.matches("taxis")
+        subscription.pipelines.matches("penguin-7")
+            && subscription.pipelines.matches("taxi")
+            && !subscription.pipelines.matches("taxis")
     );
-    assert_eq!(*wanted.artifact_types, ArtifactTypes::named(["system.Model"]));
-    assert_eq!(wanted.max_age, Some(Duration::from_secs(36 * 3600)));
-    assert!(wanted.include.has(IncludeField::Traceparent) && wanted.include.has(IncludeField::Namespace));
-    assert!(!wanted.include.has(IncludeField::RunId));
+    assert_eq!(*subscription.artifact_types, ArtifactTypes::named(["system.Model"]));
+    assert_eq!(subscription.max_age, Some(Duration::from_secs(36 * 3600)));
+    assert!(subscription.include.has(IncludeField::Traceparent) && subscription.include.has(IncludeField::Namespace));
+    assert!(!subscription.include.has(IncludeField::RunId));
 }
 
 #[test]
@@ -45,7 +47,7 @@ fn json_is_yaml() {
 }
 
 #[test]
-fn an_odd_event_source_name_becomes_a_subscription_of_its_own() {
+fn an_invalid_event_source_name_gives_a_unique_subscription() {
     let first = parse("Model Update", b"kfpNamespace: a").unwrap().name;
     let second = parse("model_update", b"kfpNamespace: a").unwrap().name;
     assert!(first.as_str().starts_with("model-update-") && second.as_str().starts_with("model-update-"));
@@ -53,9 +55,9 @@ fn an_odd_event_source_name_becomes_a_subscription_of_its_own() {
 }
 
 #[test]
-fn a_document_that_is_no_configuration_is_refused_with_what_to_write() {
-    const EMPTY: &str = "config is empty: write at least `kfpNamespace: <the namespace whose runs are wanted>`";
-    const MAPPING: &str = "but has to be a mapping: write `kfpNamespace: <the namespace whose runs are wanted>`";
+fn an_invalid_document_is_refused_with_what_to_write() {
+    const EMPTY: &str = "config is empty; write at least `kfpNamespace: <namespace of the runs>`";
+    const MAPPING: &str = "not a mapping; write `kfpNamespace: <namespace of the runs>`";
     for (config, message) in [
         ("", EMPTY),
         ("# nothing\n", EMPTY),
@@ -67,18 +69,18 @@ fn a_document_that_is_no_configuration_is_refused_with_what_to_write() {
         ("kfpNamespace:team-a", &format!("config is text, {MAPPING}")),
         ("7", &format!("config is a number, {MAPPING}")),
         ("true", &format!("config is true or false, {MAPPING}")),
-        ("subscription: a", "kfpNamespace is missing: write `kfpNamespace: <the namespace whose runs are wanted>`"),
+        ("subscription: a", "kfpNamespace is missing; write `kfpNamespace: <namespace of the runs>`"),
         (
             "kfpNamespace: a\nmaxAge: 1h\nkfpNamespace: b",
-            "config has the key \"kfpNamespace\" twice, again on line 3: leave one of them out",
+            "config has the key \"kfpNamespace\" again in line 3; remove one of the two",
         ),
         (
             "kfpNamespace: a\n---\nmaxAge: 1h",
-            "config has several YAML documents, the second on line 3: write every key in one, without `---`",
+            "config has a second YAML document in line 3; write all keys in one document, without `---`",
         ),
         (
             "kfpNamespace: [[[[[[[[[[]]]]]]]]]]",
-            "config is nested too deeply, too long or has too many aliases on line 1: write plain values and lists, \
+            "config is nested too deeply, too long or has too many aliases in line 1; write plain values and lists, \
              such as `pipelines: [\"penguin-*\"]`",
         ),
     ] {
@@ -87,27 +89,27 @@ fn a_document_that_is_no_configuration_is_refused_with_what_to_write() {
 }
 
 #[test]
-fn what_is_not_yaml_is_refused_with_its_line_and_the_usual_way_out() {
+fn invalid_yaml_is_refused_with_its_line_and_what_to_write() {
     for (config, problem) in [
         ("a: b: c", "line 1: mapping values are not allowed in this context"),
         ("kfpNamespace: a\n  maxAge: 1h", "line 2: mapping values are not allowed in this context"),
         ("kfpNamespace: a\npipelines: [b", "line 2: unclosed bracket '['"),
         ("kfpNamespace: 'a", "line 1: unclosed quote"),
-        ("kfpNamespace: a\npipelines: [*penguin]", "line 2: a text that begins with * has to be in quotes"),
-        ("kfpNamespace: {{namespace}}", "line 1: a key has to be text"),
+        ("kfpNamespace: a\npipelines: [*penguin]", "line 2: a text that begins with * must be in quotes"),
+        ("kfpNamespace: {{namespace}}", "line 1: a key must be text"),
     ] {
         let message = format!(
-            "config is not valid YAML: {problem}; write each key as `kfpNamespace: my-team` on a line of its own, and \
-             put texts with special characters in quotes"
+            "config is not valid YAML in {problem}; write each key on its own line, such as `kfpNamespace: my-team`, \
+             and quote text with special characters"
         );
         assert_eq!(refusal(config), message, "{config:?}");
     }
     let message = parse("x", b"kfpNamespace: \xff").unwrap_err().to_string();
-    assert_eq!(message, "config is not UTF-8 after octet 14: save it as UTF-8");
+    assert_eq!(message, "config is not UTF-8 after byte 14; save it as UTF-8");
 }
 
 #[test]
-fn an_unknown_key_is_refused_with_the_one_that_was_probably_meant() {
+fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     for (key, meant) in [
         ("kfpnamespace", "kfpNamespace"),
         ("kfp_namespace", "kfpNamespace"),
@@ -119,26 +121,26 @@ fn an_unknown_key_is_refused_with_the_one_that_was_probably_meant() {
         ("artifactType", "artifactTypes"),
         ("subscripton", "subscription"),
     ] {
-        let message = format!("config has the unknown key \"{key}\": did you mean {meant}?");
+        let message = format!("config has the unknown key \"{key}\"; did you mean {meant}?");
         assert_eq!(refusal(&format!("{key}: a")), message);
     }
     for key in ["colour", "1", "\u{1F427}", "a"] {
         let message = format!(
-            "config has the unknown key \"{key}\": the keys are kfpNamespace, subscription, pipelines, artifactTypes, \
+            "config has the unknown key \"{key}\"; write one of kfpNamespace, subscription, pipelines, artifactTypes, \
              maxAge, include"
         );
         assert_eq!(refusal(&format!("kfpNamespace: a\n{key}: b")), message);
     }
 }
 
-/// Each value of the key, what is wrong with it, and the end that all their messages share.
+/// Asserts the messages for invalid values of a key: its problem, and the example that all have in common.
 fn refusals(key: &str, example: &str, values: &[(&str, &str)]) {
     for (value, problem) in values {
         let config = match key {
             "kfpNamespace" => format!("{key}: {value}"),
             key => format!("kfpNamespace: a\n{key}: {value}"),
         };
-        assert_eq!(refusal(&config), format!("{key}: {problem}; write {example}"), "{config:?}");
+        assert_eq!(refusal(&config), format!("{key} {problem}; write {example}"), "{config:?}");
     }
 }
 
@@ -146,7 +148,7 @@ const NO_LABEL: &str =
     "is not a DNS label (1 to 63 characters, a-z, 0-9 and '-', beginning and ending with a letter or digit)";
 
 #[test]
-fn a_namespace_has_to_be_one() {
+fn a_namespace_must_be_a_dns_label() {
     let long = "x".repeat(64);
     refusals(
         NAMESPACE,
@@ -159,18 +161,18 @@ fn a_namespace_has_to_be_one() {
             ("true", "is true or false, not text (quotes make it text)"),
             ("[a]", "is a list, not text"),
             ("{a: b}", "is a mapping, not text"),
-            ("Team A", &format!("\"Team A\" cannot be a namespace: it {NO_LABEL}")),
-            ("team.a", &format!("\"team.a\" cannot be a namespace: it {NO_LABEL}")),
-            ("-a", &format!("\"-a\" cannot be a namespace: it {NO_LABEL}")),
-            ("a*", &format!("\"a*\" cannot be a namespace: it {NO_LABEL}")),
-            ("\"a\\n\\e\"", &format!("\"a\\n\\u{{1b}}\" cannot be a namespace: it {NO_LABEL}")),
-            (&long, &format!("\"{}…\" cannot be a namespace: it {NO_LABEL}", &long[..60])),
+            ("Team A", &format!("\"Team A\" {NO_LABEL}")),
+            ("team.a", &format!("\"team.a\" {NO_LABEL}")),
+            ("-a", &format!("\"-a\" {NO_LABEL}")),
+            ("a*", &format!("\"a*\" {NO_LABEL}")),
+            ("\"a\\n\\e\"", &format!("\"a\\n\\u{{1b}}\" {NO_LABEL}")),
+            (&long, &format!("\"{}…\" {NO_LABEL}", &long[..60])),
         ],
     );
 }
 
 #[test]
-fn an_explicit_subscription_has_to_be_a_dns_label() {
+fn an_explicit_subscription_must_be_a_dns_label() {
     refusals(
         SUBSCRIPTION,
         "a name such as `subscription: deployer`, or leave it out to use the EventSource's name",
@@ -191,7 +193,7 @@ fn pipelines_are_a_list_of_glob_patterns() {
         PIPELINES,
         "a list such as `pipelines: [\"penguin-*\"]`, or leave it out for every pipeline",
         &[
-            ("[]", "is an empty list, which would match nothing"),
+            ("[]", "is an empty list, which matches nothing"),
             ("penguin", "is text, not a list"),
             ("", "has no value"),
             ("{penguin: true}", "is a mapping, not a list"),
@@ -200,7 +202,7 @@ fn pipelines_are_a_list_of_glob_patterns() {
             ("[[a]]", "has an entry that is a list, not text"),
             ("['a[']", "\"a[\" is not a glob pattern: unclosed character class; missing ']'"),
             ("['[z-a]']", "\"[z-a]\" is not a glob pattern: invalid range; 'z' > 'a'"),
-            (&format!("[{long}]"), &format!("\"{}…\" has more than 256 octets", "{a,".repeat(20))),
+            (&format!("[{long}]"), &format!("has the entry \"{}…\" of more than 256 bytes", "{a,".repeat(20))),
             (&many, "has more than 64 entries"),
         ],
     );
@@ -212,7 +214,7 @@ fn artifact_types_are_a_list_of_names() {
         ARTIFACT_TYPES,
         "a list such as `artifactTypes: [system.Model]`, or leave it out for pushed models",
         &[
-            ("[]", "is an empty list, which would match nothing"),
+            ("[]", "is an empty list, which matches nothing"),
             ("[7]", "has an entry that is a number, not text (quotes make it text)"),
             ("system.Model", "is text, not a list"),
             ("", "has no value"),
@@ -225,8 +227,8 @@ fn an_age_is_a_positive_duration_with_a_unit() {
     for (text, seconds) in
         [("90m", 5400), ("24h", 86_400), ("1d", 86_400), ("1d 12h", 129_600), ("1d12h", 129_600), ("'30s'", 30)]
     {
-        let wanted = parse("x", format!("kfpNamespace: a\nmaxAge: {text}").as_bytes()).unwrap();
-        assert_eq!(wanted.max_age, Some(Duration::from_secs(seconds)), "{text}");
+        let subscription = parse("x", format!("kfpNamespace: a\nmaxAge: {text}").as_bytes()).unwrap();
+        assert_eq!(subscription.max_age, Some(Duration::from_secs(seconds)), "{text}");
     }
     refusals(
         MAX_AGE,
@@ -241,7 +243,7 @@ fn an_age_is_a_positive_duration_with_a_unit() {
             ("soon", "\"soon\" is not a duration"),
             ("1 fortnight", "\"1 fortnight\" is not a duration"),
             ("''", "\"\" is not a duration"),
-            ("999999999999999999999h", "\"999999999999999999999h\" is longer than anything lasts"),
+            ("999999999999999999999h", "\"999999999999999999999h\" is too long"),
             ("", "has no value"),
             ("true", "is true or false, not a duration"),
         ],
@@ -249,23 +251,23 @@ fn an_age_is_a_positive_duration_with_a_unit() {
 }
 
 #[test]
-fn only_the_fields_that_there_are_can_be_included() {
+fn only_known_fields_can_be_included() {
     refusals(
         INCLUDE,
         "a list of any of namespace, workflowName, workflowUid, runId, traceparent, or leave it out",
         &[
-            ("[everything]", "there is no field \"everything\""),
-            ("[run_id]", "there is no field \"run_id\", did you mean runId?"),
-            ("[namespace, Workflowname]", "there is no field \"Workflowname\", did you mean workflowName?"),
+            ("[everything]", "has the unknown field \"everything\""),
+            ("[run_id]", "has the unknown field \"run_id\" (did you mean runId?)"),
+            ("[namespace, Workflowname]", "has the unknown field \"Workflowname\" (did you mean workflowName?)"),
             ("namespace", "is text, not a list"),
-            ("[]", "is an empty list, which would match nothing"),
+            ("[]", "is an empty list, which matches nothing"),
             ("", "has no value"),
         ],
     );
 }
 
 #[test]
-fn a_configuration_cannot_eat_the_server() {
+fn an_expensive_configuration_is_refused() {
     assert_eq!(parse("x", &vec![b'a'; MAX_CONFIG + 1]).unwrap_err(), ConfigError::TooLarge);
     let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
                 d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n";
@@ -277,7 +279,7 @@ fn a_configuration_cannot_eat_the_server() {
 }
 
 #[test]
-fn the_largest_patterns_that_are_taken_compile() {
+fn the_largest_accepted_patterns_compile() {
     let nested = format!("{}a{}", "{a,".repeat(63), "}".repeat(63));
     let classes = "[a-z]*".repeat(MAX_ENTRY / 6);
     let open = "{".repeat(MAX_ENTRY);
@@ -287,7 +289,7 @@ fn the_largest_patterns_that_are_taken_compile() {
     assert!(refusal(&list(&open)).contains("is not a glob pattern"));
 }
 
-/// Texts that look like configurations, and go wrong in many places.
+/// Texts that resemble configurations, with many kinds of mistakes.
 fn pieces() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => prop::sample::select(KEYS.to_vec()).prop_map(|key| format!("\n{key}: ")),
@@ -312,13 +314,13 @@ proptest! {
     }
 
     #[test]
-    fn no_octets_panic(config in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn no_bytes_panic(config in prop::collection::vec(any::<u8>(), 0..200)) {
         drop(parse("x", &config));
     }
 
     #[test]
     fn every_derived_name_is_a_dns_label(name in ".{0,120}") {
-        let wanted = parse(&name, b"kfpNamespace: a").unwrap();
-        prop_assert!(is_dns_label(wanted.name.as_str()), "{:?}", wanted.name);
+        let subscription = parse(&name, b"kfpNamespace: a").unwrap();
+        prop_assert!(is_dns_label(subscription.name.as_str()), "{:?}", subscription.name);
     }
 }

@@ -1,4 +1,4 @@
-//! From the octets of a configuration to its keys and values, with what can be wrong on the way in our own words.
+//! Reads the keys and values of a configuration, and explains what is wrong with malformed ones.
 
 use serde_json::{Map, Value};
 use serde_saphyr::{
@@ -6,17 +6,18 @@ use serde_saphyr::{
     options::NonFiniteFloatPolicy,
 };
 
-use super::{ConfigError, words};
+use super::{ConfigError, messages};
 
-/// A configuration is a few lines; what is larger than this many octets is none.
+/// The largest configuration, in bytes. A usual one is a few lines.
 pub(super) const MAX_CONFIG: usize = 64 * 1024;
-/// A mapping of lists has two levels. Whoever wrote more is told what is wrong with it, up to here.
+/// The deepest nesting. A valid configuration has two levels. Up to this limit the message names the key with the extra
+/// levels.
 const MAX_DEPTH: usize = 8;
-/// Texts, lists and mappings, those that come from aliases included.
+/// Texts, lists and mappings, including those from aliases.
 const MAX_NODES: usize = 4096;
-/// How many references to another place of the same text there may be.
+/// References to another place in the text.
 const MAX_ALIASES: usize = 64;
-/// How much of the parser's own words is repeated, in characters.
+/// The characters of the parser's message in the server's.
 const MAX_PROBLEM: usize = 160;
 
 /// The keys and values of a configuration.
@@ -34,11 +35,11 @@ pub(super) fn read(config: &[u8]) -> Result<Map<String, Value>, ConfigError> {
     match value {
         Value::Object(keys) => Ok(keys),
         Value::Null => Err(ConfigError::Empty),
-        other => Err(ConfigError::NotAMapping(words::kind(&other))),
+        other => Err(ConfigError::NotAMapping(messages::kind(&other))),
     }
 }
 
-/// Anybody may send a configuration, so it may cost next to nothing to find out that it is none.
+/// Limits of the parser. Any client may send a configuration, so a malformed one must cost little.
 fn bounds() -> Options {
     options! {
         budget: budget! {
@@ -58,30 +59,30 @@ fn bounds() -> Options {
     }
 }
 
-/// The parser's words are for programmers who use it; what happens often gets words for those who wrote the text.
+/// Translates an error of the parser. Frequent ones get a message for the author of the configuration.
 fn refusal(error: &Error) -> ConfigError {
     let line = error.location().map_or(1, |location| location.line());
     let syntax = |problem: &str| ConfigError::NotYaml { line, problem: problem.to_owned() };
     match error {
         Error::AliasError { error, .. } => refusal(error),
         Error::DuplicateMappingKey { key, .. } => {
-            ConfigError::DuplicateKey { key: words::quoted(key.as_deref().unwrap_or_default()), line }
+            ConfigError::DuplicateKey { key: messages::quoted(key.as_deref().unwrap_or_default()), line }
         }
         Error::MultipleDocuments { .. } => ConfigError::SeveralDocuments { line },
         Error::Budget { .. }
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. } => ConfigError::TooComplex { line },
-        Error::UnknownAnchor { .. } => syntax("a text that begins with * has to be in quotes"),
-        Error::Unexpected { expected: "string scalar", .. } => syntax("a key has to be text"),
+        Error::UnknownAnchor { .. } => syntax("a text that begins with * must be in quotes"),
+        Error::Unexpected { expected: "string scalar", .. } => syntax("a key must be text"),
         other => {
             let problem = DefaultMessageFormatter.format_message(other);
-            syntax(&words::clipped(problem.lines().next().unwrap_or_default(), MAX_PROBLEM))
+            syntax(&messages::clipped(problem.lines().next().unwrap_or_default(), MAX_PROBLEM))
         }
     }
 }
 
-/// Whether there is nothing but blanks, comments and document markers.
+/// Returns whether the text has only blank lines, comments and document markers.
 fn has_no_content(text: &str) -> bool {
     text.lines().map(str::trim).all(|line| matches!(line, "" | "---" | "...") || line.starts_with('#'))
 }

@@ -1,174 +1,185 @@
-//! What the peer sends, on its way to hyper. Two things are changed, nothing else: an acknowledgement of a PING of ours
-//! is taken out (hyper never sent that PING, and would log a warning for each), and the header block that opens a
-//! stream gets one more header, which tells the handler its stream's id.
+//! The direction from the peer to hyper. Two things are changed: the acknowledgement of a PING of the link is removed
+//! (hyper did not send that PING and would log a warning), and the header block that opens a stream gets one more
+//! header, which contains the stream's id.
 
-use super::frame::{Frames, HEAD, Head, MAX_PAYLOAD, Step, flag, kind};
-use super::ledger::{Ledger, PingPayload};
-use super::stream_id;
+use super::{
+    frame::{FrameHeader, FrameParser, HEADER_LEN, MAX_PAYLOAD, Step, flag, kind},
+    stream_id,
+    tracker::{AckTracker, PingPayload},
+};
 
-/// What every HTTP/2 client sends first.
+/// The first bytes of every HTTP/2 client (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The priority that HEADERS may begin with.
-const PRIORITY: u32 = 5;
+/// The length of the priority fields in HEADERS.
+const PRIORITY_LEN: u32 = 5;
 
 /// The direction from the peer to hyper.
 #[derive(Debug)]
 pub(super) struct Inbound {
     phase: Phase,
-    frames: Frames,
-    /// What is done with the frame that is being read.
-    role: Role,
+    parser: FrameParser,
+    /// What happens to the frame that is being read.
+    action: Action,
     /// The stream whose opening header block is being read.
     opening: Option<u32>,
     /// The newest stream that the peer has opened.
     newest: u32,
-    /// Tells our header from one of that name that the peer sends: it never learns this number.
+    /// Distinguishes the link's header from one of that name that the peer sends: the peer never learns this number.
     token: u64,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// So many octets of the preface have come.
+    /// This many bytes of the preface were read.
     Preface(usize),
-    Framed,
-    /// Not HTTP/2, or not any more: passed through, never looked at again.
-    Foreign,
+    Frames,
+    /// Not HTTP/2, or not any more: forwarded without being parsed.
+    PassThrough,
 }
 
 #[derive(Debug)]
-enum Role {
-    /// Goes on as it is.
-    Pass,
-    /// The last frame of the header block that opens this stream: our header is put at its end.
-    Opens(u32),
-    /// May be the acknowledgement of our PING: kept until its payload (so many octets of it are there) has told.
-    Pong(PingPayload, usize),
+enum Action {
+    Forward,
+    /// Forward the last frame of the header block that opens this stream, with the link's header appended.
+    AppendStreamId(u32),
+    /// Hold back what may be the acknowledgement of the link's PING until this many bytes of its payload are complete.
+    HoldPingAck(PingPayload, usize),
 }
 
 impl Inbound {
     pub(super) fn new(token: u64) -> Self {
-        Self { phase: Phase::Preface(0), frames: Frames::default(), role: Role::Pass, opening: None, newest: 0, token }
+        Self {
+            phase: Phase::Preface(0),
+            parser: FrameParser::default(),
+            action: Action::Forward,
+            opening: None,
+            newest: 0,
+            token,
+        }
     }
 
-    /// Follows `bytes`, which the peer sent, and gives `pass` what hyper shall read of them.
-    pub(super) fn advance(&mut self, mut bytes: &[u8], ledger: &mut Ledger, mut pass: impl FnMut(&[u8])) {
-        if let Phase::Preface(have) = self.phase {
-            let (preface, rest) = bytes.split_at(bytes.len().min(PREFACE.len() - have));
-            let have = have + preface.len();
-            pass(preface);
+    /// Parses `bytes`, which the peer sent, and calls `forward` with what hyper is to read.
+    pub(super) fn advance(&mut self, mut bytes: &[u8], tracker: &mut AckTracker, mut forward: impl FnMut(&[u8])) {
+        if let Phase::Preface(read) = self.phase {
+            let (preface, rest) = bytes.split_at(bytes.len().min(PREFACE.len() - read));
+            let read = read + preface.len();
+            forward(preface);
             bytes = rest;
-            if !PREFACE[..have].ends_with(preface) {
-                self.give_up(ledger);
-            } else if have == PREFACE.len() {
-                self.phase = Phase::Framed;
+            if !PREFACE[..read].ends_with(preface) {
+                self.pass_through(tracker);
+            } else if read == PREFACE.len() {
+                self.phase = Phase::Frames;
             } else {
-                self.phase = Phase::Preface(have);
+                self.phase = Phase::Preface(read);
             }
         }
-        if let Phase::Framed = self.phase {
-            self.follow(&mut bytes, ledger, &mut pass);
+        if let Phase::Frames = self.phase {
+            self.advance_frames(&mut bytes, tracker, &mut forward);
         }
         if !bytes.is_empty() {
-            pass(bytes);
+            forward(bytes);
         }
     }
 
-    /// The peer sends nothing more: gives `pass` what was kept back in the middle of a frame.
-    pub(super) fn finish(&mut self, mut pass: impl FnMut(&[u8])) {
-        if let Phase::Framed = self.phase {
-            pass(self.frames.partial_head());
-            if let Role::Pong(payload, have) = &self.role {
-                pass(pong_head().octets());
-                pass(&payload[..*have]);
+    /// Handles the end of the peer's bytes: calls `forward` with what was held back of an incomplete frame.
+    pub(super) fn finish(&mut self, mut forward: impl FnMut(&[u8])) {
+        if let Phase::Frames = self.phase {
+            forward(self.parser.partial_header());
+            if let Action::HoldPingAck(payload, read) = &self.action {
+                forward(ping_ack_header().bytes());
+                forward(&payload[..*read]);
             }
         }
-        self.phase = Phase::Foreign;
+        self.phase = Phase::PassThrough;
     }
 
-    fn follow(&mut self, bytes: &mut &[u8], ledger: &mut Ledger, pass: &mut impl FnMut(&[u8])) {
-        while let Some(step) = self.frames.step(bytes) {
+    fn advance_frames(&mut self, bytes: &mut &[u8], tracker: &mut AckTracker, forward: &mut impl FnMut(&[u8])) {
+        while let Some(step) = self.parser.step(bytes) {
             match step {
-                Step::Head(head) => {
-                    self.role = self.role_of(&head, ledger);
-                    match self.role {
-                        Role::Pass => pass(head.octets()),
-                        Role::Opens(_) => pass(head.lengthened(stream_id::LITERAL).octets()),
-                        Role::Pong(..) => {}
+                Step::Header(header) => {
+                    self.action = self.action_for(&header, tracker);
+                    match self.action {
+                        Action::Forward => forward(header.bytes()),
+                        Action::AppendStreamId(_) => forward(header.extended(stream_id::LITERAL_LEN).bytes()),
+                        Action::HoldPingAck(..) => {}
                     }
                 }
-                Step::Payload(payload) => match &mut self.role {
-                    Role::Pass | Role::Opens(_) => pass(payload),
-                    Role::Pong(pong, have) => {
-                        pong[*have..*have + payload.len()].copy_from_slice(payload);
-                        *have += payload.len();
+                Step::Payload(payload) => match &mut self.action {
+                    Action::Forward | Action::AppendStreamId(_) => forward(payload),
+                    Action::HoldPingAck(held, read) => {
+                        held[*read..*read + payload.len()].copy_from_slice(payload);
+                        *read += payload.len();
                     }
                 },
-                Step::End(head) => match std::mem::replace(&mut self.role, Role::Pass) {
-                    Role::Pass if head.kind() == kind::RST_STREAM => ledger.reset(head.stream()),
-                    Role::Pass => {}
-                    Role::Opens(stream) => {
-                        pass(&stream_id::literal(stream, self.token));
-                        ledger.open(stream);
+                Step::End(header) => match std::mem::replace(&mut self.action, Action::Forward) {
+                    Action::Forward if header.kind() == kind::RST_STREAM => tracker.stream_reset(header.stream()),
+                    Action::Forward => {}
+                    Action::AppendStreamId(stream) => {
+                        forward(&stream_id::literal(stream, self.token));
+                        tracker.stream_opened(stream);
                     }
-                    Role::Pong(pong, _) => {
-                        if !ledger.acknowledged(pong) {
-                            pass(head.octets());
-                            pass(&pong);
+                    Action::HoldPingAck(payload, _) => {
+                        if !tracker.ping_acked(payload) {
+                            forward(header.bytes());
+                            forward(&payload);
                         }
                     }
                 },
-                Step::Broken(head) => {
-                    self.give_up(ledger);
-                    pass(head.octets());
+                Step::Invalid(header) => {
+                    self.pass_through(tracker);
+                    forward(header.bytes());
                     return;
                 }
             }
         }
     }
 
-    fn role_of(&mut self, head: &Head, ledger: &Ledger) -> Role {
-        match head.kind() {
-            kind::PING if *head == pong_head() => Role::Pong([0; 8], 0),
+    fn action_for(&mut self, header: &FrameHeader, tracker: &AckTracker) -> Action {
+        match header.kind() {
+            kind::PING if *header == ping_ack_header() => Action::HoldPingAck([0; 8], 0),
             kind::HEADERS => {
-                // Odd and above all before: anything else opens no stream, but may be the trailers of one.
-                let stream = head.stream();
+                // A client's streams have odd, ascending ids. HEADERS with another id are trailers, or an error.
+                let stream = header.stream();
                 let opens = stream % 2 == 1 && stream > self.newest;
                 self.opening = opens.then_some(stream);
                 self.newest = self.newest.max(stream);
-                // Behind padding our header would not be part of the block, and a frame too short for its own
+                // A header behind padding would not belong to the block, and a frame that is too short for its own
                 // priority would become long enough.
-                let plain = !head.has(flag::PADDED) && (!head.has(flag::PRIORITY) || head.len() >= PRIORITY);
-                self.block_role(head, plain, ledger)
+                let extensible =
+                    !header.has(flag::PADDED) && (!header.has(flag::PRIORITY) || header.len() >= PRIORITY_LEN);
+                self.block_action(header, extensible, tracker)
             }
-            kind::CONTINUATION => self.block_role(head, true, ledger),
-            _ => Role::Pass,
+            kind::CONTINUATION => self.block_action(header, true, tracker),
+            _ => Action::Forward,
         }
     }
 
-    /// The role of a frame of a header block. Where our header cannot be put at its end (which happens with no known
-    /// client) the stream goes without an account.
-    fn block_role(&mut self, head: &Head, extensible: bool, ledger: &Ledger) -> Role {
-        if !head.has(flag::END_HEADERS) {
-            return Role::Pass;
+    /// The action for a frame of a header block. If the link's header cannot be appended (no known client sends such a
+    /// block), the stream is not tracked.
+    fn block_action(&mut self, header: &FrameHeader, extensible: bool, tracker: &AckTracker) -> Action {
+        if !header.has(flag::END_HEADERS) {
+            return Action::Forward;
         }
         match self.opening.take() {
-            Some(stream) if extensible && head.len() + stream_id::LITERAL <= MAX_PAYLOAD && ledger.has_room() => {
-                Role::Opens(stream)
+            Some(stream)
+                if extensible && header.len() + stream_id::LITERAL_LEN <= MAX_PAYLOAD && tracker.has_room() =>
+            {
+                Action::AppendStreamId(stream)
             }
-            _ => Role::Pass,
+            _ => Action::Forward,
         }
     }
 
-    fn give_up(&mut self, ledger: &mut Ledger) {
-        self.phase = Phase::Foreign;
-        ledger.end();
+    fn pass_through(&mut self, tracker: &mut AckTracker) {
+        self.phase = Phase::PassThrough;
+        tracker.close();
     }
 }
 
-/// The only head that an acknowledgement of a PING can have: eight octets, no other flag, on the connection itself.
-fn pong_head() -> Head {
-    Head::new(8, kind::PING, flag::ACK, 0)
+/// The only valid header of a PING acknowledgement: a payload of eight bytes, no other flag, stream 0.
+fn ping_ack_header() -> FrameHeader {
+    FrameHeader::new(8, kind::PING, flag::ACK, 0)
 }
 
-const _: () = assert!(HEAD + 8 == 17, "a PING is seventeen octets on the wire");
+const _: () = assert!(HEADER_LEN + 8 == 17, "a PING has seventeen bytes on the wire");

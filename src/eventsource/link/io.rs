@@ -1,58 +1,64 @@
-//! The adapter: a [`Link`] is the connection that hyper reads and writes, over the one that really is. It decides
-//! nothing about HTTP/2; it moves octets, and PINGs at the moments that the other files allow.
+//! The I/O of a link: [`Link`] is the connection that hyper reads and writes, on top of the accepted one. It moves bytes,
+//! and sends PINGs when the tracker and the outbound direction allow it.
 
-use std::fmt;
-use std::io;
-use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::{
+    fmt, io,
+    mem::MaybeUninit,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
 use tonic::transport::server::Connected;
 
-use super::account::{LinkInfo, Shared};
-use super::frame::{HEAD, Head, kind};
-use super::inbound::Inbound;
-use super::ledger::{Due, PingPayload};
-use super::outbound::Outbound;
+use super::{
+    acks::{LinkInfo, Shared},
+    frame::{FrameHeader, HEADER_LEN, kind},
+    inbound::Inbound,
+    outbound::Outbound,
+    tracker::{PingDue, PingPayload},
+};
 
-/// At most so many octets are read at once. They pass through the stack, so an idle connection holds no buffer; what a
-/// subscriber sends is small.
-const READ: usize = 4 * 1024;
+/// The most bytes of one read. The buffer is on the stack, so that an idle connection has none. What a subscriber sends
+/// is small.
+const MAX_READ: usize = 4 * 1024;
 
-/// A PING on the wire.
-const PING: usize = HEAD + size_of::<PingPayload>();
+/// The length of a PING on the wire.
+const PING_LEN: usize = HEADER_LEN + size_of::<PingPayload>();
 
-/// An accepted connection, followed as [the module](super) describes. Put it around whatever carries HTTP/2 in plain
-/// text: a TCP stream, or the inside of a TLS stream.
+/// An accepted connection whose frames are followed as described in [the module](super). It wraps a plain-text HTTP/2
+/// connection: a TCP stream, or the inside of a TLS stream.
 ///
-/// Reads and writes must come from one task, as hyper's do, within a Tokio runtime with time enabled.
+/// Reads and writes must come from one task, as hyper's do, in a Tokio runtime with time enabled.
 pub struct Link<IO> {
     io: IO,
     peer: Option<SocketAddr>,
     shared: Arc<Shared>,
     inbound: Inbound,
     outbound: Outbound,
-    /// What came from the peer and did not fit into the reader's buffer, and how much of it has been read since.
-    spill: Vec<u8>,
-    spilled: usize,
-    /// The PING that is being written, and how much of it is.
-    ping: Option<([u8; PING], usize)>,
-    /// Octets of a PING may still be in a buffer below.
-    unflushed: bool,
-    /// Wakes the task when the next PING may be begun.
+    /// Bytes from the peer that did not fit into the reader's buffer.
+    overflow: Vec<u8>,
+    /// How many bytes of `overflow` were read since.
+    overflow_read: usize,
+    /// The PING that is being written, and how many bytes of it are.
+    ping: Option<([u8; PING_LEN], usize)>,
+    /// A PING may still be in a buffer of `io`.
+    needs_flush: bool,
+    /// Wakes the task when the next PING may be started.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The peer will send nothing more.
-    ended: bool,
-    /// Our side of the connection is being shut down.
-    closing: bool,
+    /// The peer has closed its side of the connection.
+    read_closed: bool,
+    /// hyper is shutting down the server's side of the connection.
+    shutting_down: bool,
 }
 
 impl<IO> Link<IO> {
-    /// Wraps a connection of which no octet has been read or written yet.
+    /// Wraps a connection of which nothing was read or written yet.
     pub fn new(io: IO) -> Self {
         let token = rand::random();
         Self {
@@ -61,101 +67,101 @@ impl<IO> Link<IO> {
             shared: Shared::new(token),
             inbound: Inbound::new(token),
             outbound: Outbound::default(),
-            spill: Vec::new(),
-            spilled: 0,
+            overflow: Vec::new(),
+            overflow_read: 0,
             ping: None,
-            unflushed: false,
+            needs_flush: false,
             timer: None,
-            ended: false,
-            closing: false,
+            read_closed: false,
+            shutting_down: false,
         }
     }
 
-    /// Says where the connection comes from, for [`LinkInfo::peer_addr`].
+    /// Sets the address for [`LinkInfo::peer_addr`].
     #[must_use]
     pub fn with_peer_addr(mut self, peer: SocketAddr) -> Self {
         self.peer = Some(peer);
         self
     }
 
-    /// Nothing more can be proven: closes the accounts without waiting for hyper to drop the connection.
-    fn give_up<T>(&self, error: io::Error) -> io::Result<T> {
-        self.shared.ledger().end();
+    /// Closes the tracker on an error of the connection, without waiting for hyper to drop it.
+    fn fail<T>(&self, error: io::Error) -> io::Result<T> {
+        self.shared.tracker().close();
         Err(error)
     }
 
-    /// Gives the reader what did not fit before. Returns whether there was anything.
-    fn read_spill(&mut self, buf: &mut ReadBuf<'_>) -> bool {
-        let left = &self.spill[self.spilled..];
+    /// Moves overflow into `buf`. Returns whether there was any.
+    fn read_overflow(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let left = &self.overflow[self.overflow_read..];
         if left.is_empty() {
             return false;
         }
         let fits = left.len().min(buf.remaining());
         buf.put_slice(&left[..fits]);
-        self.spilled += fits;
-        if self.spilled == self.spill.len() {
-            (self.spill, self.spilled) = (Vec::new(), 0);
+        self.overflow_read += fits;
+        if self.overflow_read == self.overflow.len() {
+            (self.overflow, self.overflow_read) = (Vec::new(), 0);
         }
         true
     }
 
-    /// Has `bytes` (`None`: the end) from the peer followed, and gives the reader what it shall see of them.
+    /// Passes `bytes` from the peer (`None`: the end) through the inbound direction into `buf`.
     fn receive(&mut self, bytes: Option<&[u8]>, buf: &mut ReadBuf<'_>) {
-        let Self { inbound, spill, shared, .. } = self;
-        let pass = |bytes: &[u8]| {
-            // Once something has spilled the buffer is full, so the order is kept.
+        let Self { inbound, overflow, shared, .. } = self;
+        let forward = |bytes: &[u8]| {
+            // Bytes overflow only when the buffer is full, so their order is kept.
             let fits = bytes.len().min(buf.remaining());
             buf.put_slice(&bytes[..fits]);
-            spill.extend_from_slice(&bytes[fits..]);
+            overflow.extend_from_slice(&bytes[fits..]);
         };
-        let mut ledger = shared.ledger();
+        let mut tracker = shared.tracker();
         match bytes {
-            Some(bytes) => inbound.advance(bytes, &mut ledger, pass),
+            Some(bytes) => inbound.advance(bytes, &mut tracker, forward),
             None => {
-                ledger.end();
-                inbound.finish(pass);
+                tracker.close();
+                inbound.finish(forward);
             }
         }
     }
 }
 
 impl<IO: AsyncWrite + Unpin> Link<IO> {
-    /// Finishes a PING that is half written. Nothing else may be written before that.
+    /// Writes the rest of a partially written PING. Nothing else may be written before that.
     fn poll_finish_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some((octets, written)) = &mut self.ping {
-            match ready!(Pin::new(&mut self.io).poll_write(cx, &octets[*written..])) {
-                Ok(0) => return Poll::Ready(self.give_up(io::ErrorKind::WriteZero.into())),
+        while let Some((bytes, written)) = &mut self.ping {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, &bytes[*written..])) {
+                Ok(0) => return Poll::Ready(self.fail(io::ErrorKind::WriteZero.into())),
                 Ok(n) => *written += n,
-                Err(error) => return Poll::Ready(self.give_up(error)),
+                Err(error) => return Poll::Ready(self.fail(error)),
             }
-            self.unflushed = true;
-            if *written == PING {
+            self.needs_flush = true;
+            if *written == PING_LEN {
                 self.ping = None;
-                self.shared.ledger().ping_written();
+                self.shared.tracker().ping_written();
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Begins a PING if one is due and may be put in here; if one is due later, sees to it that the task is woken.
-    fn begin_ping(&mut self, cx: &mut Context<'_>) {
-        if self.closing || self.ping.is_some() || !self.outbound.ping_allowed() {
+    /// Starts a PING if one is due and may be inserted here. If one is due later, registers a wake-up of the task.
+    fn start_ping(&mut self, cx: &mut Context<'_>) {
+        if self.shutting_down || self.ping.is_some() || !self.outbound.ping_allowed() {
             return;
         }
         loop {
             let now = Instant::now();
-            let mut ledger = self.shared.ledger();
-            let at = match ledger.due(now) {
-                Due::No => return,
-                Due::Now => {
+            let mut tracker = self.shared.tracker();
+            let at = match tracker.ping_due(now) {
+                PingDue::No => return,
+                PingDue::Now => {
                     let payload = rand::random();
-                    ledger.ping_begun(now, payload);
+                    tracker.ping_started(now, payload);
                     self.ping = Some((encode_ping(payload), 0));
                     return;
                 }
-                Due::At(at) => at,
+                PingDue::At(at) => at,
             };
-            drop(ledger);
+            drop(tracker);
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
             if timer.deadline() != at {
                 timer.as_mut().reset(at);
@@ -166,20 +172,20 @@ impl<IO: AsyncWrite + Unpin> Link<IO> {
         }
     }
 
-    /// The link's own business, at any time that the task comes by. Pending: a PING is half written.
+    /// Writes PINGs. Called at every poll of the connection. Pending: a PING is partially written.
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_finish_ping(cx))?;
-        self.begin_ping(cx);
+        self.start_ping(cx);
         self.poll_finish_ping(cx)
     }
 
-    /// Has the first `n` octets of `bufs`, which were accepted below, followed.
+    /// Passes the first `n` bytes of `bufs`, which `io` has accepted, to the outbound direction.
     fn written<'a>(&mut self, bufs: impl Iterator<Item = &'a [u8]>, mut n: usize) {
-        let mut ledger = self.shared.ledger();
+        let mut tracker = self.shared.tracker();
         for buf in bufs {
-            let taken = buf.len().min(n);
-            self.outbound.advance(&buf[..taken], &mut ledger);
-            n -= taken;
+            let accepted = buf.len().min(n);
+            self.outbound.advance(&buf[..accepted], &mut tracker);
+            n -= accepted;
             if n == 0 {
                 return;
             }
@@ -190,37 +196,38 @@ impl<IO: AsyncWrite + Unpin> Link<IO> {
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Link<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        // Before anything is looked at, so that an account that comes to want something in between still wakes us.
+        // Before the state is read, so that an `expect` in between still wakes the task.
         this.shared.task.register(cx.waker());
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
         loop {
-            // Often nothing else is to be written when a PING is due: then this is its only chance.
+            // If hyper has nothing to write when a PING is due, it is sent from here.
             if let Poll::Ready(result) = this.poll_ping(cx) {
                 result?;
-                if this.unflushed
+                if this.needs_flush
                     && let Poll::Ready(result) = Pin::new(&mut this.io).poll_flush(cx)
                 {
-                    result.or_else(|error| this.give_up(error))?;
-                    this.unflushed = false;
+                    result.or_else(|error| this.fail(error))?;
+                    this.needs_flush = false;
                 }
             }
-            if this.read_spill(buf) || this.ended {
+            if this.read_overflow(buf) || this.read_closed {
                 return Poll::Ready(Ok(()));
             }
-            let mut octets = [MaybeUninit::uninit(); READ];
-            let limit = buf.remaining().min(READ);
-            let mut read = ReadBuf::uninit(&mut octets[..limit]);
-            ready!(Pin::new(&mut this.io).poll_read(cx, &mut read)).or_else(|error| this.give_up(error))?;
+            let mut bytes = [MaybeUninit::uninit(); MAX_READ];
+            let limit = buf.remaining().min(MAX_READ);
+            let mut read = ReadBuf::uninit(&mut bytes[..limit]);
+            ready!(Pin::new(&mut this.io).poll_read(cx, &mut read)).or_else(|error| this.fail(error))?;
             let before = buf.filled().len();
             if read.filled().is_empty() {
-                this.ended = true;
+                this.read_closed = true;
                 this.receive(None, buf);
             } else {
                 this.receive(Some(read.filled()), buf);
             }
-            // Nothing for hyper in it (an acknowledgement of ours, half a head): that must not look like the end.
+            // Zero bytes would look like the end of the connection, so read on if there were none for hyper (an
+            // acknowledgement of the link, a partial header).
             if buf.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
@@ -232,10 +239,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Link<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         ready!(this.poll_ping(cx))?;
-        let n = match ready!(Pin::new(&mut this.io).poll_write(cx, buf)) {
-            Ok(n) => n,
-            Err(error) => return Poll::Ready(this.give_up(error)),
-        };
+        let n = ready!(Pin::new(&mut this.io).poll_write(cx, buf)).or_else(|error| this.fail(error))?;
         this.written(std::iter::once(buf), n);
         Poll::Ready(Ok(n))
     }
@@ -247,10 +251,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Link<IO> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         ready!(this.poll_ping(cx))?;
-        let n = match ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs)) {
-            Ok(n) => n,
-            Err(error) => return Poll::Ready(this.give_up(error)),
-        };
+        let n = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs)).or_else(|error| this.fail(error))?;
         this.written(bufs.iter().map(|buf| &**buf), n);
         Poll::Ready(Ok(n))
     }
@@ -262,14 +263,14 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Link<IO> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(this.poll_ping(cx))?;
-        ready!(Pin::new(&mut this.io).poll_flush(cx)).or_else(|error| this.give_up(error))?;
-        this.unflushed = false;
+        ready!(Pin::new(&mut this.io).poll_flush(cx)).or_else(|error| this.fail(error))?;
+        this.needs_flush = false;
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.closing = true;
+        this.shutting_down = true;
         ready!(this.poll_finish_ping(cx))?;
         Pin::new(&mut this.io).poll_shutdown(cx)
     }
@@ -289,10 +290,10 @@ impl<IO: fmt::Debug> fmt::Debug for Link<IO> {
     }
 }
 
-fn encode_ping(payload: PingPayload) -> [u8; PING] {
-    let mut octets = [0; PING];
-    let (head, body) = octets.split_at_mut(HEAD);
-    head.copy_from_slice(Head::new(8, kind::PING, 0, 0).octets());
+fn encode_ping(payload: PingPayload) -> [u8; PING_LEN] {
+    let mut bytes = [0; PING_LEN];
+    let (header, body) = bytes.split_at_mut(HEADER_LEN);
+    header.copy_from_slice(FrameHeader::new(8, kind::PING, 0, 0).bytes());
     body.copy_from_slice(&payload);
-    octets
+    bytes
 }

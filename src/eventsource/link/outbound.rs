@@ -1,68 +1,70 @@
-//! What hyper sends, on its way to the peer. Nothing is changed; it is followed to count the DATA octets of each
-//! stream, to see streams end, and to know where a PING of ours may be put in.
+//! The direction from hyper to the peer. Its bytes are not changed. They are parsed to count the DATA bytes of each
+//! stream, to notice the end of streams, and to know where a PING may be inserted.
 
-use super::frame::{Frames, Step, flag, kind};
-use super::ledger::Ledger;
+use super::{
+    frame::{FrameParser, Step, flag, kind},
+    tracker::AckTracker,
+};
 
 /// The direction from hyper to the peer.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     phase: Phase,
-    frames: Frames,
+    parser: FrameParser,
     /// The stream that ends with the header block that is being written.
     ending: Option<u32>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Phase {
-    /// Our SETTINGS, which must be the first frame, are not out yet.
+    /// The server's SETTINGS frame, which must be the first, is not complete yet.
     #[default]
-    Silent,
-    Framed,
-    /// Not HTTP/2: never looked at again.
-    Foreign,
+    Start,
+    Frames,
+    /// Not HTTP/2, and not parsed any more.
+    PassThrough,
 }
 
 impl Outbound {
-    /// Whether the octets written so far end where another frame may begin.
+    /// Returns whether another frame may begin after the bytes written so far.
     pub(super) fn ping_allowed(&self) -> bool {
-        self.phase == Phase::Framed && self.frames.at_boundary()
+        self.phase == Phase::Frames && self.parser.at_boundary()
     }
 
-    /// Follows `bytes`, which have been written.
-    pub(super) fn advance(&mut self, mut bytes: &[u8], ledger: &mut Ledger) {
-        if self.phase == Phase::Foreign {
+    /// Parses `bytes`, which were written.
+    pub(super) fn advance(&mut self, mut bytes: &[u8], tracker: &mut AckTracker) {
+        if self.phase == Phase::PassThrough {
             return;
         }
-        while let Some(step) = self.frames.step(&mut bytes) {
+        while let Some(step) = self.parser.step(&mut bytes) {
             match step {
-                Step::Head(_) | Step::Payload(_) => {}
-                Step::End(head) => {
-                    self.phase = Phase::Framed;
-                    let stream = head.stream();
-                    match head.kind() {
-                        // How much of it is padding is not known here. hyper never pads.
-                        kind::DATA if head.has(flag::PADDED) => ledger.reset(stream),
+                Step::Header(_) | Step::Payload(_) => {}
+                Step::End(header) => {
+                    self.phase = Phase::Frames;
+                    let stream = header.stream();
+                    match header.kind() {
+                        // The length of the padding is not known here. hyper never pads.
+                        kind::DATA if header.has(flag::PADDED) => tracker.stream_reset(stream),
                         kind::DATA => {
-                            ledger.data_written(stream, head.len());
-                            if head.has(flag::END_STREAM) {
-                                ledger.end_written(stream);
+                            tracker.data_written(stream, header.len());
+                            if header.has(flag::END_STREAM) {
+                                tracker.end_written(stream);
                             }
                         }
-                        // The flag comes with HEADERS, but the stream ends with the last CONTINUATION.
-                        kind::HEADERS if head.has(flag::END_STREAM) => self.ending = Some(stream),
-                        kind::RST_STREAM => ledger.reset(stream),
+                        // HEADERS has the flag, but the stream ends with the last CONTINUATION.
+                        kind::HEADERS if header.has(flag::END_STREAM) => self.ending = Some(stream),
+                        kind::RST_STREAM => tracker.stream_reset(stream),
                         _ => {}
                     }
-                    if self.frames.at_boundary()
+                    if self.parser.at_boundary()
                         && let Some(stream) = self.ending.take()
                     {
-                        ledger.end_written(stream);
+                        tracker.end_written(stream);
                     }
                 }
-                Step::Broken(_) => {
-                    self.phase = Phase::Foreign;
-                    ledger.end();
+                Step::Invalid(_) => {
+                    self.phase = Phase::PassThrough;
+                    tracker.close();
                     return;
                 }
             }

@@ -1,8 +1,8 @@
-//! The parts put together: by hand, over a transport that misbehaves on purpose, and at random.
+//! Tests of the parts and of whole connections, over a transport that injects faults.
 
 mod directions;
+mod harness;
+mod http2;
 mod io;
 mod properties;
-mod transport;
-mod wire;
-mod world;
+mod socket;

@@ -43,7 +43,7 @@ async fn a_frozen_subscriber_confirms_nothing_and_its_successor_gets_it_all() {
     }
     scene.marked(&meanwhile, &[STEADY]).await;
     frozen.kill();
-    program.has_said("the stream has ended", "frozen").await;
+    program.has_said("stream ended", "frozen").await;
     assert!(take_rest(&mut frozen, "frozen", &mut tally).is_empty());
 
     let mut successor = scene.subscriber(&program, "frozen").await;
@@ -91,7 +91,7 @@ async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need
     scene.marked(&lost, &[STEADY, "busy"]).await;
 
     for subscription in ["idle", "busy", "full"] {
-        program.has_said_within(NOTICED + SOON, "the stream has ended", subscription).await;
+        program.has_said_within(NOTICED + SOON, "stream ended", subscription).await;
         say(format_args!(
             "  {subscription}: its stream was given up {:.1} s after the last octet",
             since.elapsed().as_secs_f64()
@@ -100,7 +100,7 @@ async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need
     program.metric_is("modelupdate_subscribers", "", 2.0).await;
     program.metric_is("modelupdate_connections", "", 2.0).await;
     for reason in ["silent", "stalled"] {
-        program.metric_is("modelupdate_connections_given_up_total", reason, 1.0).await;
+        program.metric_is("modelupdate_connections_closed_total", reason, 1.0).await;
     }
     say(format_args!("  their connections are closed after {:.1} s", since.elapsed().as_secs_f64()));
 

@@ -57,7 +57,7 @@ async fn breaks(
         received.insert(take(&mut broken, "broken", &mut tally).await);
     }
     break_it(&mut broken).await;
-    program.has_said("the stream has ended", "broken").await;
+    program.has_said("stream ended", "broken").await;
     program.metric_is("modelupdate_connections", "", 1.0).await;
     received.extend(take_rest(&mut broken, "broken", &mut tally));
     program.metric_is("modelupdate_marks_pending", "", 0.0).await;

@@ -1,108 +1,110 @@
-//! Whole connections at random: any frames, in any pieces, with a peer that stalls, resets and acknowledges as it likes.
+//! Random connections: any frames, in pieces of any size, with a peer that stalls, resets and acknowledges at any time.
 
 use proptest::prelude::*;
 
-use super::wire::*;
-use super::world::{Op, World};
-use crate::eventsource::link::inbound::Inbound;
-use crate::eventsource::link::ledger::Ledger;
-use crate::eventsource::link::outbound::Outbound;
+use super::{
+    harness::{Harness, Op},
+    http2::*,
+    socket::Fault,
+};
+use crate::eventsource::link::{inbound::Inbound, outbound::Outbound, tracker::AckTracker};
 
 fn op() -> impl Strategy<Value = Op> {
     let stream = 0..4_usize;
     prop_oneof![
         3 => (1..4_u8).prop_map(|blocks| Op::Open { blocks }),
-        3 => any::<u8>().prop_map(Op::Chatter),
-        1 => stream.clone().prop_map(Op::PeerResets),
+        3 => any::<u8>().prop_map(Op::OtherFrame),
+        1 => stream.clone().prop_map(Op::PeerReset),
         2 => (stream.clone(), prop_oneof![6 => 0..300_usize, 1 => Just(40_000)]).prop_map(|(s, len)| Op::Respond(s, len)),
         12 => (stream.clone(), prop_oneof![12 => 0..400_usize, 1 => 0..16_385_usize]).prop_map(|(s, len)| Op::Data(s, len)),
         1 => (stream.clone(), prop_oneof![6 => 0..300_usize, 1 => Just(20_000)]).prop_map(|(s, len)| Op::Trailers(s, len)),
-        1 => stream.clone().prop_map(Op::WeReset),
-        1 => Just(Op::OwnPing),
+        1 => stream.clone().prop_map(Op::ServerReset),
+        1 => Just(Op::HyperPing),
         8 => (stream, prop_oneof![3 => Just(0), 1 => 0..20_000_u64]).prop_map(|(s, ahead)| Op::Expect(s, ahead)),
-        2 => any::<bool>().prop_map(Op::Frozen),
-        1 => any::<bool>().prop_map(Op::Full),
-        4 => (0..25_u64).prop_map(Op::Pass),
-        8 => Just(Op::Turn),
+        2 => any::<bool>().prop_map(Op::FreezePeer),
+        1 => any::<bool>().prop_map(Op::FillSocket),
+        4 => (0..25_u64).prop_map(Op::Advance),
+        8 => Just(Op::Run),
     ]
 }
 
-/// What each call on the transport does; the last one moves something, or nothing ever would.
-fn moods() -> impl Strategy<Value = Vec<u8>> {
+/// The faults of the transport. The last one transfers bytes, so that the connection makes progress.
+fn faults() -> impl Strategy<Value = Vec<Fault>> {
+    let fault = prop_oneof![1 => Just(Fault::Pending), 13 => (1..14_usize).prop_map(Fault::Short)];
     prop_oneof![
-        2 => (proptest::collection::vec(0..14_u8, 0..12), 1..14_u8)
-            .prop_map(|(mut moods, last)| { moods.push(last); moods }),
+        2 => (proptest::collection::vec(fault, 0..12), 1..14_usize)
+            .prop_map(|(mut faults, last)| { faults.push(Fault::Short(last)); faults }),
         1 => Just(Vec::new()),
     ]
 }
 
-fn paused() -> tokio::runtime::Runtime {
+fn paused_runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
 }
 
 proptest! {
     #[test]
-    fn any_connection_is_left_as_it_is_and_proves_only_what_was_read(
+    fn any_connection_is_unchanged_and_acks_only_what_was_read(
         ops in proptest::collection::vec(op(), 1..60),
-        moods in moods(),
+        faults in faults(),
         vectored in any::<bool>(),
     ) {
-        paused().block_on(async {
-            let mut world = World::new(&moods, vectored);
+        paused_runtime().block_on(async {
+            let mut harness = Harness::new(&faults, vectored);
             for op in ops {
-                world.apply(op).await;
-                world.check();
+                harness.apply(op).await;
+                harness.check();
             }
-            world.finish().await;
+            harness.finish().await;
         });
     }
 
     #[test]
-    fn what_is_no_http2_passes_untouched_both_ways(
-        (peer, ours) in (any::<Vec<u8>>(), any::<Vec<u8>>()),
+    fn anything_but_http2_is_forwarded_unchanged_both_ways(
+        (peer, server) in (any::<Vec<u8>>(), any::<Vec<u8>>()),
         preface in 0..=PREFACE.len(),
-        moods in moods(),
+        faults in faults(),
     ) {
         let mut peer = [&PREFACE[..preface], &peer].concat();
-        // Were it SETTINGS by chance, it would be HTTP/2.
+        // Never SETTINGS, which would be HTTP/2.
         if let Some(kind) = peer.get_mut(PREFACE.len() + 3) {
             *kind |= 0x80;
         }
-        let ours = [b"HTTP/1.1 ", &ours[..]].concat();
-        paused().block_on(async {
-            let mut world = World::new(&moods, false);
-            world.wire.state().incoming = peer.iter().copied().collect();
-            world.queue = ours.clone();
-            world.run();
-            world.read_to_end();
-            prop_assert_eq!(&world.received, &peer);
-            prop_assert_eq!(world.wire.outgoing(), ours);
+        let server = [b"HTTP/1.1 ", &server[..]].concat();
+        paused_runtime().block_on(async {
+            let mut harness = Harness::new(&faults, false);
+            harness.socket.state().incoming = peer.iter().copied().collect();
+            harness.queue = server.clone();
+            harness.run_task();
+            harness.read_to_end();
+            prop_assert_eq!(&harness.received, &peer);
+            prop_assert_eq!(harness.socket.outgoing(), server);
             Ok(())
         })?;
     }
 
     #[test]
-    fn the_pieces_in_which_octets_come_make_no_difference(
-        mut octets in any::<Vec<u8>>(),
+    fn the_size_of_the_pieces_makes_no_difference(
+        mut bytes in any::<Vec<u8>>(),
         frames in proptest::collection::vec((0..10_u8, any::<u8>(), 0..6_u32, 0..40_usize), 0..12),
         cuts in proptest::collection::vec(1..30_usize, 1..40),
     ) {
-        let mut sent = hello();
+        let mut sent = client_preface();
         for (kind, flags, stream, len) in frames {
             sent.extend(frame(kind, flags, stream, &vec![0x82; len]));
         }
-        sent.append(&mut octets);
+        sent.append(&mut bytes);
         let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
             let (mut inbound, mut outbound) = (Inbound::new(7), Outbound::default());
-            let (mut ledger, mut written) = (Ledger::default(), Ledger::default());
-            let mut passed = Vec::new();
+            let (mut inbound_tracker, mut outbound_tracker) = (AckTracker::default(), AckTracker::default());
+            let mut forwarded = Vec::new();
             for piece in pieces {
-                inbound.advance(piece, &mut ledger, |octets| passed.extend_from_slice(octets));
-                outbound.advance(piece, &mut written);
+                inbound.advance(piece, &mut inbound_tracker, |bytes| forwarded.extend_from_slice(bytes));
+                outbound.advance(piece, &mut outbound_tracker);
             }
-            inbound.finish(|octets| passed.extend_from_slice(octets));
-            let accounts: Vec<_> = (0..6).map(|stream| ledger.watch(stream).is_some()).collect();
-            (passed, accounts, outbound.ping_allowed())
+            inbound.finish(|bytes| forwarded.extend_from_slice(bytes));
+            let tracked: Vec<_> = (0..6).map(|stream| inbound_tracker.watch(stream).is_some()).collect();
+            (forwarded, tracked, outbound.ping_allowed())
         };
         let whole = read(&mut std::iter::once(&sent[..]));
         let mut rest = &sent[..];

@@ -1,4 +1,4 @@
-//! HTTP/2 as these tests write and read it, on purpose without the code under test.
+//! HTTP/2 frames for the tests, independent of the code under test.
 
 use crate::eventsource::link::STREAM_ID_HEADER;
 
@@ -29,7 +29,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub(super) fn octets(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         frame(self.kind, self.flags, self.stream, &self.payload)
     }
 
@@ -48,12 +48,12 @@ pub(super) fn settings() -> Vec<u8> {
     frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100])
 }
 
-/// A client's preface and SETTINGS.
-pub(super) fn hello() -> Vec<u8> {
+/// A client's connection preface, SETTINGS included.
+pub(super) fn client_preface() -> Vec<u8> {
     [PREFACE, &settings()].concat()
 }
 
-/// A header block of one frame; what is in it does not matter to the link.
+/// A header block of one frame. The link does not interpret its content.
 pub(super) fn headers(stream: u32, flags: u8, len: usize) -> Vec<u8> {
     frame(HEADERS, flags | END_HEADERS, stream, &vec![0x82; len])
 }
@@ -66,11 +66,11 @@ pub(super) fn reset(stream: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])
 }
 
-pub(super) fn pong(payload: &[u8]) -> Vec<u8> {
+pub(super) fn ping_ack(payload: &[u8]) -> Vec<u8> {
     frame(PING, ACK, 0, payload)
 }
 
-/// A header block as long as `len`, in as many frames as it takes.
+/// A header block of `len` bytes, in as many frames as needed.
 pub(super) fn long_headers(stream: u32, flags: u8, len: usize) -> Vec<Vec<u8>> {
     let block = vec![0x82; len];
     let chunks: Vec<_> = block.chunks(16_384).collect();
@@ -82,28 +82,28 @@ pub(super) fn long_headers(stream: u32, flags: u8, len: usize) -> Vec<Vec<u8>> {
     frames.collect()
 }
 
-/// Reads frames, and panics where HTTP/2 does not allow what it finds: anything before SETTINGS, anything between the
-/// frames of a header block, a PING that is not eight octets.
+/// Parses frames, and panics at violations of HTTP/2: a frame before SETTINGS, a frame within a header block, a PING
+/// without exactly eight bytes.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
-    begun: bool,
+    started: bool,
     block: Option<u32>,
 }
 
 impl Parser {
-    /// Takes the complete frames off the front of `octets`.
-    pub(super) fn parse<'a>(&mut self, octets: &'a [u8]) -> (Vec<Frame>, &'a [u8]) {
-        let (mut frames, mut rest) = (Vec::new(), octets);
-        while let Some((head, tail)) = rest.split_first_chunk::<9>() {
-            let [a, b, c, kind, flags, id @ ..] = *head;
+    /// Returns the complete frames at the front of `bytes`, and the rest.
+    pub(super) fn parse<'a>(&mut self, bytes: &'a [u8]) -> (Vec<Frame>, &'a [u8]) {
+        let (mut frames, mut rest) = (Vec::new(), bytes);
+        while let Some((header, tail)) = rest.split_first_chunk::<9>() {
+            let [a, b, c, kind, flags, id @ ..] = *header;
             let len = usize::try_from(u32::from_be_bytes([0, a, b, c])).expect("small");
             let stream = u32::from_be_bytes(id);
             let Some((payload, tail)) = tail.split_at_checked(len) else { break };
-            assert!(self.begun || kind == SETTINGS, "a frame of type {kind} before SETTINGS");
-            self.begun = true;
+            assert!(self.started || kind == SETTINGS, "a frame of type {kind} before SETTINGS");
+            self.started = true;
             match self.block {
                 Some(open) => assert_eq!((kind, stream), (CONTINUATION, open), "within the header block of {open}"),
-                None => assert_ne!(kind, CONTINUATION, "outside of any header block"),
+                None => assert_ne!(kind, CONTINUATION, "outside a header block"),
             }
             if matches!(kind, HEADERS | CONTINUATION) {
                 self.block = (flags & END_HEADERS == 0).then_some(stream);
@@ -116,12 +116,12 @@ impl Parser {
     }
 }
 
-/// All frames of one side of a connection, and the rest.
-pub(super) fn parse(octets: &[u8]) -> (Vec<Frame>, &[u8]) {
-    Parser::default().parse(octets)
+/// All complete frames of one direction of a connection, and the rest.
+pub(super) fn parse(bytes: &[u8]) -> (Vec<Frame>, &[u8]) {
+    Parser::default().parse(bytes)
 }
 
-/// The stream id and token in the header that the link added to this frame, which is taken off.
+/// Removes the header that the link appended to this frame. Returns its stream id and token.
 pub(super) fn take_literal(frame: &mut Frame) -> Option<(u32, u64)> {
     let at = frame.payload.len().checked_sub(43)?;
     let literal = &frame.payload[at..];

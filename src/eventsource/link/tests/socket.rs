@@ -1,38 +1,51 @@
-//! A connection that the test holds both ends of, and that takes and gives octets in whatever pieces it is told.
+//! A transport of which the test holds both ends, and that injects faults.
 
-use std::collections::VecDeque;
-use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Wake, Waker};
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
+};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// One end, shared by the link and the test.
+/// One end of the transport, shared by the link and the test.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Wire(Arc<Mutex<State>>);
+pub(super) struct TestSocket(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// What the peer sends and the link has not read.
+    /// Bytes from the peer that the link has not read.
     pub(super) incoming: VecDeque<u8>,
     pub(super) eof: bool,
-    /// All that the link has written.
+    /// All bytes that the link has written.
     pub(super) outgoing: Vec<u8>,
-    /// How much of it has been flushed.
+    /// How many bytes of `outgoing` were flushed.
     pub(super) flushed: usize,
     pub(super) shut_down: bool,
-    /// Takes nothing, as a socket whose buffer is full.
+    /// Accepts no bytes, like a socket whose buffer is full.
     pub(super) full: bool,
     pub(super) broken: bool,
     pub(super) vectored: bool,
-    /// What each call in turn does, over and over: 0 is "come again", n moves at most n octets. Empty: as many as can be.
-    pub(super) moods: Vec<u8>,
+    /// The fault of each call, repeated from the start at the end. Empty: no call has a fault.
+    pub(super) faults: Vec<Fault>,
     calls: [usize; 3],
 }
 
-/// What is called, each with a count of its own, so that no two of them can get in step and hold each other up for ever.
+/// How a call deviates from transferring all bytes at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Returns `Pending` and wakes the task at once.
+    Pending,
+    /// Transfers at most this many bytes.
+    Short(usize),
+}
+
+/// The calls, each with a counter of its own, so that no two of them can alternate in a way that blocks both.
 #[derive(Clone, Copy)]
 enum Call {
     Read,
@@ -40,20 +53,21 @@ enum Call {
     Flush,
 }
 
-impl Wire {
-    pub(super) fn new(moods: &[u8], vectored: bool) -> Self {
-        let wire = Self::default();
-        wire.state().moods = moods.to_vec();
-        wire.state().vectored = vectored;
-        wire
+impl TestSocket {
+    pub(super) fn new(faults: &[Fault], vectored: bool) -> Self {
+        let socket = Self::default();
+        socket.state().faults = faults.to_vec();
+        socket.state().vectored = vectored;
+        socket
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no panic")
     }
 
-    pub(super) fn send(&self, octets: &[u8]) {
-        self.state().incoming.extend(octets);
+    /// Sends bytes from the peer to the link.
+    pub(super) fn send(&self, bytes: &[u8]) {
+        self.state().incoming.extend(bytes);
     }
 
     pub(super) fn outgoing(&self) -> Vec<u8> {
@@ -67,41 +81,41 @@ impl Wire {
 }
 
 impl State {
-    /// How many octets this call may move.
-    fn mood(&mut self, call: Call, cx: &Context<'_>) -> Poll<io::Result<usize>> {
+    /// Injects the next fault of this call. Returns how many bytes it may transfer.
+    fn inject(&mut self, call: Call, cx: &Context<'_>) -> Poll<io::Result<usize>> {
         if self.broken {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let calls = &mut self.calls[call as usize];
-        let Some(mood) = self.moods.get(*calls % self.moods.len().max(1)) else {
+        let Some(fault) = self.faults.get(*calls % self.faults.len().max(1)) else {
             return Poll::Ready(Ok(usize::MAX));
         };
         *calls += 1;
-        match *mood {
-            0 => {
+        match *fault {
+            Fault::Pending => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            most => Poll::Ready(Ok(most.into())),
+            Fault::Short(len) => Poll::Ready(Ok(len)),
         }
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for TestSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.state();
         if state.incoming.is_empty() && !state.broken {
             return if state.eof { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
-        let most = std::task::ready!(state.mood(Call::Read, cx))?;
-        let n = most.min(buf.remaining()).min(state.incoming.len());
-        let octets: Vec<u8> = state.incoming.drain(..n).collect();
-        buf.put_slice(&octets);
+        let limit = ready!(state.inject(Call::Read, cx))?;
+        let len = limit.min(buf.remaining()).min(state.incoming.len());
+        let bytes: Vec<u8> = state.incoming.drain(..len).collect();
+        buf.put_slice(&bytes);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for TestSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
@@ -115,9 +129,9 @@ impl AsyncWrite for Wire {
         if state.full {
             return Poll::Pending;
         }
-        let most = std::task::ready!(state.mood(Call::Write, cx))?;
+        let limit = ready!(state.inject(Call::Write, cx))?;
         let before = state.outgoing.len();
-        state.outgoing.extend(bufs.iter().flat_map(|buf| buf.iter()).take(most));
+        state.outgoing.extend(bufs.iter().flat_map(|buf| buf.iter()).take(limit));
         Poll::Ready(Ok(state.outgoing.len() - before))
     }
 
@@ -128,7 +142,7 @@ impl AsyncWrite for Wire {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.state();
         if state.flushed < state.outgoing.len() || state.broken {
-            std::task::ready!(state.mood(Call::Flush, cx))?;
+            ready!(state.inject(Call::Flush, cx))?;
         }
         state.flushed = state.outgoing.len();
         Poll::Ready(Ok(()))
@@ -140,23 +154,23 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// A task that only remembers that it was woken.
+/// A waker that records that it was called.
 #[derive(Debug, Default)]
-pub(super) struct Flag(AtomicBool);
+pub(super) struct WakeFlag(AtomicBool);
 
-impl Flag {
+impl WakeFlag {
     pub(super) fn waker() -> (Arc<Self>, Waker) {
         let flag = Arc::<Self>::default();
         (flag.clone(), flag.into())
     }
 
-    /// Whether it was woken since this was last asked.
+    /// Returns whether the waker was called since the last call of this function.
     pub(super) fn take(&self) -> bool {
         self.0.swap(false, Ordering::SeqCst)
     }
 }
 
-impl Wake for Flag {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::SeqCst);
     }
