@@ -40,6 +40,8 @@ use crate::{
 
 /// How long a shutdown may take. Pods are given 30 s by default, but 10 s where this runs beside kfp-operator.
 const SHUTDOWN: Duration = Duration::from_millis(9500);
+/// The share of the last spans.
+pub(crate) const SPAN_FLUSH: Duration = Duration::from_secs(2);
 
 const DELIVERY: &str = "delivery";
 const SERVER: &str = "server";
