@@ -31,7 +31,7 @@ use crate::{
     admin::{self, Admin},
     delivery::{self, Driver},
     eventsource::{self, Server},
-    k8s::{Client, PatchMarker, Watch},
+    k8s::{Client, KubernetesMetrics, PatchMarker, Watch},
     mlmd::{self, Mlmd},
     readiness::Readiness,
     store::Store,
@@ -40,6 +40,8 @@ use crate::{
 
 /// How long a shutdown may take. Pods are given 30 s by default, but 10 s where this runs beside kfp-operator.
 const SHUTDOWN: Duration = Duration::from_millis(9500);
+/// The share of the admin port's last answers.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// The share of the last spans.
 pub(crate) const SPAN_FLUSH: Duration = Duration::from_secs(2);
 
@@ -70,12 +72,14 @@ pub async fn build(config: Config) -> Result<Bound> {
     let (listener, address) = bind(config.listen, "--listen").await?;
     let (admin_listener, admin_address) = bind(config.admin_listen, "--admin-listen").await?;
 
-    let (registry, metrics) = telemetry::registry();
+    let mut registry = telemetry::registry();
+    let product = telemetry::product(&mut registry);
+    let (metrics, kubernetes_metrics) = (Metrics::new(product), KubernetesMetrics::new(product));
     let readiness = Readiness::default();
     let store = Arc::<Store>::default();
     let kubernetes = match config.kubernetes.clone() {
-        Some(cluster) => Client::new(cluster, metrics.kubernetes.clone())?,
-        None => Client::infer(metrics.kubernetes.clone()).await?,
+        Some(cluster) => Client::new(cluster, kubernetes_metrics)?,
+        None => Client::infer(kubernetes_metrics).await?,
     };
     let lookup = Mlmd::new(&config.metadata_store, &mlmd::Options::default(), &metrics).context("--metadata-store")?;
     let marker = PatchMarker::new(kubernetes.clone(), Some(config.mark_rate));
@@ -164,7 +168,7 @@ impl Bound {
         };
         let (admin_listener, admin_stop) = (self.admin_listener, stop.clone());
         tasks.spawn("admin", &stop, async {
-            admin::serve(admin_listener, admin, admin_stop).await;
+            admin::serve(admin_listener, admin, admin_stop, LAST_ANSWERS).await;
             Ok::<_, Infallible>(())
         });
         for watch in self.watches {

@@ -1,12 +1,10 @@
 //! The metrics: families with bounded labels, never a Workflow's name, a UID or an error's text.
 
 pub mod delivery;
-pub mod kubernetes;
 pub mod lookups;
 pub mod streams;
 
 pub use delivery::DeliveryMetrics;
-pub use kubernetes::KubernetesMetrics;
 pub use lookups::LookupMetrics;
 use prometheus_client::registry::Registry;
 pub use streams::StreamMetrics;
@@ -16,8 +14,6 @@ pub use streams::StreamMetrics;
 pub struct Metrics {
     /// What delivery counts.
     pub delivery: DeliveryMetrics,
-    /// What is counted on the side of Kubernetes.
-    pub kubernetes: KubernetesMetrics,
     /// What the questions to ML Metadata count.
     pub lookups: LookupMetrics,
     /// What is counted on the side of Argo Events.
@@ -29,7 +25,6 @@ impl Metrics {
     pub fn new(registry: &mut Registry) -> Self {
         Self {
             delivery: DeliveryMetrics::new(registry),
-            kubernetes: KubernetesMetrics::new(registry),
             lookups: LookupMetrics::new(registry),
             streams: StreamMetrics::new(registry),
         }
