@@ -88,33 +88,37 @@ fn an_export_may_take_ten_seconds_or_as_configured() {
     assert_eq!(timeout(&[general, ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "100")]), Duration::from_millis(100));
 }
 
-/// Traces that are sent to a URL over HTTP.
+/// Traces with a real exporter.
 struct Sending {
     traces: Traces,
     _runtime: Runtime,
 }
 
 impl Sending {
-    fn to(url: String, timeout: Duration, tls: Tls) -> Self {
+    fn over_http(url: String, timeout: Duration, tls: &Tls) -> Self {
+        Self::with(timeout, || {
+            SpanExporter::builder()
+                .with_http()
+                .with_protocol(Protocol::HttpBinary)
+                .with_http_client(tls.http_client(timeout).unwrap())
+                .with_compression(Compression::Gzip)
+                .with_endpoint(url)
+                .build()
+                .unwrap()
+        })
+    }
+
+    fn over_grpc(url: String, timeout: Duration) -> Self {
+        Self::with(timeout, || SpanExporter::builder().with_tonic().with_endpoint(url).build().unwrap())
+    }
+
+    fn with(timeout: Duration, exporter: impl FnOnce() -> SpanExporter) -> Self {
         let runtime = Runtime::new().unwrap();
-        let _within = runtime.enter();
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .with_protocol(Protocol::HttpBinary)
-            .with_http_client(tls.http_client(timeout).unwrap())
-            .with_compression(Compression::Gzip)
-            .with_endpoint(url)
-            .build()
-            .unwrap();
-        let settings = Settings {
-            protocol: WireProtocol::HttpProtobuf,
-            sampler: Sampler::ALL,
-            propagates: true,
-            timeout,
-            tls: Tls::default(),
+        let traces = {
+            let _within = runtime.enter();
+            let settings = Settings { timeout, ..read(&[ENDPOINT]).unwrap().unwrap() };
+            Traces::exporting(exporter(), &settings)
         };
-        let traces = Traces::exporting(exporter, &settings);
-        drop(_within);
         Self { traces, _runtime: runtime }
     }
 
@@ -128,7 +132,7 @@ impl Sending {
 /// A listener, and the URL for it. Connections are established, and nothing is read or answered.
 fn silent_collector() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+    let url = format!("http://{}", listener.local_addr().unwrap());
     (listener, url)
 }
 
@@ -144,22 +148,28 @@ fn request_until_closed(listener: &TcpListener) -> String {
 /// A collector that accepts and never answers does not delay the end of the process beyond the given time.
 #[test]
 fn a_silent_collector_does_not_hold_up_the_flush() {
-    let (collector, url) = silent_collector();
-    let sending = Sending::to(url, Duration::from_secs(600), Tls::default());
-    sending.record(1);
-    let start = Instant::now();
-    sending.traces.flush(Duration::from_millis(200));
-    let took = start.elapsed();
-    assert!((200..5000).contains(&took.as_millis()), "{took:?}");
-    let request = request_until_closed(&collector);
-    assert!(request.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{request}");
+    let (over_http, over_grpc) = (silent_collector(), silent_collector());
+    let timeout = Duration::from_secs(600);
+    for (collector, sending, begin) in [
+        (over_http.0, Sending::over_http(over_http.1, timeout, &Tls::default()), "POST / HTTP/1.1\r\n"),
+        (over_grpc.0, Sending::over_grpc(over_grpc.1, timeout), "PRI * HTTP/2.0\r\n"),
+    ] {
+        sending.record(1);
+        let start = Instant::now();
+        sending.traces.flush(Duration::from_millis(200));
+        let took = start.elapsed();
+        assert!((200..5000).contains(&took.as_millis()), "{took:?}");
+        // The export is over, so that nothing uses the runtime any longer.
+        let request = request_until_closed(&collector);
+        assert!(request.starts_with(begin), "{request}");
+    }
 }
 
 /// Without a deadline, one silent collector would block the SDK's export thread forever.
 #[test]
 fn an_export_ends_after_its_timeout() {
     let (collector, url) = silent_collector();
-    let sending = Sending::to(url, Duration::from_millis(100), Tls::default());
+    let sending = Sending::over_http(url, Duration::from_millis(100), &Tls::default());
     // Twice the size of a batch: the second one is sent although the first was not answered.
     sending.record(1024);
     for _ in 0..2 {
@@ -203,7 +213,7 @@ fn https_uses_the_given_authority_and_client_certificate() {
         certificate: Some(server.cert.pem().into()),
         client: Some((client.cert.pem().into(), client.signing_key.serialize_pem().into())),
     };
-    let sending = Sending::to(url, Duration::from_secs(30), tls);
+    let sending = Sending::over_http(url, Duration::from_secs(30), &tls);
     sending.record(1);
     sending.traces.flush(Duration::from_secs(30));
     assert!(collector.join().unwrap().starts_with("POST /v1/traces HTTP/1.1\r\n"));
