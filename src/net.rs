@@ -26,8 +26,8 @@ impl Acceptor {
         Self { listener, failures: 0 }
     }
 
-    /// Returns the next connection, without Nagle's delay. Each error of the listener is passed to `on_error` and followed
-    /// by a pause. Cancel safe.
+    /// Returns the next connection, without Nagle's delay. Each error of the listener is passed to `on_error` and
+    /// followed by a pause. Cancel safe.
     pub async fn accept(&mut self, mut on_error: impl FnMut(&io::Error)) -> (TcpStream, SocketAddr) {
         loop {
             let accepted = self.listener.accept().await;

@@ -1,4 +1,4 @@
-//! The text formats of metrics: OpenMetrics for scrapers that accept it, else Prometheus' format, which has no exemplars.
+//! The text formats of metrics: OpenMetrics for scrapers that accept it, else Prometheus' format without exemplars.
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
 //! The connection to the API server.
 //!
-//! This is kube's stack of layers with additions: a dead connection is detected (keepalive, `TCP_USER_TIMEOUT`, deadlines
-//! for headers and for silence), requests are not retried internally, an established watch is reported when its headers
-//! arrive (not when the next object changes), and every request is counted.
+//! This is kube's stack of layers with additions: a dead connection is detected (keepalive, `TCP_USER_TIMEOUT`,
+//! deadlines for headers and for silence), requests are not retried internally, an established watch is reported when
+//! its headers arrive (not when the next object changes), and every request is counted.
 
 mod observe;
 
@@ -27,8 +27,8 @@ use tracing::warn;
 use self::observe::{Established, ObserveLayer};
 use super::KubernetesMetrics;
 
-/// Together with [`SILENCE_TIMEOUT`] the time to detect an API server that hangs: kube-runtime treats silence as the end
-/// of the watch, so the next connection is the one that fails.
+/// Together with [`SILENCE_TIMEOUT`] the time to detect an API server that hangs: kube-runtime treats silence as the
+/// end of the watch, so the next connection is the one that fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The duration of a watch before the API server ends it and kube resumes it. Each resumption detects withdrawn rights
 /// and an API server that hangs; without deliveries there are no other requests. Costs four cheap requests a minute.
@@ -45,9 +45,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Neither a kubeconfig nor a Pod's service account was found, or it cannot be read.
-    #[error(
-        "no configuration for the Kubernetes API: set KUBECONFIG to a kubeconfig, or run in a Pod with a service account: {0}"
-    )]
+    #[error("no Kubernetes configuration: set KUBECONFIG to a kubeconfig, or run in a Pod with a service account: {0}")]
     Config(#[from] kube::config::InferConfigError),
     /// The configuration's certificates, credentials or headers are not usable.
     #[error("the Kubernetes configuration is not usable: {0}")]

@@ -86,7 +86,8 @@ impl Level {
     }
 }
 
-/// The subscriber for events and spans. The log and the traces have separate filters, so that neither changes the other.
+/// The subscriber for events and spans. The log and the traces have separate filters, so that neither changes the
+/// other.
 fn subscriber<W>(
     format: Format,
     level: &Level,

@@ -10,7 +10,7 @@ use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, ShouldSample};
 ///
 /// Only the rightmost 56 bits of the id count: those that W3C Trace Context Level 2 calls random. The SDK's own sampler
 /// compares the right half of the id. Most ids here are UUIDs, in which the first two bits of that half are fixed, so a
-/// ratio up to one half would keep nothing, and one from three quarters everything. The SDK's code refers to
+/// ratio up to one half would keep nothing, and one from three quarters everything. The SDK refers to
 /// [opentelemetry-specification#1413](https://github.com/open-telemetry/opentelemetry-specification/issues/1413) for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sampler {

@@ -199,8 +199,8 @@ impl Traces {
         Context::current().has_active_span()
     }
 
-    /// The layer that makes spans of [`TARGET`] part of traces. It has a filter of its own, so that the log level does not
-    /// change the traces.
+    /// The layer that makes spans of [`TARGET`] part of traces. It has a filter of its own, so that the log level does
+    /// not change the traces.
     pub fn layer<S>(&self) -> Option<impl Layer<S> + Send + Sync + use<S>>
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,

@@ -55,6 +55,18 @@ fn a_pipeline_may_have_no_name() {
 }
 
 #[test]
+fn labels_are_read_under_their_names() {
+    let labels = json!({PHASE_LABEL: "Succeeded", RUN_ID_LABEL: "a run", EVENTS_PUBLISHED_LABEL: "true"});
+    let workflow = record(json!({"uid": UID, "labels": labels}));
+    assert!(workflow.succeeded() && workflow.labelled);
+    assert_eq!(workflow.run_id.unwrap().to_string(), "a run");
+    let labels = json!({PHASE_LABEL: "Failed", RUN_ID_LABEL: "", EVENTS_PUBLISHED_LABEL: "false"});
+    let workflow = record(json!({"uid": UID, "labels": labels}));
+    assert!(!workflow.succeeded() && !workflow.labelled);
+    assert_eq!(workflow.run_id.unwrap().to_string(), "");
+}
+
+#[test]
 fn a_restarted_run_keeps_its_resource_version() {
     let marks = json!({"published.pipelines.kubeflow.org/update": UID});
     let workflow = record(json!({"uid": UID, "resourceVersion": "77", "annotations": marks}));

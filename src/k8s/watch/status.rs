@@ -267,8 +267,8 @@ fn hint(code: u16) -> Option<&'static str> {
         400 => Some("is --selector a label selector?"),
         401 => Some("are the credentials of this server still valid?"),
         403 => Some(
-            "the service account needs the verbs list, watch and patch on workflows.argoproj.io, in all namespaces or in \
-             those of --namespaces",
+            "the service account needs the verbs list, watch and patch on workflows.argoproj.io, in all namespaces or \
+             in those of --namespaces",
         ),
         404 => Some("is Argo Workflows' CustomResourceDefinition installed?"),
         _ => None,
