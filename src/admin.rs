@@ -1,14 +1,14 @@
-//! Health, readiness, metrics and a status page over HTTP, for the kubelet, for Prometheus and for people.
+//! The admin port: health, readiness, metrics and a status page over HTTP.
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/livez` | 200 as long as the process answers at all |
-//! | `/readyz` | 200, or 503 and what still blocks, one condition a line |
+//! | `/livez` | 200 while the process answers |
+//! | `/readyz` | 200, or 503 with the conditions that block, one a line |
 //! | `/metrics` | OpenMetrics with exemplars where the scraper accepts it, else Prometheus' text format |
-//! | `/` | a page for people |
+//! | `/` | a status page |
 //!
-//! Nobody has to identify himself here, so nothing here tells of a tenant's runs beyond counts, and nobody can hold on
-//! to anything: a connection is for one request and has ten seconds in all, and no more than 64 are served at once.
+//! This port is unauthenticated. So it shows no more of a tenant's runs than counts, and its connections are limited:
+//! one request each, within ten seconds, and 64 at once.
 
 mod exposition;
 
@@ -34,63 +34,55 @@ use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use self::exposition::Exposition;
-use crate::{readiness::Readiness, store::Store};
+use crate::{net::Acceptor, readiness::Readiness, store::Store};
 
-/// How many connections are served at once; more wait to be accepted.
+/// The limit of concurrent connections. Further ones wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a connection has for its request and the answer to it.
-const CONNECTION: Duration = Duration::from_secs(10);
-/// How much of a request's head is read.
+/// The deadline of a connection: request and answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The limit of a request's head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// How long nothing is accepted after the system could not give a connection (no file descriptors, say).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-/// How long answers may still be written when the server stops.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// What there is to tell.
+/// The state behind the admin port.
 #[derive(Debug)]
 pub struct Admin {
-    /// What `/metrics` shows.
+    /// The metrics for `/metrics`.
     pub registry: Registry,
-    /// What `/readyz` tells.
+    /// The conditions for `/readyz`.
     pub readiness: Readiness,
-    /// Whose size the status page shows.
+    /// The store whose size the status page shows.
     pub store: Arc<Store>,
-    /// How many streams are attached.
+    /// The number of attached streams.
     pub subscribers: Gauge,
-    /// When the server started.
+    /// The start of the server.
     pub started: Instant,
-    /// What else the status page shows, in this order: how the server is configured.
+    /// Further rows of the status page, in this order: the server's configuration.
     pub facts: Vec<(&'static str, String)>,
 }
 
-/// Serves until `stop` is cancelled.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+/// Serves until `stop` is cancelled. Answers in progress then have `last_answers` to complete.
+pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken, last_answers: Duration) {
     let router = router(admin);
+    let mut acceptor = Acceptor::new(listener);
     let mut connections = JoinSet::new();
+    let on_error = |error: &io::Error| warn!(%error, "cannot accept a connection to the admin port");
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, router.clone()));
-                }
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection to the admin port");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            (stream, _) = acceptor.accept(on_error), if connections.len() < MAX_CONNECTIONS => {
+                connections.spawn(connection(stream, router.clone()));
+            }
             Some(_) = connections.join_next() => {}
         }
     }
-    // What is not written by then is cut off as the set is dropped.
-    timeout(LAST_ANSWERS, async { while connections.join_next().await.is_some() {} }).await.ok();
+    // Dropping the set aborts the rest.
+    timeout(last_answers, async { while connections.join_next().await.is_some() {} }).await.ok();
 }
 
 async fn connection(stream: TcpStream, router: Router) {
@@ -99,11 +91,10 @@ async fn connection(stream: TcpStream, router: Router) {
         .max_buf_size(MAX_HEAD)
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let outcome = timeout(CONNECTION, served).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut));
-    match outcome {
+    match timeout(CONNECTION_TIMEOUT, served).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "a connection to the admin port ended early"),
-        Err(error) => debug!(%error, "a connection to the admin port was too slow"),
+        Ok(Err(error)) => debug!(%error, "connection to the admin port failed"),
+        Err(_) => debug!("connection to the admin port timed out"),
     }
 }
 
@@ -134,7 +125,7 @@ async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Respons
     match exposition.encode(&admin.registry) {
         Ok(text) => ([(header::CONTENT_TYPE, exposition.content_type())], text).into_response(),
         Err(error) => {
-            error!(%error, "cannot write the metrics");
+            error!(%error, "cannot encode the metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

@@ -20,7 +20,7 @@ mod supervisor;
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use prometheus_client::registry::Registry;
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -31,15 +31,19 @@ use crate::{
     admin::{self, Admin},
     delivery::{self, Driver},
     eventsource::{self, Server, StreamMetrics},
-    k8s::{Client, PatchMarker, Watch},
+    k8s::{Client, KubernetesMetrics, PatchMarker, Watch},
     mlmd::{self, LookupMetrics, Mlmd},
     readiness::Readiness,
     store::Store,
-    telemetry::{self, Metrics},
+    telemetry::{self, metrics::DeliveryMetrics},
 };
 
 /// How long a shutdown may take. Pods are given 30 s by default, but 10 s where this runs beside kfp-operator.
 const SHUTDOWN: Duration = Duration::from_millis(9500);
+/// The share of the admin port's last answers.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// The share of the last spans.
+pub(crate) const SPAN_FLUSH: Duration = Duration::from_secs(2);
 
 /// The time limit of the subscribers' server, within [`SHUTDOWN`].
 const DRAIN: Duration = Duration::from_secs(9);
@@ -55,7 +59,7 @@ pub struct Bound {
     address: SocketAddr,
     admin_address: SocketAddr,
     registry: Registry,
-    metrics: Metrics,
+    subscribers: Gauge,
     readiness: Readiness,
     store: Arc<Store>,
     watches: Vec<Watch>,
@@ -71,13 +75,17 @@ pub async fn build(config: Config) -> Result<Bound> {
     let (listener, address) = bind(config.listen, "--listen").await?;
     let (admin_listener, admin_address) = bind(config.admin_listen, "--admin-listen").await?;
 
-    let (mut registry, metrics) = telemetry::registry();
-    let lookup_metrics = LookupMetrics::new(registry.sub_registry_with_prefix(telemetry::PREFIX));
+    let mut registry = telemetry::registry();
+    let product = telemetry::product(&mut registry);
+    let delivery_metrics = DeliveryMetrics::new(product);
+    let subscribers = delivery_metrics.streams.clone();
+    let (kubernetes_metrics, lookup_metrics) = (KubernetesMetrics::new(product), LookupMetrics::new(product));
+    let stream_metrics = StreamMetrics::new(product);
     let readiness = Readiness::default();
     let store = Arc::<Store>::default();
     let kubernetes = match config.kubernetes.clone() {
-        Some(cluster) => Client::new(cluster, metrics.kubernetes.clone())?,
-        None => Client::infer(metrics.kubernetes.clone()).await?,
+        Some(cluster) => Client::new(cluster, kubernetes_metrics)?,
+        None => Client::infer(kubernetes_metrics).await?,
     };
     let lookup =
         Mlmd::new(&config.metadata_store, &mlmd::Options::default(), lookup_metrics).context("--metadata-store")?;
@@ -90,10 +98,9 @@ pub async fn build(config: Config) -> Result<Bound> {
     };
     let clock = config.clock.clone();
     let (deliveries, driver) =
-        Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, metrics.delivery.clone());
+        Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, delivery_metrics);
     let namespaces = (!config.namespaces.is_empty()).then(|| config.namespaces.clone());
     let options = eventsource::Options { namespaces, drain: DRAIN, traces: config.traces.clone() };
-    let stream_metrics = StreamMetrics::new(registry.sub_registry_with_prefix(telemetry::PREFIX));
     let server = Server::new(deliveries, options, readiness.clone(), stream_metrics);
     let watch = |scope| Watch::new(kubernetes.clone(), scope, config.selector.clone(), store.clone(), &readiness);
     let watches = config.scopes().into_iter().map(watch).collect();
@@ -103,7 +110,7 @@ pub async fn build(config: Config) -> Result<Bound> {
         address,
         admin_address,
         registry,
-        metrics,
+        subscribers,
         readiness,
         store,
         watches,
@@ -162,13 +169,13 @@ impl Bound {
             registry: self.registry,
             readiness: self.readiness.clone(),
             store: self.store,
-            subscribers: self.metrics.delivery.streams.clone(),
+            subscribers: self.subscribers,
             started: std::time::Instant::now(),
             facts,
         };
         let (admin_listener, admin_stop) = (self.admin_listener, stop.clone());
         tasks.spawn("admin", &stop, async {
-            admin::serve(admin_listener, admin, admin_stop).await;
+            admin::serve(admin_listener, admin, admin_stop, LAST_ANSWERS).await;
             Ok::<_, Infallible>(())
         });
         for watch in self.watches {

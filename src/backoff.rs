@@ -1,4 +1,4 @@
-//! Pauses between attempts: exponential, with jitter. A leaf that every module may use.
+//! Exponential pauses between attempts, with jitter. A leaf that every module may use.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The longest pause after this many failures in a row, counted from 1.
+    /// Returns the longest pause after this many failures in a row, counted from 1.
     pub fn ceiling(self, failures: u32) -> Duration {
         self.first.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(self.max)
     }
 
-    /// A random pause between half of [`Backoff::ceiling`] and all of it: long enough to relieve a peer, spread enough
-    /// that clients do not retry in step.
+    /// Returns a random pause between half of [`Backoff::ceiling`] and all of it: long enough to relieve a peer, spread
+    /// enough that clients do not retry in step.
     pub fn pause(self, failures: u32, random: &mut impl Rng) -> Duration {
         let ceiling = self.ceiling(failures);
         random.random_range(ceiling / 2..=ceiling)

@@ -1,17 +1,20 @@
-//! The side of Kubernetes: the watch that fills the store, and the patches that write marks.
+//! The Kubernetes adapter: the watch that fills the store, and the patches that write marks.
 //!
-//! - `client`: the connection to the API server, its deadlines, and what is counted of its requests
-//! - `object`: what is decoded of a Workflow: a record's worth, and nothing else
+//! - `client`: the connection to the API server, with its deadlines
+//! - `object`: the decoder of a Workflow's metadata
 //! - `watch`: the reflector's loop
-//! - `marker`: marks on Workflows
+//! - `marker`: patches of marks on Workflows
+//! - `metrics`: metrics of all of these
 
 mod client;
 #[cfg(test)]
 mod fixtures;
 mod marker;
+mod metrics;
 mod object;
 mod watch;
 
 pub use client::{Client, ConnectError};
 pub use marker::PatchMarker;
+pub use metrics::KubernetesMetrics;
 pub use watch::Watch;

@@ -1,4 +1,4 @@
-//! Listening sockets: the one accept loop of the servers in this program. A leaf that every module may use.
+//! The accept loop of the servers in this program. A leaf that every module may use.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -9,8 +9,8 @@ use tokio::{
 
 use crate::backoff::Backoff;
 
-/// After an error of `accept`. Most often the process has no file descriptor left, and only the end of another
-/// connection helps.
+/// Pauses after errors of `accept`. The usual error is a lack of file descriptors, which only the end of another
+/// connection resolves.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(2) };
 
 /// Accepts connections from a listener, with pauses while that fails.
@@ -21,20 +21,20 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts from this listener.
+    /// An acceptor for this listener.
     pub fn new(listener: TcpListener) -> Self {
         Self { listener, failures: 0 }
     }
 
-    /// The next connection, without Nagle's delay. Each error of the listener is passed to `on_error` and followed by
-    /// a pause. Cancel safe.
+    /// Returns the next connection, without Nagle's delay. Each error of the listener is passed to `on_error` and
+    /// followed by a pause. Cancel safe.
     pub async fn accept(&mut self, mut on_error: impl FnMut(&io::Error)) -> (TcpStream, SocketAddr) {
         loop {
             let accepted = self.listener.accept().await;
             match accepted {
                 Ok((stream, peer)) => {
                     self.failures = 0;
-                    // Fails only where the peer has closed the connection already, which the first read reports.
+                    // Fails only where the peer has already closed the connection, which the first read reports.
                     stream.set_nodelay(true).ok();
                     return (stream, peer);
                 }

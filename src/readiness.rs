@@ -1,4 +1,4 @@
-//! Whether the server is ready, and if not, what it waits for. A leaf that every module may use.
+//! Readiness of the server, with the conditions that block it. A leaf that every module may use.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::watch;
 
-/// The named conditions that have to hold before the server counts as ready. Cheap to clone.
+/// Named conditions. The server is ready while all of them hold. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     blockers: Arc<Mutex<BTreeMap<String, String>>>,
@@ -20,28 +20,28 @@ impl Default for Readiness {
     }
 }
 
-/// One condition. It blocks until it is told otherwise, and stops blocking when it is dropped.
+/// One condition. It blocks readiness until it is released or dropped.
 #[derive(Debug)]
-#[must_use = "a dropped condition blocks no more"]
+#[must_use = "a dropped condition no longer blocks"]
 pub struct Condition {
     name: String,
     readiness: Readiness,
 }
 
 impl Readiness {
-    /// Adds a condition that blocks from now on, for the given reason.
+    /// Adds a condition that does not hold yet, for the given reason.
     pub fn condition(&self, name: impl Into<String>, reason: impl Into<String>) -> Condition {
         let condition = Condition { name: name.into(), readiness: self.clone() };
         condition.block(reason);
         condition
     }
 
-    /// What still blocks, with the reason, by name.
+    /// Returns the conditions that do not hold, with their reasons, by name.
     pub fn blockers(&self) -> BTreeMap<String, String> {
         self.lock().clone()
     }
 
-    /// Follows whether everything is ready.
+    /// Follows the readiness.
     pub fn subscribe(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
     }
@@ -59,7 +59,7 @@ impl Readiness {
 }
 
 impl Condition {
-    /// The condition does not hold.
+    /// Marks the condition as not holding.
     pub fn block(&self, reason: impl Into<String>) {
         let reason = reason.into();
         self.readiness.update(|blockers| {
@@ -67,7 +67,7 @@ impl Condition {
         });
     }
 
-    /// The condition holds.
+    /// Marks the condition as holding.
     pub fn release(&self) {
         self.readiness.update(|blockers| {
             blockers.remove(&self.name);
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_ready_when_every_condition_holds_and_says_what_blocks_until_then() {
+    fn ready_while_every_condition_holds() {
         let readiness = Readiness::default();
         let ready = readiness.subscribe();
         let list = readiness.condition("watch", "the first list is not complete");

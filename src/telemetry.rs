@@ -1,34 +1,39 @@
 //! Logs, metrics and traces. A leaf that every module may use.
 
 pub mod grpc;
+mod labels;
 pub mod log;
 pub mod metrics;
 mod otlp;
-pub mod process;
+mod process;
 mod sampler;
 mod throttle;
 pub mod trace;
 
-pub use metrics::Metrics;
+pub(crate) use labels::label_values;
 pub use otlp::TracingError;
 pub use throttle::LogThrottle;
 pub use trace::Traces;
 
 use prometheus_client::{metrics::info::Info, registry::Registry};
 
-/// The version of the product.
+/// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The git revision that it was built from, or `unknown`.
+/// The git revision of this build, or `unknown`.
 pub const REVISION: &str = env!("GIT_REVISION");
-/// The prefix of the product's metrics; those of the process have none.
-pub const PREFIX: &str = "modelupdate";
+/// The prefix of the product's metrics. Metrics of the process have none.
+const PREFIX: &str = "modelupdate";
 
-/// Makes a registry that holds everything which `/metrics` shows.
-pub fn registry() -> (Registry, Metrics) {
+/// Returns a registry with the metrics of the process and of the build.
+pub fn registry() -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(process::Process));
-    let product = registry.sub_registry_with_prefix(PREFIX);
-    product.register("build", "What runs here", Info::new([("version", VERSION), ("revision", REVISION)]));
-    let metrics = Metrics::new(product);
-    (registry, metrics)
+    let build = Info::new([("version", VERSION), ("revision", REVISION)]);
+    product(&mut registry).register("build", "Version and git revision of this build", build);
+    registry
+}
+
+/// Returns the part of the registry that holds the product's own metrics, all with its prefix.
+pub fn product(registry: &mut Registry) -> &mut Registry {
+    registry.sub_registry_with_prefix(PREFIX)
 }

@@ -94,7 +94,7 @@ impl Demo {
         let runtime = Runtime::new().context("cannot start the runtime")?;
         let traces = start_log_and_traces(log::Format::Text, &self.log_level, &runtime)?;
         let outcome = runtime.block_on(self.play(traces.clone()));
-        traces.flush();
+        traces.flush(app::SPAN_FLUSH);
         runtime.shutdown_background();
         outcome
     }
@@ -129,7 +129,7 @@ impl Demo {
     /// Plays the runs, and tells of them until the last one is delivered.
     async fn show(&self, sim: &Sim, address: SocketAddr) -> anyhow::Result<()> {
         let config = format!("kfpNamespace: {}", self.namespace);
-        let tale = Tale { began: Instant::now(), colours: log::has_colours() };
+        let tale = Tale { began: Instant::now(), colours: log::has_colors() };
         tale.say("A cluster is played in memory; the server in the middle is the real one.")?;
         if self.listen.port() != 0 {
             tale.say(&format!("An EventSource with the configuration `{config}` may dial {address}, too."))?;

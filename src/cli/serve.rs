@@ -91,7 +91,7 @@ impl Serve {
         let traces = self.log.start_with_traces(&runtime)?;
         raise_file_limit();
         let outcome = runtime.block_on(serve(Config { traces: traces.clone(), ..self.into() }));
-        traces.flush();
+        traces.flush(app::SPAN_FLUSH);
         // What still runs after an abort is not waited for.
         runtime.shutdown_background();
         outcome

@@ -1,9 +1,8 @@
 //! The connection to the API server.
 //!
-//! kube's own stack of layers is set up anew here, for what it lacks: a connection whose peer has silently gone is
-//! noticed (keepalive, `TCP_USER_TIMEOUT`, deadlines for headers and for silence), nothing is retried behind our back,
-//! an established watch is noticed when its headers come (not only when the next object changes), and failures
-//! are counted and logged once, by us.
+//! This is kube's stack of layers with additions: a dead connection is detected (keepalive, `TCP_USER_TIMEOUT`,
+//! deadlines for headers and for silence), requests are not retried internally, an established watch is reported when
+//! its headers arrive (not when the next object changes), and every request is counted.
 
 mod observe;
 
@@ -26,15 +25,15 @@ use tower::{BoxError, Service, ServiceBuilder};
 use tracing::warn;
 
 use self::observe::{Established, ObserveLayer};
-use crate::telemetry::metrics::KubernetesMetrics;
+use super::KubernetesMetrics;
 
-/// Together with [`SILENCE_TIMEOUT`] the time after which an API server is noticed that hangs: kube-runtime takes silence
-/// for the watch's end, so that it is the next connection that fails.
+/// Together with [`SILENCE_TIMEOUT`] the time to detect an API server that hangs: kube-runtime treats silence as the
+/// end of the watch, so the next connection is the one that fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a watch lasts before the API server ends it and it is resumed. Withdrawn rights show then, and an API server
-/// that hangs: nobody asks it for anything else while nothing is delivered. Four cheap requests a minute.
+/// The duration of a watch before the API server ends it and kube resumes it. Each resumption detects withdrawn rights
+/// and an API server that hangs; without deliveries there are no other requests. Costs four cheap requests a minute.
 pub(super) const WATCH_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a connection may be silent while an answer is read. Longer than any watch, which may be silent to its end.
+/// The longest silence of a connection while an answer is read. Longer than a watch, which may be silent to its end.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -42,20 +41,18 @@ const KEEPALIVE_RETRIES: u32 = 3;
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why there is no client.
+/// Why a client cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Neither a kubeconfig nor a Pod's service account was found, or it could not be read.
-    #[error(
-        "no way to the Kubernetes API: set KUBECONFIG to a kubeconfig, or run in a Pod with a service account: {0}"
-    )]
+    /// Neither a kubeconfig nor a Pod's service account was found, or it cannot be read.
+    #[error("no Kubernetes configuration: set KUBECONFIG to a kubeconfig, or run in a Pod with a service account: {0}")]
     Config(#[from] kube::config::InferConfigError),
     /// The configuration's certificates, credentials or headers are not usable.
-    #[error("the Kubernetes configuration cannot be used: {0}")]
+    #[error("the Kubernetes configuration is not usable: {0}")]
     Client(#[from] Box<kube::Error>),
 }
 
-/// A client of the API server that knows when a watch is established. Cheap to clone.
+/// A client of the API server that reports established watches. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     pub(super) kube: kube::Client,
@@ -64,29 +61,29 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects as every Kubernetes client does: `KUBECONFIG`, else the Pod's service account.
+    /// A client with the usual configuration: `KUBECONFIG`, else the Pod's service account.
     ///
     /// # Errors
-    /// Where there is neither, or what it says cannot be used.
+    /// Where there is neither, or the configuration is not usable.
     pub async fn infer(metrics: KubernetesMetrics) -> Result<Self, ConnectError> {
         Self::new(Config::infer().await?, metrics)
     }
 
-    /// Connects as this configuration says. Its deadlines are set here.
+    /// A client with this configuration, except its timeouts.
     ///
     /// # Errors
-    /// Where what it says cannot be used.
+    /// Where the configuration is not usable.
     pub fn new(mut config: Config, metrics: KubernetesMetrics) -> Result<Self, ConnectError> {
         config.headers.push((
             http::header::USER_AGENT,
             http::HeaderValue::from_static(concat!("model-update-eventsource/", env!("CARGO_PKG_VERSION"))),
         ));
         if config.proxy_url.is_some() {
-            // HTTPS_PROXY is often set for everything on a machine, and rarely meant for its cluster.
-            warn!("a proxy is configured for the Kubernetes API, but proxies are not supported: connecting directly");
+            // HTTPS_PROXY is often set for a whole machine, and rarely meant for its cluster.
+            warn!("ignoring the proxy for the Kubernetes API, connecting directly");
         }
         if config.cluster_url.scheme() == Some(&Scheme::HTTP) {
-            // Nothing will be verified: a machine that has no root certificates to load is as good as any.
+            // Nothing is verified over plain HTTP, so the machine needs no root certificates.
             config.root_cert.get_or_insert_default();
         }
         let mut http = HttpConnector::new();
@@ -112,7 +109,7 @@ impl Client {
         Ok(Self::over(service, config.default_namespace, metrics))
     }
 
-    /// A client over whatever answers requests: the API server, or a test.
+    /// A client over a service that answers requests: the API server, or a test.
     pub(super) fn over<S, B>(service: S, default_namespace: String, metrics: KubernetesMetrics) -> Self
     where
         S: Service<Request<Body>, Response = Response<B>, Error = BoxError> + Send + 'static,
@@ -126,7 +123,7 @@ impl Client {
         Self { kube: ClientBuilder::new(service, default_namespace).build(), established, metrics }
     }
 
-    /// Follows how often a watch of this path has been established.
+    /// Follows the number of watches of this path that were established.
     pub(super) fn established(&self, path: &str) -> watch::Receiver<u64> {
         self.established.subscribe(path)
     }

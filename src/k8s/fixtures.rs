@@ -1,4 +1,4 @@
-//! An API server in the hands of a test: it sees each request as it would go out, and each answer is the test's own.
+//! A fake API server: the test sees each request as the client sends it, and sends each answer.
 
 use std::time::Duration;
 
@@ -16,37 +16,36 @@ use tokio::{
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tower::{BoxError, service_fn};
 
-use super::Client;
-use crate::telemetry::metrics::KubernetesMetrics;
+use super::{Client, KubernetesMetrics};
 
-/// Longer than anything that the product waits for; time is paused in these tests.
+/// Longer than every timeout under test. These tests run in paused time.
 const LONG: Duration = Duration::from_secs(3600);
 
 type Chunks = mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>;
 type Answer = Result<Response<StreamBody<UnboundedReceiverStream<Result<Frame<Bytes>, BoxError>>>>, BoxError>;
 
 /// The requests of one client.
-pub(super) struct FakeApi(mpsc::UnboundedReceiver<Asked>);
+pub(super) struct FakeApi(mpsc::UnboundedReceiver<PendingRequest>);
 
-/// A request that waits for its answer.
-pub(super) struct Asked {
+/// A request without an answer yet.
+pub(super) struct PendingRequest {
     request: Request<Bytes>,
     answer: oneshot::Sender<Answer>,
 }
 
-/// A watch that goes on until this is dropped, which ends it well.
+/// An answered watch. Dropping it ends the watch without an error.
 pub(super) struct FakeWatch(Chunks);
 
-/// A client and the other end of it.
-pub(super) fn fake() -> (Client, FakeApi) {
-    let (asked, requests) = mpsc::unbounded_channel();
+/// A client, and the API server that it talks to.
+pub(super) fn fake_client() -> (Client, FakeApi) {
+    let (sender, requests) = mpsc::unbounded_channel();
     let service = service_fn(move |request: Request<Body>| {
-        let asked = asked.clone();
+        let sender = sender.clone();
         async move {
             let (parts, body) = request.into_parts();
             let request = Request::from_parts(parts, body.collect().await?.to_bytes());
             let (answer, answered) = oneshot::channel();
-            asked.send(Asked { request, answer }).map_err(|_| "the test is over")?;
+            sender.send(PendingRequest { request, answer }).map_err(|_| "the test has ended")?;
             answered.await.map_err(BoxError::from)?
         }
     });
@@ -55,25 +54,25 @@ pub(super) fn fake() -> (Client, FakeApi) {
 }
 
 impl FakeApi {
-    /// The next request.
-    pub(super) async fn next(&mut self) -> Asked {
+    /// Waits for the next request.
+    pub(super) async fn next(&mut self) -> PendingRequest {
         timeout(LONG, self.0.recv()).await.expect("there is another request").expect("the client is alive")
     }
 
-    /// Whether no request has come.
-    pub(super) fn is_quiet(&self) -> bool {
+    /// Returns whether no request is pending.
+    pub(super) fn is_idle(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Answers one list with these items, and holds the watch that follows.
+    /// Answers a list with these items, and then the watch.
     pub(super) async fn list_and_watch(&mut self, items: &[Value]) -> FakeWatch {
         self.next().await.answer_list(items, None);
         self.next().await.answer_watch()
     }
 }
 
-impl Asked {
-    /// Method, path and query.
+impl PendingRequest {
+    /// Returns method, path and query.
     pub(super) fn line(&self) -> String {
         format!("{} {}", self.request.method(), self.request.uri())
     }
@@ -91,10 +90,10 @@ impl Asked {
     }
 
     pub(super) fn answer_text(self, status: u16, body: &str) {
-        self.begin(status).chunk(body.to_owned());
+        self.respond(status).chunk(body.to_owned());
     }
 
-    /// Refuses, with a Status as the API server writes it.
+    /// Answers with a Kubernetes Status.
     pub(super) fn refuse(self, status: u16, message: &str) {
         self.answer(status, &failure(status, message));
     }
@@ -108,46 +107,46 @@ impl Asked {
     }
 
     pub(super) fn answer_watch(self) -> FakeWatch {
-        self.begin(200)
+        self.respond(200)
     }
 
-    /// No answer: the connection breaks.
-    pub(super) fn break_off(self) {
+    /// Resets the connection instead of an answer.
+    pub(super) fn reset(self) {
         self.answer.send(Err("connection reset by peer".into())).ok();
     }
 
-    fn begin(self, status: u16) -> FakeWatch {
+    fn respond(self, status: u16) -> FakeWatch {
         let (chunks, body) = mpsc::unbounded_channel();
         let body = StreamBody::new(UnboundedReceiverStream::new(body));
-        // Whoever asked may have given up.
+        // The client may have timed out.
         self.answer.send(Ok(Response::builder().status(status).body(body).expect("a response"))).ok();
         FakeWatch(chunks)
     }
 }
 
 impl FakeWatch {
-    /// `ADDED`, `MODIFIED`, `DELETED`, or `ERROR` with a Status.
+    /// Sends an event: `ADDED`, `MODIFIED`, `DELETED`, or `ERROR` with a Status.
     pub(super) fn event(&self, kind: &str, object: &Value) {
         self.chunk(format!("{}\n", json!({"type": kind, "object": object})));
     }
 
-    /// The connection breaks.
-    pub(super) fn break_off(self) {
+    /// Resets the connection.
+    pub(super) fn reset(self) {
         self.0.send(Err("connection reset by peer".into())).expect("the watch is read");
     }
 
     fn chunk(&self, text: String) {
-        // Whoever asked may have given up.
+        // The client may have timed out.
         self.0.send(Ok(Frame::data(text.into()))).ok();
     }
 }
 
-/// A Status as the API server writes it.
+/// A Kubernetes Status.
 pub(super) fn failure(status: u16, message: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "reason": "x", "message": message})
 }
 
-/// The metadata of a Workflow, as the API server shows it.
+/// The metadata of a Workflow.
 pub(super) fn workflow(name: &str, version: u32) -> Value {
     json!({
         "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
@@ -160,6 +159,6 @@ pub(super) fn workflow(name: &str, version: u32) -> Value {
 
 /// A UID for each name.
 pub(super) fn uid_of(name: &str) -> String {
-    let sum = name.bytes().fold(7_u64, |sum, octet| sum.wrapping_mul(31).wrapping_add(octet.into()));
+    let sum = name.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     format!("0b64ec22-9e1f-4c8e-8a2f-{:012x}", sum & 0xffff_ffff_ffff)
 }

@@ -1,4 +1,4 @@
-//! Writes marks on Workflows, and removes them.
+//! Patches that write and remove marks.
 
 use std::{
     collections::BTreeMap,
@@ -17,28 +17,32 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument, Span, field::Empty, info_span};
 
-use super::{Client, object::Object};
+use super::{
+    Client,
+    metrics::{OutcomeLabel, PatchOutcome},
+    object::Object,
+};
 use crate::{
     delivery::{MarkChange, MarkError, MarkPatch, Marker},
     model::workflow::MARK_PREFIX,
-    telemetry::{Traces, log::chain, metrics::kubernetes::OutcomeLabel, trace::TARGET},
+    telemetry::{Traces, log::chain, trace::TARGET},
 };
 
-/// For one patch, its answer included.
+/// The deadline for a patch and its answer.
 const PATCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// The field that the API server names where a patch's UID is not the Workflow's.
+/// The field that the API server names if a patch has a wrong UID.
 const UID_FIELD: &str = "metadata.uid";
 
-/// Writes marks through the Kubernetes API, by merge patches with preconditions.
+/// Writes marks with merge patches that have preconditions.
 pub struct PatchMarker {
     client: Client,
-    pace: Option<Pace>,
+    limiter: Option<RateLimiter>,
 }
 
 impl PatchMarker {
-    /// `per_second` limits how many patches are sent a second; a burst of as many is let through at once.
+    /// A marker that sends at most `per_second` patches a second, after a burst of as many.
     pub fn new(client: Client, per_second: Option<NonZeroU32>) -> Self {
-        Self { client, pace: per_second.map(Pace::new) }
+        Self { client, limiter: per_second.map(RateLimiter::new) }
     }
 
     async fn send(&self, patch: &MarkPatch) -> Result<(), MarkError> {
@@ -46,7 +50,7 @@ impl PatchMarker {
         let body = Patch::Merge(body(patch));
         let params = PatchParams::default();
         let request = api.patch(&patch.name, &params, &body);
-        // Not in the client's own layers: those run in a task of their own, which knows nothing of the trace.
+        // Not in the client's layers: those run in a separate task, outside the trace.
         let span = request_span();
         let answer = timeout(PATCH_TIMEOUT, request).instrument(span.clone()).await;
         let status = match &answer {
@@ -73,21 +77,21 @@ impl PatchMarker {
 impl Marker for PatchMarker {
     fn patch<'a>(&'a self, patch: &'a MarkPatch) -> BoxFuture<'a, Result<(), MarkError>> {
         Box::pin(async move {
-            if let Some(pace) = &self.pace {
-                pace.turn().await;
+            if let Some(limiter) = &self.limiter {
+                limiter.acquire().await;
             }
             let start = Instant::now();
             let result = self.send(patch).await;
-            let outcome = result.as_ref().map_or_else(MarkError::code, |()| "ok");
             let metrics = &self.client.metrics;
+            let outcome = PatchOutcome::from(&result);
             metrics.mark_patches.get_or_create(&OutcomeLabel { outcome }).inc();
-            metrics.mark_seconds.observe(start.elapsed().as_secs_f64());
+            metrics.mark_patch_duration.observe(start.elapsed().as_secs_f64());
             result
         })
     }
 }
 
-/// The client's span of a patch, where what it is for is traced.
+/// The client span of a patch, if its step is traced.
 fn request_span() -> Span {
     if !Traces::is_within() {
         return Span::none();
@@ -112,9 +116,9 @@ struct Body {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
-    /// A precondition: the field is immutable, so a patch with another UID is refused.
+    /// A precondition: the field is immutable, so the API server refuses another UID.
     uid: String,
-    /// A precondition, where present: a patch of another version is a conflict.
+    /// An optional precondition: another version is a conflict.
     #[serde(skip_serializing_if = "Option::is_none")]
     resource_version: Option<String>,
     annotations: BTreeMap<String, Option<String>>,
@@ -132,44 +136,46 @@ fn body(patch: &MarkPatch) -> Body {
     Body { metadata: Metadata { uid, resource_version, annotations } }
 }
 
-/// What the API server's refusal means for the mark. Measured on kube-apiserver 1.36: a foreign UID is a 422 whose cause
-/// names the field, not a 409.
+/// Classifies the API server's refusal. kube-apiserver 1.36 answers a wrong UID with a 422 that names the field, not
+/// with a 409.
 fn classify(status: &Status) -> MarkError {
-    let about_uid = || {
+    let wrong_uid = || {
         let causes = status.details.iter().flat_map(|details| &details.causes);
         causes.into_iter().any(|cause| cause.field == UID_FIELD)
     };
     match status.code {
         404 => MarkError::Gone,
-        422 if about_uid() => MarkError::Gone,
+        422 if wrong_uid() => MarkError::Gone,
         409 => MarkError::Conflict,
         429 | 500.. => MarkError::Transient { message: format!("{}: {}", status.code, status.message) },
-        // A refusal in JSON that is no Status: not the API server's own words, but those of something before it.
-        0 => MarkError::Transient { message: "refused, and not in the API server's words".to_owned() },
+        // JSON that is not a Status: the answer of a proxy, not of the API server.
+        0 => {
+            MarkError::Transient { message: "refused without a Kubernetes Status, so not by the API server".to_owned() }
+        }
         code => MarkError::Refused { status: code, message: status.message.clone() },
     }
 }
 
-/// Lets so many through a second, after a burst of as many (the generic cell rate algorithm).
-struct Pace {
+/// Limits a rate, after a burst of one second's worth (the generic cell rate algorithm).
+struct RateLimiter {
     interval: Duration,
-    /// When the next turn would be, were turns evenly spaced; up to a second in the past.
+    /// The instant of the next permit if permits were evenly spaced; up to [`Self::BURST`] in the past.
     next: Mutex<Instant>,
 }
 
-impl Pace {
-    /// How far turns may lie behind an even spacing: the burst.
-    const SLACK: Duration = Duration::from_secs(1);
+impl RateLimiter {
+    const BURST: Duration = Duration::from_secs(1);
 
     fn new(per_second: NonZeroU32) -> Self {
-        let interval = Self::SLACK / per_second.get();
+        let interval = Self::BURST / per_second.get();
         Self { interval, next: Mutex::new(Instant::now()) }
     }
 
-    async fn turn(&self) {
+    /// Waits for a permit.
+    async fn acquire(&self) {
         let at = {
             let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            let earliest = Instant::now().checked_sub(Self::SLACK).unwrap_or(*next);
+            let earliest = Instant::now().checked_sub(Self::BURST).unwrap_or(*next);
             let at = (*next).max(earliest);
             *next = at + self.interval;
             at

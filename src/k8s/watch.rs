@@ -1,4 +1,4 @@
-//! The reflector's loop: one watch of Workflows' metadata that keeps the store as the API server has it.
+//! The reflector's loop: one watch of Workflow metadata that keeps the store in step with the API server.
 
 mod status;
 #[cfg(test)]
@@ -6,7 +6,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, future::OptionFuture, stream::BoxStream};
 use kube::{
     Api, Resource,
     runtime::watcher::{self, Event, watcher},
@@ -21,7 +21,7 @@ use crate::{
     store::{Relist, Scope, Store},
 };
 
-/// How many Workflows a page of a list holds: a page is in memory as a whole.
+/// The size of a list page, in Workflows. A page is held in memory as a whole.
 const PAGE: u32 = 250;
 
 /// One watch. See [`Watch::run`].
@@ -36,74 +36,70 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// A watch of the Workflows in `scope` that match the label selector. Blocks `readiness` from now on, until the
-    /// first list is complete, and again while it has failed for two minutes.
+    /// A watch of the Workflows in `scope` that match the label selector. It blocks `readiness` until the first list is
+    /// complete, and again while the watch has been failing for two minutes.
     pub fn new(client: Client, scope: Scope, selector: String, store: Arc<Store>, readiness: &Readiness) -> Self {
         let status = Status::new(&scope, readiness, client.metrics.clone());
         Self { client, scope, selector, store, names: Names::default(), list: None, status }
     }
 
-    /// Watches, for ever: whatever fails is tried again.
+    /// Watches until it is dropped. Every error is retried.
     pub async fn run(mut self) {
-        let namespace = match &self.scope {
-            Scope::All => None,
-            Scope::Namespace(namespace) => Some(&**namespace),
-        };
-        let mut established = self.client.established(&Object::url_path(&(), namespace));
+        let mut established = self.client.established(&Object::url_path(&(), namespace_of(&self.scope)));
         let mut events = self.events();
         let mut paused_until = None;
         loop {
             tokio::select! {
-                // In this order: a watch is established before it brings something, or fails.
+                // In this order: a watch is established before it delivers an event, or fails.
                 biased;
                 Ok(()) = established.changed() => self.status.established(),
                 event = events.next(), if paused_until.is_none() => match event {
-                    Some(Ok(event)) => self.take(event),
+                    Some(Ok(event)) => self.handle_event(event),
                     Some(Err(error)) => {
                         paused_until = Some(Instant::now() + self.status.failed(&error));
                         if is_expired(&error) {
-                            // kube's watcher lists anew where a 410 came as an event. Where it was the answer itself,
-                            // it would ask for the same version again, for ever.
+                            // kube's watcher lists again after a 410 in the stream. After a 410 as the answer it would
+                            // ask for the same version forever.
                             events = self.events();
                         }
                     }
-                    // kube's watcher never ends by itself.
+                    // kube's watcher has no end.
                     None => return,
                 },
-                () = until(paused_until) => paused_until = None,
-                () = until(self.status.deadline()) => self.status.check(),
+                Some(()) = OptionFuture::from(paused_until.map(sleep_until)) => paused_until = None,
+                Some(()) = OptionFuture::from(self.status.deadline().map(sleep_until)) => self.status.check(),
             }
         }
     }
 
-    /// What the API server has, and what changes there, from the beginning.
+    /// A list of the Workflows, and then their changes.
     fn events(&self) -> BoxStream<'static, Result<Event<Object>, watcher::Error>> {
         let kube = self.client.kube.clone();
-        let api = match &self.scope {
-            Scope::All => Api::all(kube),
-            Scope::Namespace(namespace) => Api::namespaced(kube, namespace),
+        let api = match namespace_of(&self.scope) {
+            None => Api::all(kube),
+            Some(namespace) => Api::namespaced(kube, namespace),
         };
-        let timeout = u32::try_from(WATCH_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
+        let timeout = u32::try_from(WATCH_TIMEOUT.as_secs()).expect("a watch lasts for seconds");
         let config = watcher::Config::default().labels(&self.selector).page_size(PAGE).timeout(timeout);
         watcher(api, config).boxed()
     }
 
-    fn take(&mut self, event: Event<Object>) {
+    fn handle_event(&mut self, event: Event<Object>) {
         match event {
-            // Also comes before each failed attempt to list: it is no sign of life.
+            // Also precedes each failed attempt to list, so it is no sign of recovery.
             Event::Init => self.list = Some(self.store.begin_list(self.scope.clone())),
             Event::InitApply(object) => self.apply(object),
             Event::InitDone => {
-                let swept = self.list.take().map_or(0, |list| self.store.finish_list(list));
+                let removed = self.list.take().map_or(0, |list| self.store.finish_list(list));
                 self.names.shrink();
-                self.status.listed(self.store.size().0, swept);
+                self.status.listed(self.store.size().0, removed);
             }
             Event::Apply(object) => {
-                self.status.alive();
+                self.status.received();
                 self.apply(object);
             }
             Event::Delete(object) => {
-                self.status.alive();
+                self.status.received();
                 if let (namespace, name, Some(uid)) = object.identity() {
                     self.store.delete(namespace, name, uid);
                 }
@@ -125,9 +121,9 @@ impl Watch {
     }
 }
 
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
+fn namespace_of(scope: &Scope) -> Option<&str> {
+    match scope {
+        Scope::All => None,
+        Scope::Namespace(namespace) => Some(namespace),
     }
 }

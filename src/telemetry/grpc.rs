@@ -1,19 +1,19 @@
-//! The names of gRPC status codes, in the three spellings that this program's users know.
+//! The names of gRPC status codes, in the three spellings in use.
 
 use tonic::Code;
 
-/// One status code's names.
+/// The names of one status code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodeNames {
-    /// As the gRPC specification and OpenTelemetry write it: `INVALID_ARGUMENT`.
+    /// The spelling of the gRPC specification and of OpenTelemetry: `INVALID_ARGUMENT`.
     pub spec: &'static str,
-    /// As grpc-go writes it, and so most dashboards: `InvalidArgument`.
+    /// The spelling of grpc-go, and so of most dashboards: `InvalidArgument`.
     pub go: &'static str,
-    /// As a value of a metric's label: `invalid_argument`.
+    /// The value of a metric's label: `invalid_argument`.
     pub label: &'static str,
 }
 
-/// The names of a status code.
+/// Returns the names of a status code.
 pub const fn names(code: Code) -> CodeNames {
     let (spec, go, label) = match code {
         Code::Ok => ("OK", "OK", "ok"),

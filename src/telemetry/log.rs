@@ -1,4 +1,4 @@
-//! The log: one line an event on standard error, as text for people or as flat JSON for collectors.
+//! The log: one line an event on standard error, as text or as flat JSON.
 
 use std::{
     env,
@@ -19,37 +19,37 @@ use tracing_subscriber::{
 
 use super::Traces;
 
-/// What other crates say louder than it deserves; a directive of the user for the same target wins.
+/// Directives that silence other crates. A directive of the user for the same target replaces them.
 ///
-/// - kube reports every failed attempt of a watch, and an answer that it cannot read with all its text. What matters of
-///   these is reported by whoever made the request, once and with what is done about it.
-/// - The spans of traces are for traces ([`super::trace::TARGET`]).
-/// - h2 warns of every acknowledgement that it did not ask for, which any peer can send at any rate.
-const QUIET: &str = "kube_client::client=off,kube_client::client::tls=warn,kube_runtime::watcher=error,\
+/// - kube logs every failed attempt of a watch, and the whole text of an answer that it cannot decode. The caller logs
+///   these errors, throttled and with the consequence.
+/// - The spans of traces are not log lines ([`super::trace::TARGET`]).
+/// - h2 warns of every unsolicited acknowledgement, which any peer can send at any rate.
+const SILENCED: &str = "kube_client::client=off,kube_client::client::tls=warn,kube_runtime::watcher=error,\
                      h2::proto::ping_pong=error,modelupdate_trace=off";
 
-/// The form of a line.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Human-readable text.
     #[default]
     Text,
-    /// One JSON object a line, its fields on the top level.
+    /// One JSON object a line, with its fields at the top level.
     Json,
 }
 
-/// What is logged: a level, or directives such as `info,kube=debug`.
+/// The filter of the log: a level, or directives such as `info,kube=debug`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Level(String);
 
-/// Why a text says nothing about what to log.
+/// Why a text is not a [`Level`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidLevel {
-    /// A part that is neither a level nor a directive. `EnvFilter` itself would take a misspelt level for the name of
-    /// a target, and log nothing at all.
+    /// A part that is neither a level nor a directive. `EnvFilter` would take a misspelled level for the name of a
+    /// target, and log nothing.
     #[error("{0:?} is neither a level (off, error, warn, info, debug, trace) nor of the form target=level")]
     Directive(String),
-    /// A directive that cannot be read.
+    /// A directive with a syntax error.
     #[error("{0}")]
     Malformed(String),
 }
@@ -82,16 +82,16 @@ impl fmt::Display for Level {
 
 impl Level {
     fn filter(&self) -> EnvFilter {
-        EnvFilter::builder().parse_lossy(format!("{QUIET},{self}"))
+        EnvFilter::builder().parse_lossy(format!("{SILENCED},{self}"))
     }
 }
 
-/// What takes the program's events and spans. The log and the traces have a filter each, so that neither depends on what
-/// the other one wants.
+/// The subscriber for events and spans. The log and the traces have separate filters, so that neither changes the
+/// other.
 fn subscriber<W>(
     format: Format,
     level: &Level,
-    colours: bool,
+    colors: bool,
     writer: W,
     traces: &Traces,
 ) -> impl Subscriber + Send + Sync + use<W>
@@ -100,7 +100,7 @@ where
 {
     let filter = level.filter();
     let log = match format {
-        Format::Text => layer().with_ansi(colours).with_writer(writer).with_filter(filter).boxed(),
+        Format::Text => layer().with_ansi(colors).with_writer(writer).with_filter(filter).boxed(),
         Format::Json => layer()
             .json()
             .flatten_event(true)
@@ -110,33 +110,33 @@ where
             .with_filter(filter)
             .boxed(),
     };
-    // One after the other: joined by `and_then`, a layer that is absent would switch the other one off.
+    // Added one by one: joined by `and_then`, an absent layer would disable the other one.
     tracing_subscriber::registry().with(log).with(traces.layer())
 }
 
-/// Starts the log of the process on standard error, in colours where that is a terminal and `NO_COLOR` is not set, and
-/// the traces beside it. A panic becomes a line of the log.
+/// Starts the log of the process on standard error, in color where [`has_colors`] says so, and the layer of the traces.
+/// Panics are logged.
 ///
 /// # Errors
 /// Where the process has a log already.
 pub fn init(format: Format, level: &Level, traces: &Traces) -> Result<(), TryInitError> {
-    subscriber(format, level, has_colours(), io::stderr, traces).try_init()?;
+    subscriber(format, level, has_colors(), io::stderr, traces).try_init()?;
     panic::set_hook(Box::new(|info| {
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().copied();
         let message = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)");
-        let place = info.location().map(ToString::to_string).unwrap_or_default();
-        error!(place, message, "panicked");
+        let location = info.location().map(ToString::to_string).unwrap_or_default();
+        error!(location, error = message, "panicked");
     }));
     Ok(())
 }
 
-/// Whether standard error shows colours: it is a terminal, and `NO_COLOR` is not set.
-pub fn has_colours() -> bool {
+/// Returns whether standard error shows colors: it is a terminal, and `NO_COLOR` is not set.
+pub fn has_colors() -> bool {
     io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// An error with its causes, in one line. Causes that the error's own text has told already are left out.
+/// Returns an error with its causes, in one line. Causes that the text already contains are skipped.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_its_fields_on_the_top_level() {
+    fn json_fields_are_at_the_top_level() {
         let line = logged(Format::Json, "info", || info!(namespace = "team-a", count = 3, "a thing happened"));
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&line).unwrap();
         assert_eq!(object["message"], "a thing happened");
@@ -204,36 +204,36 @@ mod tests {
     }
 
     #[test]
-    fn what_other_crates_overstate_is_quiet_unless_it_is_asked_for() {
-        let noise = || {
-            warn!(target: "kube_client::client", "a whole page of Workflows, and why it cannot be read");
+    fn other_crates_are_silenced_unless_the_user_asks_for_them() {
+        let events = || {
+            warn!(target: "kube_client::client", "a whole page of Workflows, and a decoding error");
             warn!(target: "kube_runtime::watcher", "watch list error with 403");
             warn!(target: "h2::proto::ping_pong", "recv PING ack that we never sent");
         };
-        assert_eq!(logged(Format::Text, "debug", noise), "");
-        let asked = "info,kube_client::client=warn,kube_runtime::watcher=warn,h2::proto::ping_pong=warn";
-        assert_eq!(logged(Format::Text, asked, noise).lines().count(), 3);
+        assert_eq!(logged(Format::Text, "debug", events), "");
+        let directives = "info,kube_client::client=warn,kube_runtime::watcher=warn,h2::proto::ping_pong=warn";
+        assert_eq!(logged(Format::Text, directives, events).lines().count(), 3);
     }
 
     #[test]
-    fn an_error_is_told_with_its_causes_once() {
+    fn a_chain_contains_each_cause_once() {
         #[derive(Debug, thiserror::Error)]
         #[error("cannot read the file: {0}")]
-        struct Told(#[source] io::Error);
+        struct WithCause(#[source] io::Error);
         #[derive(Debug, thiserror::Error)]
         #[error("cannot start")]
-        struct Bare(#[from] Told);
-        let error = Bare(Told(io::Error::other("disk on fire")));
+        struct WithoutCause(#[from] WithCause);
+        let error = WithoutCause(WithCause(io::Error::other("disk on fire")));
         assert_eq!(chain(&error), "cannot start: cannot read the file: disk on fire");
     }
 
     #[test]
-    fn a_misspelt_level_is_refused() {
+    fn a_misspelled_level_is_rejected() {
         for wrong in ["inof", "", "info,", "info,kube", "kube=loud"] {
-            assert!(wrong.parse::<Level>().is_err(), "{wrong:?} was taken");
+            assert!(wrong.parse::<Level>().is_err(), "{wrong:?} was accepted");
         }
         for right in ["warn", "OFF", "info,kube=debug", "info,[span{a=1}]=trace"] {
-            assert!(right.parse::<Level>().is_ok(), "{right:?} was refused");
+            assert!(right.parse::<Level>().is_ok(), "{right:?} was rejected");
         }
     }
 }

@@ -1,24 +1,20 @@
-//! Traces as `OTEL_*` in the environment says. What the SDK reads itself it reads itself; what it leaves out is read
-//! here: see the table in `docs/tracing.md`.
+//! Traces as configured by the environment variables `OTEL_*`. The SDK reads some of them itself; this module reads the
+//! others. `docs/tracing.md` lists all of them.
 
-use std::{
-    env, fmt,
-    str::FromStr,
-    sync::atomic::{AtomicBool, Ordering},
-};
+mod exporter;
+mod tls;
+
+use std::{env, str::FromStr, time::Duration};
 
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::{
-    Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
-    tonic_types::transport::{Certificate, ClientTlsConfig, Identity},
-};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::{
     Resource,
-    error::OTelSdkResult,
-    trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, SpanData},
+    trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider},
 };
-use tracing::{info, warn};
+use tokio_util::sync::CancellationToken;
 
+use self::{exporter::LoggingExporter, tls::Tls};
 use super::{
     VERSION,
     sampler::Sampler,
@@ -26,20 +22,22 @@ use super::{
 };
 
 const SERVICE: &str = "model-update-eventsource";
-/// How many spans may wait to be sent: those of a catch-up of a few thousand runs. The SDK's own default is 2,048.
+/// The capacity of the span queue: enough for a catch-up of a few thousand runs. The SDK's default is 2,048.
 const QUEUE: usize = 16_384;
+/// The specification's default for one export, its retries included.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why there are no traces although the environment asks for them. The server runs without.
+/// Why tracing is off although the environment asks for it. The server runs without traces.
 #[derive(Debug, thiserror::Error)]
 pub enum TracingError {
-    /// A variable has a value that this program cannot follow.
+    /// A variable has a value that is not supported.
     #[error("{variable}={value:?} is not supported: use {instead}")]
     Unsupported {
         /// The variable.
         variable: &'static str,
         /// Its value.
         value: String,
-        /// What can be used.
+        /// The supported values.
         instead: &'static str,
     },
     /// A file that a variable names cannot be read.
@@ -47,29 +45,35 @@ pub enum TracingError {
     File {
         /// The variable.
         variable: String,
-        /// What it names.
+        /// The file.
         path: String,
-        /// Why not.
+        /// The reason.
         error: std::io::Error,
     },
-    /// The HTTP client cannot be made.
-    #[error("the OTLP client cannot be made: {0}")]
-    Client(String),
-    /// The exporter cannot be made.
-    #[error("the OTLP exporter cannot be made: {0}")]
+    /// A certificate or a key is not usable.
+    #[error("the certificates of the OTLP exporter are not usable: {0}")]
+    Certificates(String),
+    /// The exporter cannot be built.
+    #[error("the OTLP exporter cannot be built: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
 }
 
 impl Traces {
-    /// Traces as the environment says: on where an OTLP endpoint is set, and nothing switches them off. To be called
-    /// within a tokio runtime, in which the exporter then works.
+    /// Traces as the environment configures them: on where an OTLP endpoint is set and no variable switches them off.
+    /// Needs a tokio runtime, which then runs the exporter's connections and timers.
     ///
     /// # Errors
-    /// Where the environment asks for what cannot be had.
+    /// Where a variable has a value that is not supported.
     pub fn from_env() -> Result<Self, TracingError> {
         let settings = Settings::read(|name| env::var(name).ok().filter(|value| !value.trim().is_empty()))?;
         let Some(settings) = settings else { return Ok(Self::default()) };
-        let exporter = Watched { inner: settings.exporter()?, failing: AtomicBool::new(false) };
+        Ok(Self::exporting(settings.exporter()?, &settings))
+    }
+
+    /// Traces that are sent with this exporter, in batches.
+    fn exporting(exporter: SpanExporter, settings: &Settings) -> Self {
+        let stop = CancellationToken::new();
+        let exporter = LoggingExporter::new(exporter, settings.timeout, stop.clone());
         let mut batches = BatchConfigBuilder::default();
         if env::var_os("OTEL_BSP_MAX_QUEUE_SIZE").is_none() {
             batches = batches.with_max_queue_size(QUEUE);
@@ -80,16 +84,17 @@ impl Traces {
             .with_sampler(settings.sampler)
             .with_resource(resource())
             .build();
-        Ok(Self::to(provider, settings.sampler, settings.propagates))
+        Self::new(provider, settings.sampler, settings.propagates, stop)
     }
 }
 
-/// What the environment says, as far as the SDK leaves it to the program.
+/// The settings that the SDK does not read itself.
 #[derive(Debug, PartialEq)]
 struct Settings {
     protocol: WireProtocol,
     sampler: Sampler,
     propagates: bool,
+    timeout: Duration,
     tls: Tls,
 }
 
@@ -99,22 +104,8 @@ enum WireProtocol {
     HttpProtobuf,
 }
 
-/// PEM texts.
-#[derive(Default, PartialEq)]
-struct Tls {
-    https: bool,
-    certificate: Option<Vec<u8>>,
-    client: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("https", &self.https).finish_non_exhaustive()
-    }
-}
-
 impl Settings {
-    /// `None` where there are to be no traces.
+    /// Reads the settings. `None` where tracing is off.
     fn read(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, TracingError> {
         let signal = |name: &str| get(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"));
         let either = |name: &str| signal(name).or_else(|| get(&format!("OTEL_EXPORTER_OTLP_{name}")));
@@ -131,6 +122,13 @@ impl Settings {
             None | Some("http/protobuf") => WireProtocol::HttpProtobuf,
             Some("grpc") => WireProtocol::Grpc,
             Some(value) => return unsupported("OTEL_EXPORTER_OTLP_PROTOCOL", value, "grpc or http/protobuf"),
+        };
+        let timeout = match either("TIMEOUT") {
+            None => EXPORT_TIMEOUT,
+            Some(text) => match text.trim().parse() {
+                Ok(milliseconds) => Duration::from_millis(milliseconds),
+                Err(_) => return unsupported("OTEL_EXPORTER_OTLP_TIMEOUT", &text, "a number of milliseconds"),
+            },
         };
         let ratio = || match get("OTEL_TRACES_SAMPLER_ARG") {
             None => Ok(Sampler::ALL),
@@ -159,18 +157,23 @@ impl Settings {
         };
         let client = file("CLIENT_CERTIFICATE")?.zip(file("CLIENT_KEY")?);
         let tls = Tls { https: endpoint.starts_with("https:"), certificate: file("CERTIFICATE")?, client };
-        Ok(Some(Self { protocol, sampler, propagates, tls }))
+        Ok(Some(Self { protocol, sampler, propagates, timeout, tls }))
     }
 
+    /// The exporter for the endpoint in the environment.
     fn exporter(&self) -> Result<SpanExporter, TracingError> {
         Ok(match self.protocol {
             WireProtocol::Grpc => {
                 let builder = SpanExporter::builder().with_tonic();
-                if self.tls.https { builder.with_tls_config(self.tls.for_grpc()).build()? } else { builder.build()? }
+                if self.tls.https {
+                    builder.with_tls_config(self.tls.grpc_config()).build()?
+                } else {
+                    builder.build()?
+                }
             }
             WireProtocol::HttpProtobuf => {
                 let builder = SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary);
-                builder.with_http_client(self.tls.http_client()?).build()?
+                builder.with_http_client(self.tls.http_client(self.timeout)?).build()?
             }
         })
     }
@@ -180,40 +183,7 @@ fn unsupported<T>(variable: &'static str, value: &str, instead: &'static str) ->
     Err(TracingError::Unsupported { variable, value: value.chars().take(64).collect(), instead })
 }
 
-impl Tls {
-    fn for_grpc(&self) -> ClientTlsConfig {
-        let mut config = ClientTlsConfig::new().with_enabled_roots();
-        if let Some(certificate) = &self.certificate {
-            config = config.ca_certificate(Certificate::from_pem(certificate));
-        }
-        if let Some((certificate, key)) = &self.client {
-            config = config.identity(Identity::from_pem(certificate, key));
-        }
-        config
-    }
-
-    /// The exporter's thread has no runtime, so this is a blocking client, which must not be made within one either.
-    fn http_client(&self) -> Result<reqwest::blocking::Client, TracingError> {
-        let failed = |error: reqwest::Error| TracingError::Client(super::log::chain(&error));
-        let mut builder = reqwest::blocking::Client::builder();
-        if let Some(pem) = &self.certificate {
-            for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(failed)? {
-                builder = builder.add_root_certificate(certificate);
-            }
-        }
-        if let Some((certificate, key)) = &self.client {
-            let pem = [&certificate[..], &key[..]].concat();
-            builder = builder.identity(reqwest::Identity::from_pem(&pem).map_err(failed)?);
-        }
-        // Another part of the program may have chosen it already, which is as well.
-        rustls::crypto::ring::default_provider().install_default().ok();
-        std::thread::spawn(move || builder.build().map_err(failed))
-            .join()
-            .unwrap_or_else(|_| Err(TracingError::Client("its thread panicked".to_owned())))
-    }
-}
-
-/// Who sends the spans.
+/// The resource attributes of this process.
 fn resource() -> Resource {
     let pod = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let mut attributes = vec![KeyValue::new("service.version", VERSION)];
@@ -232,47 +202,13 @@ fn resource() -> Resource {
     let named = from_env
         .get(&"service.name".into())
         .is_some_and(|name| !name.as_str().is_empty() && !name.as_str().starts_with("unknown_service"));
-    // What the user says goes last, and so before what is said here.
+    // Attributes of the environment come last, and so replace these.
     let mut builder = Resource::builder_empty().with_attributes(attributes);
     if !named {
         builder = builder.with_service_name(SERVICE);
     }
-    let theirs = from_env.iter().filter(|(key, _)| named || key.as_str() != "service.name");
-    builder.with_attributes(theirs.map(|(key, value)| KeyValue::new(key.clone(), value.clone()))).build()
-}
-
-/// Says once that the collector cannot be reached, and once that it can be again.
-#[derive(Debug)]
-struct Watched {
-    inner: SpanExporter,
-    failing: AtomicBool,
-}
-
-impl opentelemetry_sdk::trace::SpanExporter for Watched {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let result = self.inner.export(batch).await;
-        match &result {
-            Ok(()) => {
-                if self.failing.swap(false, Ordering::Relaxed) {
-                    info!("spans can be sent again");
-                }
-            }
-            Err(error) => {
-                if !self.failing.swap(true, Ordering::Relaxed) {
-                    warn!("spans cannot be sent and are dropped until they can be; deliveries go on: {error}");
-                }
-            }
-        }
-        result
-    }
-
-    fn shutdown_with_timeout(&self, timeout: std::time::Duration) -> OTelSdkResult {
-        self.inner.shutdown_with_timeout(timeout)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.inner.set_resource(resource);
-    }
+    let user_defined = from_env.iter().filter(|(key, _)| named || key.as_str() != "service.name");
+    builder.with_attributes(user_defined.map(|(key, value)| KeyValue::new(key.clone(), value.clone()))).build()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The metrics of the process itself, under the names that dashboards expect of every process.
+//! Metrics of the process, under the names that dashboards expect of every process.
 
 use std::{fmt, fs, path::Path};
 
@@ -8,16 +8,16 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 
-/// Ticks a second in `/proc/<pid>/stat`: `USER_HZ`, which is part of Linux's contract with programs.
+/// Ticks a second in `/proc/<pid>/stat`: `USER_HZ`, a part of Linux's stable interface.
 const TICKS: f64 = 100.0;
 
-/// Reads `/proc` at each scrape. Where that is not to be had, the metrics are absent and not wrong.
+/// Collects from `/proc` at each scrape. A value that cannot be read is absent.
 #[derive(Debug)]
-pub struct Process;
+pub(super) struct Process;
 
-/// What one reading found.
+/// The values of one scrape.
 #[derive(Debug, Default, PartialEq)]
-struct Reading {
+struct Values {
     cpu_seconds: Option<f64>,
     start_time_seconds: Option<f64>,
     resident_bytes: Option<f64>,
@@ -26,14 +26,14 @@ struct Reading {
     max_fds: Option<f64>,
 }
 
-impl Reading {
-    fn take(proc: &Path) -> Self {
+impl Values {
+    fn read(proc: &Path) -> Self {
         let own = proc.join("self");
-        let read = |path: &Path| fs::read_to_string(path).ok();
-        let stat = read(&own.join("stat"));
-        let status = read(&own.join("status"));
-        // Fields are counted from the end of the process's name, which may hold spaces and brackets: the first one
-        // after it is field 3 of proc(5).
+        let file = |path: &Path| fs::read_to_string(path).ok();
+        let stat = file(&own.join("stat"));
+        let status = file(&own.join("status"));
+        // Fields are counted from the end of the process's name, which may contain spaces and parentheses: the first
+        // one after it is field 3 of proc(5).
         let field = |number: usize| -> Option<f64> {
             stat.as_ref()?.rsplit_once(')')?.1.split_ascii_whitespace().nth(number - 3)?.parse().ok()
         };
@@ -41,16 +41,16 @@ impl Reading {
             let line = status.as_ref()?.lines().find_map(|line| line.strip_prefix(key))?;
             Some(line.split_ascii_whitespace().next()?.parse::<f64>().ok()? * 1024.0)
         };
-        let booted: Option<f64> = read(&proc.join("stat"))
+        let booted: Option<f64> = file(&proc.join("stat"))
             .and_then(|stat| stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok());
         Self {
             cpu_seconds: field(14).zip(field(15)).map(|(user, system)| (user + system) / TICKS),
             start_time_seconds: booted.zip(field(22)).map(|(booted, ticks)| booted + ticks / TICKS),
             resident_bytes: kilobytes("VmRSS:"),
             virtual_bytes: kilobytes("VmSize:"),
-            // The folder that is being read is open, too.
+            // Without the directory that is being read.
             open_fds: fs::read_dir(own.join("fd")).ok().map(|entries| entries.count().saturating_sub(1) as f64),
-            max_fds: read(&own.join("limits")).and_then(|limits| {
+            max_fds: file(&own.join("limits")).and_then(|limits| {
                 let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
                 line.split_ascii_whitespace().next()?.parse().ok()
             }),
@@ -60,18 +60,22 @@ impl Reading {
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let reading = Reading::take(Path::new("/proc"));
-        if let Some(seconds) = reading.cpu_seconds {
+        let values = Values::read(Path::new("/proc"));
+        if let Some(seconds) = values.cpu_seconds {
             let counter = ConstCounter::new(seconds);
-            let help = "Processor time used, in seconds, by the program and by the system for it";
+            let help = "User and system CPU time, in seconds";
             counter.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, counter.metric_type())?)?;
         }
         for (name, help, value) in [
-            ("process_start_time_seconds", "When the process started, since the epoch", reading.start_time_seconds),
-            ("process_resident_memory_bytes", "Memory that is held in RAM", reading.resident_bytes),
-            ("process_virtual_memory_bytes", "Address space in use", reading.virtual_bytes),
-            ("process_open_fds", "Open file descriptors", reading.open_fds),
-            ("process_max_fds", "How many file descriptors may be open", reading.max_fds),
+            (
+                "process_start_time_seconds",
+                "Start time of the process, since the Unix epoch",
+                values.start_time_seconds,
+            ),
+            ("process_resident_memory_bytes", "Resident memory", values.resident_bytes),
+            ("process_virtual_memory_bytes", "Virtual memory", values.virtual_bytes),
+            ("process_open_fds", "Open file descriptors", values.open_fds),
+            ("process_max_fds", "Maximum number of open file descriptors", values.max_fds),
         ] {
             if let Some(value) = value {
                 let gauge = ConstGauge::new(value);
@@ -87,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_numbers_are_those_of_proc() {
+    fn values_are_those_of_proc() {
         let proc = tempfile::tempdir().unwrap();
         let own = proc.path().join("self");
         fs::create_dir_all(own.join("fd")).unwrap();
@@ -100,7 +104,7 @@ mod tests {
         fs::write(own.join("limits"), "Limit  Soft Limit  Hard Limit  Units\nMax open files  1024  4096  files\n")
             .unwrap();
         fs::write(proc.path().join("stat"), "cpu 1 2 3\nbtime 1700000000\n").unwrap();
-        let expected = Reading {
+        let expected = Values {
             cpu_seconds: Some(2.0),
             start_time_seconds: Some(1_700_000_020.0),
             resident_bytes: Some(1_048_576.0),
@@ -108,11 +112,11 @@ mod tests {
             open_fds: Some(3.0),
             max_fds: Some(1024.0),
         };
-        assert_eq!(Reading::take(proc.path()), expected);
+        assert_eq!(Values::read(proc.path()), expected);
     }
 
     #[test]
-    fn what_cannot_be_read_is_absent() {
-        assert_eq!(Reading::take(Path::new("/nowhere")), Reading::default());
+    fn an_unreadable_value_is_absent() {
+        assert_eq!(Values::read(Path::new("/nowhere")), Values::default());
     }
 }

@@ -1,4 +1,4 @@
-//! Which traces are kept.
+//! The sampler: which traces are kept.
 
 use opentelemetry::{
     Context, KeyValue,
@@ -6,23 +6,26 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, ShouldSample};
 
-/// Which traces are kept: those whose id lies below a bound. Which bits of the id count is given by W3C Trace Context
-/// Level 2: the rightmost 56 are random. Many ids here are UUIDs, whose leftmost bits of the right half are fixed: the SDK's own
-/// sampler, which looks at 63 bits, keeps all of those or none.
+/// Keeps the traces whose id lies below a bound.
+///
+/// Only the rightmost 56 bits of the id count: those that W3C Trace Context Level 2 calls random. The SDK's own sampler
+/// compares the right half of the id. Most ids here are UUIDs, in which the first two bits of that half are fixed, so a
+/// ratio up to one half would keep nothing, and one from three quarters everything. The SDK refers to
+/// [opentelemetry-specification#1413](https://github.com/open-telemetry/opentelemetry-specification/issues/1413) for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Sampler {
-    /// Of 2^56.
+    /// The bound, at most [`RANGE`].
     below: u64,
 }
 
-/// The number of values of the random part of a trace id.
+/// The number of values of a trace id's random part.
 const RANGE: u64 = 1 << 56;
 
 impl Sampler {
     pub(super) const ALL: Self = Self { below: RANGE };
     pub(super) const NONE: Self = Self { below: 0 };
 
-    /// Keeps this part of all traces, from 0 to 1.
+    /// A sampler that keeps this part of all traces, from 0 to 1.
     pub(super) fn ratio(ratio: f64) -> Self {
         #[expect(
             clippy::cast_possible_truncation,
@@ -34,8 +37,9 @@ impl Sampler {
         Self { below }
     }
 
+    /// Whether the trace is kept.
     pub(super) fn samples(self, trace: [u8; 16]) -> bool {
-        let random = trace[9..].iter().fold(0, |value, octet| (value << 8) | u64::from(*octet));
+        let random = trace[9..].iter().fold(0, |value, byte| (value << 8) | u64::from(*byte));
         random < self.below
     }
 }
@@ -67,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ratio_keeps_that_part_of_uuids_too() {
+    fn a_ratio_keeps_that_part_of_uuids() {
         for ratio in [0.0, 0.1, 0.5, 0.9, 1.0] {
             let sampler = Sampler::ratio(ratio);
             let kept = (0..20_000)

@@ -1,4 +1,4 @@
-//! Log lines that would repeat without end: the first is logged, then each that differs, and one every ten minutes.
+//! A throttle for repeated log lines: the first is logged, then each that differs, and one every ten minutes.
 
 use std::{
     collections::HashMap,
@@ -8,11 +8,11 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How often an unchanged line is logged.
+/// The interval at which an unchanged line is logged.
 const REPEAT: Duration = Duration::from_secs(600);
 
-/// Decides which occurrences of something are logged, by key. Bounded: a new key takes the place of the one that was
-/// logged longest ago.
+/// Decides which occurrences of an event are logged, by key. Bounded: a new key replaces the one that was logged
+/// longest ago.
 #[derive(Debug)]
 pub struct LogThrottle<K> {
     logged: HashMap<K, Logged>,
@@ -27,12 +27,12 @@ struct Logged {
 }
 
 impl<K: Clone + Eq + Hash> LogThrottle<K> {
-    /// Remembers at most this many keys.
+    /// A throttle that remembers at most this many keys.
     pub fn new(capacity: usize) -> Self {
         Self { logged: HashMap::new(), capacity, hasher: RandomState::new() }
     }
 
-    /// Returns whether this occurrence is to be logged. `content` is what makes two occurrences of a key differ.
+    /// Returns whether to log this occurrence. Two occurrences of a key differ if their `content` differs.
     pub fn allows(&mut self, key: K, content: &impl Hash) -> bool {
         let (content, now) = (self.hasher.hash_one(content), Instant::now());
         if self.logged.get(&key).is_some_and(|logged| logged.content == content && now < logged.at + REPEAT) {
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_a_changed_and_one_every_ten_minutes() {
+    async fn logs_the_first_a_changed_and_one_every_ten_minutes() {
         let mut throttle = LogThrottle::new(10);
         assert!(throttle.allows("a", &"no namespace"));
         assert!(!throttle.allows("a", &"no namespace"));

@@ -1,10 +1,10 @@
-//! Traces: spans whose ids are chosen, so that replicas and restarts speak of the same ones.
+//! Traces: spans with derived ids, so that replicas and restarts report the same spans.
 //!
-//! A run's spans are recorded when they are over, with the ids and times that they are to have: whoever records them
-//! knows the ids beforehand and needs nothing from whoever recorded the others. What happens *within* a step (a call to
-//! ML Metadata, a request to the API server) is traced through `tracing` as usual: [`Traces::within`] makes it a child.
+//! The spans of a run are recorded when they are finished, with given ids and times. The ids are known beforehand, so
+//! no part of the program needs a span from another part. Calls within a step (to ML Metadata, to the API server) are
+//! traced with `tracing`: [`Traces::within`] makes their spans children of the step.
 //!
-//! Off by default: then every method returns at once.
+//! Tracing is off by default. Then every method returns at once.
 
 use std::{
     borrow::Cow,
@@ -21,6 +21,7 @@ use opentelemetry::{
     },
 };
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracer, SdkTracerProvider};
+use tokio_util::sync::CancellationToken;
 use tracing::{Subscriber, level_filters::LevelFilter, warn};
 use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 
@@ -28,19 +29,17 @@ use super::sampler::Sampler;
 
 pub use opentelemetry::{KeyValue as Attribute, trace::SpanKind as Kind};
 
-/// The target of spans that are made for traces. The log does not show them.
+/// The target of the spans that belong to traces. The log does not show them.
 pub const TARGET: &str = "modelupdate_trace";
 /// The instrumentation scope of all spans.
 const SCOPE: &str = "model-update-eventsource";
-/// How long the last spans may take on their way out.
-const FLUSH: Duration = Duration::from_secs(3);
 
-/// A span, by its trace and its own id.
+/// The identity of a span: its trace's id and its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanRef {
-    /// The trace.
+    /// The trace's id.
     pub trace: [u8; 16],
-    /// The span in it.
+    /// The span's id.
     pub span: [u8; 8],
 }
 
@@ -62,33 +61,33 @@ impl SpanRef {
     }
 }
 
-/// A span that is over.
+/// A finished span.
 #[derive(Clone, Debug)]
 pub struct FinishedSpan {
     /// Its ids.
     pub id: SpanRef,
-    /// The span of the same trace under which it stands; none for the root.
+    /// The parent's id, in the same trace. The root has none.
     pub parent: Option<[u8; 8]>,
     /// Its name, of low cardinality.
     pub name: Cow<'static, str>,
     /// Its kind.
     pub kind: SpanKind,
-    /// When it began.
+    /// Its start.
     pub start: SystemTime,
-    /// When it ended.
+    /// Its end.
     pub end: SystemTime,
     /// Its attributes.
     pub attributes: Vec<KeyValue>,
-    /// What happened in it, and when.
+    /// Its events: name, time, attributes.
     pub events: Vec<(&'static str, SystemTime, Vec<KeyValue>)>,
-    /// Spans that have to do with it.
+    /// Links to related spans.
     pub links: Vec<SpanRef>,
-    /// Why it failed, if it did.
+    /// The error, if it failed.
     pub error: Option<Cow<'static, str>>,
 }
 
 impl FinishedSpan {
-    /// An internal span that begins and ends now, to be filled in further.
+    /// An internal span that starts and ends now, without attributes.
     pub fn now(id: SpanRef, parent: Option<[u8; 8]>, name: impl Into<Cow<'static, str>>) -> Self {
         let now = SystemTime::now();
         Self {
@@ -105,7 +104,7 @@ impl FinishedSpan {
         }
     }
 
-    /// It failed, or found that something had: `event` says what happened, `code` why. Both are one of a few.
+    /// Marks the span as failed, with an event. Both names are of low cardinality.
     pub fn fail(&mut self, event: &'static str, code: &'static str) {
         self.attributes.push(KeyValue::new("error.type", code));
         self.events.push((event, self.end, vec![KeyValue::new("error.type", code)]));
@@ -113,7 +112,7 @@ impl FinishedSpan {
     }
 }
 
-/// Where spans go. Cheap to clone.
+/// The recorder of spans. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Traces(Option<Arc<On>>);
 
@@ -122,28 +121,35 @@ struct On {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     sampler: Sampler,
-    /// Whether consumers are told of their event's trace (`OTEL_PROPAGATORS`).
+    /// Whether payloads may carry a trace context (`OTEL_PROPAGATORS`).
     propagates: bool,
+    /// Ends the exports. See [`Traces::flush`].
+    stop_exports: CancellationToken,
 }
 
 impl Traces {
-    /// Spans go to this provider, which was made with [`ChosenIds`] and this sampler.
-    pub(super) fn to(provider: SdkTracerProvider, sampler: Sampler, propagates: bool) -> Self {
+    /// Traces through a provider that was built with [`ChosenIds`] and this sampler.
+    pub(super) fn new(
+        provider: SdkTracerProvider,
+        sampler: Sampler,
+        propagates: bool,
+        stop_exports: CancellationToken,
+    ) -> Self {
         let tracer = provider.tracer(SCOPE);
-        Self(Some(Arc::new(On { provider, tracer, sampler, propagates })))
+        Self(Some(Arc::new(On { provider, tracer, sampler, propagates, stop_exports })))
     }
 
-    /// Whether there are traces at all.
+    /// Returns whether tracing is on.
     pub fn are_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Whether this trace is one of those that are kept.
+    /// Returns whether the sampler keeps this trace.
     pub fn samples(&self, trace: [u8; 16]) -> bool {
         self.0.as_ref().is_some_and(|on| on.sampler.samples(trace))
     }
 
-    /// Whether a consumer is to be told of this trace, and if so, whether it is kept.
+    /// Returns the sampled flag of the trace context in a payload, or `None` where payloads carry none.
     pub fn propagated(&self, trace: [u8; 16]) -> Option<bool> {
         match &self.0 {
             Some(on) => on.propagates.then(|| on.sampler.samples(trace)),
@@ -151,7 +157,7 @@ impl Traces {
         }
     }
 
-    /// Records a span that is over, if its trace is kept.
+    /// Records a finished span, if the sampler keeps its trace.
     pub fn record(&self, span: FinishedSpan) {
         let Some(on) = self.0.as_ref().filter(|on| on.sampler.samples(span.id.trace)) else { return };
         let parent = match span.parent {
@@ -179,7 +185,7 @@ impl Traces {
         recorded.end_with_timestamp(span.end);
     }
 
-    /// Makes whatever is traced while this future runs a child of `parent`, if there is one.
+    /// Runs a future in which spans of [`TARGET`] become children of `parent`, if there is one.
     pub fn within<F: Future>(parent: Option<SpanRef>, future: F) -> WithContext<F> {
         let context = Context::new();
         future.with_context(match parent {
@@ -188,13 +194,13 @@ impl Traces {
         })
     }
 
-    /// Whether what happens here is part of a trace.
+    /// Returns whether the current task runs within a traced step.
     pub fn is_within() -> bool {
         Context::current().has_active_span()
     }
 
-    /// The layer by which spans of [`TARGET`] become part of traces. With a filter of its own: what is logged does not
-    /// change what is traced.
+    /// The layer that makes spans of [`TARGET`] part of traces. It has a filter of its own, so that the log level does
+    /// not change the traces.
     pub fn layer<S>(&self) -> Option<impl Layer<S> + Send + Sync + use<S>>
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -209,13 +215,16 @@ impl Traces {
         Some(layer.with_filter(Targets::new().with_target(TARGET, LevelFilter::INFO)))
     }
 
-    /// Sends what has not been sent yet. Blocks, for a few seconds at most: to be called when all else is over.
-    pub fn flush(&self) {
-        if let Some(on) = &self.0
-            && let Err(error) = on.provider.shutdown_with_timeout(FLUSH)
-        {
-            warn!("the last spans could not be sent: {error}");
+    /// Sends the spans in the queue, and ends tracing. Blocks up to `timeout`, then drops what is left.
+    ///
+    /// The runtime must still run, and this must not be called on one of its threads.
+    pub fn flush(&self, timeout: Duration) {
+        let Some(on) = &self.0 else { return };
+        if let Err(error) = on.provider.shutdown_with_timeout(timeout) {
+            warn!(%error, "the last spans could not be sent");
         }
+        // An export in progress must not outlive the runtime that it uses.
+        on.stop_exports.cancel();
     }
 }
 
@@ -223,7 +232,7 @@ thread_local! {
     static CHOSEN: Cell<Option<SpanRef>> = const { Cell::new(None) };
 }
 
-/// Makes the ids of the next span on this thread, for as long as it lives.
+/// Sets the ids of the next span on this thread, until it is dropped.
 struct Chosen;
 
 impl Chosen {
@@ -239,7 +248,10 @@ impl Drop for Chosen {
     }
 }
 
-/// Gives a span the ids that were chosen for it, if any were, else random ones.
+/// Generates the ids that were chosen for the next span, or random ones.
+///
+/// OpenTelemetry's span builder takes no ids; the id generator is the place for them, see
+/// [opentelemetry-rust#2743](https://github.com/open-telemetry/opentelemetry-rust/issues/2743).
 #[derive(Debug, Default)]
 pub(super) struct ChosenIds(RandomIdGenerator);
 

@@ -1,5 +1,4 @@
-//! What is seen of every request: it is counted, it has a deadline for its answer's headers, and where it begins a watch,
-//! whoever waits for that is told.
+//! A layer around every request: a deadline for the answer's headers, metrics, and reports of established watches.
 
 use std::{
     collections::HashMap,
@@ -17,23 +16,20 @@ use tokio::{
 };
 use tower::{BoxError, Layer, Service};
 
-use crate::telemetry::metrics::{
-    KubernetesMetrics,
-    kubernetes::{RequestLabels, VerbLabel},
-};
+use crate::k8s::metrics::{Code, KubernetesMetrics, RequestLabels, Verb, VerbLabel};
 
-/// For the headers of an answer. A large list's come only when the API server has put its page together.
+/// The deadline for the headers of an answer. The API server sends those of a large list only with its page complete.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
-/// The least time between two watches of one path. One that ends well is begun anew at once by kube's watcher, without
-/// a word to its user: if the other side, or a proxy before it, ended each as soon as it began, that would be a storm.
-const SPACING: Duration = Duration::from_millis(500);
+/// The shortest interval between two watches of one path. kube's watcher restarts a watch that ended without an error
+/// immediately: with an API server, or a proxy, that ends each one at once, that would be a busy loop.
+const MIN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often a watch was established, by the path that it watches.
+/// The established watches, by path.
 #[derive(Clone, Default)]
-pub(super) struct Established(Arc<Mutex<HashMap<String, Watched>>>);
+pub(super) struct Established(Arc<Mutex<HashMap<String, WatchState>>>);
 
 #[derive(Default)]
-struct Watched {
+struct WatchState {
     count: watch::Sender<u64>,
     last: Option<Instant>,
 }
@@ -43,17 +39,18 @@ impl Established {
         self.lock().entry(path.to_owned()).or_default().count.subscribe()
     }
 
-    /// A watch of this path is established. Returns until when its answer is held back.
+    /// Counts an established watch of this path. Returns the instant until which its answer has to be delayed.
     fn count(&self, path: &str) -> Option<Instant> {
-        let mut watched = self.lock();
-        let watched = watched.get_mut(path)?;
-        watched.count.send_modify(|count| *count += 1);
-        let free_at = watched.last.map(|last| last + SPACING);
-        watched.last = Some(free_at.map_or_else(Instant::now, |free_at| free_at.max(Instant::now())));
-        free_at
+        let mut watches = self.lock();
+        let state = watches.get_mut(path)?;
+        state.count.send_modify(|count| *count += 1);
+        let earliest = state.last.map(|last| last + MIN_INTERVAL);
+        let now = Instant::now();
+        state.last = Some(earliest.map_or(now, |earliest| earliest.max(now)));
+        earliest
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Watched>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, WatchState>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,7 +67,7 @@ impl ObserveLayer {
     }
 }
 
-/// The service with what is seen of it.
+/// The service within the layer.
 #[derive(Clone)]
 pub(super) struct Observe<S> {
     inner: S,
@@ -85,9 +82,8 @@ impl<S> Layer<S> for ObserveLayer {
     }
 }
 
-/// There was no answer in time.
 #[derive(Debug, thiserror::Error)]
-#[error("the API server has not begun to answer within {} s", HEADERS_TIMEOUT.as_secs())]
+#[error("the API server did not answer within {} s", HEADERS_TIMEOUT.as_secs())]
 struct NoAnswer;
 
 impl<S, B> Service<Request<Body>> for Observe<S>
@@ -112,30 +108,27 @@ where
         Box::pin(async move {
             let start = Instant::now();
             let result = timeout(HEADERS_TIMEOUT, response).await.unwrap_or_else(|_| Err(NoAnswer.into()));
-            let code = match &result {
-                Ok(response) => response.status().as_str().to_owned(),
-                Err(_) => "error".to_owned(),
-            };
+            let code = result.as_ref().map_or(Code::Error, |response| Code::Status(response.status()));
             metrics.requests.get_or_create(&RequestLabels { verb, code }).inc();
-            metrics.request_seconds.get_or_create(&VerbLabel { verb }).observe(start.elapsed().as_secs_f64());
-            if verb == "watch"
+            metrics.request_duration.get_or_create(&VerbLabel { verb }).observe(start.elapsed().as_secs_f64());
+            if verb == Verb::Watch
                 && result.as_ref().is_ok_and(|response| response.status().is_success())
-                && let Some(free_at) = established.count(&path)
+                && let Some(earliest) = established.count(&path)
             {
-                sleep_until(free_at).await;
+                sleep_until(earliest).await;
             }
             result
         })
     }
 }
 
-fn verb(request: &Request<Body>) -> &'static str {
-    let watches = || request.uri().query().unwrap_or_default().split('&').any(|pair| pair == "watch=true");
+fn verb(request: &Request<Body>) -> Verb {
+    let is_watch = || request.uri().query().unwrap_or_default().split('&').any(|pair| pair == "watch=true");
     match *request.method() {
-        Method::GET if watches() => "watch",
-        Method::GET => "list",
-        Method::PATCH => "patch",
-        _ => "other",
+        Method::GET if is_watch() => Verb::Watch,
+        Method::GET => Verb::List,
+        Method::PATCH => Verb::Patch,
+        _ => Verb::Other,
     }
 }
 
@@ -144,13 +137,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_told_apart_by_verb() {
+    fn the_verb_follows_from_method_and_query() {
         let verb_of = |method: Method, uri: &str| {
             verb(&Request::builder().method(method).uri(uri).body(Body::empty()).expect("a valid request"))
         };
-        assert_eq!(verb_of(Method::GET, "/apis/x?&watch=true&timeoutSeconds=60"), "watch");
-        assert_eq!(verb_of(Method::GET, "/apis/x?limit=5"), "list");
-        assert_eq!(verb_of(Method::PATCH, "/apis/x/y"), "patch");
-        assert_eq!(verb_of(Method::POST, "/apis/x"), "other");
+        assert_eq!(verb_of(Method::GET, "/apis/x?&watch=true&timeoutSeconds=60"), Verb::Watch);
+        assert_eq!(verb_of(Method::GET, "/apis/x?limit=5"), Verb::List);
+        assert_eq!(verb_of(Method::PATCH, "/apis/x/y"), Verb::Patch);
+        assert_eq!(verb_of(Method::POST, "/apis/x"), Verb::Other);
     }
 }

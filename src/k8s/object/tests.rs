@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::workflow::{EVENTS_PUBLISHED_LABEL, PHASE_LABEL, RUN_ID_LABEL};
 
 const UID: &str = "0b64ec22-9e1f-4c8e-8a2f-6f1c8f4f6a01";
 
@@ -34,7 +35,7 @@ fn a_kfp_v1_run_becomes_a_record() {
     assert_eq!(workflow.trace_id.unwrap().to_string(), "0af7651916cd43dd8448eb211c80319c");
     let marks: Vec<_> = workflow.marks.iter().map(|mark| (mark.subscription.as_str(), mark.current)).collect();
     assert_eq!(marks, [("copied", false), ("update", true)]);
-    assert_eq!(workflow.resource_version, None, "kept only where marks must be removed");
+    assert_eq!(workflow.resource_version, None, "kept only where marks have to be removed");
 }
 
 #[test]
@@ -45,12 +46,24 @@ fn a_kfp_v2_run_is_named_after_its_generate_name() {
 }
 
 #[test]
-fn what_names_no_pipeline_names_none() {
+fn a_pipeline_may_have_no_name() {
     for (generate_name, spec) in [("-", "{}"), ("", "not JSON"), ("-", "{\"name\":\"\"}"), ("-", "{\"name\":7}")] {
         let annotations = json!({"pipelines.kubeflow.org/pipeline_spec": spec});
         let metadata = json!({"uid": UID, "generateName": generate_name, "annotations": annotations});
         assert_eq!(record(metadata).pipeline, PipelineName::Unknown, "{generate_name:?} {spec:?}");
     }
+}
+
+#[test]
+fn labels_are_read_under_their_names() {
+    let labels = json!({PHASE_LABEL: "Succeeded", RUN_ID_LABEL: "a run", EVENTS_PUBLISHED_LABEL: "true"});
+    let workflow = record(json!({"uid": UID, "labels": labels}));
+    assert!(workflow.succeeded() && workflow.labelled);
+    assert_eq!(workflow.run_id.unwrap().to_string(), "a run");
+    let labels = json!({PHASE_LABEL: "Failed", RUN_ID_LABEL: "", EVENTS_PUBLISHED_LABEL: "false"});
+    let workflow = record(json!({"uid": UID, "labels": labels}));
+    assert!(!workflow.succeeded() && !workflow.labelled);
+    assert_eq!(workflow.run_id.unwrap().to_string(), "");
 }
 
 #[test]
@@ -67,7 +80,7 @@ fn labels_and_annotations_may_be_null() {
 }
 
 #[test]
-fn a_uid_that_is_none_is_an_error_of_this_workflow_only() {
+fn an_invalid_uid_is_an_error_of_its_workflow() {
     let object: Object =
         serde_json::from_value(json!({"metadata": {"namespace": "n", "name": "w", "uid": "7"}})).unwrap();
     let error = object.into_record(&mut Names::default()).unwrap_err();
@@ -75,13 +88,13 @@ fn a_uid_that_is_none_is_an_error_of_this_workflow_only() {
 }
 
 #[test]
-fn what_is_of_another_type_counts_as_absent() {
+fn fields_with_an_unexpected_type_are_ignored() {
     let plain = record(json!({"uid": UID, "name": "w", "namespace": "n"}));
     for odd in
         [json!(null), json!(7), json!(-7), json!(0.5), json!(true), json!("x"), json!([[1], {}]), json!({"a": {}})]
     {
         let mut metadata = json!({"uid": UID, "name": "w", "namespace": "n", "labels": odd, "annotations": odd});
-        assert_eq!(record(metadata.clone()), plain, "{odd} in place of a map");
+        assert_eq!(record(metadata.clone()), plain, "{odd} instead of an object");
         if odd.is_string() {
             continue;
         }
@@ -89,12 +102,12 @@ fn what_is_of_another_type_counts_as_absent() {
         metadata["creationTimestamp"] = odd.clone();
         metadata["labels"] = json!({PHASE_LABEL: odd, RUN_ID_LABEL: odd, EVENTS_PUBLISHED_LABEL: odd});
         metadata["annotations"] = json!({PIPELINE_SPEC_ANNOTATION: odd, TRACE_ID_ANNOTATION: odd});
-        assert_eq!(record(metadata), plain, "{odd} in place of a text");
+        assert_eq!(record(metadata), plain, "{odd} instead of a string");
     }
 }
 
 #[test]
-fn what_is_no_workflow_at_all_is_an_error_of_its_own_only() {
+fn anything_but_a_workflow_is_malformed() {
     for odd in [json!(null), json!(7), json!("x"), json!([]), json!({}), json!({"metadata": 7})] {
         let object: Object = serde_json::from_value(odd.clone()).unwrap();
         assert!(object.into_record(&mut Names::default()).is_err(), "{odd}");
@@ -102,7 +115,7 @@ fn what_is_no_workflow_at_all_is_an_error_of_its_own_only() {
 }
 
 #[test]
-fn annotations_of_any_size_leave_a_small_record() {
+fn annotations_of_any_size_make_a_small_record() {
     let marks = json!({
         "pipelines.kubeflow.org/components-comp-trainer": "x".repeat(50_000),
         PIPELINE_SPEC_ANNOTATION: json!({"description": "y".repeat(50_000), "name": "penguin"}).to_string(),
@@ -115,7 +128,7 @@ fn annotations_of_any_size_leave_a_small_record() {
 }
 
 #[test]
-fn a_page_decodes_as_kube_reads_it_and_metadata_of_any_depth_is_skipped() {
+fn nesting_of_any_depth_is_skipped_in_a_page() {
     let deep = format!("{}1{}", "{\"f:x\":".repeat(5_000), "}".repeat(5_000));
     let page = format!(
         r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{{"resourceVersion":"9"}},"items":[
@@ -142,7 +155,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Keys that are read, with whatever may stand there.
+/// Known keys with arbitrary values.
 fn any_metadata() -> impl Strategy<Value = Value> {
     let keys = prop::sample::select(vec![
         "name",
@@ -174,14 +187,14 @@ fn any_metadata() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn any_metadata_decodes_and_says_what_it_lacks(metadata in any_metadata()) {
+    fn any_metadata_decodes(metadata in any_metadata()) {
         let uid = metadata["uid"].as_str().and_then(Uid::parse);
         let object: Object = serde_json::from_str(&json!({"metadata": metadata}).to_string()).unwrap();
         prop_assert_eq!(object.into_record(&mut Names::default()).ok().map(|workflow| workflow.uid), uid);
     }
 
     #[test]
-    fn fields_that_nobody_asked_for_change_nothing(extra in any_json(), key in "x[a-z]{0,8}") {
+    fn unknown_fields_change_nothing(extra in any_json(), key in "x[a-z]{0,8}") {
         let plain = json!({"uid": UID, "name": "w", "namespace": "n"});
         let mut more = plain.clone();
         more[&key] = extra.clone();
@@ -190,8 +203,8 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_decoding_panic(text in ".{0,200}") {
+    fn decoding_never_panics(text in ".{0,200}") {
         serde_json::from_str::<Object>(&text).ok();
-        spec_name(&text);
+        PipelineSpec::from_text(&text);
     }
 }

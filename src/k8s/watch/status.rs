@@ -1,221 +1,221 @@
-//! How a watch is, and who is told: the log, the metrics, the server's readiness.
+//! The status of a watch, as shown by the log, the metrics and the server's readiness.
 //!
-//! A watch that brings nothing for hours is well, and one that is answered with 200 may fail with its first event. So it
-//! counts as recovered when something has come (a complete list, a change), or when it has stood for a while.
+//! A healthy watch can be silent for hours, and one that is answered with 200 can fail with its first event. So a watch
+//! has recovered when something was received (a complete list, a change), or when it has been established for a while.
 
-use std::{collections::HashMap, time::Duration};
+use std::{mem, time::Duration};
 
 use jiff::Timestamp;
 use kube::runtime::watcher;
-use rand::RngExt;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::namespace_of;
 use crate::{
-    k8s::object::Malformed,
+    backoff::Backoff,
+    k8s::{
+        metrics::{KubernetesMetrics, WatchErrorKind, WatchErrorLabel},
+        object::Malformed,
+    },
     readiness::{Condition, Readiness},
     store::Scope,
-    telemetry::{
-        log::chain,
-        metrics::{KubernetesMetrics, kubernetes::WatchErrorLabel},
-    },
+    telemetry::{LogThrottle, log::chain},
 };
 
-/// The pauses between two attempts: the first, and the longest. Short: the first event after an API server's restart
-/// is to come within two seconds.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
-/// For how long an established watch has to stand to count as recovered, where it brings nothing.
-const SETTLED: Duration = Duration::from_secs(5);
-/// Lists that follow each other faster than this are no success: the pauses between them go on growing.
-const RELIST: Duration = Duration::from_secs(10);
-/// For how long a watch may fail before the server counts as not ready.
+/// The pauses between attempts. Short: after a restart of the API server the first event is due within two seconds.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(2) };
+/// The age at which an established watch has recovered, without receiving anything.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+/// Lists at shorter intervals do not reset the backoff.
+const MIN_LIST_INTERVAL: Duration = Duration::from_secs(10);
+/// The duration of failure after which the server is not ready.
 const UNREADY_AFTER: Duration = Duration::from_secs(120);
-/// How often errors of the same kind are logged.
-const LOG_AGAIN: Duration = Duration::from_secs(600);
+/// The limit of remembered log lines: more than the kinds of errors times the usual HTTP statuses.
+const LOGGED: usize = 64;
 const NOT_LISTED: &str = "the first list of Workflows is not complete";
 
-/// How the watch is.
+/// The status of one watch.
 pub(super) struct Status {
-    name: String,
+    scope: Scope,
     condition: Condition,
     metrics: KubernetesMetrics,
-    /// When the last list was completed.
-    listed: Option<Instant>,
+    /// The completion of the last list.
+    last_list: Option<Instant>,
     up: bool,
-    /// When the watch that is established will have stood for long enough.
-    settles_at: Option<Instant>,
-    attempt: u32,
-    failing: Option<Failing>,
-    /// What was logged when, by kind and HTTP status.
-    logged: HashMap<(&'static str, u16), Instant>,
+    /// The instant at which the established watch has recovered.
+    stable_at: Option<Instant>,
+    /// Failures in a row.
+    failures: u32,
+    outage: Option<Outage>,
+    logged_errors: LogThrottle<(WatchErrorKind, u16)>,
+    logged_malformed: LogThrottle<()>,
 }
 
-/// A time in which every attempt has failed.
-struct Failing {
+/// A period in which every attempt failed.
+struct Outage {
     since: Instant,
     error: String,
-    /// Whether the log knows.
-    told: bool,
-    /// Whether the server counts as not ready because of it.
+    /// Whether an error was logged, so that the recovery is logged, too.
+    logged: bool,
+    /// Whether the server is not ready because of it.
     unready: bool,
 }
 
 impl Status {
     pub(super) fn new(scope: &Scope, readiness: &Readiness, metrics: KubernetesMetrics) -> Self {
-        let name = match scope {
-            Scope::All => "watch of all namespaces".to_owned(),
-            Scope::Namespace(namespace) => format!("watch of namespace {namespace}"),
+        let name = match namespace_of(scope) {
+            None => "watch of all namespaces".to_owned(),
+            Some(namespace) => format!("watch of namespace {namespace}"),
         };
-        let condition = readiness.condition(&name, NOT_LISTED);
         metrics.watches.inc();
         Self {
-            name,
-            condition,
+            scope: scope.clone(),
+            condition: readiness.condition(name, NOT_LISTED),
             metrics,
-            listed: None,
+            last_list: None,
             up: false,
-            settles_at: None,
-            attempt: 0,
-            failing: None,
-            logged: HashMap::new(),
+            stable_at: None,
+            failures: 0,
+            outage: None,
+            logged_errors: LogThrottle::new(LOGGED),
+            logged_malformed: LogThrottle::new(1),
         }
     }
 
-    /// A list is complete: so many Workflows are held now, so many were gone.
-    pub(super) fn listed(&mut self, workflows: usize, swept: usize) {
-        let attempt = self.attempt;
-        self.alive();
+    /// Handles a complete list, after which the store holds `workflows`, and `removed` are gone.
+    pub(super) fn listed(&mut self, workflows: usize, removed: usize) {
+        let failures = self.failures;
+        self.received();
         self.metrics.lists.inc();
-        match self.listed.replace(Instant::now()) {
+        let namespace = namespace_of(&self.scope);
+        match self.last_list.replace(Instant::now()) {
             None => {
-                info!(workflows, "the first list of the {} is complete", self.name);
+                info!(namespace, workflows, "first list of Workflows complete");
                 self.condition.release();
             }
             Some(before) => {
-                info!(workflows, swept, "the {} was listed anew", self.name);
-                if before.elapsed() < RELIST {
-                    self.attempt = attempt;
+                info!(namespace, workflows, removed, "Workflows listed again");
+                if before.elapsed() < MIN_LIST_INTERVAL {
+                    self.failures = failures;
                 }
             }
         }
     }
 
-    /// A list or a change has come.
-    pub(super) fn alive(&mut self) {
+    /// Handles a list or a change.
+    pub(super) fn received(&mut self) {
         #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact for millions of years")]
         self.metrics.last_event.set(Timestamp::now().as_second() as f64);
         self.recovered();
     }
 
-    /// The API server has begun to answer a watch.
+    /// Handles the headers of a successful answer to a watch.
     pub(super) fn established(&mut self) {
-        if !std::mem::replace(&mut self.up, true) {
+        if !mem::replace(&mut self.up, true) {
             self.metrics.watches_up.inc();
         }
-        if self.attempt > 0 {
-            self.settles_at = Some(Instant::now() + SETTLED);
+        if self.failures > 0 {
+            self.stable_at = Some(Instant::now() + STABLE_AFTER);
         }
     }
 
-    /// An attempt has failed. Returns how long to pause before the next one.
+    /// Handles an error. Returns the pause before the next attempt.
     pub(super) fn failed(&mut self, error: &watcher::Error) -> Duration {
         self.down();
         let (kind, code) = (kind(error), code(error));
         self.metrics.watch_errors.get_or_create(&WatchErrorLabel { kind }).inc();
-        let text = chain(error);
-        let told = if kind == "expired" {
-            // In the nature of things after an API server's restart: what has changed meanwhile comes with the list.
-            debug!("the {} has fallen behind and is listed anew: {text}", self.name);
-            false
-        } else if self.is_due((kind, code)) {
-            warn!("the {} failed and is tried again: {text}{}", self.name, hint(error));
-            true
+        let (namespace, text) = (namespace_of(&self.scope), chain(error));
+        // Normal after a restart of the API server: the list contains the missed changes.
+        let expected = kind == WatchErrorKind::Expired;
+        let logged = !expected && self.logged_errors.allows((kind, code), &());
+        if logged {
+            warn!(
+                namespace,
+                kind = kind.as_str(),
+                error = text,
+                hint = hint(code),
+                "watch of Workflows failed, retrying"
+            );
         } else {
-            debug!("the {} failed again: {text}", self.name);
-            false
-        };
-        let failing = self.failing.get_or_insert_with(|| Failing {
+            debug!(namespace, kind = kind.as_str(), error = text, "watch of Workflows failed, retrying");
+        }
+        let outage = self.outage.get_or_insert_with(|| Outage {
             since: Instant::now(),
             error: String::new(),
-            told: false,
+            logged: false,
             unready: false,
         });
-        failing.told |= told;
-        failing.error = text;
-        if self.listed.is_none() {
-            self.condition.block(format!("{NOT_LISTED}: {}", failing.error));
-        } else if failing.unready {
-            self.condition.block(failing.reason());
+        outage.logged |= logged;
+        outage.error = text;
+        if self.last_list.is_none() {
+            self.condition.block(format!("{NOT_LISTED}: {}", outage.error));
+        } else if outage.unready {
+            self.condition.block(outage.reason());
         }
-        self.attempt = self.attempt.saturating_add(1);
-        let (first, longest) = BACKOFF;
-        let pause = first.saturating_mul(1 << (self.attempt - 1).min(8)).min(longest);
-        rand::rng().random_range(pause / 2..=pause)
+        self.failures = self.failures.saturating_add(1);
+        BACKOFF.pause(self.failures, &mut rand::rng())
     }
 
-    /// A Workflow is left out.
+    /// Handles a Workflow that is ignored.
     pub(super) fn malformed(&mut self, error: &Malformed) {
         self.metrics.malformed.inc();
-        if self.is_due(("malformed", 0)) {
-            warn!("left out: {error}");
+        if self.logged_malformed.allows((), &()) {
+            warn!(%error, "ignoring malformed Workflow");
         } else {
-            debug!("left out: {error}");
+            debug!(%error, "ignoring malformed Workflow");
         }
     }
 
-    /// When [`Status::check`] has something to do.
+    /// Returns the instant at which to call [`Status::check`].
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.settles_at, self.unready_at()].into_iter().flatten().min()
+        [self.stable_at, self.unready_at()].into_iter().flatten().min()
     }
 
-    /// Notices what comes of nothing happening: a watch that stands, or that has failed for too long.
+    /// Handles the passage of time: a watch has recovered, or has failed for too long.
     pub(super) fn check(&mut self) {
         let now = Instant::now();
-        if self.settles_at.is_some_and(|at| at <= now) {
+        if self.stable_at.is_some_and(|at| at <= now) {
             self.recovered();
         }
         if self.unready_at().is_some_and(|at| at <= now)
-            && let Some(failing) = &mut self.failing
+            && let Some(outage) = &mut self.outage
         {
-            failing.unready = true;
-            warn!("not ready: the {} {}", self.name, failing.reason());
-            self.condition.block(failing.reason());
+            outage.unready = true;
+            warn!(
+                namespace = namespace_of(&self.scope),
+                error = outage.error,
+                after_s = UNREADY_AFTER.as_secs(),
+                "watch of Workflows keeps failing, not ready"
+            );
+            self.condition.block(outage.reason());
         }
     }
 
     fn unready_at(&self) -> Option<Instant> {
-        // Before the first list it is not ready anyway.
-        self.listed?;
-        let failing = self.failing.as_ref().filter(|failing| !failing.unready)?;
-        Some(failing.since + UNREADY_AFTER)
+        // Before the first list the server is not ready anyway.
+        self.last_list?;
+        let outage = self.outage.as_ref().filter(|outage| !outage.unready)?;
+        Some(outage.since + UNREADY_AFTER)
     }
 
     fn recovered(&mut self) {
-        self.attempt = 0;
-        self.settles_at = None;
-        let Some(failing) = self.failing.take() else { return };
-        if failing.unready {
+        self.failures = 0;
+        self.stable_at = None;
+        let Some(outage) = self.outage.take() else { return };
+        if outage.unready {
             self.condition.release();
         }
-        if failing.told || failing.unready {
-            info!(after_s = failing.since.elapsed().as_secs(), "the {} has recovered", self.name);
+        if outage.logged || outage.unready {
+            let after_s = outage.since.elapsed().as_secs();
+            info!(namespace = namespace_of(&self.scope), after_s, "watch of Workflows recovered");
         }
     }
 
     fn down(&mut self) {
-        self.settles_at = None;
-        if std::mem::replace(&mut self.up, false) {
+        self.stable_at = None;
+        if mem::replace(&mut self.up, false) {
             self.metrics.watches_up.dec();
         }
-    }
-
-    /// Whether this kind of thing is to be logged (again).
-    fn is_due(&mut self, kind: (&'static str, u16)) -> bool {
-        let due = self.logged.get(&kind).is_none_or(|at| at.elapsed() >= LOG_AGAIN);
-        if due {
-            self.logged.insert(kind, Instant::now());
-        }
-        due
     }
 }
 
@@ -226,26 +226,26 @@ impl Drop for Status {
     }
 }
 
-impl Failing {
+impl Outage {
     fn reason(&self) -> String {
-        format!("has failed for {} s and more: {}", UNREADY_AFTER.as_secs(), self.error)
+        format!("failing for {} s or longer: {}", UNREADY_AFTER.as_secs(), self.error)
     }
 }
 
-/// What the error is called in metrics: one of a bounded set.
-fn kind(error: &watcher::Error) -> &'static str {
+fn kind(error: &watcher::Error) -> WatchErrorKind {
     match error {
-        watcher::Error::InitialListFailed(_) => "list",
-        watcher::Error::WatchStartFailed(_) if is_expired(error) => "expired",
-        watcher::Error::WatchStartFailed(_) => "start",
-        watcher::Error::WatchError(_) if is_expired(error) => "expired",
-        watcher::Error::WatchError(_) => "status",
-        watcher::Error::WatchFailed(_) => "stream",
-        watcher::Error::NoResourceVersion => "other",
+        watcher::Error::InitialListFailed(_) => WatchErrorKind::List,
+        watcher::Error::WatchStartFailed(_) | watcher::Error::WatchError(_) if is_expired(error) => {
+            WatchErrorKind::Expired
+        }
+        watcher::Error::WatchStartFailed(_) => WatchErrorKind::Start,
+        watcher::Error::WatchError(_) => WatchErrorKind::Status,
+        watcher::Error::WatchFailed(_) => WatchErrorKind::Stream,
+        watcher::Error::NoResourceVersion => WatchErrorKind::Other,
     }
 }
 
-/// The HTTP status, or 0 where there was none.
+/// Returns the HTTP status, or 0 where there was none.
 fn code(error: &watcher::Error) -> u16 {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
@@ -256,21 +256,21 @@ fn code(error: &watcher::Error) -> u16 {
     }
 }
 
-/// Whether the version from which the watch was to go on is too old: 410.
+/// Returns whether the resource version of the watch is too old: 410.
 pub(super) fn is_expired(error: &watcher::Error) -> bool {
     code(error) == 410
 }
 
-/// What the reader of the log can do about it.
-fn hint(error: &watcher::Error) -> &'static str {
-    match code(error) {
-        400 => " (is --selector a label selector?)",
-        401 => " (are the credentials of this server still valid?)",
-        403 => {
-            " (its service account needs the verbs list, watch and patch on workflows.argoproj.io, in all namespaces or \
-             in those of --namespaces)"
-        }
-        404 => " (is Argo Workflows' CustomResourceDefinition installed?)",
-        _ => "",
+/// Returns the usual cause of an HTTP status.
+fn hint(code: u16) -> Option<&'static str> {
+    match code {
+        400 => Some("is --selector a label selector?"),
+        401 => Some("are the credentials of this server still valid?"),
+        403 => Some(
+            "the service account needs the verbs list, watch and patch on workflows.argoproj.io, in all namespaces or \
+             in those of --namespaces",
+        ),
+        404 => Some("is Argo Workflows' CustomResourceDefinition installed?"),
+        _ => None,
     }
 }

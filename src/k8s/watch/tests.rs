@@ -1,7 +1,8 @@
-//! The watch before an API server in the test's hands, in paused time.
+//! The watch with a fake API server, in paused time.
 
 use std::time::Duration;
 
+use http::StatusCode;
 use serde_json::json;
 use tokio::{
     task::JoinHandle,
@@ -9,116 +10,117 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    k8s::fixtures::{Asked, FakeApi, FakeWatch, failure, fake, workflow},
-    telemetry::metrics::{
-        KubernetesMetrics,
-        kubernetes::{RequestLabels, WatchErrorLabel},
-    },
+use crate::k8s::{
+    fixtures::{FakeApi, FakeWatch, PendingRequest, failure, fake_client, workflow},
+    metrics::{Code, KubernetesMetrics, RequestLabels, Verb, WatchErrorKind, WatchErrorLabel},
 };
 
 const PATH: &str = "/apis/argoproj.io/v1alpha1/workflows";
 const AS_METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// A watch that runs, and what it acts on.
-struct Watched {
+/// A running watch, and its environment.
+struct RunningWatch {
     api: FakeApi,
     store: Arc<Store>,
     readiness: Readiness,
     metrics: KubernetesMetrics,
-    running: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
-impl Drop for Watched {
+impl Drop for RunningWatch {
     fn drop(&mut self) {
-        self.running.abort();
+        self.task.abort();
     }
 }
 
-impl Watched {
+impl RunningWatch {
     fn start() -> Self {
-        Self::of(Scope::All)
+        Self::with_scope(Scope::All)
     }
 
-    fn of(scope: Scope) -> Self {
-        let (client, api) = fake();
+    fn with_scope(scope: Scope) -> Self {
+        let (client, api) = fake_client();
         let (store, readiness, metrics) = (Arc::<Store>::default(), Readiness::default(), client.metrics.clone());
         let watch = Watch::new(client, scope, "pipeline/runid".to_owned(), store.clone(), &readiness);
-        Self { api, store, readiness, metrics, running: tokio::spawn(watch.run()) }
+        Self { api, store, readiness, metrics, task: tokio::spawn(watch.run()) }
     }
 
     async fn started(names: &[&str]) -> (Self, FakeWatch) {
-        let mut watched = Self::start();
+        let mut running = Self::start();
         let items: Vec<_> = names.iter().map(|name| workflow(name, 7)).collect();
-        let watch = watched.api.list_and_watch(&items).await;
-        watched.is_ready().await;
-        (watched, watch)
+        let watch = running.api.list_and_watch(&items).await;
+        running.is_ready().await;
+        (running, watch)
     }
 
     async fn is_ready(&self) {
-        self.readiness.subscribe().wait_for(|ready| *ready).await.expect("readiness lives");
+        self.readiness.subscribe().wait_for(|ready| *ready).await.expect("the readiness exists");
     }
 
-    /// Answers every request in this way until the server is not ready any more.
-    async fn is_unready_after(&mut self, answer: impl Fn(Asked)) {
+    /// Answers every request in this way until the server is not ready.
+    async fn is_unready_after(&mut self, answer: impl Fn(PendingRequest)) {
         let mut ready = self.readiness.subscribe();
         let unready = async {
             loop {
                 tokio::select! {
                     biased;
-                    unready = ready.wait_for(|ready| !*ready) => break drop(unready.expect("readiness lives")),
-                    asked = self.api.next() => answer(asked),
+                    unready = ready.wait_for(|ready| !*ready) => break drop(unready.expect("the readiness exists")),
+                    request = self.api.next() => answer(request),
                 }
             }
         };
-        timeout(Duration::from_secs(600), unready).await.expect("it is not ready");
+        timeout(Duration::from_secs(600), unready).await.expect("the server becomes unready");
     }
 
-    /// What keeps the server from being ready.
+    /// Returns the reasons why the server is not ready.
     fn blockers(&self) -> String {
         self.readiness.blockers().into_values().collect()
     }
 
-    /// Waits until the store holds exactly these.
+    /// Waits until the store holds exactly these Workflows.
     async fn holds(&self, names: &[&str]) {
         let all = || names.iter().all(|name| self.store.get("team", name).is_some());
-        happens(|| names.len() == self.store.size().0 && all()).await;
+        eventually(|| names.len() == self.store.size().0 && all()).await;
     }
 
-    fn errors(&self, kind: &'static str) -> u64 {
+    fn errors(&self, kind: WatchErrorKind) -> u64 {
         self.metrics.watch_errors.get_or_create(&WatchErrorLabel { kind }).get()
     }
 
-    fn requests(&self, verb: &'static str, code: &str) -> u64 {
-        self.metrics.requests.get_or_create(&RequestLabels { verb, code: code.to_owned() }).get()
+    fn successful(&self, verb: Verb) -> u64 {
+        self.requests(verb, Code::Status(StatusCode::OK))
+    }
+
+    fn requests(&self, verb: Verb, code: Code) -> u64 {
+        self.metrics.requests.get_or_create(&RequestLabels { verb, code }).get()
     }
 }
 
-/// Waits, in paused time.
-async fn happens(condition: impl Fn() -> bool) {
+/// Waits for a condition, in paused time.
+async fn eventually(condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
-        assert!(Instant::now() < deadline, "it does not happen");
+        assert!(Instant::now() < deadline, "the condition does not become true");
         sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// How long it takes for the next request to come.
-async fn pause_before_next(api: &mut FakeApi) -> (Duration, Asked) {
-    let before = Instant::now();
-    let asked = api.next().await;
-    (before.elapsed(), asked)
+/// Waits for the next request, and measures the time until then.
+async fn pause_before_next(api: &mut FakeApi) -> (Duration, PendingRequest) {
+    let start = Instant::now();
+    let request = api.next().await;
+    (start.elapsed(), request)
 }
 
 #[tokio::test(start_paused = true)]
 async fn pages_are_listed_and_then_watched_from_the_lists_version() {
-    let mut watched = Watched::start();
+    let mut watched = RunningWatch::start();
     let first = watched.api.next().await;
     assert_eq!(first.line(), format!("GET {PATH}?&labelSelector=pipeline%2Frunid&limit=250"));
     assert_eq!(
         first.header("accept"),
         "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
-        "metadata is all that is asked for"
+        "only metadata is requested"
     );
     first.answer_list(&[workflow("a", 5)], Some("more"));
     let second = watched.api.next().await;
@@ -126,7 +128,7 @@ async fn pages_are_listed_and_then_watched_from_the_lists_version() {
     watched.holds(&["a"]).await;
     let blockers: Vec<_> = watched.readiness.blockers().into_iter().collect();
     let reason = "the first list of Workflows is not complete".to_owned();
-    assert_eq!(blockers, [("watch of all namespaces".to_owned(), reason)], "a part of the list is no list");
+    assert_eq!(blockers, [("watch of all namespaces".to_owned(), reason)], "an incomplete list does not count");
     second.answer_list(&[workflow("b", 6)], None);
 
     let watch = watched.api.next().await;
@@ -144,13 +146,13 @@ async fn pages_are_listed_and_then_watched_from_the_lists_version() {
     watch.event("DELETED", &workflow("a", 102));
     watched.holds(&["b", "c"]).await;
     assert_eq!((watched.metrics.watches.get(), watched.metrics.watches_up.get()), (1, 1));
-    assert_eq!((watched.requests("list", "200"), watched.requests("watch", "200")), (2, 1));
+    assert_eq!((watched.successful(Verb::List), watched.successful(Verb::Watch)), (2, 1));
     assert_eq!(watched.metrics.workflows.get(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listed_namespace_is_all_that_its_watch_asks_for() {
-    let mut watched = Watched::of(Scope::Namespace("team".into()));
+async fn a_watch_of_a_namespace_requests_only_that_namespace() {
+    let mut watched = RunningWatch::with_scope(Scope::Namespace("team".into()));
     let list = watched.api.next().await;
     let path = "/apis/argoproj.io/v1alpha1/namespaces/team/workflows";
     assert_eq!(list.line(), format!("GET {path}?&labelSelector=pipeline%2Frunid&limit=250"));
@@ -162,15 +164,15 @@ async fn a_listed_namespace_is_all_that_its_watch_asks_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_watch_goes_on_where_it_was_without_a_list() {
-    let (mut watched, watch) = Watched::started(&["a"]).await;
+async fn a_broken_watch_resumes_without_a_list() {
+    let (mut watched, watch) = RunningWatch::started(&["a"]).await;
     watch.event("ADDED", &workflow("b", 108));
     watched.holds(&["a", "b"]).await;
-    watch.break_off();
+    watch.reset();
     let (pause, again) = pause_before_next(&mut watched.api).await;
     assert!(again.line().ends_with("&resourceVersion=108"), "{}", again.line());
     assert!((125..=250).contains(&pause.as_millis()), "{pause:?}");
-    assert_eq!(watched.errors("stream"), 1);
+    assert_eq!(watched.errors(WatchErrorKind::Stream), 1);
     assert_eq!(watched.metrics.watches_up.get(), 0);
     let watch = again.answer_watch();
     watch.event("DELETED", &workflow("a", 109));
@@ -180,8 +182,8 @@ async fn a_broken_watch_goes_on_where_it_was_without_a_list() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_has_fallen_behind_lists_anew_and_sweeps_what_is_gone() {
-    let (mut watched, watch) = Watched::started(&["a", "b"]).await;
+async fn an_expired_watch_lists_again_and_removes_the_deleted() {
+    let (mut watched, watch) = RunningWatch::started(&["a", "b"]).await;
     watch.event("ERROR", &failure(410, "too old resource version: 100 (200)"));
     let list = watched.api.next().await;
     assert!(list.line().ends_with("&limit=250"), "{}", list.line());
@@ -189,24 +191,24 @@ async fn a_watch_that_has_fallen_behind_lists_anew_and_sweeps_what_is_gone() {
     list.answer_list(&[workflow("b", 9), workflow("c", 9)], None);
     watched.holds(&["b", "c"]).await;
     watched.api.next().await.answer_watch();
-    assert_eq!((watched.errors("expired"), watched.metrics.lists.get()), (1, 2));
+    assert_eq!((watched.errors(WatchErrorKind::Expired), watched.metrics.lists.get()), (1, 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_410_as_the_answer_to_a_watch_lists_anew_too() {
-    let (mut watched, watch) = Watched::started(&["a"]).await;
-    watch.break_off();
+async fn a_410_as_the_answer_to_a_watch_lists_again() {
+    let (mut watched, watch) = RunningWatch::started(&["a"]).await;
+    watch.reset();
     watched.api.next().await.refuse(410, "too old resource version");
     let list = watched.api.next().await;
     assert!(list.line().ends_with("&limit=250"), "{}", list.line());
     list.answer_list(&[workflow("b", 9)], None);
     watched.holds(&["b"]).await;
-    assert_eq!(watched.errors("expired"), 1);
+    assert_eq!(watched.errors(WatchErrorKind::Expired), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_breaks_off_half_way_changes_nothing_but_what_it_brought() {
-    let (mut watched, watch) = Watched::started(&["a", "b"]).await;
+async fn an_aborted_list_removes_nothing() {
+    let (mut watched, watch) = RunningWatch::started(&["a", "b"]).await;
     watch.event("ERROR", &failure(410, "too old resource version"));
     watched.api.next().await.answer_list(&[workflow("c", 9)], Some("more"));
     watched.api.next().await.refuse(503, "the server is currently unable to handle the request");
@@ -218,27 +220,27 @@ async fn a_list_that_breaks_off_half_way_changes_nothing_but_what_it_brought() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pauses_grow_from_a_quarter_of_a_second_to_two_seconds_and_begin_anew_after_a_success() {
-    let (mut watched, watch) = Watched::started(&[]).await;
-    watch.break_off();
+async fn pauses_grow_to_two_seconds_and_reset_after_a_success() {
+    let (mut watched, watch) = RunningWatch::started(&[]).await;
+    watch.reset();
     let mut longest = 250;
     for _ in 0..8 {
         let (pause, refused) = pause_before_next(&mut watched.api).await;
         assert!((longest / 2..=longest).contains(&pause.as_millis()), "{pause:?}, at most {longest} ms");
-        refused.break_off();
+        refused.reset();
         longest = (longest * 2).min(2000);
     }
     let watch = watched.api.next().await.answer_watch();
     watch.event("ADDED", &workflow("a", 101));
     watched.holds(&["a"]).await;
-    watch.break_off();
+    watch.reset();
     let (pause, _refused) = pause_before_next(&mut watched.api).await;
     assert!((125..=250).contains(&pause.as_millis()), "{pause:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn failing_to_list_pauses_longer_and_longer_too() {
-    let mut watched = Watched::start();
+async fn pauses_grow_while_lists_fail() {
+    let mut watched = RunningWatch::start();
     let mut longest = 250;
     watched.api.next().await.refuse(403, "no");
     for _ in 0..5 {
@@ -253,33 +255,33 @@ async fn failing_to_list_pauses_longer_and_longer_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lists_that_are_out_of_date_at_once_pause_longer_and_longer() {
-    let mut watched = Watched::start();
+async fn pauses_grow_while_lists_expire_at_once() {
+    let mut watched = RunningWatch::start();
     watched.api.next().await.answer_list(&[], None);
     for longest in [250, 500, 1000, 2000, 2000] {
         watched.api.next().await.answer_watch().event("ERROR", &failure(410, "too old resource version"));
         let (pause, list) = pause_before_next(&mut watched.api).await;
-        // An established watch is held back, too.
+        // The answer to a second watch within half a second is delayed, too.
         assert!((longest / 2..=longest + 500).contains(&pause.as_millis()), "{pause:?}, at most {longest} ms");
         list.answer_list(&[], None);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_fails_for_two_minutes_makes_the_server_unready_until_it_is_back() {
-    let (mut watched, watch) = Watched::started(&["a"]).await;
+async fn two_minutes_of_failure_make_the_server_unready() {
+    let (mut watched, watch) = RunningWatch::started(&["a"]).await;
     let broken = Instant::now();
-    watch.break_off();
-    watched.is_unready_after(Asked::break_off).await;
+    watch.reset();
+    watched.is_unready_after(PendingRequest::reset).await;
     assert_eq!(broken.elapsed().as_secs(), 120);
     let reason = watched.blockers();
-    assert!(reason.starts_with("has failed for 120 s and more: ") && reason.contains("reset"), "{reason}");
+    assert!(reason.starts_with("failing for 120 s or longer: ") && reason.contains("reset"), "{reason}");
 
-    // The reason is the last error's.
+    // The reason contains the last error.
     watched.api.next().await.refuse(403, "User cannot watch");
     let refused = watched.api.next().await;
     assert!(watched.blockers().contains("User cannot watch"));
-    // An answered watch that brings nothing is well once it has stood for a while.
+    // A silent watch has recovered when it has been established for a while.
     let answered = Instant::now();
     let _watch = refused.answer_watch();
     watched.is_ready().await;
@@ -289,42 +291,44 @@ async fn a_watch_that_fails_for_two_minutes_makes_the_server_unready_until_it_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_shows_at_once_that_the_watch_is_back() {
-    let (mut watched, watch) = Watched::started(&[]).await;
-    watch.break_off();
-    watched.is_unready_after(Asked::break_off).await;
-    let asked = watched.api.next().await;
+async fn a_change_ends_the_unreadiness_at_once() {
+    let (mut watched, watch) = RunningWatch::started(&[]).await;
+    watch.reset();
+    watched.is_unready_after(PendingRequest::reset).await;
+    let request = watched.api.next().await;
     let answered = Instant::now();
-    asked.answer_watch().event("ADDED", &workflow("a", 101));
+    request.answer_watch().event("ADDED", &workflow("a", 101));
     watched.is_ready().await;
     assert_eq!(answered.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_answered_and_fails_at_once_again_and_again_is_not_well() {
-    let (mut watched, watch) = Watched::started(&[]).await;
-    watch.break_off();
+async fn a_watch_that_fails_after_each_answer_has_not_recovered() {
+    let (mut watched, watch) = RunningWatch::started(&[]).await;
+    watch.reset();
     let since = Instant::now();
-    watched.is_unready_after(|asked| asked.answer_watch().event("ERROR", &failure(500, "etcdserver: no leader"))).await;
+    watched
+        .is_unready_after(|request| request.answer_watch().event("ERROR", &failure(500, "etcdserver: no leader")))
+        .await;
     assert_eq!(since.elapsed().as_secs(), 120);
-    assert!(watched.requests("watch", "200") < 120, "{}", watched.requests("watch", "200"));
+    assert!(watched.successful(Verb::Watch) < 120, "{}", watched.successful(Verb::Watch));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_ends_well_is_no_error_and_goes_on_at_once() {
-    let (mut watched, watch) = Watched::started(&[]).await;
+async fn the_regular_end_of_a_watch_is_no_error() {
+    let (mut watched, watch) = RunningWatch::started(&[]).await;
     advance(Duration::from_secs(60)).await;
     drop(watch);
     let (pause, again) = pause_before_next(&mut watched.api).await;
     assert_eq!(pause, Duration::ZERO);
     let _watch = again.answer_watch();
     assert_eq!(watched.metrics.watches_up.get(), 1);
-    assert_eq!(watched.requests("watch", "200"), 1, "not counted yet");
+    assert_eq!(watched.successful(Verb::Watch), 1, "not counted yet");
 }
 
 #[tokio::test(start_paused = true)]
-async fn watches_that_end_as_soon_as_they_begin_are_no_storm() {
-    let (mut watched, watch) = Watched::started(&[]).await;
+async fn watches_that_end_at_once_make_no_busy_loop() {
+    let (mut watched, watch) = RunningWatch::started(&[]).await;
     drop(watch);
     let since = Instant::now();
     let mut watches = 0;
@@ -336,18 +340,18 @@ async fn watches_that_end_as_soon_as_they_begin_are_no_storm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_server_that_does_not_answer_is_given_up_after_half_a_minute() {
-    let mut watched = Watched::start();
+async fn an_unanswered_request_times_out_after_half_a_minute() {
+    let mut watched = RunningWatch::start();
     let silent = watched.api.next().await;
     let (pause, _again) = pause_before_next(&mut watched.api).await;
     assert!((30_125..=30_250).contains(&pause.as_millis()), "{pause:?}");
-    assert_eq!(watched.requests("list", "error"), 1);
+    assert_eq!(watched.requests(Verb::List, Code::Error), 1);
     drop(silent);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_workflow_that_is_malformed_is_counted_and_left_out_and_the_others_are_kept() {
-    let mut watched = Watched::start();
+async fn a_malformed_workflow_is_ignored_and_the_others_kept() {
+    let mut watched = RunningWatch::start();
     let mut odd = workflow("odd", 6);
     odd["metadata"]["uid"] = json!("7");
     let watch = watched.api.list_and_watch(&[workflow("a", 5), odd.clone(), workflow("b", 6), json!(null)]).await;
@@ -357,13 +361,13 @@ async fn a_workflow_that_is_malformed_is_counted_and_left_out_and_the_others_are
     watch.event("ADDED", &workflow("c", 102));
     watched.holds(&["a", "b", "c"]).await;
     assert_eq!(watched.metrics.malformed.get(), 3);
-    assert!(watched.api.is_quiet());
+    assert!(watched.api.is_idle());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_dropped_is_counted_no_more() {
-    let (watched, _watch) = Watched::started(&[]).await;
-    watched.running.abort();
-    happens(|| watched.metrics.watches.get() == 0).await;
+async fn a_dropped_watch_is_no_longer_counted() {
+    let (watched, _watch) = RunningWatch::started(&[]).await;
+    watched.task.abort();
+    eventually(|| watched.metrics.watches.get() == 0).await;
     assert_eq!(watched.metrics.watches_up.get(), 0);
 }

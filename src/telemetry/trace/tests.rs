@@ -11,11 +11,11 @@ fn traces(sampler: Sampler) -> (Traces, InMemorySpanExporter) {
         .with_id_generator(ChosenIds::default())
         .with_sampler(sampler)
         .build();
-    (Traces::to(provider, sampler, true), exporter)
+    (Traces::new(provider, sampler, true, CancellationToken::new()), exporter)
 }
 
 #[test]
-fn a_span_is_recorded_with_the_ids_times_and_parent_that_it_is_to_have() {
+fn a_span_is_recorded_with_the_given_ids_times_and_parent() {
     let (traces, exporter) = traces(Sampler::ALL);
     let id = SpanRef { trace: TRACE, span: *b"rootroot" };
     let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
@@ -37,7 +37,7 @@ fn a_span_is_recorded_with_the_ids_times_and_parent_that_it_is_to_have() {
 }
 
 #[test]
-fn what_is_not_sampled_is_not_recorded_and_a_consumer_is_told_so() {
+fn an_unsampled_trace_is_not_recorded_and_propagated_as_such() {
     let (traces, exporter) = traces(Sampler::NONE);
     traces.record(FinishedSpan::now(SpanRef { trace: TRACE, span: *b"rootroot" }, None, "run"));
     assert!(exporter.get_finished_spans().unwrap().is_empty());
@@ -60,7 +60,7 @@ fn chosen_ids_are_for_one_span_only() {
 }
 
 #[tokio::test]
-async fn what_is_traced_within_a_step_is_a_child_of_it() {
+async fn a_span_within_a_step_is_its_child() {
     let (traces, exporter) = traces(Sampler::ALL);
     let step = SpanRef { trace: TRACE, span: *b"rootroot" };
     let tracing = tracing_subscriber::layer::SubscriberExt::with(tracing_subscriber::registry(), traces.layer());
@@ -77,11 +77,11 @@ async fn what_is_traced_within_a_step_is_a_child_of_it() {
 }
 
 #[test]
-fn off_means_that_nothing_is_done() {
+fn disabled_traces_do_nothing() {
     let off = Traces::default();
     off.record(FinishedSpan::now(SpanRef::random(), None, "run"));
-    off.flush();
+    off.flush(Duration::ZERO);
     assert!(!off.are_on() && !off.samples(TRACE));
     assert!(off.layer::<tracing_subscriber::Registry>().is_none());
-    assert_eq!(off.propagated(TRACE), Some(false), "a trace context still says which run it was");
+    assert_eq!(off.propagated(TRACE), Some(false), "a trace context still identifies the run");
 }
