@@ -62,7 +62,11 @@ fn every_promise_has_a_test() {
     let document = read(APPENDIX);
     let without: Vec<_> = rows(&document).filter(|row| named_tests(row).is_empty()).collect();
     assert!(without.is_empty(), "rows without a test: {without:#?}");
-    assert_eq!(rows(&document).flat_map(named_tests).count(), named_tests(&document).len(), "tests outside of the tables");
+    assert_eq!(
+        rows(&document).flat_map(named_tests).count(),
+        named_tests(&document).len(),
+        "tests outside of the tables"
+    );
 }
 
 /// The contract and the appendix have the same guarantees, and each has a test of the whole program or with real peers.

@@ -45,7 +45,8 @@ fn all_objects() -> impl Iterator<Item = (&'static str, Value)> {
     let readme = objects::text("../README.md");
     let manifest = readme.split("```yaml\n").find(|block| block.starts_with("apiVersion: ")).expect("a manifest");
     let manifest = manifests(manifest.split("```").next().expect("never empty"));
-    let examples = EXAMPLES.into_iter().flat_map(|(file, _)| objects::objects(file).into_iter().map(move |o| (file, o)));
+    let examples =
+        EXAMPLES.into_iter().flat_map(|(file, _)| objects::objects(file).into_iter().map(move |o| (file, o)));
     examples.chain(manifest.into_iter().map(|object| ("README.md", object)))
 }
 

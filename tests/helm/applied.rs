@@ -88,10 +88,7 @@ async fn the_account_may_mark_and_unmark_and_change_nothing_else_of_a_workflow()
             json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "x"}]}}),
             "a Workflow's ownerReferences",
         ),
-        (
-            json!({"metadata": {"annotations": {"example.com/theirs": "changed"}}}),
-            "may only change annotations that",
-        ),
+        (json!({"metadata": {"annotations": {"example.com/theirs": "changed"}}}), "may only change annotations that"),
         (json!({"metadata": {"annotations": {"example.com/theirs": null}}}), "may only change annotations that"),
     ] {
         let refusal = ours.try_merge("run", &patch).await.expect_err("it is refused");
