@@ -1,35 +1,39 @@
-//! The document of the guarantees names the tests that show them; each of these has to be there.
+//! Consistency of `docs/guarantees-tests.md` with the tests and with `docs/guarantees.md`.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// A test named in the document: its file, and its function.
-type Named<'a> = (&'a str, &'a str);
+const CONTRACT: &str = "docs/guarantees.md";
+const APPENDIX: &str = "docs/guarantees-tests.md";
+
+/// Path of a test in the appendix: its file, and its function.
+type TestPath<'a> = (&'a str, &'a str);
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What stands in backticks as `file.rs::function`.
-fn named(text: &str) -> Vec<Named<'_>> {
-    text.split('`')
-        .skip(1)
-        .step_by(2)
-        .filter_map(|quoted| quoted.split_once(".rs::").map(|_| quoted))
-        .map(split)
-        .collect()
+/// Tests written as `file.rs::function` in backticks.
+fn named_tests(text: &str) -> Vec<TestPath<'_>> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted.filter(|quoted| quoted.contains(".rs::")).map(|quoted| quoted.rsplit_once("::").unwrap()).collect()
 }
 
-fn split(quoted: &str) -> Named<'_> {
-    let (file, function) = quoted.rsplit_once("::").unwrap();
-    (file, function)
+/// Rows of the document's tables, without their heads.
+fn rows(document: &str) -> impl Iterator<Item = &str> {
+    document.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise |"))
 }
 
-/// The functions of a source file that are tests: those behind a line that is `#[test]`, `#[tokio::test]` or the like,
-/// with other attributes and comments in between.
-fn tests(source: &str) -> BTreeSet<&str> {
+/// Headings of the sections about guarantees: `G1: at least once`.
+fn guarantees(document: &str) -> Vec<&str> {
+    document.lines().filter_map(|line| line.strip_prefix("## ")).filter(|title| title.starts_with('G')).collect()
+}
+
+/// Test functions of a source file: those below a line `#[test]` or `#[tokio::test…`, with other attributes and comments
+/// in between.
+fn test_functions(source: &str) -> BTreeSet<&str> {
     let mut tests = BTreeSet::new();
     let mut is_test = false;
     for line in source.lines().map(str::trim) {
@@ -46,28 +50,39 @@ fn tests(source: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn every_test_that_the_document_names_is_there() {
-    let document = read("docs/guarantees.md");
-    let missing: Vec<_> =
-        named(&document).into_iter().filter(|(file, function)| !tests(&read(file)).contains(function)).collect();
+fn every_named_test_exists() {
+    let document = read(APPENDIX);
+    let named = named_tests(&document).into_iter();
+    let missing: Vec<_> = named.filter(|(file, name)| !test_functions(&read(file)).contains(name)).collect();
     assert!(missing.is_empty(), "no test of this name in this file: {missing:#?}");
 }
 
 #[test]
-fn every_guarantee_has_a_test_on_the_real_neighbours() {
-    let document = read("docs/guarantees.md");
-    let sections: Vec<_> = document.split("\n## ").skip(1).collect();
-    for n in 1..=8 {
-        let begin = format!("G{n}: ");
-        let section = sections.iter().find(|section| section.starts_with(&begin));
-        let section = section.unwrap_or_else(|| panic!("no section about G{n}"));
-        let real = named(section).into_iter().filter(|(file, _)| file.starts_with("tests/")).count();
-        assert!(real > 0, "G{n}");
+fn every_promise_has_a_test() {
+    let document = read(APPENDIX);
+    let without: Vec<_> = rows(&document).filter(|row| named_tests(row).is_empty()).collect();
+    assert!(without.is_empty(), "rows without a test: {without:#?}");
+    assert_eq!(
+        rows(&document).flat_map(named_tests).count(),
+        named_tests(&document).len(),
+        "tests outside of the tables"
+    );
+}
+
+/// The contract and the appendix have the same guarantees, and each has a test of the whole program or with real peers.
+#[test]
+fn every_guarantee_has_an_integration_test() {
+    let (contract, appendix) = (read(CONTRACT), read(APPENDIX));
+    assert_eq!(guarantees(&contract).len(), 8);
+    assert_eq!(guarantees(&contract), guarantees(&appendix));
+    for title in guarantees(&appendix) {
+        let section = appendix.split("\n## ").find(|section| section.starts_with(title)).unwrap();
+        assert!(named_tests(section).iter().any(|(file, _)| file.starts_with("tests/")), "{title}");
     }
 }
 
 #[test]
-fn a_test_is_found_whatever_stands_before_it_and_nothing_else_is() {
+fn test_functions_are_recognized() {
     let source = "
         #[test]
         fn plain() {}
@@ -78,6 +93,6 @@ fn a_test_is_found_whatever_stands_before_it_and_nothing_else_is() {
         #[test]
         fn property(op in any()) {}
     ";
-    assert_eq!(tests(source), BTreeSet::from(["plain", "with_more", "property"]));
-    assert_eq!(named("- `tests/x.rs::a_b`, and `x` or `a::b`"), [("tests/x.rs", "a_b")]);
+    assert_eq!(test_functions(source), BTreeSet::from(["plain", "with_more", "property"]));
+    assert_eq!(named_tests("| p | `tests/x.rs::a_b`, and `x` or `a::b` |"), [("tests/x.rs", "a_b")]);
 }

@@ -19,7 +19,7 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 use model_update_eventsource::{app::Config, sim::Sim};
-use peers::{Line, Peers, SOON, eventually};
+use peers::{Line, Peers, SOON, eventually, manifests};
 use serde_json::Value;
 use served::Served;
 
@@ -40,8 +40,14 @@ const EXAMPLES: [(&str, &[&str]); 10] = [
 /// Where the chart, released as documented, puts the server.
 const URL: &str = "kfp-operator-model-update-eventsource-server.kfp-operator-system.svc:50051";
 
+/// The objects of every file, and those of the manifest in the README.
 fn all_objects() -> impl Iterator<Item = (&'static str, Value)> {
-    EXAMPLES.into_iter().flat_map(|(file, _)| objects::objects(file).into_iter().map(move |o| (file, o)))
+    let readme = objects::text("../README.md");
+    let manifest = readme.split("```yaml\n").find(|block| block.starts_with("apiVersion: ")).expect("a manifest");
+    let manifest = manifests(manifest.split("```").next().expect("never empty"));
+    let examples =
+        EXAMPLES.into_iter().flat_map(|(file, _)| objects::objects(file).into_iter().map(move |o| (file, o)));
+    examples.chain(manifest.into_iter().map(|object| ("README.md", object)))
 }
 
 fn event_sources() -> impl Iterator<Item = (&'static str, Value)> {
@@ -195,5 +201,5 @@ async fn argo_events_own_validation_finds_nothing_wrong() {
             judged += 1;
         }
     }
-    assert_eq!(judged, 14, "buses, EventSources and Sensors");
+    assert_eq!(judged, 17, "buses, EventSources and Sensors");
 }

@@ -21,8 +21,8 @@ async fn helm_installs_upgrades_and_removes_it_and_says_what_to_do_next() {
     for words in [
         "kfp-operator-model-update-eventsource-server.kfp-operator-system:50051",
         "helm -n kfp-operator-system test kfp-operator",
-        "It serves all namespaces.",
-        "WARNING: whoever reaches that port may subscribe",
+        "Served namespaces: all.",
+        "WARNING: the gRPC port is unauthenticated",
     ] {
         assert!(notes.contains(words), "{words}: {notes}");
     }
