@@ -50,8 +50,6 @@ const CONNECTION: Duration = Duration::from_secs(10);
 const MAX_HEAD: usize = 16 * 1024;
 /// How long nothing is accepted after the system could not give a connection (no file descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-/// How long answers may still be written when the server stops.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// What there is to tell.
 #[derive(Debug)]
@@ -70,8 +68,8 @@ pub struct Admin {
     pub facts: Vec<(&'static str, String)>,
 }
 
-/// Serves until `stop` is cancelled.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+/// Serves until `stop` is cancelled; answers that have begun then have `last_answers` to be written.
+pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken, last_answers: Duration) {
     let router = router(admin);
     let mut connections = JoinSet::new();
     loop {
@@ -90,7 +88,7 @@ pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken)
         }
     }
     // What is not written by then is cut off as the set is dropped.
-    timeout(LAST_ANSWERS, async { while connections.join_next().await.is_some() {} }).await.ok();
+    timeout(last_answers, async { while connections.join_next().await.is_some() {} }).await.ok();
 }
 
 async fn connection(stream: TcpStream, router: Router) {

@@ -29,7 +29,7 @@ async fn running() -> Running {
         started: Instant::now(),
         facts: vec![("selector", "a<b".into())],
     };
-    let task = tokio::spawn(serve(listener, admin, stop.clone()));
+    let task = tokio::spawn(serve(listener, admin, stop.clone(), Duration::from_millis(500)));
     Running { address, readiness, stop, task }
 }
 

@@ -94,7 +94,7 @@ impl Demo {
         let runtime = Runtime::new().context("cannot start the runtime")?;
         let traces = start_log_and_traces(log::Format::Text, &self.log_level, &runtime)?;
         let outcome = runtime.block_on(self.play(traces.clone()));
-        traces.flush();
+        traces.flush(crate::app::shutdown::SPANS);
         runtime.shutdown_background();
         outcome
     }

@@ -30,8 +30,6 @@ const PATIENCE: Duration = KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT);
 /// An EventSource opens one stream a connection; a proxy may put a few hundred together.
 const MAX_STREAMS: u32 = 1024;
 const MAX_HEADERS: u32 = 16 * 1024;
-/// For what is left of connections once their streams have ended.
-const DRAIN: Duration = Duration::from_secs(9);
 /// After a connection that could not be accepted, which may mean that there are no more file descriptors. Each further
 /// failure in a row doubles it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -41,10 +39,12 @@ const MAX_ACCEPT_PAUSE: Duration = Duration::from_secs(2);
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/generic.bin"));
 
 /// Who may subscribe to what, and who is told.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The namespaces that may be subscribed to; `None` for all.
     pub namespaces: Option<Vec<Arc<str>>>,
+    /// How long connections may stay open after a drain has begun.
+    pub drain: Duration,
     /// Where the spans of streams go.
     pub traces: Traces,
 }
@@ -81,6 +81,7 @@ impl Server {
     /// # Errors
     /// Where serving is not possible at all; what concerns one connection only is counted and logged.
     pub async fn serve(self, listener: TcpListener, drain: CancellationToken) -> Result<(), ServeError> {
+        let limit = self.options.drain;
         let (health, health_service) = tonic_health::server::health_reporter();
         let (filled_tx, filled) = watch::channel(false);
         let service = Service {
@@ -110,12 +111,12 @@ impl Server {
         let report = report_health(health, self.readiness, filled_tx, drain.clone());
         let deadline = async {
             drain.cancelled().await;
-            sleep(DRAIN).await;
+            sleep(limit).await;
         };
         tokio::select! {
             result = async { tokio::join!(server, report).0 } => Ok(result?),
             () = deadline => {
-                warn!("connections of subscribers are still open after the drain's {} s: dropped", DRAIN.as_secs());
+                warn!(?limit, "dropping connections that are still open at the end of the drain");
                 Ok(())
             }
         }

@@ -32,8 +32,6 @@ pub use opentelemetry::{KeyValue as Attribute, trace::SpanKind as Kind};
 pub const TARGET: &str = "modelupdate_trace";
 /// The instrumentation scope of all spans.
 const SCOPE: &str = "model-update-eventsource";
-/// How long the last spans may take on their way out.
-const FLUSH: Duration = Duration::from_secs(3);
 
 /// A span, by its trace and its own id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,10 +207,10 @@ impl Traces {
         Some(layer.with_filter(Targets::new().with_target(TARGET, LevelFilter::INFO)))
     }
 
-    /// Sends what has not been sent yet. Blocks, for a few seconds at most: to be called when all else is over.
-    pub fn flush(&self) {
+    /// Sends what has not been sent yet, and blocks until then or for this long. To be called when all else is over.
+    pub fn flush(&self, timeout: Duration) {
         if let Some(on) = &self.0
-            && let Err(error) = on.provider.shutdown_with_timeout(FLUSH)
+            && let Err(error) = on.provider.shutdown_with_timeout(timeout)
         {
             warn!("the last spans could not be sent: {error}");
         }

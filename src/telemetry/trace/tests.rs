@@ -80,7 +80,7 @@ async fn what_is_traced_within_a_step_is_a_child_of_it() {
 fn off_means_that_nothing_is_done() {
     let off = Traces::default();
     off.record(FinishedSpan::now(SpanRef::random(), None, "run"));
-    off.flush();
+    off.flush(Duration::ZERO);
     assert!(!off.are_on() && !off.samples(TRACE));
     assert!(off.layer::<tracing_subscriber::Registry>().is_none());
     assert_eq!(off.propagated(TRACE), Some(false), "a trace context still says which run it was");
