@@ -1,7 +1,6 @@
-//! Compiles `proto/` (pure Rust, no system `protoc`) and passes the git revision on to `--version`.
+//! Compiles `proto/` with a compiler in pure Rust, without `protoc`, and passes the git revision to the program.
 
-#[path = "build/revision.rs"]
-mod revision;
+mod build_info;
 
 use std::{
     env, fs,
@@ -13,8 +12,8 @@ use prost::Message;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    // One set of descriptors each: reflection is to show what is served, and nothing else.
-    // Streams live long and are many, calls are short and few: whoever includes the former brings a `Codec` for them.
+    // Each with its own descriptors, because reflection must show only the service that is served.
+    // Streams are many and long-lived, so `generic` has a codec with small buffers.
     for (name, codec) in [("generic", "super::Codec"), ("metadata_store", "tonic_prost::ProstCodec")] {
         let descriptors = protox::compile([format!("{name}.proto")], ["proto"])?;
         fs::write(out.join(name).with_extension("bin"), descriptors.encode_to_vec())?;
@@ -22,12 +21,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     compile_test_protocol(&out)?;
 
-    println!("cargo:rustc-env={}={}", revision::VARIABLE, revision::of_this_build());
+    println!("cargo:rustc-env={}={}", build_info::VARIABLE, build_info::revision());
     Ok(())
 }
 
-/// The tests write runs into a real ML Metadata store through calls that the product does not have. What is generated
-/// for them lies apart, for `tests/peers` to include; a source tree without tests builds without it.
+/// Compiles the calls with which tests write into a real ML Metadata server, for `tests/peers`. A source tree without
+/// tests builds without them.
 fn compile_test_protocol(out: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let source = Path::new("tests/peers/proto");
     if !source.is_dir() {

@@ -1,5 +1,5 @@
-//! How fast a subscriber catches up with succeeded runs, with an ML Metadata and an API server that answer at once: what
-//! delivery itself costs. `cargo bench --bench catch_up -- [runs] [subscribers]` prints events a second; it asserts nothing.
+//! The cost of delivery itself: how fast subscribers catch up with succeeded runs if ML Metadata and the API server answer
+//! at once. `cargo bench --bench catch_up -- [runs] [subscribers]` prints events per second. No assertions.
 
 use std::{
     sync::{Arc, atomic::AtomicUsize},
@@ -19,10 +19,10 @@ use model_update_eventsource::{
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
-/// Every run has put out one model, and that is known at once.
-struct Instantly(Arc<RunModels>);
+/// A lookup that finds one model for every run, at once.
+struct InstantLookup(Arc<RunModels>);
 
-impl ArtifactLookup for Instantly {
+impl ArtifactLookup for InstantLookup {
     fn find<'a>(
         &'a self,
         _: &'a Workflow,
@@ -34,11 +34,11 @@ impl ArtifactLookup for Instantly {
     fn forget(&self, _: Uid) {}
 }
 
-/// Every patch is applied at once.
+/// A marker that counts patches and accepts them at once.
 #[derive(Default)]
-struct Applied(AtomicUsize);
+struct InstantMarker(AtomicUsize);
 
-impl Marker for Applied {
+impl Marker for InstantMarker {
     fn patch<'a>(&'a self, _: &'a MarkPatch) -> BoxFuture<'a, Result<(), MarkError>> {
         self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Box::pin(async { Ok(()) })
@@ -72,7 +72,7 @@ fn subscription(number: usize) -> Subscription {
     }
 }
 
-/// Reads and acknowledges so many events. Returns when the first and the last of them came.
+/// Reads and acknowledges one event per run. Returns the times of the first and the last.
 async fn read(mut stream: Attached, runs: usize) -> (Instant, Instant) {
     let mut first = None;
     for _ in 0..runs {
@@ -81,12 +81,12 @@ async fn read(mut stream: Attached, runs: usize) -> (Instant, Instant) {
         stream.acks.acknowledged(handoff.sequence);
     }
     let last = Instant::now();
-    // Long enough for the confirmations and their marks.
+    // The time for the confirmations and their marks.
     tokio::time::sleep(Duration::from_secs(2)).await;
     (first.unwrap_or(last), last)
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
+#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 async fn measure(runs: usize, subscribers: usize) {
     let store = Arc::new(Store::default());
     (0..runs).for_each(|number| store.apply(run(number)));
@@ -98,8 +98,8 @@ async fn measure(runs: usize, subscribers: usize) {
         key: "pushed_model".into(),
         index: 0,
     };
-    let lookup = Arc::new(Instantly(Arc::new(RunModels { models: vec![model], ..RunModels::default() })));
-    let marker = Arc::new(Applied::default());
+    let lookup = Arc::new(InstantLookup(Arc::new(RunModels { models: vec![model], ..RunModels::default() })));
+    let marker = Arc::new(InstantMarker::default());
     let metrics = DeliveryMetrics::new(&mut Registry::default());
     let (deliveries, driver) =
         Driver::new(store, lookup, marker.clone(), Options::default(), WallClock::default(), metrics);

@@ -1,6 +1,6 @@
-//! What a connected subscriber costs while nothing happens: the resident memory of the real program before and after so
-//! many of them, on the simulated world. `cargo bench --bench idle_subscribers -- [subscribers]` prints octets a
-//! subscriber, once before it has received anything and once after an event; it asserts nothing. Linux only.
+//! The memory of an idle subscriber: the growth of the real program's resident memory with connected subscribers, on the
+//! simulation. `cargo bench --bench idle_subscribers -- [subscribers]` prints KiB per subscriber before its first event
+//! and after it. No assertions. Linux only.
 
 use std::{
     error::Error,
@@ -13,7 +13,7 @@ use std::{
 use futures::{Stream, StreamExt as _, future::try_join_all};
 use model_update_eventsource::{
     eventsource::{ReceivedEvent, SubscribeError, Subscriber},
-    sim::{NewWorkflow, Sim, Task},
+    sim::{NewWorkflow, Run, Sim, Task},
 };
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -21,16 +21,16 @@ use tokio::time::{sleep, timeout};
 type Failure = Box<dyn Error + Send + Sync>;
 type Events = Box<dyn Stream<Item = Result<ReceivedEvent, SubscribeError>> + Send + Unpin>;
 
-/// A run has at most 32 marks, so subscriptions are spread over namespaces.
-const A_NAMESPACE: usize = 30;
-/// Connecting is done so many at a time.
-const AT_ONCE: usize = 50;
-/// For anything to happen.
-const SOON: Duration = Duration::from_secs(120);
-/// Memory is read when nothing has moved for so long: `--confirm-after`, marks and timers included.
-const QUIET: Duration = Duration::from_secs(5);
+/// Subscribers per namespace. A run has at most 32 marks.
+const PER_NAMESPACE: usize = 30;
+/// Connections that are opened concurrently.
+const CONCURRENT: usize = 50;
+/// The time limit of every step.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Idle time before memory is read, for confirmations, marks and timers.
+const IDLE: Duration = Duration::from_secs(5);
 
-/// The program, ended with this.
+/// The program. Dropping it kills the process.
 struct Program {
     process: Child,
     listen: SocketAddr,
@@ -59,12 +59,12 @@ impl Program {
             let line: Value = serde_json::from_str(&line.ok()?).ok()?;
             (line["message"] == "serving").then(|| line["listen"].as_str()?.parse().ok())?
         });
-        // The rest of its log is read away, or it would wait for us one day.
+        // The rest of the log is discarded; otherwise the program would block on a full pipe.
         std::thread::spawn(move || log.for_each(drop));
-        Ok(Self { process, listen: listen.ok_or("the program did not say where it listens")? })
+        Ok(Self { process, listen: listen.ok_or("the program did not log its address")? })
     }
 
-    /// Its resident memory, in octets.
+    /// The resident memory in bytes.
     fn resident(&self) -> Result<usize, Failure> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
@@ -80,55 +80,55 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Fails only if the process has ended already.
         let _killed = self.process.kill().and_then(|()| self.process.wait());
     }
 }
 
 fn namespace(subscriber: usize) -> String {
-    format!("team-{}", subscriber / A_NAMESPACE)
+    format!("team-{}", subscriber / PER_NAMESPACE)
 }
 
-/// A run of this name in each namespace of so many subscribers, and its model.
+/// Simulates a succeeded run with a model in each namespace of this number of subscribers.
 fn succeed(sim: &Sim, name: &str, subscribers: usize) -> Result<(), Failure> {
-    for number in (0..subscribers).step_by(A_NAMESPACE) {
+    for number in (0..subscribers).step_by(PER_NAMESPACE) {
         let (namespace, name) = (namespace(number), format!("{name}-{number}"));
         sim.create_workflow(&namespace, NewWorkflow::tfx_v1(&name, "penguin-pipeline"))?;
-        sim.put_task(&sim.put_tfx_run("penguin-pipeline", &name), Task::pusher("gs://models/penguin/1"));
+        sim.put_task(&Run::tfx_v1("penguin-pipeline", &name), Task::pusher("gs://models/penguin/1"));
         sim.set_phase(&namespace, &name, "Succeeded")?;
     }
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
-#[expect(clippy::cast_precision_loss, reason = "these are rounded anyway")]
+#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+#[expect(clippy::cast_precision_loss, reason = "the output is rounded")]
 async fn measure(subscribers: usize) -> Result<(), Failure> {
     let sim = Sim::start().await?;
     let program = Program::start(&sim)?;
-    // The first one brings threads, tables and caches about.
+    // The first subscriber creates threads, tables and caches.
     let mut first = program.subscribe(0).await?;
     succeed(&sim, "first", 1)?;
-    timeout(SOON, first.next()).await?.ok_or("an event")??;
+    timeout(TIMEOUT, first.next()).await?.ok_or("an event")??;
     drop(first);
-    sleep(QUIET).await;
+    sleep(IDLE).await;
 
     let before = program.resident()?;
     let mut connected = Vec::with_capacity(subscribers);
     while connected.len() < subscribers {
         let next = connected.len() + 1;
-        connected.extend(try_join_all((next..next + AT_ONCE).map(|number| program.subscribe(number))).await?);
+        connected.extend(try_join_all((next..next + CONCURRENT).map(|number| program.subscribe(number))).await?);
     }
     let subscribers = connected.len();
     let each = |now: usize| now.saturating_sub(before) as f64 / subscribers as f64 / 1024.0;
-    sleep(QUIET).await;
+    sleep(IDLE).await;
     let idle = each(program.resident()?);
-    succeed(&sim, "event", subscribers + A_NAMESPACE)?;
+    succeed(&sim, "event", subscribers + PER_NAMESPACE)?;
     let received = connected.iter_mut().map(async |events| {
-        events.next().await.ok_or("the stream has ended")??;
+        events.next().await.ok_or("the stream ended")??;
         Ok::<_, Failure>(())
     });
-    timeout(SOON, try_join_all(received)).await??;
-    sleep(QUIET).await;
+    timeout(TIMEOUT, try_join_all(received)).await??;
+    sleep(IDLE).await;
     let after = each(program.resident()?);
     println!(
         "{subscribers} subscribers over {:.1} MiB: {idle:.1} KiB each before the first event, {after:.1} KiB after it",

@@ -1,23 +1,24 @@
-//! The composition root: [`build`] binds and wires, [`Bound::run`] runs and supervises.
+//! The composition root: [`build`] binds the ports and connects the parts, [`Bound::run`] runs and supervises them.
 //!
 //! ```text
-//!              ┌─ watch (one, or one a namespace) ─▶ store ─┐
-//!   Kubernetes ┤                                            ▼
-//!              └─ marker ◀──────────────────────────── delivery ◀─▶ eventsource ◀─▶ Argo Events
-//!                                   ML Metadata ◀─ mlmd ◀───┘
+//!              ┌─ watch (one, or one per namespace) ─▶ store ─┐
+//!   Kubernetes ┤                                              ▼
+//!              └─ marker ◀────────────────────────────── delivery ◀─▶ eventsource ◀─▶ Argo Events
+//!                                     ML Metadata ◀─ mlmd ◀───┘
 //! ```
 //!
-//! Every task is supervised: one that ends without being told to, or panics, ends the process with an error, so that
-//! whoever runs it starts a new one. A shutdown goes through these steps, in ten seconds at most:
+//! Every task is supervised: the end or panic of a task before its stop signal ends the process with an error, and the
+//! container is restarted. A shutdown has these steps; `shutdown.rs` has their time limits:
 //!
-//! 1. Not ready, and no new streams.
-//! 2. Nothing new is handed off; each stream ends when its last hand-off is confirmed, and the marks are written.
-//! 3. The watch, the server and the admin port end.
+//! 1. Readiness fails, and new streams are refused.
+//! 2. No further events are handed off. Each stream ends when its last hand-off is confirmed and marked.
+//! 3. The watches, the subscribers' server and the admin server end.
 
 mod config;
+pub(crate) mod shutdown;
 mod supervisor;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
@@ -38,20 +39,10 @@ use crate::{
     telemetry::{self, metrics::DeliveryMetrics},
 };
 
-/// How long a shutdown may take. Pods are given 30 s by default, but 10 s where this runs beside kfp-operator.
-const SHUTDOWN: Duration = Duration::from_millis(9500);
-/// The share of the admin port's last answers.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
-/// The share of the last spans.
-pub(crate) const SPAN_FLUSH: Duration = Duration::from_secs(2);
-
-/// The time limit of the subscribers' server, within [`SHUTDOWN`].
-const DRAIN: Duration = Duration::from_secs(9);
-
 const DELIVERY: &str = "delivery";
 const SERVER: &str = "server";
 
-/// A server that is built and holds its ports, and has not begun to serve.
+/// A server whose ports are bound and that does not serve yet.
 pub struct Bound {
     config: Config,
     listener: TcpListener,
@@ -67,10 +58,10 @@ pub struct Bound {
     driver: Driver,
 }
 
-/// Binds the ports and wires everything up. Connects to nothing yet: neighbours may be down, and come later.
+/// Binds the ports and connects the parts. Makes no connection: Kubernetes and ML Metadata may be unavailable.
 ///
 /// # Errors
-/// Where a port cannot be had, or there is no usable configuration for Kubernetes or ML Metadata.
+/// A port is not available, or the configuration of Kubernetes or ML Metadata is not usable.
 pub async fn build(config: Config) -> Result<Bound> {
     let (listener, address) = bind(config.listen, "--listen").await?;
     let (admin_listener, admin_address) = bind(config.admin_listen, "--admin-listen").await?;
@@ -93,14 +84,19 @@ pub async fn build(config: Config) -> Result<Bound> {
     let options = delivery::Options {
         confirm_after: config.confirm_after,
         skip_labelled: config.skip_labelled,
+        drain_confirmations: shutdown::CONFIRMATIONS,
+        drain_marks: shutdown::MARKS,
         traces: config.traces.clone(),
         ..delivery::Options::default()
     };
     let clock = config.clock.clone();
     let (deliveries, driver) =
         Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, delivery_metrics);
-    let namespaces = (!config.namespaces.is_empty()).then(|| config.namespaces.clone());
-    let options = eventsource::Options { namespaces, drain: DRAIN, traces: config.traces.clone() };
+    let options = eventsource::Options {
+        namespaces: (!config.namespaces.is_empty()).then(|| config.namespaces.clone()),
+        drain: shutdown::SERVER,
+        traces: config.traces.clone(),
+    };
     let server = Server::new(deliveries, options, readiness.clone(), stream_metrics);
     let watch = |scope| Watch::new(kubernetes.clone(), scope, config.selector.clone(), store.clone(), &readiness);
     let watches = config.scopes().into_iter().map(watch).collect();
@@ -130,25 +126,25 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAdd
 }
 
 impl Bound {
-    /// Where subscribers connect.
+    /// The address for subscribers.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where health, readiness and metrics are served.
+    /// The address of health, readiness and metrics.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
     }
 
-    /// What the server waits for before it is ready.
+    /// The conditions of the server's readiness.
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
     }
 
-    /// Serves until `shutdown` is cancelled, and then until everything is drained.
+    /// Serves until `shutdown` is cancelled, and then until the drain is complete or its time limit is reached.
     ///
     /// # Errors
-    /// Where a task ends without being told to.
+    /// A task failed, or ended before the shutdown.
     pub async fn run(self, shutdown: CancellationToken) -> Result<()> {
         let facts = self.facts();
         info!(
@@ -161,7 +157,7 @@ impl Bound {
             metadata_store = self.config.metadata_store,
             "serving"
         );
-        // Released before the first stream can come, blocks again when the server shuts down.
+        // Released before the first stream can attach; blocks again during the shutdown.
         let running = self.readiness.condition("shutdown", "the server is starting");
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = Supervisor::default();
@@ -175,7 +171,7 @@ impl Bound {
         };
         let (admin_listener, admin_stop) = (self.admin_listener, stop.clone());
         tasks.spawn("admin", &stop, async {
-            admin::serve(admin_listener, admin, admin_stop, LAST_ANSWERS).await;
+            admin::serve(admin_listener, admin, admin_stop, shutdown::LAST_ANSWERS).await;
             Ok::<_, Infallible>(())
         });
         for watch in self.watches {
@@ -201,18 +197,19 @@ impl Bound {
             stop.cancel();
             tasks.all_ended().await
         };
-        match timeout(SHUTDOWN, drained).await {
+        match timeout(shutdown::TASKS, drained).await {
             Ok(outcome) => outcome?,
-            Err(_) => warn!(still_running = ?tasks.running(), "the shutdown took too long and is cut short"),
+            Err(_) => warn!(running = ?tasks.running(), "shutdown time limit reached, dropping running tasks"),
         }
         info!("stopped");
         Ok(())
     }
 
+    /// The rows of the status page that describe the configuration.
     fn facts(&self) -> Vec<(&'static str, String)> {
         vec![
             ("version", format!("{} ({})", telemetry::VERSION, telemetry::REVISION)),
-            ("subscribers connect to", self.address.to_string()),
+            ("subscriber address", self.address.to_string()),
             ("namespaces", self.config.namespaces_text()),
             ("selector", self.config.selector.clone()),
             ("ML Metadata", self.config.metadata_store.clone()),

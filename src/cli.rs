@@ -21,10 +21,13 @@ use crate::telemetry::{Traces, log};
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GIT_REVISION"), ")");
 
-/// Announces succeeded Kubeflow pipeline runs that pushed a serving model to Argo Events
+/// Sends events about succeeded Kubeflow pipeline runs that pushed a serving model to Argo Events
 #[derive(Debug, Parser)]
-#[command(name = "model-update-eventsource", version = VERSION, arg_required_else_help = true, args_override_self = true)]
-#[command(after_help = "Exit status: 0 done, or stopped as asked; 1 failed, see standard error; 2 wrong usage.")]
+#[command(name = "model-update-eventsource", version = VERSION)]
+#[command(arg_required_else_help = true, args_override_self = true)]
+#[command(
+    after_help = "Exit status: 0 success, or stopped by a signal; 1 failure, described on standard error; 2 usage error."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,17 +44,17 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Log (on standard error)")]
 struct LogArgs {
-    /// The form of a line: for people, or a JSON object
+    /// Format of a log line
     #[arg(long, env = "MODEL_UPDATE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
     log_format: log::Format,
 
-    /// What is logged: off, error, warn, info, debug, trace, or directives such as info,kube=debug
+    /// Log level: off, error, warn, info, debug, trace, or directives such as info,kube=debug
     #[arg(long, env = "MODEL_UPDATE_LOG_LEVEL", value_name = "LEVEL", default_value_t)]
     log_level: log::Level,
 }
 
 impl Cli {
-    /// Does what the command line asks for. Returns the exit status; the reason of a failure is on standard error.
+    /// Runs the command and returns the exit status. The reason of a failure is written to standard error.
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Serve(serve) => serve.run(),
@@ -75,34 +78,31 @@ impl LogArgs {
     }
 }
 
-/// Starts the log, and traces as `OTEL_*` in the environment says. Traces that cannot be had are a warning: the events
-/// matter more.
+/// Starts the log, and traces as configured by the variables `OTEL_*`. A wrong configuration of traces is only a
+/// warning, because events matter more.
 fn start_log_and_traces(format: log::Format, level: &log::Level, runtime: &Runtime) -> anyhow::Result<Traces> {
-    let traces = {
-        let _within = runtime.enter();
+    let configured = {
+        let _guard = runtime.enter();
         Traces::from_env()
     };
-    let (traces, trouble) = match traces {
-        Ok(traces) => (traces, None),
-        Err(error) => (Traces::default(), Some(error)),
-    };
+    let traces = configured.as_ref().cloned().unwrap_or_default();
     log::init(format, level, &traces).context("cannot start the log")?;
-    match trouble {
-        Some(error) => warn!("no traces: {error}"),
-        None if traces.are_on() => info!("traces are sent by OTLP"),
-        None => debug!("traces are off: no OTLP endpoint is set"),
+    match configured {
+        Err(error) => warn!(%error, "traces are off because of their configuration"),
+        Ok(traces) if traces.are_on() => info!("exporting traces over OTLP"),
+        Ok(_) => debug!("traces are off because no OTLP endpoint is set"),
     }
     Ok(traces)
 }
 
-/// A failure is a line of the log, where there is one: a collector of JSON gets JSON.
+/// Reports a failure as a log line if the log is on, so that standard error has one format.
 fn report(error: &anyhow::Error) {
-    let reason = log::chain(error.as_ref());
+    let error = log::chain(error.as_ref());
     if tracing::enabled!(tracing::Level::ERROR) {
-        error!("{reason}");
+        error!(error, "exiting after a failure");
     } else {
-        // Standard error may be closed; there is nowhere else to say so.
-        writeln!(io::stderr(), "error: {reason}").ok();
+        // A closed standard error cannot be reported anywhere.
+        writeln!(io::stderr(), "error: {error}").ok();
     }
 }
 

@@ -1,4 +1,4 @@
-//! The program; see the library for what it does.
+//! The program. The library contains everything else.
 
 use std::process::ExitCode;
 

@@ -1,216 +1,166 @@
-//! A small simulation of the outside world, in memory: a Kubernetes API server that knows Workflows, and an ML Metadata
-//! store. The demo runs on it, and tests may; it does what these need and no more, and that as the real ones do.
+//! A Kubernetes API server for Workflows and an ML Metadata store in memory, for the demo, benchmarks and tests.
 //!
 //! ```no_run
-//! # use model_update_eventsource::sim::{NewWorkflow, Sim, Task};
+//! # use model_update_eventsource::sim::{NewWorkflow, Run, Sim, Task};
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let sim = Sim::start().await?;
 //! sim.create_workflow("team", NewWorkflow::tfx_v1("run-x", "penguin-pipeline"))?;
-//! let run = sim.put_tfx_run("penguin-pipeline", "run-x");
-//! sim.put_task(&run, Task::pusher("gs://models/penguin/1"));
+//! sim.put_task(&Run::tfx_v1("penguin-pipeline", "run-x"), Task::pusher("gs://models/penguin/1"));
 //! sim.set_phase("team", "run-x", "Succeeded")?;
 //! # Ok(())
 //! # }
 //! ```
 
-mod connections;
+mod builders;
 mod kubernetes;
 mod metadata;
-pub mod play;
-mod proto;
-mod runs;
 
 use std::{
-    collections::BTreeMap,
-    fmt, io,
+    io,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
-use axum::http::{StatusCode, Uri};
-use serde_json::json;
-use tokio::{net::TcpListener, sync::watch};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use axum::{
+    http::{StatusCode, Uri},
+    serve::ListenerExt as _,
+};
+use kube::core::Status;
+use serde_json::Value;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tonic::transport::server::{Server, TcpIncoming};
 
-use self::{kubernetes::State, metadata::Metadata};
+use self::metadata::{Metadata, MetadataStoreServiceServer};
 pub use self::{
-    kubernetes::{Refusal, Requests},
-    runs::{Model, NewWorkflow, Run, Task, Written},
+    builders::{Model, NewWorkflow, Run, RunContext, Task, TaskEvent, Written, phase_patch},
+    kubernetes::Requests,
 };
 
-/// A running simulation. It ends when this is dropped.
+/// A running simulation. Dropping it closes the ports; open connections end with the runtime.
 pub struct Sim {
-    kubernetes: Arc<State>,
-    metadata: Metadata,
+    kubernetes: Arc<kubernetes::Server>,
+    metadata: Arc<Metadata>,
     kubernetes_url: Uri,
     metadata_address: SocketAddr,
-    stop: DropGuard,
-}
-
-/// A Workflow on the simulated API server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SimWorkflow {
-    /// Its name, which the API server may have made.
-    pub name: String,
-    /// Its UID.
-    pub uid: String,
-    /// What its annotations say.
-    pub annotations: BTreeMap<String, String>,
+    _servers: JoinSet<()>,
 }
 
 impl Sim {
     /// Starts both servers on free ports of the loopback interface.
     ///
     /// # Errors
-    /// Where no port can be had.
+    /// No port is available.
     pub async fn start() -> io::Result<Self> {
+        let (kubernetes, metadata) = (Arc::<kubernetes::Server>::default(), Arc::<Metadata>::default());
         let kubernetes_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let metadata_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let sim = Self {
-            kubernetes: Arc::default(),
-            metadata: Metadata::default(),
-            kubernetes_url: Uri::try_from(format!("http://{}", kubernetes_listener.local_addr()?))
-                .map_err(io::Error::other)?,
-            metadata_address: metadata_listener.local_addr()?,
-            stop: CancellationToken::new().drop_guard(),
-        };
-        let stop = sim.stop.token().clone();
-        let serve_metadata = sim.metadata.clone().serve(metadata_listener);
-        let serve_kubernetes = kubernetes::serve(kubernetes_listener, sim.kubernetes.clone());
-        tokio::spawn(stop.clone().run_until_cancelled_owned(serve_metadata));
-        tokio::spawn(stop.run_until_cancelled_owned(serve_kubernetes));
-        Ok(sim)
+        let kubernetes_url = format!("http://{}", kubernetes_listener.local_addr()?);
+        let metadata_address = metadata_listener.local_addr()?;
+        let mut servers = JoinSet::new();
+        let router = kubernetes::router(kubernetes.clone());
+        // A failure of either is an error of setting an option, after which the connection is only slower.
+        let listener = kubernetes_listener.tap_io(|connection| _ = connection.set_nodelay(true));
+        servers.spawn(async { _ = axum::serve(listener, router).await });
+        let service = MetadataStoreServiceServer::from_arc(metadata.clone());
+        let incoming = TcpIncoming::from(metadata_listener).with_nodelay(Some(true));
+        servers.spawn(async { _ = Server::builder().add_service(service).serve_with_incoming(incoming).await });
+        Ok(Self {
+            kubernetes,
+            metadata,
+            kubernetes_url: Uri::try_from(kubernetes_url).map_err(io::Error::other)?,
+            metadata_address,
+            _servers: servers,
+        })
     }
 
-    /// How to reach the API server.
+    /// Returns the client configuration for the API server.
     pub fn kube_config(&self) -> kube::Config {
         kube::Config::new(self.kubernetes_url.clone())
     }
 
-    /// How to reach ML Metadata: `http://127.0.0.1:PORT`.
+    /// Returns the URL of ML Metadata.
     pub fn metadata_url(&self) -> String {
         format!("http://{}", self.metadata_address)
     }
 
     // === Workflows ===
 
-    /// Creates a Workflow.
+    /// Creates a Workflow. Returns it as stored.
     ///
     /// # Errors
-    /// The API server's refusal: a name that is taken, or is none.
-    pub fn create_workflow(&self, namespace: &str, new: NewWorkflow) -> Result<SimWorkflow, Refusal> {
-        Ok(SimWorkflow::of(&*self.kubernetes.create(namespace, new.into_object())?))
+    /// A Workflow of this name exists.
+    pub fn create_workflow(&self, namespace: &str, new: NewWorkflow) -> Result<Arc<Value>, Box<Status>> {
+        self.kubernetes.change(|objects| objects.create(namespace, new.into_object()))
     }
 
-    /// Changes a Workflow's phase as Argo's controller does, in one update. A phase is one of `Pending`, `Running`,
-    /// `Succeeded`, `Failed` and `Error`.
+    /// Sets the phase of a Workflow: `Pending`, `Running`, `Succeeded`, `Failed` or `Error`.
     ///
     /// # Errors
-    /// Where there is no such Workflow.
-    pub fn set_phase(&self, namespace: &str, name: &str, phase: &str) -> Result<SimWorkflow, Refusal> {
-        Ok(SimWorkflow::of(&*self.kubernetes.patch(namespace, name, &runs::phase_patch(phase))?))
+    /// The Workflow does not exist.
+    pub fn set_phase(&self, namespace: &str, name: &str, phase: &str) -> Result<Arc<Value>, Box<Status>> {
+        self.patch_workflow(namespace, name, &phase_patch(phase))
     }
 
-    /// Sets a label of a Workflow.
+    /// Applies a merge patch to a Workflow.
     ///
     /// # Errors
-    /// Where there is no such Workflow, or that is no label.
-    pub fn label_workflow(&self, namespace: &str, name: &str, key: &str, value: &str) -> Result<SimWorkflow, Refusal> {
-        let patch = json!({"metadata": {"labels": {key: value}}});
-        Ok(SimWorkflow::of(&*self.kubernetes.patch(namespace, name, &patch)?))
+    /// The Workflow does not exist, or is not the one that the patch requires.
+    pub fn patch_workflow(&self, namespace: &str, name: &str, patch: &Value) -> Result<Arc<Value>, Box<Status>> {
+        self.kubernetes.change(|objects| objects.patch(namespace, name, patch))
     }
 
-    /// A Workflow as it is now.
+    /// Returns a Workflow as stored.
     ///
     /// # Errors
-    /// Where there is no such Workflow.
-    pub fn workflow(&self, namespace: &str, name: &str) -> Result<SimWorkflow, Refusal> {
-        Ok(SimWorkflow::of(&*self.kubernetes.get(namespace, name)?))
+    /// The Workflow does not exist.
+    pub fn workflow(&self, namespace: &str, name: &str) -> Result<Arc<Value>, Box<Status>> {
+        self.kubernetes.objects().get(namespace, name)
     }
 
-    /// Deletes a Workflow, as Kubeflow does a day after it finished.
+    /// Deletes a Workflow.
     ///
     /// # Errors
-    /// Where there is no such Workflow.
-    pub fn delete_workflow(&self, namespace: &str, name: &str) -> Result<(), Refusal> {
-        self.kubernetes.delete(namespace, name).map(drop)
+    /// The Workflow does not exist.
+    pub fn delete_workflow(&self, namespace: &str, name: &str) -> Result<(), Box<Status>> {
+        self.kubernetes.change(|objects| objects.delete(namespace, name)).map(drop)
     }
 
-    /// The version of the Workflows, which grows with each change of one.
+    /// Returns the version of the Workflows, which grows with every change.
     pub fn version(&self) -> watch::Receiver<u64> {
-        self.kubernetes.version()
+        self.kubernetes.version.subscribe()
     }
 
-    /// What has been asked of the API server so far; follows what is asked from now on.
+    /// Returns the number of requests to the API server.
     pub fn requests(&self) -> watch::Receiver<Requests> {
-        self.kubernetes.requests()
+        self.kubernetes.requests.subscribe()
     }
 
-    // === Faults of the API server ===
-
-    /// Answers every patch through the API with this error from now on; `None` ends it.
+    /// Refuses all patches over HTTP with this status, until it is called with `None`.
     pub fn refuse_patches(&self, status: Option<StatusCode>) {
-        self.kubernetes.refuse_patches(status);
-    }
-
-    /// Answers nothing and tells watches nothing while it is paused. Connections stay.
-    pub fn pause(&self, paused: bool) {
-        self.kubernetes.pause(paused);
-    }
-
-    /// Forgets old versions: a watch that would go on from one is told 410.
-    pub fn compact(&self) {
-        self.kubernetes.compact();
+        *self.kubernetes.patch_refusal.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
     // === ML Metadata ===
 
-    /// Writes the contexts of a run of TFX on Kubeflow Pipelines v1.
-    pub fn put_tfx_run(&self, pipeline: &str, workflow: &str) -> Run {
-        self.metadata.tfx_run(pipeline, workflow)
+    /// Writes the contexts of a run, unless they exist. Returns the id of the run's own context.
+    pub fn put_run(&self, run: &Run) -> i64 {
+        self.metadata.put_run(run)
     }
 
-    /// Writes the contexts of a run on Kubeflow Pipelines v2.
-    pub fn put_kfp_run(&self, pipeline: &str, run_id: &str, namespace: &str) -> Run {
-        self.metadata.kfp_run(pipeline, run_id, namespace)
-    }
-
-    /// Writes a task of a run, with all that it read and put out.
+    /// Writes a task of a run, with the run's contexts, unless they exist.
     pub fn put_task(&self, run: &Run, task: Task) -> Written {
-        self.metadata.task(run, task)
+        self.metadata.put_task(run, task)
     }
 
-    /// Takes a run out of ML Metadata. The real store never forgets; a demo that goes on for ever has to.
+    /// Removes a run. Unlike the real store, which has no such call, a demo without end needs it.
     pub fn forget_run(&self, run: &Run) {
         self.metadata.forget(run);
     }
 }
 
-/// A new UUID, in its usual form: a UID of Kubernetes, an id of Kubeflow's.
+/// Returns a random UUID, the form of UIDs in Kubernetes and of run ids in Kubeflow.
 fn random_uuid() -> String {
-    uuid::Builder::from_random_bytes(rand::random()).into_uuid().hyphenated().to_string()
-}
-
-impl fmt::Debug for Sim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sim")
-            .field("kubernetes", &self.kubernetes_url)
-            .field("metadata", &self.metadata_address)
-            .finish_non_exhaustive()
-    }
-}
-
-impl SimWorkflow {
-    fn of(object: &kubernetes::Object) -> Self {
-        let annotations = object.metadata()["annotations"].as_object().into_iter().flatten();
-        let text =
-            |(key, value): (&String, &serde_json::Value)| value.as_str().map(|value| (key.clone(), value.to_owned()));
-        Self {
-            name: object.text("name").to_owned(),
-            uid: object.text("uid").to_owned(),
-            annotations: annotations.filter_map(text).collect(),
-        }
-    }
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
 }
 
 #[cfg(test)]

@@ -3,13 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
-#[path = "../build/revision.rs"]
+#[path = "../build_info.rs"]
 #[allow(
     dead_code,
     clippy::print_stdout,
     reason = "the build asks git and tells cargo; here is what it makes of the answer"
 )]
-mod revision;
+mod build_info;
 
 use std::{
     collections::BTreeSet,
@@ -160,9 +160,9 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn the_revision_is_the_environments_else_gits_else_unknown() {
     let (given, git) = (|text: &str| Some(text.to_owned()), || Some("from-git".to_owned()));
-    assert_eq!(revision::choose(given("from-environment"), git), "from-environment");
-    assert_eq!(revision::choose(None, git), "from-git");
-    assert_eq!(revision::choose(given(""), git), "from-git", "a build argument that was not given");
-    assert_eq!(revision::choose(None, || None), "unknown");
-    assert_eq!(revision::VARIABLE, "GIT_REVISION", "what `env!` reads");
+    assert_eq!(build_info::choose(given("from-environment"), git), "from-environment");
+    assert_eq!(build_info::choose(None, git), "from-git");
+    assert_eq!(build_info::choose(given(""), git), "from-git", "a build argument that was not given");
+    assert_eq!(build_info::choose(None, || None), "unknown");
+    assert_eq!(build_info::VARIABLE, "GIT_REVISION", "what `env!` reads");
 }

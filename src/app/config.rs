@@ -1,33 +1,33 @@
-//! What the server is told.
+//! The server's configuration.
 
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use crate::{delivery::WallClock, store::Scope, telemetry::Traces};
 
-/// What the server is told. The default is what the command line documents.
+/// The server's configuration. The default values are those of the command line.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where subscribers connect. Port 0 takes a free one.
+    /// The address for subscribers. Port 0 selects a free port.
     pub listen: SocketAddr,
-    /// Where health, readiness and metrics are served. Port 0 takes a free one.
+    /// The address of health, readiness and metrics. Port 0 selects a free port.
     pub admin_listen: SocketAddr,
     /// The URL of ML Metadata's gRPC service.
     pub metadata_store: String,
-    /// The namespaces to serve; none means all.
+    /// The namespaces that are served; empty: all.
     pub namespaces: Vec<Arc<str>>,
-    /// The label selector of the Workflows that count as runs.
+    /// The label selector of runs.
     pub selector: String,
-    /// How long a stream has to stay open after an acknowledgement for it to count.
+    /// Time for which a stream must stay open after it acknowledged an event, until the event is confirmed.
     pub confirm_after: Duration,
     /// Whether runs with the label `pipelines.kubeflow.org/events-published=true` count as delivered.
     pub skip_labelled: bool,
-    /// How many patches of marks are sent a second.
+    /// The limit of mark patches per second.
     pub mark_rate: NonZeroU32,
-    /// The way to the Kubernetes API. `None`: `KUBECONFIG`, else the Pod's service account.
+    /// The connection to the Kubernetes API. `None`: `KUBECONFIG`, else the Pod's service account.
     pub kubernetes: Option<kube::Config>,
-    /// Where traces go.
+    /// The destination of spans.
     pub traces: Traces,
-    /// What tells the ages of runs.
+    /// The clock for the age of runs.
     pub clock: WallClock,
 }
 
@@ -50,7 +50,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is to be watched: each with one watch.
+    /// Returns the scope of each watch.
     pub(super) fn scopes(&self) -> Vec<Scope> {
         let mut namespaces = self.namespaces.clone();
         namespaces.sort_unstable();
@@ -58,7 +58,7 @@ impl Config {
         if namespaces.is_empty() { vec![Scope::All] } else { namespaces.into_iter().map(Scope::Namespace).collect() }
     }
 
-    /// The namespaces for people.
+    /// Returns the namespaces as text for the log and the status page.
     pub(super) fn namespaces_text(&self) -> String {
         if self.namespaces.is_empty() { "all".to_owned() } else { self.namespaces.join(", ") }
     }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_one_watch_for_all_namespaces_and_one_for_each_listed_one() {
+    fn one_watch_for_all_namespaces_or_one_per_listed_namespace() {
         let mut config = Config::default();
         assert_eq!(config.scopes(), [Scope::All]);
         config.namespaces = ["b", "a", "b"].map(Into::into).into();

@@ -1,4 +1,4 @@
-//! `completions`: what a shell has to know to complete this command line.
+//! `completions`: shell completions for this command line.
 
 use std::io::{self, Write};
 
@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, CommandFactory};
 use clap_complete::{Shell, generate};
 
-/// Prints a script that completes this command line in a shell
+/// Prints a shell's completion script for this command line
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -14,7 +14,7 @@ Examples:
   model-update-eventsource completions zsh > \"${fpath[1]}/_model-update-eventsource\"
   model-update-eventsource completions fish > ~/.config/fish/completions/model-update-eventsource.fish")]
 pub(super) struct Completions {
-    /// The shell
+    /// Shell
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -23,7 +23,7 @@ impl Completions {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let mut command = super::Cli::command();
         let name = command.get_name().to_owned();
-        // Into memory first: the generator panics where it cannot write.
+        // Into memory first, because the generator panics on write errors.
         let mut script = Vec::new();
         generate(self.shell, &mut command, name, &mut script);
         io::stdout().lock().write_all(&script).context("cannot write to standard output")

@@ -1,4 +1,4 @@
-//! The command line as users type it.
+//! Tests of the command line as users type it.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,8 +15,8 @@ fn serve(arguments: &[&str]) -> Result<Config, clap::Error> {
     }
 }
 
-fn refusal(arguments: &[&str]) -> String {
-    let error = serve(arguments).expect_err("not refused");
+fn usage_error(arguments: &[&str]) -> String {
+    let error = serve(arguments).expect_err("a usage error");
     assert_eq!(error.exit_code(), 2);
     error.to_string()
 }
@@ -27,7 +27,7 @@ fn the_definition_is_consistent() {
 }
 
 #[test]
-fn without_flags_the_documented_defaults_hold() {
+fn the_defaults_are_as_documented() {
     let config = serve(&[]).unwrap();
     assert_eq!(config.listen, SocketAddr::from(([0, 0, 0, 0], 50051)));
     assert_eq!(config.admin_listen, SocketAddr::from(([0, 0, 0, 0], 8080)));
@@ -40,7 +40,7 @@ fn without_flags_the_documented_defaults_hold() {
 }
 
 #[test]
-fn every_flag_reaches_the_server() {
+fn every_flag_sets_its_option() {
     let config = serve(&[
         "--listen=127.0.0.1:0",
         "--admin-listen=[::1]:9090",
@@ -65,7 +65,7 @@ fn every_flag_reaches_the_server() {
 }
 
 #[test]
-fn of_a_flag_that_comes_twice_the_last_counts_and_namespaces_add_up() {
+fn repeated_flags_override_and_namespaces_accumulate() {
     let config = serve(&["--mark-rate=1", "--mark-rate=2", "--namespaces=a,b", "--namespaces=c"]).unwrap();
     assert_eq!(config.mark_rate.get(), 2);
     assert_eq!(config.namespaces, ["a", "b", "c"].map(Into::into));
@@ -83,8 +83,8 @@ fn every_flag_of_serve_has_a_variable_with_its_name() {
 }
 
 #[test]
-fn a_refusal_names_the_flag_and_the_way_out() {
-    for (arguments, flag, way_out) in [
+fn a_usage_error_names_the_flag_and_a_remedy() {
+    for (arguments, flag, remedy) in [
         (&["--listen=50051"], "--listen", "write it as IP:PORT"),
         (&["--metadata-store=metadata-grpc-service.kubeflow:8080"], "--metadata-store", "begin with http://"),
         (&["--namespaces=team_a"], "--namespaces", "separate several by commas"),
@@ -95,8 +95,8 @@ fn a_refusal_names_the_flag_and_the_way_out() {
         (&["--log-level=inof"], "--log-level", "off, error, warn, info, debug, trace"),
         (&["--log-format=yaml"], "--log-format", "possible values: text, json"),
     ] {
-        let message = refusal(arguments);
-        assert!(message.contains(flag) && message.contains(way_out), "{message}");
+        let message = usage_error(arguments);
+        assert!(message.contains(flag) && message.contains(remedy), "{message}");
     }
 }
 

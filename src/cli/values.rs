@@ -1,15 +1,12 @@
-//! What the values of flags have to look like, and what a refusal says. clap puts the flag's name before it.
+//! Parsers of flag values. Their errors follow the flag's name in clap's message.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
-use crate::{mlmd, model::subscription::is_dns_label};
-
-/// The end of a drain waits 5 s for confirmations: a longer wait would make duplicates at every shutdown.
-const MAX_CONFIRM_AFTER: Duration = Duration::from_secs(4);
+use crate::{app::shutdown::MAX_CONFIRM_AFTER, mlmd, model::subscription::is_dns_label};
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        "write it as IP:PORT, as in 0.0.0.0:50051 for all interfaces or 127.0.0.1:0 for a free port of this machine"
+        "write it as IP:PORT, for example 0.0.0.0:50051 for all interfaces or 127.0.0.1:0 for a free local port"
             .to_owned()
     })
 }
@@ -23,7 +20,7 @@ pub(super) fn server(text: &str) -> Result<String, String> {
     let uri = text.parse::<http::Uri>().ok();
     match uri.filter(|uri| uri.scheme_str() == Some("http") && uri.authority().is_some()) {
         Some(_) => Ok(text.to_owned()),
-        None => Err("write it as http://HOST:PORT, as in http://127.0.0.1:50051".to_owned()),
+        None => Err("write it as http://HOST:PORT, for example http://127.0.0.1:50051".to_owned()),
     }
 }
 
@@ -31,9 +28,9 @@ pub(super) fn namespace(text: &str) -> Result<Arc<str>, String> {
     if is_dns_label(text) {
         Ok(text.into())
     } else if text.is_empty() {
-        Err("a namespace's name is empty; for all namespaces leave the flag (and its variable) out".to_owned())
+        Err("the name of a namespace is empty; for all namespaces leave the flag (and its variable) out".to_owned())
     } else {
-        Err("this is no namespace's name (1 to 63 characters, a-z, 0-9 and '-'); separate several by commas".to_owned())
+        Err("not the name of a namespace (1 to 63 characters: a-z, 0-9 and '-'); separate several by commas".to_owned())
     }
 }
 
@@ -42,7 +39,7 @@ pub(super) fn confirm_after(text: &str) -> Result<humantime::Duration, String> {
         text.parse().map_err(|error| format!("{error}; write a duration such as 500ms or 1s"))?;
     if *duration > MAX_CONFIRM_AFTER {
         let most = humantime::format_duration(MAX_CONFIRM_AFTER);
-        return Err(format!("at most {most}: a shutdown waits little longer for the last confirmations"));
+        return Err(format!("at most {most}, because a shutdown waits little longer for confirmations"));
     }
     Ok(duration)
 }

@@ -26,9 +26,6 @@ use crate::{
 
 /// How many messages of streams are taken in at once.
 const BATCH: usize = 1024;
-/// How long a drain waits for the last confirmations, and then for the last marks. Together below 10 s.
-const DRAIN_CONFIRMATIONS: Duration = Duration::from_secs(5);
-const DRAIN_MARKS: Duration = Duration::from_secs(3);
 /// How often the gauges of what is pending are renewed, at most, and only after something has happened.
 const CENSUS: Duration = Duration::from_secs(1);
 
@@ -67,6 +64,8 @@ pub struct Driver {
     from_streams: mpsc::UnboundedReceiver<FromStream>,
     to_streams: HashMap<StreamId, ToStream>,
     tasks: JoinSet<Done>,
+    drain_confirmations: Duration,
+    drain_marks: Duration,
 }
 
 /// The way to a stream.
@@ -94,6 +93,7 @@ impl Driver {
     ) -> (Deliveries, Self) {
         let (deliveries, from_streams) = Deliveries::new();
         let observer = Observer::new(metrics, options.traces.clone());
+        let (drain_confirmations, drain_marks) = (options.drain_confirmations, options.drain_marks);
         let driver = Self {
             ledger: Ledger::new(options, rand::random()),
             store,
@@ -104,6 +104,8 @@ impl Driver {
             from_streams,
             to_streams: HashMap::new(),
             tasks: JoinSet::new(),
+            drain_confirmations,
+            drain_marks,
         };
         (deliveries, driver)
     }
@@ -124,11 +126,11 @@ impl Driver {
             census_due |= self.ledger.tick(now);
             self.settle(now);
             if let Some(began) = draining {
-                if self.ledger.is_drained() || Instant::now() >= began + DRAIN_CONFIRMATIONS + DRAIN_MARKS {
+                if self.ledger.is_drained() || Instant::now() >= began + self.drain_confirmations + self.drain_marks {
                     self.observer.drained(&self.ledger.census());
                     return Ok(());
                 }
-                if Instant::now() >= began + DRAIN_CONFIRMATIONS {
+                if Instant::now() >= began + self.drain_confirmations {
                     self.to_streams.clear();
                 }
             }
@@ -144,7 +146,8 @@ impl Driver {
                 .into_iter()
                 .chain(census_due.then_some(next_census))
                 .chain(draining.iter().flat_map(|began| {
-                    let ends = [*began + DRAIN_CONFIRMATIONS, *began + DRAIN_CONFIRMATIONS + DRAIN_MARKS];
+                    let ends =
+                        [*began + self.drain_confirmations, *began + self.drain_confirmations + self.drain_marks];
                     ends.into_iter().filter(|end| *end > Instant::now())
                 }))
                 .min();

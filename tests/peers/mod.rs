@@ -65,7 +65,7 @@ pub use grpc_go::{GrpcGoClient, Line};
 pub use jaeger::Jaeger;
 pub use manifests::manifests;
 pub use metadata_store::MetadataStore;
-pub use metadata_writer::{Writer, proto};
+pub use metadata_writer::{Pair, Properties, Writer, int, proto, text};
 pub use plain_http::{get, post_json};
 pub use runs::{Model, Run, Task};
 pub use workflow::{NewWorkflow, PHASE_LABEL, Workflows};

@@ -1,4 +1,4 @@
-//! The simulation is held to what it imitates: the same scenarios run on it and on the real neighbours.
+//! The same scenarios on the simulated servers and on the real ones, and the product on the simulation.
 
 mod kubernetes;
 mod metadata;
@@ -8,14 +8,14 @@ mod product;
 #[path = "../served/mod.rs"]
 mod served;
 
-/// Makes two tests of each scenario, one on the simulated world and one on the real.
+/// Makes two tests of each scenario, one with a simulated server and one with the real one.
 macro_rules! on_both {
     ($($scenario:ident),+ $(,)?) => {
         mod simulated {
             $(
                 #[tokio::test]
                 async fn $scenario() {
-                    super::$scenario(super::World::simulated().await).await;
+                    super::$scenario(super::TestEnv::simulated().await).await;
                 }
             )+
         }
@@ -23,8 +23,8 @@ macro_rules! on_both {
             $(
                 #[tokio::test]
                 async fn $scenario() {
-                    let Some(world) = super::World::real().await else { return };
-                    super::$scenario(world).await;
+                    let Some(env) = super::TestEnv::real().await else { return };
+                    super::$scenario(env).await;
                 }
             )+
         }

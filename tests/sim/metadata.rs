@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use model_update_eventsource::sim::{self, Sim};
+use model_update_eventsource::sim::{Model, Run, RunContext, Sim, Task, Written};
 use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     on_both,
     peers::{
-        self, MetadataStore, Peers, Writer,
+        MetadataStore, Pair, Peers, Properties, Writer, int,
         proto::{
-            Artifact, Context, Event, Execution, GetArtifactTypeRequest, GetArtifactsByContextRequest,
+            self, Artifact, Context, Event, Execution, GetArtifactTypeRequest, GetArtifactsByContextRequest,
             GetContextByTypeAndNameRequest, GetContextsByExecutionRequest, GetEventsByArtifactIDsRequest,
             GetExecutionsByContextRequest, GetParentContextsByContextRequest, ListOperationOptions, artifact,
             event::{Type, path::step},
@@ -23,20 +23,18 @@ use crate::{
 
 on_both!(
     an_absent_context_is_ok_and_empty,
-    a_run_of_tfx_has_its_contexts,
-    a_run_of_kubeflow_v2_lies_below_its_pipeline,
-    what_a_run_only_read_is_listed_among_its_artifacts,
-    an_artifact_comes_with_its_types_name_its_properties_and_its_place,
-    a_cached_task_is_a_new_execution_that_puts_out_an_old_artifact,
-    listings_come_in_pages_in_the_order_of_the_ids,
-    a_page_has_as_many_rows_as_asked_for_else_twenty_and_without_options_all,
-    odd_pages_are_refused,
+    a_tfx_run_has_its_contexts,
+    a_kfp_v2_run_is_a_child_of_its_pipeline,
+    the_artifacts_of_a_run_include_its_inputs,
+    an_artifact_has_its_type_properties_and_path,
+    a_cached_task_is_a_new_execution_with_an_old_artifact,
+    listings_are_ordered_by_id,
     an_unknown_type_is_not_found,
     unknown_ids_are_empty_or_not_found,
 );
 
-/// A store, and the way to write into it: the real one is written through its API, the simulated one by its driver.
-struct World {
+/// A store. Tests write into the real one through its API, and into the simulated one through [`Sim`].
+struct TestEnv {
     client: MetadataStoreServiceClient<Channel>,
     store: Store,
 }
@@ -46,31 +44,10 @@ enum Store {
     Real(Writer, #[expect(dead_code, reason = "it ends with the test")] MetadataStore),
 }
 
-enum Run {
-    Simulated(sim::Run),
-    Real(peers::Run),
-}
-
-/// A task in the words of both.
-#[derive(Default)]
-struct Task<'a> {
-    /// Ids of what is there already.
-    reads: &'a [i64],
-    puts_out_again: &'a [i64],
-    pushes: &'a [&'a str],
-    cached: bool,
-}
-
-#[derive(Debug)]
-struct Written {
-    execution: i64,
-    artifacts: Vec<i64>,
-}
-
-impl World {
+impl TestEnv {
     async fn simulated() -> Self {
         let sim = Sim::start().await.expect("a simulation");
-        let client = MetadataStoreServiceClient::connect(sim.metadata_url()).await.expect("it listens");
+        let client = MetadataStoreServiceClient::connect(sim.metadata_url()).await.expect("a connection");
         Self { client, store: Store::Simulated(sim) }
     }
 
@@ -80,57 +57,26 @@ impl World {
         Some(Self { client: writer.client.clone(), store: Store::Real(writer, store) })
     }
 
-    async fn tfx_run(&self, pipeline: &str, workflow: &str) -> Run {
+    /// Writes the contexts of a run. Returns the id of its own.
+    async fn put_run(&self, run: &Run) -> i64 {
         match &self.store {
-            Store::Simulated(sim) => Run::Simulated(sim.put_tfx_run(pipeline, workflow)),
-            Store::Real(writer, _) => Run::Real(writer.tfx_run(pipeline, workflow).await),
+            Store::Simulated(sim) => sim.put_run(run),
+            Store::Real(writer, _) => put_run(writer, run).await[0],
         }
     }
 
-    async fn kfp_run(&self, pipeline: &str, run_id: &str, namespace: &str) -> Run {
+    async fn put_task(&self, run: &Run, task: Task) -> Written {
         match &self.store {
-            Store::Simulated(sim) => Run::Simulated(sim.put_kfp_run(pipeline, run_id, namespace)),
-            Store::Real(writer, _) => Run::Real(writer.kfp_run(pipeline, run_id, namespace).await),
+            Store::Simulated(sim) => sim.put_task(run, task),
+            Store::Real(writer, _) => put_task(writer, run, task).await,
         }
     }
 
-    async fn task(&self, run: &Run, task: Task<'_>) -> Written {
-        match (&self.store, run) {
-            (Store::Simulated(sim), Run::Simulated(run)) => {
-                let mut new = sim::Task::new("Pusher");
-                for &id in task.reads {
-                    new = new.input(sim::Model::existing(id, "model"));
-                }
-                for &id in task.puts_out_again {
-                    new = new.output(sim::Model::existing(id, "pushed_model"));
-                }
-                for uri in task.pushes {
-                    new = new.output(sim::Model::pushed(uri).text("name", "old-name"));
-                }
-                let written = sim.put_task(run, if task.cached { new.cached() } else { new });
-                Written { execution: written.execution, artifacts: written.artifacts }
-            }
-            (Store::Real(..), Run::Real(run)) => {
-                let mut new = peers::Task::new("Pusher");
-                for &id in task.reads {
-                    new = new.input(peers::Model::existing(id, "model"));
-                }
-                for &id in task.puts_out_again {
-                    new = new.output(peers::Model::existing(id, "pushed_model"));
-                }
-                for uri in task.pushes {
-                    let model = peers::Model::pushed(uri).text("pushed_destination", uri);
-                    new = new.output(model.text("name", "old-name"));
-                }
-                let written = run.task(if task.cached { new.state(State::Cached) } else { new }).await;
-                Written { execution: written.execution, artifacts: written.artifacts }
-            }
-            _ => unreachable!("a run belongs to its store"),
-        }
-    }
-
+    /// Writes a task that pushed models to these locations.
     async fn push(&self, run: &Run, uris: &[&str]) -> Written {
-        self.task(run, Task { pushes: uris, ..Task::default() }).await
+        let model = |uri: &&str| Model::pushed(uri).property("name", "old-name");
+        let task = uris.iter().fold(Task::new("Pusher"), |task, uri| task.output(model(uri)));
+        self.put_task(run, task).await
     }
 
     async fn context(&self, type_name: &str, name: &str) -> Option<Context> {
@@ -175,84 +121,126 @@ impl World {
     }
 }
 
-impl Run {
-    fn context(&self) -> i64 {
-        match self {
-            Self::Simulated(run) => run.context,
-            Self::Real(run) => run.context,
-        }
+async fn put_run(writer: &Writer, run: &Run) -> Vec<i64> {
+    let [own, pipeline] = run.contexts();
+    let is_new = writer.find_context(own.context_type, &own.name).await.is_none();
+    let ids = vec![put_context(writer, own).await, put_context(writer, pipeline).await];
+    if is_new && run.has_parent() {
+        writer.parent(ids[0], ids[1]).await;
     }
+    ids
+}
+
+async fn put_context(writer: &Writer, context: RunContext) -> i64 {
+    writer.context(context.context_type, &context.name, properties(&context.properties)).await
+}
+
+async fn put_task(writer: &Writer, run: &Run, task: Task) -> Written {
+    let mut contexts = put_run(writer, run).await;
+    if let Some(node) = run.node_context(&task) {
+        contexts.push(put_context(writer, node).await);
+    }
+    let (execution_type, custom_properties) = run.execution(&task);
+    let execution = Execution {
+        type_id: Some(writer.execution_type(&execution_type).await),
+        last_known_state: Some(task.state),
+        custom_properties: properties(&custom_properties),
+        ..Execution::default()
+    };
+    let mut pairs = Vec::new();
+    for event in task.events {
+        let model = event.model;
+        let mut artifact = Artifact { id: model.existing, ..Artifact::default() };
+        if model.existing.is_none() {
+            artifact.type_id = Some(writer.artifact_type(&model.artifact_type).await);
+            artifact.custom_properties = properties(&run.artifact_properties(&model));
+            artifact.uri = Some(model.uri).filter(|uri| !uri.is_empty());
+            artifact.name = model.name;
+            artifact.set_state(artifact::State::Live);
+        }
+        let direction = Type::try_from(event.event_type).expect("a type of events");
+        pairs.push(Pair { artifact, direction, key: model.key, index: event.index });
+    }
+    let written = writer.execution(execution, pairs, &contexts).await;
+    Written { execution: written.execution, artifacts: written.artifacts }
+}
+
+fn properties(properties: &serde_json::Value) -> Properties {
+    let value = |value: &serde_json::Value| match value.as_i64() {
+        Some(number) => int(number),
+        None => crate::peers::text(value.as_str().expect("a string")),
+    };
+    let properties = properties.as_object().expect("an object").iter();
+    properties.map(|(key, property)| (key.clone(), value(property))).collect()
 }
 
 fn named(contexts: &[Context]) -> BTreeSet<(&str, &str)> {
     contexts.iter().map(|context| (context.r#type(), context.name())).collect()
 }
 
-fn text(value: Option<&peers::proto::Value>) -> Option<&str> {
+fn text(value: Option<&proto::Value>) -> Option<&str> {
     match &value?.value {
         Some(value::Value::StringValue(text)) => Some(text),
         _ => None,
     }
 }
 
-fn page_of(size: i32, token: &str) -> Option<ListOperationOptions> {
-    Some(ListOperationOptions { max_result_size: Some(size), next_page_token: Some(token.to_owned()) })
+async fn an_absent_context_is_ok_and_empty(env: TestEnv) {
+    assert_eq!(env.context("pipeline_run", "absent").await, None);
+    env.put_run(&Run::tfx_v1("penguin", "run")).await;
+    assert_eq!(env.context("pipeline_run", "absent").await, None);
+    assert_eq!(env.context("system.PipelineRun", "run").await, None);
 }
 
-async fn an_absent_context_is_ok_and_empty(world: World) {
-    assert_eq!(world.context("pipeline_run", "nobody").await, None);
-    world.tfx_run("penguin", "run").await;
-    assert_eq!(world.context("pipeline_run", "nobody").await, None);
-    assert_eq!(world.context("system.PipelineRun", "run").await, None);
-}
-
-async fn a_run_of_tfx_has_its_contexts(world: World) {
-    let run = world.tfx_run("penguin", "run").await;
-    let context = world.context("pipeline_run", "run").await.expect("it is there");
-    assert_eq!((context.id(), context.r#type(), context.name()), (run.context(), "pipeline_run", "run"));
-    let written = world.push(&run, &["gs://root/1"]).await;
-    let contexts = world.contexts_of(written.execution).await.expect("contexts");
+async fn a_tfx_run_has_its_contexts(env: TestEnv) {
+    let run = Run::tfx_v1("penguin", "run");
+    let id = env.put_run(&run).await;
+    let context = env.context("pipeline_run", "run").await.expect("stored");
+    assert_eq!((context.id(), context.r#type(), context.name()), (id, "pipeline_run", "run"));
+    let written = env.push(&run, &["gs://root/1"]).await;
+    let contexts = env.contexts_of(written.execution).await.expect("contexts");
     let expected = [("pipeline", "penguin"), ("pipeline_run", "run"), ("node", "penguin.Pusher")];
     assert_eq!(named(&contexts), BTreeSet::from(expected));
-    assert!(world.parents(run.context()).await.is_empty());
-    let execution = &world.executions(run.context()).await[0];
+    assert!(env.parents(id).await.is_empty());
+    let execution = &env.executions(id).await[0];
     assert_eq!((execution.r#type(), execution.last_known_state()), ("tfx.components.Pusher", State::Complete));
     assert!(execution.create_time_since_epoch() > 1_700_000_000_000, "milliseconds");
 }
 
-async fn a_run_of_kubeflow_v2_lies_below_its_pipeline(world: World) {
-    let run = world.kfp_run("penguin", "0b7ee1d6", "team").await;
-    let context = world.context("system.PipelineRun", "0b7ee1d6").await.expect("it is there");
-    assert_eq!(context.id(), run.context());
+async fn a_kfp_v2_run_is_a_child_of_its_pipeline(env: TestEnv) {
+    let run = Run::kfp_v2("penguin", "0b7ee1d6", "team");
+    let id = env.put_run(&run).await;
+    let context = env.context("system.PipelineRun", "0b7ee1d6").await.expect("stored");
+    assert_eq!(context.id(), id);
     assert_eq!(text(context.custom_properties.get("namespace")), Some("team"));
     assert_eq!(text(context.custom_properties.get("resource_name")), Some("run-resource"));
-    assert_eq!(named(&world.parents(run.context()).await), BTreeSet::from([("system.Pipeline", "penguin")]));
-    let written = world.push(&run, &["gs://root/1"]).await;
-    let execution = &world.executions(run.context()).await[0];
+    assert_eq!(named(&env.parents(id).await), BTreeSet::from([("system.Pipeline", "penguin")]));
+    let written = env.push(&run, &["gs://root/1"]).await;
+    let execution = &env.executions(id).await[0];
     assert_eq!((execution.id(), execution.r#type()), (written.execution, "system.ContainerExecution"));
     for property in ["task_name", "display_name"] {
         assert_eq!(text(execution.custom_properties.get(property)), Some("Pusher"), "{property}");
     }
-    let artifact = &world.artifacts(run.context()).await[0];
+    let artifact = &env.artifacts(id).await[0];
     assert_eq!(text(artifact.custom_properties.get("display_name")), Some("pushed_model"));
 }
 
-async fn what_a_run_only_read_is_listed_among_its_artifacts(world: World) {
-    let earlier = world.tfx_run("penguin", "run-1").await;
-    let earlier = world.push(&earlier, &["gs://root/1"]).await;
-    let run = world.tfx_run("penguin", "run-2").await;
-    let later = world.task(&run, Task { reads: &earlier.artifacts, ..Task::default() }).await;
-    let listed: Vec<_> = world.artifacts(run.context()).await.iter().map(Artifact::id).collect();
+async fn the_artifacts_of_a_run_include_its_inputs(env: TestEnv) {
+    let earlier = env.push(&Run::tfx_v1("penguin", "run-1"), &["gs://root/1"]).await;
+    let run = Run::tfx_v1("penguin", "run-2");
+    let later = env.put_task(&run, Task::new("Evaluator").input(Model::existing(earlier.artifacts[0], "model"))).await;
+    let listed: Vec<_> = env.artifacts(env.put_run(&run).await).await.iter().map(Artifact::id).collect();
     assert_eq!((&listed, &later.artifacts), (&earlier.artifacts, &earlier.artifacts));
-    let events = world.events(&listed).await;
+    let events = env.events(&listed).await;
     let seen: BTreeSet<_> = events.iter().map(|event| (event.execution_id(), event.r#type())).collect();
     assert_eq!(seen, BTreeSet::from([(earlier.execution, Type::Output), (later.execution, Type::Input)]));
 }
 
-async fn an_artifact_comes_with_its_types_name_its_properties_and_its_place(world: World) {
-    let run = world.tfx_run("penguin", "run").await;
-    let written = world.push(&run, &["gs://root/1", ""]).await;
-    let [pushed, without_uri] = &world.artifacts(run.context()).await[..] else { panic!("two artifacts") };
+async fn an_artifact_has_its_type_properties_and_path(env: TestEnv) {
+    let run = Run::tfx_v1("penguin", "run");
+    let written = env.push(&run, &["gs://root/1", ""]).await;
+    let artifacts = env.artifacts(env.put_run(&run).await).await;
+    let [pushed, without_uri] = &artifacts[..] else { panic!("two artifacts") };
     assert_eq!([pushed.id(), without_uri.id()], written.artifacts[..]);
     assert_eq!((pushed.r#type(), pushed.uri(), &pushed.name), ("PushedModel", "gs://root/1", &None));
     assert_eq!((pushed.state(), without_uri.uri.as_deref()), (artifact::State::Live, Some("")));
@@ -262,95 +250,119 @@ async fn an_artifact_comes_with_its_types_name_its_properties_and_its_place(worl
     assert_eq!(text(pushed.custom_properties.get("name")), Some("old-name"));
 
     let request = GetArtifactTypeRequest { type_name: Some("PushedModel".to_owned()) };
-    let known = world.client.clone().get_artifact_type(request).await.expect("known").into_inner().artifact_type;
+    let known = env.client.clone().get_artifact_type(request).await.expect("known").into_inner().artifact_type;
     assert_eq!(known.expect("a type").id(), pushed.type_id());
 
-    let events = world.events(&written.artifacts[1..]).await;
+    let events = env.events(&written.artifacts[1..]).await;
     let steps: Vec<_> = events[0].path.as_ref().expect("a path").steps.iter().map(|step| step.value.clone()).collect();
     assert_eq!(steps, [Some(step::Value::Key("pushed_model".to_owned())), Some(step::Value::Index(1))]);
 }
 
-async fn a_cached_task_is_a_new_execution_that_puts_out_an_old_artifact(world: World) {
-    let first = world.kfp_run("penguin", "run-1", "team").await;
-    let first = world.push(&first, &["gs://root/1"]).await;
-    let run = world.kfp_run("penguin", "run-2", "team").await;
-    let task = Task { puts_out_again: &first.artifacts, cached: true, ..Task::default() };
-    let second = world.task(&run, task).await;
-    let executions = world.executions(run.context()).await;
+async fn a_cached_task_is_a_new_execution_with_an_old_artifact(env: TestEnv) {
+    let first = env.push(&Run::kfp_v2("penguin", "run-1", "team"), &["gs://root/1"]).await;
+    let run = Run::kfp_v2("penguin", "run-2", "team");
+    let task = Task::new("Pusher").state(State::Cached).output(Model::existing(first.artifacts[0], "pushed_model"));
+    let second = env.put_task(&run, task).await;
+    let executions = env.executions(env.put_run(&run).await).await;
     let states: Vec<_> = executions.iter().map(|found| (found.id(), found.last_known_state())).collect();
     assert_eq!(states, [(second.execution, State::Cached)]);
-    let events = world.events(&first.artifacts).await;
+    let events = env.events(&first.artifacts).await;
     let outputs: BTreeSet<_> = events.iter().map(|event| (event.execution_id(), event.r#type())).collect();
     assert_eq!(outputs, BTreeSet::from([(first.execution, Type::Output), (second.execution, Type::Output)]));
 }
 
-async fn listings_come_in_pages_in_the_order_of_the_ids(world: World) {
-    let run = world.tfx_run("penguin", "run").await;
-    let uris: Vec<String> = (0..20).map(|version| format!("gs://root/{version}")).collect();
-    let uris: Vec<&str> = uris.iter().map(String::as_str).collect();
-    let written = world.push(&run, &uris).await;
-    let (mut listed, mut sizes, mut token) = (Vec::new(), Vec::new(), String::new());
-    loop {
-        let (ids, next) = world.page(run.context(), page_of(10, &token)).await.expect("a page");
-        sizes.push(ids.len());
-        listed.extend(ids);
-        token = next;
-        if token.is_empty() {
-            break;
-        }
-    }
-    // The last page is full, and says that it is the last.
-    assert_eq!((listed, sizes), (written.artifacts, vec![10, 10]));
-
-    for _ in 0..3 {
-        world.push(&run, &[]).await;
-    }
-    let options = |token: Option<String>| ListOperationOptions { max_result_size: Some(3), next_page_token: token };
-    let request = |options| GetExecutionsByContextRequest { context_id: Some(run.context()), options: Some(options) };
-    let mut client = world.client.clone();
-    let first = client.get_executions_by_context(request(options(None))).await.expect("a page").into_inner();
-    let second = request(options(first.next_page_token.clone()));
-    let second = client.get_executions_by_context(second).await.expect("a page").into_inner();
-    assert_eq!((first.executions.len(), second.executions.len()), (3, 1));
-    assert!(first.executions[2].id() < second.executions[0].id());
-    assert_eq!(second.next_page_token(), "");
+async fn listings_are_ordered_by_id(env: TestEnv) {
+    let run = Run::tfx_v1("penguin", "run");
+    let written = env.push(&run, &["gs://root/2", "gs://root/1"]).await;
+    let executions = [written.execution, env.push(&run, &[]).await.execution];
+    let id = env.put_run(&run).await;
+    assert_eq!(env.artifacts(id).await.iter().map(Artifact::id).collect::<Vec<_>>(), written.artifacts);
+    assert_eq!(env.executions(id).await.iter().map(Execution::id).collect::<Vec<_>>(), executions);
 }
 
-async fn a_page_has_as_many_rows_as_asked_for_else_twenty_and_without_options_all(world: World) {
-    let run = world.tfx_run("penguin", "run").await;
-    let uris: Vec<String> = (0..101).map(|version| format!("gs://root/{version}")).collect();
-    let uris: Vec<&str> = uris.iter().map(String::as_str).collect();
-    world.push(&run, &uris).await;
-    assert_eq!(world.page(run.context(), page_of(100, "")).await.expect("a page").0.len(), 100);
-    assert_eq!(world.page(run.context(), page_of(1000, "")).await.expect("a page").0.len(), 101);
-    let by_default = world.page(run.context(), Some(ListOperationOptions::default())).await.expect("a page");
-    assert_eq!(by_default.0.len(), 20);
-    let (ids, token) = world.page(run.context(), None).await.expect("all");
-    assert_eq!((ids.len(), token.as_str()), (101, ""));
-}
-
-async fn odd_pages_are_refused(world: World) {
-    let run = world.tfx_run("penguin", "run").await;
-    assert_eq!(world.page(run.context(), page_of(0, "")).await.expect("nothing to be paged"), (vec![], String::new()));
-    world.push(&run, &["gs://root/1"]).await;
-    for options in [page_of(0, ""), page_of(-1, ""), page_of(1, "no token of yours")] {
-        let refusal = world.page(run.context(), options).await.expect_err("odd");
-        assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal:?}");
-    }
-}
-
-async fn an_unknown_type_is_not_found(world: World) {
+async fn an_unknown_type_is_not_found(env: TestEnv) {
     let request = GetArtifactTypeRequest { type_name: Some("Nothing".to_owned()) };
-    let refusal = world.client.clone().get_artifact_type(request).await.expect_err("unknown");
+    let refusal = env.client.clone().get_artifact_type(request).await.expect_err("unknown");
     assert_eq!(refusal.code(), Code::NotFound);
     assert!(refusal.message().starts_with("No type found for query, name: `Nothing`"), "{refusal:?}");
 }
 
-async fn unknown_ids_are_empty_or_not_found(world: World) {
-    let nobody = 77;
-    assert_eq!(world.page(nobody, None).await.expect("OK"), (vec![], String::new()));
-    assert!(world.executions(nobody).await.is_empty());
-    assert!(world.events(&[nobody]).await.is_empty());
-    assert!(world.parents(nobody).await.is_empty());
-    assert_eq!(world.contexts_of(nobody).await.expect_err("the odd one out").code(), Code::NotFound);
+async fn unknown_ids_are_empty_or_not_found(env: TestEnv) {
+    let unknown = 77;
+    assert_eq!(env.page(unknown, None).await.expect("OK"), (vec![], String::new()));
+    assert!(env.executions(unknown).await.is_empty());
+    assert!(env.events(&[unknown]).await.is_empty());
+    assert!(env.parents(unknown).await.is_empty());
+    assert_eq!(env.contexts_of(unknown).await.expect_err("unlike the others").code(), Code::NotFound);
+}
+
+/// The pages of the real store, which the simulated one does not have.
+mod pages {
+    use super::*;
+
+    fn page_of(size: i32, token: &str) -> Option<ListOperationOptions> {
+        Some(ListOperationOptions { max_result_size: Some(size), next_page_token: Some(token.to_owned()) })
+    }
+
+    /// Writes a run with this number of artifacts. Returns the id of its context and those of the artifacts.
+    async fn put(env: &TestEnv, artifacts: usize) -> (i64, Vec<i64>) {
+        let run = Run::tfx_v1("penguin", "run");
+        let uris: Vec<String> = (0..artifacts).map(|version| format!("gs://root/{version}")).collect();
+        let uris: Vec<&str> = uris.iter().map(String::as_str).collect();
+        (env.put_run(&run).await, env.push(&run, &uris).await.artifacts)
+    }
+
+    #[tokio::test]
+    async fn pages_are_ordered_by_id_and_the_last_may_be_full() {
+        let Some(env) = TestEnv::real().await else { return };
+        let (context, artifacts) = put(&env, 20).await;
+        let (mut listed, mut sizes, mut token) = (Vec::new(), Vec::new(), String::new());
+        loop {
+            let (ids, next) = env.page(context, page_of(10, &token)).await.expect("a page");
+            sizes.push(ids.len());
+            listed.extend(ids);
+            token = next;
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!((listed, sizes), (artifacts, vec![10, 10]));
+
+        for _ in 0..3 {
+            env.push(&Run::tfx_v1("penguin", "run"), &[]).await;
+        }
+        let options = |token: Option<String>| ListOperationOptions { max_result_size: Some(3), next_page_token: token };
+        let request = |options| GetExecutionsByContextRequest { context_id: Some(context), options: Some(options) };
+        let mut client = env.client.clone();
+        let first = client.get_executions_by_context(request(options(None))).await.expect("a page").into_inner();
+        let second = request(options(first.next_page_token.clone()));
+        let second = client.get_executions_by_context(second).await.expect("a page").into_inner();
+        assert_eq!((first.executions.len(), second.executions.len()), (3, 1));
+        assert!(first.executions[2].id() < second.executions[0].id());
+        assert_eq!(second.next_page_token(), "");
+    }
+
+    #[tokio::test]
+    async fn a_page_has_the_requested_size_else_twenty_rows() {
+        let Some(env) = TestEnv::real().await else { return };
+        let (context, _) = put(&env, 101).await;
+        assert_eq!(env.page(context, page_of(100, "")).await.expect("a page").0.len(), 100);
+        assert_eq!(env.page(context, page_of(1000, "")).await.expect("a page").0.len(), 101);
+        let by_default = env.page(context, Some(ListOperationOptions::default())).await.expect("a page");
+        assert_eq!(by_default.0.len(), 20);
+        let (ids, token) = env.page(context, None).await.expect("all");
+        assert_eq!((ids.len(), token.as_str()), (101, ""));
+    }
+
+    #[tokio::test]
+    async fn invalid_pages_are_refused() {
+        let Some(env) = TestEnv::real().await else { return };
+        let context = env.put_run(&Run::tfx_v1("penguin", "run")).await;
+        assert_eq!(env.page(context, page_of(0, "")).await.expect("no rows"), (vec![], String::new()));
+        put(&env, 1).await;
+        for options in [page_of(0, ""), page_of(-1, ""), page_of(1, "no token")] {
+            let refusal = env.page(context, options).await.expect_err("invalid");
+            assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal:?}");
+        }
+    }
 }

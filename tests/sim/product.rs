@@ -1,16 +1,13 @@
-//! The product on the simulated world: no neighbours are needed, so these run everywhere.
+//! The product on the simulation. These tests run without the real peers.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use model_update_eventsource::{
     app::Config,
-    sim::{
-        Model, NewWorkflow, Sim, Task,
-        play::{Form, Play, Player, What},
-    },
+    sim::{Model, NewWorkflow, Run, Sim, Task},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::timeout;
 
 use crate::served::{SOON, Served};
 
@@ -30,48 +27,54 @@ async fn start() -> (Sim, Served) {
 
 /// Waits for the mark of a delivery, which is the Workflow's UID.
 async fn marked(sim: &Sim, name: &str) {
-    let is_marked = || {
-        let workflow = sim.workflow("demo", name).expect("it is there");
-        workflow.annotations.get(MARK) == Some(&workflow.uid)
+    let is_marked = |_: &u64| {
+        let workflow = sim.workflow("demo", name).expect("stored");
+        workflow["metadata"]["annotations"][MARK] == workflow["metadata"]["uid"]
     };
     let mut version = sim.version();
-    let marked = version.wait_for(|_| is_marked());
-    timeout(SOON, marked).await.expect("a mark in time").expect("the simulation goes on");
+    timeout(SOON, version.wait_for(is_marked)).await.expect("a mark in time").expect("a running simulation");
 }
 
-/// A run that pushed this, as it is when it has succeeded.
-fn succeeded(sim: &Sim, name: &str, model: Model) {
+/// Simulates a TFX run that writes this model and succeeds.
+fn succeed(sim: &Sim, name: &str, model: Model) {
     sim.create_workflow("demo", NewWorkflow::tfx_v1(name, "penguin")).expect("created");
-    sim.put_task(&sim.put_tfx_run("penguin", name), Task::new("Pusher").output(model));
-    sim.set_phase("demo", name, "Succeeded").expect("it is there");
+    sim.put_task(&Run::tfx_v1("penguin", name), Task::new("Pusher").output(model));
+    sim.set_phase("demo", name, "Succeeded").expect("stored");
 }
 
 #[tokio::test]
-async fn what_is_played_is_announced_and_marked() {
+async fn runs_of_both_flavors_are_sent_and_marked() {
     let (sim, served) = start().await;
     let mut events = served.subscribe("kfpNamespace: demo").await;
-    for form in [Form::TfxV1, Form::KfpV2] {
-        let (steps, mut taken) = mpsc::channel(16);
-        let play = Play { form, pace: Duration::ZERO, ..Play::default() };
-        Player::new(&sim, play, steps).run().await.expect("the API server takes it all");
+    let by_shim = Model::new("system.Model", "pushed_model", "gs://models/2").property("pushed", 1);
+    let flavors = [
+        (NewWorkflow::tfx_v1("run-1", "penguin"), Run::tfx_v1("penguin", "run-1"), Model::pushed("gs://models/1")),
+        (NewWorkflow::kfp_v2("penguin", "2"), Run::kfp_v2("penguin", "2", "demo"), by_shim),
+    ];
+    for (new, run, model) in flavors {
+        let location = model.uri.clone();
+        let workflow = sim.create_workflow("demo", new).expect("created");
+        let name = workflow["metadata"]["name"].as_str().expect("a name");
+        sim.set_phase("demo", name, "Running").expect("stored");
+        sim.put_task(&run, Task::new("Trainer").output(Model::new("Model", "model", "")));
+        sim.put_task(&run, Task::new("Pusher").output(model));
+        sim.set_phase("demo", name, "Succeeded").expect("stored");
         let event: serde_json::Value = serde_json::from_str(&events.next().await).expect("JSON");
-        assert_eq!(event["pipelineName"], "penguin-pipeline");
-        let location = "gs://models/penguin-pipeline/Pusher/pushed_model/1";
+        assert_eq!(event["pipelineName"], "penguin");
         assert_eq!(event["servingModelArtifacts"][0]["location"], location);
-        let submitted = taken.recv().await.expect("a step");
-        assert_eq!(submitted.what, What::Submitted);
-        marked(&sim, &submitted.workflow).await;
+        marked(&sim, name).await;
     }
     let requests = *sim.requests().borrow();
     assert_eq!((requests.watches, requests.patches), (1, 2));
     served.stop().await;
 }
 
+/// The run succeeded before the subscriber connected, and only ML Metadata contains its pipeline's name.
 #[tokio::test]
-async fn a_recurring_run_that_succeeded_before_anybody_listened_is_announced_by_the_name_in_ml_metadata() {
+async fn an_earlier_recurring_run_is_sent_with_its_pipelines_name() {
     let (sim, served) = start().await;
     let model = Model::pushed("gs://models/1").named("own name");
-    sim.put_task(&sim.put_tfx_run("penguin", "run-1"), Task::new("Pusher").output(model));
+    sim.put_task(&Run::tfx_v1("penguin", "run-1"), Task::new("Pusher").output(model));
     sim.create_workflow("demo", NewWorkflow::recurring_v1("run-1").phase("Succeeded")).expect("created");
     let mut events = served.subscribe("kfpNamespace: demo").await;
     let expected =
@@ -81,33 +84,33 @@ async fn a_recurring_run_that_succeeded_before_anybody_listened_is_announced_by_
 }
 
 #[tokio::test]
-async fn models_that_were_not_blessed_or_only_read_are_not_announced() {
+async fn models_that_were_not_blessed_or_only_read_are_not_sent() {
     let (sim, served) = start().await;
     let mut events = served.subscribe("kfpNamespace: demo").await;
-    succeeded(&sim, "unblessed", Model::unblessed("gs://models/0"));
-    let run = sim.put_kfp_run("penguin", "1", "demo");
-    let pushed = sim.put_task(&run, Task::pusher("gs://models/elsewhere"));
-    let reader = sim.put_tfx_run("penguin", "reader");
-    sim.put_task(&reader, Task::new("Evaluator").input(Model::existing(pushed.artifacts[0], "model")));
+    succeed(&sim, "unblessed", Model::unblessed("gs://models/0"));
+    let pushed = sim.put_task(&Run::kfp_v2("penguin", "1", "demo"), Task::pusher("gs://models/elsewhere"));
+    let reader = Task::new("Evaluator").input(Model::existing(pushed.artifacts[0], "model"));
+    sim.put_task(&Run::tfx_v1("penguin", "reader"), reader);
     let reader = NewWorkflow::tfx_v1("reader", "penguin").phase("Succeeded");
     sim.create_workflow("demo", reader).expect("created");
-    succeeded(&sim, "blessed", Model::pushed("gs://models/1"));
+    succeed(&sim, "blessed", Model::pushed("gs://models/1"));
     assert_eq!(events.next_locations().await, ["gs://models/1"]);
     served.stop().await;
 }
 
 #[tokio::test]
-async fn a_mark_that_was_refused_is_written_later_and_its_event_is_not_sent_again() {
+async fn a_refused_mark_is_retried_without_a_redelivery() {
     let (sim, served) = start().await;
     let mut events = served.subscribe("kfpNamespace: demo").await;
     sim.refuse_patches(Some(StatusCode::SERVICE_UNAVAILABLE));
-    succeeded(&sim, "first", Model::pushed("gs://models/1"));
+    succeed(&sim, "first", Model::pushed("gs://models/1"));
     assert_eq!(events.next_locations().await, ["gs://models/1"]);
     let mut requests = sim.requests();
-    timeout(SOON, requests.wait_for(|requests| requests.patches >= 2)).await.expect("tried again").expect("it goes on");
+    let retried = requests.wait_for(|requests| requests.patches >= 2);
+    timeout(SOON, retried).await.expect("a retry in time").expect("a running simulation");
     sim.refuse_patches(None);
     marked(&sim, "first").await;
-    succeeded(&sim, "second", Model::pushed("gs://models/2"));
+    succeed(&sim, "second", Model::pushed("gs://models/2"));
     assert_eq!(events.next_locations().await, ["gs://models/2"]);
     served.stop().await;
 }

@@ -154,6 +154,14 @@ async fn assert_silent(stream: &mut Attached) {
     assert!(silent.is_err(), "{silent:?}");
 }
 
+fn drain_confirmations() -> Duration {
+    Options::default().drain_confirmations
+}
+
+fn drain_marks() -> Duration {
+    Options::default().drain_marks
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_run_goes_from_the_store_to_the_stream_and_its_mark_to_the_api_server() {
     let rig = Rig::new();
@@ -359,10 +367,10 @@ async fn a_drain_ends_the_streams_of_dead_peers_after_five_seconds_and_gives_han
     assert!(fine.events.recv().await.is_none());
     drop(fine);
     assert!(dead.events.recv().await.is_none());
-    assert_eq!(begin.elapsed(), DRAIN_CONFIRMATIONS);
+    assert_eq!(begin.elapsed(), drain_confirmations());
     drop(dead);
     rig.task.await.unwrap().unwrap();
-    assert_eq!(begin.elapsed(), DRAIN_CONFIRMATIONS + DRAIN_MARKS);
+    assert_eq!(begin.elapsed(), drain_confirmations() + drain_marks());
 }
 
 #[tokio::test(start_paused = true)]
@@ -373,7 +381,7 @@ async fn a_stream_that_does_not_end_when_it_is_told_to_does_not_keep_a_drain_fro
     let begin = Instant::now();
     rig.drain.cancel();
     rig.task.await.unwrap().unwrap();
-    assert_eq!(begin.elapsed(), DRAIN_CONFIRMATIONS + DRAIN_MARKS);
+    assert_eq!(begin.elapsed(), drain_confirmations() + drain_marks());
     drop(stream);
 }
 
@@ -390,7 +398,7 @@ async fn when_every_handle_is_gone_the_last_marks_are_waited_for_without_spinnin
     drop((stream, deliveries));
     // Time stands still for as long as any task is busy: a loop that spins would never end.
     task.await.unwrap().unwrap();
-    assert_eq!(begin.elapsed(), DRAIN_CONFIRMATIONS + DRAIN_MARKS);
+    assert_eq!(begin.elapsed(), drain_confirmations() + drain_marks());
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,6 +34,10 @@ pub struct Options {
     pub lookups: (usize, usize),
     /// How many patches may be under way at once.
     pub patches: usize,
+    /// How long a drain waits for the last confirmations.
+    pub drain_confirmations: Duration,
+    /// How long a drain waits for the last marks, after the confirmations.
+    pub drain_marks: Duration,
     /// Where the traces of runs go.
     pub traces: Traces,
 }
@@ -45,6 +49,8 @@ impl Default for Options {
             skip_labelled: false,
             lookups: (8, 1024),
             patches: 64,
+            drain_confirmations: Duration::from_millis(4500),
+            drain_marks: Duration::from_millis(2500),
             traces: Traces::default(),
         }
     }

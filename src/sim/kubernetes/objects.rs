@@ -1,281 +1,215 @@
-//! The Workflows, and what has lately happened to them: a small etcd. Synchronous, without I/O.
+//! The stored Workflows and their recent changes. Synchronous, without I/O.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, VecDeque},
-    ops::Bound,
     sync::Arc,
 };
 
 use jiff::Timestamp;
-use kube::core::Selector;
+use kube::core::{Selector, SelectorExt, Status};
 use rand::RngExt;
 use serde_json::{Value, json};
 
-use super::{
-    super::random_uuid,
-    Refusal,
-    object::{API_VERSION, KIND, Object, invalid, merge},
-    selector::is_subdomain,
-};
+use super::super::{builders::merge, random_uuid};
 
-/// How many changes are remembered. A watch that begins before them, or falls behind them, is told 410.
+/// The limit of remembered changes. A watch from before the oldest of them fails with 410.
 const HISTORY: usize = 10_000;
-/// The version at the start. What an API server needs for itself comes before the first Workflow.
+/// The version of the empty storage. A real API server has stored objects of its own before the first Workflow.
 const FIRST: u64 = 200;
-/// The letters that the API server ends generated names with: no vowels, so no words.
+/// The characters of generated names.
 const GENERATED: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
-/// The Workflows by `namespace/name`: in this order they are listed.
-type Live = BTreeMap<String, Arc<Object>>;
-
-/// What a list or a watch covers: a namespace, or all of them.
-pub(super) type Scope = Option<String>;
+type Stored = Result<Arc<Value>, Box<Status>>;
 
 /// All Workflows, at one version.
-#[derive(Debug)]
-pub(super) struct Objects {
-    version: u64,
-    live: Live,
+pub(in crate::sim) struct Objects {
+    pub(super) version: u64,
+    /// By `namespace/name`, the order of lists.
+    live: BTreeMap<String, Arc<Value>>,
     changes: VecDeque<Change>,
-    /// The changes up to this version are forgotten.
-    compacted: u64,
+    /// The version of the latest forgotten change.
+    forgotten: u64,
 }
 
-#[derive(Debug)]
 struct Change {
     version: u64,
     key: String,
-    before: Option<Arc<Object>>,
-    after: Option<Arc<Object>>,
+    before: Option<Arc<Value>>,
+    after: Option<Arc<Value>>,
 }
 
-/// What a watch is told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EventType {
-    Added,
-    Modified,
-    Deleted,
+/// The Workflows that a list or watch selects.
+#[derive(Clone)]
+pub(super) struct Selection {
+    /// `None`: all namespaces.
+    pub(super) namespace: Option<String>,
+    pub(super) selector: Selector,
 }
 
-/// One page of a list.
-#[derive(Debug)]
+/// A page of a list.
 pub(super) struct Page {
-    pub(super) items: Vec<Arc<Object>>,
+    pub(super) items: Vec<Arc<Value>>,
     pub(super) version: u64,
-    /// Where the next page begins.
-    pub(super) next: Option<Continue>,
-    /// How many objects come after this page. Not known where a selector is set.
-    pub(super) remaining: Option<usize>,
+    /// The token of the next page.
+    pub(super) next: Option<String>,
 }
 
-/// Where a list goes on, and at which version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Continue {
-    pub(super) version: u64,
-    /// The last key that was looked at.
-    pub(super) after: String,
+impl Selection {
+    fn prefix(&self) -> String {
+        self.namespace.as_ref().map_or_else(String::new, |namespace| key(namespace, ""))
+    }
+
+    fn matches(&self, object: &Value) -> bool {
+        let labels = serde_json::from_value(object["metadata"]["labels"].clone());
+        self.selector.matches(&labels.unwrap_or_default())
+    }
 }
 
 impl Default for Objects {
     fn default() -> Self {
-        Self { version: FIRST, live: Live::new(), changes: VecDeque::new(), compacted: FIRST }
+        Self { version: FIRST, live: BTreeMap::new(), changes: VecDeque::new(), forgotten: FIRST }
     }
 }
 
 impl Objects {
-    pub(super) fn version(&self) -> u64 {
-        self.version
+    pub(in crate::sim) fn get(&self, namespace: &str, name: &str) -> Stored {
+        self.live.get(&key(namespace, name)).cloned().ok_or_else(|| not_found(name))
     }
 
-    pub(super) fn get(&self, namespace: &str, name: &str) -> Result<Arc<Object>, Refusal> {
-        self.live.get(&key(namespace, name)).cloned().ok_or_else(|| Refusal::not_found(name))
-    }
-
-    pub(super) fn create(&mut self, namespace: &str, mut value: Value) -> Result<Arc<Object>, Refusal> {
-        let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
-        let metadata = metadata.ok_or_else(|| Refusal::bad_request("the object provided has no metadata"))?;
-        let text = |field: &str| metadata.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-        if !text("namespace").is_empty() && text("namespace") != namespace {
-            return Err(other_namespace());
-        }
-        let (mut name, prefix) = (text("name"), text("generateName"));
-        if name.is_empty() && prefix.is_empty() {
-            let why = "Required value: name or generateName is required";
-            return Err(Refusal::invalid("", "FieldValueRequired", "metadata.name", why));
-        }
-        if name.is_empty() {
+    pub(in crate::sim) fn create(&mut self, namespace: &str, mut object: Value) -> Stored {
+        let metadata = &mut object["metadata"];
+        if let Some(prefix) = metadata["generateName"].as_str().filter(|_| metadata["name"].is_null()) {
             let mut random = rand::rng();
-            let ending = (0..5).map(|_| char::from(GENERATED[random.random_range(..GENERATED.len())]));
-            name = prefix.chars().chain(ending).collect();
+            let suffix = (0..5).map(|_| char::from(GENERATED[random.random_range(..GENERATED.len())]));
+            metadata["name"] = prefix.chars().chain(suffix).collect::<String>().into();
         }
-        if !is_subdomain(&name) {
-            return Err(invalid(&name, "metadata.name", &name, "a lowercase RFC 1123 subdomain is required"));
+        let name = metadata["name"].as_str().unwrap_or_default().to_owned();
+        if self.live.contains_key(&key(namespace, &name)) {
+            let message = format!("workflows.argoproj.io {name:?} already exists");
+            return Err(failure(409, "AlreadyExists", &message, details(&name, "workflows")));
         }
-        let key = key(namespace, &name);
-        if self.live.contains_key(&key) {
-            return Err(Refusal::already_exists(&name));
+        let created = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        for (field, value) in [("namespace", namespace), ("uid", &random_uuid()), ("creationTimestamp", &created)] {
+            metadata[field] = value.into();
         }
-        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
-        for (field, value) in [
-            ("name", json!(name)),
-            ("namespace", json!(namespace)),
-            ("uid", json!(random_uuid())),
-            ("creationTimestamp", json!(now.to_string())),
-            ("generation", json!(1)),
-        ] {
-            metadata.insert(field.to_owned(), value);
-        }
-        check_kind(&value, &name)?;
-        Ok(self.put(key, None, Object::new(value)?))
+        Ok(self.put(key(namespace, &name), None, object))
     }
 
     /// Applies a merge patch. `metadata.uid` and `metadata.resourceVersion` in it are preconditions.
-    pub(super) fn patch(&mut self, namespace: &str, name: &str, patch: &Value) -> Result<Arc<Object>, Refusal> {
-        if !patch.is_object() {
-            return Err(Refusal::bad_request("error decoding patch: it is not an object"));
-        }
+    pub(in crate::sim) fn patch(&mut self, namespace: &str, name: &str, patch: &Value) -> Stored {
         let before = self.get(namespace, name)?;
-        let mut value = before.value().clone();
-        merge(&mut value, patch);
-        let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
-        let metadata = metadata.ok_or_else(|| Refusal::bad_request("metadata is not an object"))?;
-        let asked = |field: &str| metadata.get(field).and_then(Value::as_str).unwrap_or_default();
-        if asked("name") != name {
-            let asked = asked("name");
-            return Err(Refusal::bad_request(format!(
-                "the name of the object ({asked}) does not match the name on the URL ({name})"
-            )));
+        let mut object = Value::clone(&before);
+        merge(&mut object, patch);
+        let changed = |field| object["metadata"][field] != before["metadata"][field];
+        if changed("resourceVersion") {
+            let message = format!(
+                "Operation cannot be fulfilled on workflows.argoproj.io {name:?}: the object has been modified; please \
+                 apply your changes to the latest version and try again"
+            );
+            return Err(failure(409, "Conflict", &message, details(name, "workflows")));
         }
-        if asked("namespace") != namespace {
-            return Err(other_namespace());
+        if changed("uid") {
+            let why = format!("Invalid value: {}: field is immutable", object["metadata"]["uid"]);
+            let message = format!("Workflow.argoproj.io {name:?} is invalid: metadata.uid: {why}");
+            let mut details = details(name, "Workflow");
+            details["causes"] = json!([{"reason": "FieldValueInvalid", "message": why, "field": "metadata.uid"}]);
+            return Err(failure(422, "Invalid", &message, details));
         }
-        match asked("resourceVersion") {
-            "" => return Err(invalid(name, "metadata.resourceVersion", "0", "must be specified for an update")),
-            version if version != before.text("resourceVersion") => return Err(Refusal::conflict(name)),
-            _ => {}
-        }
-        match asked("uid") {
-            uid if uid.is_empty() || uid == before.text("uid") => {}
-            uid => return Err(invalid(name, "metadata.uid", uid, "field is immutable")),
-        }
-        // These are the API server's own; whatever a patch says of them is passed over.
-        for field in ["uid", "creationTimestamp", "generation", "deletionTimestamp"] {
-            match before.metadata().get(field) {
-                Some(own) => metadata.insert(field.to_owned(), own.clone()),
-                None => metadata.remove(field),
-            };
-        }
-        check_kind(&value, name)?;
-        let mut after = Object::new(value)?;
-        if after == *before {
-            return Ok(before);
-        }
-        if after.differs_beside_metadata(&before) {
-            let generation = before.metadata()["generation"].as_u64().unwrap_or_default() + 1;
-            after = after.with("generation", generation.into());
-        }
-        Ok(self.put(key(namespace, name), Some(before), after))
+        Ok(self.put(key(namespace, name), Some(before), object))
     }
 
-    /// Deletes one; returns it as it was last.
-    pub(super) fn delete(&mut self, namespace: &str, name: &str) -> Result<Arc<Object>, Refusal> {
-        let key = key(namespace, name);
-        let before = self.live.remove(&key).ok_or_else(|| Refusal::not_found(name))?;
-        self.version += 1;
-        self.remember(Change { version: self.version, key, before: Some(before.clone()), after: None });
+    pub(in crate::sim) fn delete(&mut self, namespace: &str, name: &str) -> Stored {
+        let before = self.get(namespace, name)?;
+        self.remember(key(namespace, name), Some(before.clone()), None);
         Ok(before)
     }
 
-    fn put(&mut self, key: String, before: Option<Arc<Object>>, object: Object) -> Arc<Object> {
-        self.version += 1;
-        let after = Arc::new(object.with("resourceVersion", self.version.to_string().into()));
-        self.live.insert(key.clone(), after.clone());
-        self.remember(Change { version: self.version, key, before, after: Some(after.clone()) });
-        after
-    }
-
-    fn remember(&mut self, change: Change) {
-        self.changes.push_back(change);
-        if self.changes.len() > HISTORY {
-            self.compacted = self.changes.pop_front().map_or(self.compacted, |oldest| oldest.version);
+    fn put(&mut self, key: String, before: Option<Arc<Value>>, mut object: Value) -> Arc<Value> {
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.retain(|_, value| *value != json!({}));
+        }
+        match before {
+            Some(before) if *before == object => before,
+            before => {
+                object["metadata"]["resourceVersion"] = (self.version + 1).to_string().into();
+                let after = Arc::new(object);
+                self.remember(key, before, Some(after.clone()));
+                after
+            }
         }
     }
 
-    /// Forgets all changes, as etcd does of old ones every five minutes.
-    pub(super) fn compact(&mut self) {
-        self.changes.clear();
-        self.compacted = self.version;
+    fn remember(&mut self, key: String, before: Option<Arc<Value>>, after: Option<Arc<Value>>) {
+        self.version += 1;
+        match &after {
+            Some(after) => self.live.insert(key.clone(), after.clone()),
+            None => self.live.remove(&key),
+        };
+        self.changes.push_back(Change { version: self.version, key, before, after });
+        if self.changes.len() > HISTORY {
+            self.forgotten = self.changes.pop_front().map_or(self.forgotten, |oldest| oldest.version);
+        }
     }
 
-    /// Lists at most `limit` objects that match. A page ends early only where the objects do; whether there are more
-    /// that match is not looked at, so that the last page of a selection may be empty.
+    /// Lists at most `limit` matching Workflows. As in a real API server, the last page of a selection may be empty.
     pub(super) fn list(
         &self,
-        scope: &Scope,
-        selector: &Selector,
+        selection: &Selection,
         limit: Option<usize>,
-        from: Option<Continue>,
-    ) -> Result<Page, Refusal> {
-        let version = from.as_ref().map_or(self.version, |from| from.version);
-        let live = self.as_of(version)?;
-        let after = from.map(|from| from.after);
-        let mut rest = within(&live, scope, after.as_deref()).peekable();
-        let mut page = Page { items: Vec::new(), version, next: None, remaining: None };
+        token: Option<&str>,
+    ) -> Result<Page, Box<Status>> {
+        let (version, last) = match token {
+            None => (self.version, ""),
+            Some(token) => token
+                .split_once(':')
+                .and_then(|(version, last)| Some((version.parse().ok()?, last)))
+                .ok_or_else(|| bad_request("invalid continue token"))?,
+        };
+        if version != self.version {
+            let message = "The provided continue parameter is too old to display a consistent list result. You must \
+                           start a new list without the continue parameter.";
+            return Err(failure(410, "Expired", message, Value::Null));
+        }
+        let inside = self.live.iter().filter(|(key, _)| key.starts_with(&selection.prefix()));
+        let mut rest = inside.skip_while(|(key, _)| key.as_str() <= last).peekable();
+        let mut page = Page { items: Vec::new(), version, next: None };
         while let Some((key, object)) = rest.next() {
-            if !object.matches(selector) {
-                continue;
+            if selection.matches(object) {
+                page.items.push(object.clone());
             }
-            page.items.push(object.clone());
             if limit == Some(page.items.len()) {
-                page.next = rest.peek().map(|_| Continue { version, after: key.clone() });
-                page.remaining = (page.next.is_some() && selector.selects_all()).then(|| rest.count());
+                page.next = rest.peek().map(|_| format!("{version}:{key}"));
                 break;
             }
         }
         Ok(page)
     }
 
-    /// The objects as they were at a version, as far back as changes are remembered.
-    fn as_of(&self, version: u64) -> Result<Cow<'_, Live>, Refusal> {
-        if version < self.compacted || version > self.version {
-            return Err(Refusal::expired_page());
-        }
-        let mut live = Cow::Borrowed(&self.live);
-        for change in self.changes.iter().rev().take_while(|change| change.version > version) {
-            match &change.before {
-                Some(before) => live.to_mut().insert(change.key.clone(), before.clone()),
-                None => live.to_mut().remove(&change.key),
-            };
-        }
-        Ok(live)
-    }
-
-    /// What a watch with this selector is told of what happened after a version, in that order. An object that enters
-    /// the selection is added, one that leaves it is deleted, in its last form inside.
-    pub(super) fn since(
+    /// Returns the watch events after a version. A Workflow that enters the selection is `ADDED`; one that leaves it is
+    /// `DELETED`, with its last content inside and the version of the change.
+    pub(super) fn events_since(
         &self,
         version: u64,
-        scope: &Scope,
-        selector: &Selector,
-    ) -> Result<Vec<(EventType, Arc<Object>)>, Refusal> {
-        if version < self.compacted {
-            return Err(Refusal::expired(version, self.compacted));
+        selection: &Selection,
+    ) -> Result<Vec<(&'static str, Arc<Value>)>, Box<Status>> {
+        if version < self.forgotten {
+            let message = format!("too old resource version: {version} ({})", self.forgotten);
+            return Err(failure(410, "Expired", &message, Value::Null));
         }
+        let prefix = selection.prefix();
         let begin = self.changes.partition_point(|change| change.version <= version);
-        let matching = |object: &Option<Arc<Object>>| object.clone().filter(|object| object.matches(selector));
+        let matching = |object: &Option<Arc<Value>>| object.clone().filter(|object| selection.matches(object));
         let event = |change: &Change| match (matching(&change.before), matching(&change.after)) {
             (None, None) => None,
-            (None, Some(after)) => Some((EventType::Added, after)),
-            (Some(_), Some(after)) => Some((EventType::Modified, after)),
+            (None, Some(after)) => Some(("ADDED", after)),
+            (Some(_), Some(after)) => Some(("MODIFIED", after)),
             (Some(before), None) => {
-                let version = change.version.to_string();
-                Some((EventType::Deleted, Arc::new(Object::clone(&before).with("resourceVersion", version.into()))))
+                let mut last = Value::clone(&before);
+                last["metadata"]["resourceVersion"] = change.version.to_string().into();
+                Some(("DELETED", Arc::new(last)))
             }
         };
-        let prefix = scope.as_ref().map(|namespace| key(namespace, ""));
-        let inside = |change: &&Change| prefix.as_ref().is_none_or(|prefix| change.key.starts_with(prefix));
-        Ok(self.changes.range(begin..).filter(inside).filter_map(event).collect())
+        Ok(self.changes.range(begin..).filter(|change| change.key.starts_with(&prefix)).filter_map(event).collect())
     }
 }
 
@@ -283,33 +217,73 @@ fn key(namespace: &str, name: &str) -> String {
     format!("{namespace}/{name}")
 }
 
-fn within<'a>(
-    live: &'a Live,
-    scope: &Scope,
-    after: Option<&str>,
-) -> impl Iterator<Item = (&'a String, &'a Arc<Object>)> {
-    let prefix = scope.as_ref().map(|namespace| key(namespace, "")).unwrap_or_default();
-    let begin = match after {
-        Some(after) if *after >= *prefix => Bound::Excluded(after),
-        _ => Bound::Included(prefix.as_str()),
-    };
-    let range = live.range::<str, _>((begin, Bound::Unbounded));
-    range.take_while(move |(key, _)| key.starts_with(&prefix))
+fn not_found(name: &str) -> Box<Status> {
+    let message = format!("workflows.argoproj.io {name:?} not found");
+    failure(404, "NotFound", &message, details(name, "workflows"))
 }
 
-fn other_namespace() -> Refusal {
-    Refusal::bad_request("the namespace of the provided object does not match the namespace sent on the request")
+pub(super) fn bad_request(message: &str) -> Box<Status> {
+    failure(400, "BadRequest", message, Value::Null)
 }
 
-fn check_kind(value: &Value, name: &str) -> Result<(), Refusal> {
-    for (field, wanted) in [("apiVersion", API_VERSION), ("kind", KIND)] {
-        let found = value[field].as_str().unwrap_or_default();
-        if found != wanted {
-            return Err(invalid(name, field, found, &format!("must be {wanted}")));
-        }
-    }
-    Ok(())
+pub(super) fn failure(code: u16, reason: &str, message: &str, details: Value) -> Box<Status> {
+    let status = json!({"status": "Failure", "code": code, "reason": reason, "message": message, "details": details});
+    serde_json::from_value(status).expect("the fields of a Status")
+}
+
+fn details(name: &str, kind: &str) -> Value {
+    json!({"name": name, "group": "argoproj.io", "kind": kind})
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn selection(namespace: Option<&str>) -> Selection {
+        Selection { namespace: namespace.map(str::to_owned), selector: Selector::default() }
+    }
+
+    fn create(objects: &mut Objects, namespace: &str, name: &str) {
+        objects.create(namespace, json!({"metadata": {"name": name}})).unwrap();
+    }
+
+    #[test]
+    fn a_list_has_one_namespace_or_all_in_the_order_of_keys() {
+        let mut objects = Objects::default();
+        for namespace in ["team", "team-a", "teb"] {
+            create(&mut objects, namespace, "run");
+        }
+        let namespaces = |namespace| {
+            let page = objects.list(&selection(namespace), None, None).unwrap();
+            page.items.iter().map(|item| item["metadata"]["namespace"].to_string()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(namespaces(None), r#""team-a" "team" "teb""#);
+        assert_eq!(namespaces(Some("team")), r#""team""#);
+        assert_eq!(namespaces(Some("te")), "");
+    }
+
+    #[test]
+    fn the_next_page_expires_with_a_change() {
+        let mut objects = Objects::default();
+        create(&mut objects, "team", "a");
+        create(&mut objects, "team", "b");
+        let all = selection(None);
+        let token = objects.list(&all, Some(1), None).unwrap().next;
+        assert_eq!(objects.list(&all, Some(1), token.as_deref()).unwrap().items[0]["metadata"]["name"], "b");
+        create(&mut objects, "team", "c");
+        let expired = objects.list(&all, Some(1), token.as_deref()).err().unwrap();
+        assert_eq!((expired.code, expired.reason.as_str()), (410, "Expired"));
+    }
+
+    #[test]
+    fn a_watch_begins_within_the_remembered_changes() {
+        let mut objects = Objects::default();
+        for _ in 0..=HISTORY / 2 {
+            create(&mut objects, "team", "run");
+            objects.delete("team", "run").unwrap();
+        }
+        let expired = objects.events_since(FIRST, &selection(None)).unwrap_err();
+        assert_eq!((expired.code, expired.reason.as_str()), (410, "Expired"));
+        assert_eq!(objects.events_since(FIRST + 2, &selection(None)).unwrap().len(), HISTORY);
+    }
+}

@@ -2,14 +2,14 @@
 
 use std::{env, path::Path, process::Command};
 
-/// The variable of the environment that says it where there is no git folder: in the build of an image, or of a source
-/// archive. The program is compiled with a variable of the same name.
+/// The name of the environment variable for builds without a git folder, such as those of an image or a source archive.
+/// The build script sets the variable of the same name for the compiler.
 pub(crate) const VARIABLE: &str = "GIT_REVISION";
 
-/// What this build is of, and cargo told when to ask again.
-pub(crate) fn of_this_build() -> String {
+/// Returns the revision of this build, and prints to cargo when to determine it again.
+pub(crate) fn revision() -> String {
     println!("cargo:rerun-if-env-changed={VARIABLE}");
-    // HEAD names the branch; its log grows with whatever moves it. In a worktree neither is under .git.
+    // HEAD contains the branch, and its log changes with every commit. In a worktree neither is below `.git`.
     for file in ["HEAD", "logs/HEAD"] {
         if let Some(path) = git(&["rev-parse", "--git-path", file])
             && Path::new(&path).exists()
@@ -20,12 +20,12 @@ pub(crate) fn of_this_build() -> String {
     choose(env::var(VARIABLE).ok(), || git(&["rev-parse", "--short=12", "HEAD"]))
 }
 
-/// The environment's word counts, then that of git. An empty variable is what a build argument that was not given becomes.
+/// Returns the environment's revision, else git's. An omitted build argument of an image is an empty variable.
 pub(crate) fn choose(environment: Option<String>, git: impl FnOnce() -> Option<String>) -> String {
     environment.filter(|revision| !revision.is_empty()).or_else(git).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// The answer of a git command, where there is git and this is a checkout.
+/// Returns the output of a git command, if git is installed and this is a checkout.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
     let answer = String::from_utf8(output.stdout).ok()?;
