@@ -8,13 +8,15 @@ use std::{
 
 use futures::future::{BoxFuture, join_all};
 use model_update_eventsource::{
-    delivery::{ArtifactLookup, Attached, Driver, LookupError, MarkError, MarkPatch, Marker, Options, WallClock},
+    delivery::{
+        ArtifactLookup, Attached, DeliveryMetrics, Driver, LookupError, MarkError, MarkPatch, Marker, Options,
+        WallClock,
+    },
     model::{
         Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid,
         Workflow,
     },
     store::Store,
-    telemetry::metrics::DeliveryMetrics,
 };
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -78,7 +80,7 @@ async fn read(mut stream: Attached, runs: usize) -> (Instant, Instant) {
     for _ in 0..runs {
         let handoff = stream.events.recv().await.expect("an open stream");
         first.get_or_insert_with(Instant::now);
-        stream.receipts.acknowledged(handoff.sequence);
+        stream.acks.acknowledged(handoff.sequence);
     }
     let last = Instant::now();
     // Long enough for the confirmations and their marks.

@@ -40,7 +40,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use self::exposition::Exposition;
-use crate::{readiness::Readiness, store::Store};
+use crate::{
+    readiness::Readiness,
+    store::{Size, Store},
+};
 
 /// How many connections are served at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
@@ -146,7 +149,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Html<String> {
         0 => "yes".to_owned(),
         _ => blockers.into_iter().map(|(name, reason)| format!("no, {name}: {reason}")).collect::<Vec<_>>().join("; "),
     };
-    let (workflows, namespaces) = admin.store.size();
+    let Size { workflows, namespaces } = admin.store.size();
     let uptime = Duration::from_secs(admin.started.elapsed().as_secs());
     let live = [
         ("ready", ready),

@@ -20,7 +20,7 @@ mod supervisor;
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use prometheus_client::registry::Registry;
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -29,13 +29,13 @@ pub use self::config::Config;
 use self::supervisor::Supervisor;
 use crate::{
     admin::{self, Admin},
-    delivery::{self, Driver},
+    delivery::{self, DeliveryMetrics, Driver},
     eventsource::{self, Server},
     k8s::{Client, PatchMarker, Watch},
     mlmd::{self, LookupMetrics, Mlmd},
     readiness::Readiness,
     store::Store,
-    telemetry::{self, Metrics},
+    telemetry,
 };
 
 /// How long a shutdown may take. Pods are given 30 s by default, but 10 s where this runs beside kfp-operator.
@@ -52,7 +52,7 @@ pub struct Bound {
     address: SocketAddr,
     admin_address: SocketAddr,
     registry: Registry,
-    metrics: Metrics,
+    subscribers: Gauge,
     readiness: Readiness,
     store: Arc<Store>,
     watches: Vec<Watch>,
@@ -70,6 +70,8 @@ pub async fn build(config: Config) -> Result<Bound> {
 
     let (mut registry, metrics) = telemetry::registry();
     let lookup_metrics = LookupMetrics::new(registry.sub_registry_with_prefix(telemetry::PREFIX));
+    let delivery_metrics = DeliveryMetrics::new(registry.sub_registry_with_prefix(telemetry::PREFIX));
+    let subscribers = delivery_metrics.streams.clone();
     let readiness = Readiness::default();
     let store = Arc::<Store>::default();
     let kubernetes = match config.kubernetes.clone() {
@@ -87,7 +89,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     };
     let clock = config.clock.clone();
     let (deliveries, driver) =
-        Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, metrics.delivery.clone());
+        Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, delivery_metrics);
     let namespaces = (!config.namespaces.is_empty()).then(|| config.namespaces.clone());
     let options = eventsource::Options { namespaces, traces: config.traces.clone() };
     let server = Server::new(deliveries, options, readiness.clone(), metrics.streams.clone());
@@ -99,7 +101,7 @@ pub async fn build(config: Config) -> Result<Bound> {
         address,
         admin_address,
         registry,
-        metrics,
+        subscribers,
         readiness,
         store,
         watches,
@@ -158,7 +160,7 @@ impl Bound {
             registry: self.registry,
             readiness: self.readiness.clone(),
             store: self.store,
-            subscribers: self.metrics.delivery.streams.clone(),
+            subscribers: self.subscribers,
             started: std::time::Instant::now(),
             facts,
         };

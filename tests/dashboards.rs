@@ -139,7 +139,7 @@ async fn every_query_of_every_panel_has_data_and_histograms_lead_to_traces() {
         "sum(modelupdate_events_sent_total) == 2",
         "sum(modelupdate_events_redelivered_total) == 1",
         "sum(modelupdate_events_confirmed_total) == 1",
-        "sum(modelupdate_runs_unannounced_total{reason=\"no_model\"}) == 1",
+        "sum(modelupdate_runs_skipped_total{reason=\"no_model\"}) == 1",
         "sum(modelupdate_lookup_retries_total{reason=\"no_context\"}) > 0",
         "sum(modelupdate_subscriptions_refused_total{reason=\"InvalidArgument\"}) == 1",
         "sum(modelupdate_runs_pending) == 1",
@@ -148,7 +148,7 @@ async fn every_query_of_every_panel_has_data_and_histograms_lead_to_traces() {
     }
     let exemplars = "/api/v1/query_exemplars";
     eventually(SOON, "exemplars", async || {
-        let answer = prometheus.get(exemplars, "modelupdate_event_confirmation_seconds_bucket").await?;
+        let answer = prometheus.get(exemplars, "modelupdate_event_confirmation_duration_seconds_bucket").await?;
         let id = answer["data"][0]["exemplars"][0]["labels"]["trace_id"].as_str().map(str::len);
         if id == Some(32) { Ok(()) } else { Err(answer.to_string()) }
     })

@@ -25,7 +25,7 @@ use crate::{
     model::Subscription,
     telemetry::{
         Traces,
-        metrics::{StreamMetrics, delivery::ReasonLabel},
+        metrics::{StreamMetrics, streams::ReasonLabel},
     },
 };
 

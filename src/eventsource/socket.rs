@@ -24,7 +24,7 @@ use tokio::{
 use tonic::transport::server::Connected;
 use tracing::info;
 
-use crate::telemetry::metrics::{StreamMetrics, delivery::ReasonLabel};
+use crate::telemetry::metrics::{StreamMetrics, streams::ReasonLabel};
 
 /// How long a peer may take for its first octets. A client sends them at once, before it knows whether anybody listens.
 const GREETING: Duration = Duration::from_secs(20);

@@ -16,7 +16,7 @@ use tracing::info;
 
 use super::{link::StreamAccount, proto};
 use crate::{
-    delivery::{Attached, Handoff, Receipts},
+    delivery::{AckSender, Attached, Handoff},
     failpoint::FailPoint,
     model::event,
     telemetry::{
@@ -43,7 +43,7 @@ pub(super) struct EventStream {
 
 /// What the stream shares with the task that reads its account.
 struct Open {
-    receipts: Receipts,
+    acks: AckSender,
     /// The DATA octet at which a hand-off ends, and its number; in order.
     sent: Mutex<VecDeque<(u64, u64)>>,
 }
@@ -51,8 +51,8 @@ struct Open {
 impl EventStream {
     /// Begins to send what delivery hands over. Without an account (see [`super::link`]) nothing is ever confirmed.
     pub(super) fn new(attached: Attached, account: Option<StreamAccount>, life: Life) -> Self {
-        let Attached { events, receipts } = attached;
-        let open = Arc::new(Open { receipts, sent: Mutex::default() });
+        let Attached { events, acks } = attached;
+        let open = Arc::new(Open { acks, sent: Mutex::default() });
         if let Some(account) = &account {
             // Receipts come in while nobody reads the stream, so they have a task of their own.
             tokio::spawn(read_receipts(Arc::downgrade(&open), account.acknowledged()));
@@ -76,7 +76,7 @@ impl Stream for EventStream {
                     account.expect(this.octets);
                 }
                 this.life.metrics.sent();
-                FailPoint::HandedOff.pass();
+                FailPoint::AfterHandoff.pass();
                 Poll::Ready(Some(Ok(event)))
             }
             // Delivery has let go of the stream: the server drains.
@@ -110,7 +110,7 @@ async fn read_receipts(open: Weak<Open>, mut acknowledged: watch::Receiver<u64>)
         let Some(open) = open.upgrade() else { return };
         if let Some(sequence) = open.proven(octets) {
             FailPoint::Acknowledged.pass();
-            open.receipts.acknowledged(sequence);
+            open.acks.acknowledged(sequence);
         }
     }
 }

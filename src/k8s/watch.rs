@@ -18,7 +18,7 @@ use super::{Client, client::WATCH_TIMEOUT, object::Object};
 use crate::{
     model::Names,
     readiness::Readiness,
-    store::{Relist, Scope, Store},
+    store::{Relist, Scope, Size, Store},
 };
 
 /// How many Workflows a page of a list holds: a page is in memory as a whole.
@@ -96,7 +96,7 @@ impl Watch {
             Event::InitDone => {
                 let swept = self.list.take().map_or(0, |list| self.store.finish_list(list));
                 self.names.shrink();
-                self.status.listed(self.store.size().0, swept);
+                self.status.listed(self.store.size().workflows, swept);
             }
             Event::Apply(object) => {
                 self.status.alive();
@@ -110,7 +110,7 @@ impl Watch {
             }
         }
         if self.list.is_none() {
-            let (workflows, namespaces) = self.store.size();
+            let Size { workflows, namespaces } = self.store.size();
             let metrics = &self.client.metrics;
             metrics.workflows.set(i64::try_from(workflows).unwrap_or(i64::MAX));
             metrics.namespaces.set(i64::try_from(namespaces).unwrap_or(i64::MAX));

@@ -1,10 +1,8 @@
 //! The metrics: families with bounded labels, never a Workflow's name, a UID or an error's text.
 
-pub mod delivery;
 pub mod kubernetes;
 pub mod streams;
 
-pub use delivery::DeliveryMetrics;
 pub use kubernetes::KubernetesMetrics;
 use prometheus_client::registry::Registry;
 pub use streams::StreamMetrics;
@@ -12,8 +10,6 @@ pub use streams::StreamMetrics;
 /// Every metric of the server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// What delivery counts.
-    pub delivery: DeliveryMetrics,
     /// What is counted on the side of Kubernetes.
     pub kubernetes: KubernetesMetrics,
     /// What is counted on the side of Argo Events.
@@ -23,10 +19,6 @@ pub struct Metrics {
 impl Metrics {
     /// Makes the metrics and registers them.
     pub fn new(registry: &mut Registry) -> Self {
-        Self {
-            delivery: DeliveryMetrics::new(registry),
-            kubernetes: KubernetesMetrics::new(registry),
-            streams: StreamMetrics::new(registry),
-        }
+        Self { kubernetes: KubernetesMetrics::new(registry), streams: StreamMetrics::new(registry) }
     }
 }

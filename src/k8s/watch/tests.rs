@@ -82,7 +82,7 @@ impl Watched {
     /// Waits until the store holds exactly these.
     async fn holds(&self, names: &[&str]) {
         let all = || names.iter().all(|name| self.store.get("team", name).is_some());
-        happens(|| names.len() == self.store.size().0 && all()).await;
+        happens(|| names.len() == self.store.size().workflows && all()).await;
     }
 
     fn errors(&self, kind: &'static str) -> u64 {

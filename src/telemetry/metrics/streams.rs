@@ -7,7 +7,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::delivery::ReasonLabel;
+/// One of a fixed set of reasons.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// The reason.
+    pub reason: &'static str,
+}
 
 /// A gRPC method.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
