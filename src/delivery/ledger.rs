@@ -269,7 +269,7 @@ impl Ledger {
                 self.report(report);
                 if let Some(lookup) = self.lookups.get(id) {
                     for stream in self.registry.awaiting(lookup) {
-                        if self.registry.stream(stream).lookup_failed(&lookup.workflow) {
+                        if self.registry.stream(stream).lookup_failed(lookup.workflow.uid) {
                             self.dirty.insert(stream);
                         }
                     }

@@ -76,7 +76,7 @@ impl Ledger {
         let deleted = self.deleted.contains(workflow.uid);
         let requested = self.lookups.request(&workflow, &stream.subscription.artifact_types, deleted);
         if matches!(requested, Requested::AwaitingRetry) {
-            stream.lookup_failed(&workflow);
+            stream.lookup_failed(workflow.uid);
         }
         if stream.has_demand() {
             self.lookups.queue_stream(&workflow.namespace, id);

@@ -40,6 +40,8 @@ pub(super) enum State {
 
 #[derive(Debug)]
 pub(super) struct Run {
+    age: Age,
+    /// The latest record.
     pub(super) workflow: Arc<Workflow>,
     pub(super) state: State,
     /// The time since which the run is pending for the subscription, as far as known.
@@ -74,18 +76,17 @@ struct Queues {
 
 impl Queues {
     fn dequeue(&mut self, run: &Run) {
-        let age = Age::of(&run.workflow);
         match &run.state {
             State::Queued => {
-                self.queued.remove(&age);
+                self.queued.remove(&run.age);
             }
             State::AwaitingLookup => {
-                self.awaiting_lookup.remove(&age);
+                self.awaiting_lookup.remove(&run.age);
             }
             State::Ready { probe_at: None, .. } => {
-                self.ready.remove(&age);
+                self.ready.remove(&run.age);
             }
-            State::Ready { probe_at: Some(at), .. } => self.quarantine.remove(*at, age),
+            State::Ready { probe_at: Some(at), .. } => self.quarantine.remove(*at, run.age),
             State::HandedOff { .. } | State::Excluded => {}
         }
     }
@@ -149,11 +150,11 @@ impl Stream {
     // === runs ===
 
     pub(super) fn insert(&mut self, workflow: Arc<Workflow>, pending_since: Instant) {
-        self.queues.queued.insert(Age::of(&workflow));
-        let uid = workflow.uid;
-        let run = Run { workflow, state: State::Queued, pending_since, already_delivered: false };
-        let replaced = self.runs.insert(uid, run);
-        debug_assert!(replaced.is_none(), "{uid} was there already");
+        let age = Age::of(&workflow);
+        self.queues.queued.insert(age);
+        let run = Run { age, workflow, state: State::Queued, pending_since, already_delivered: false };
+        let replaced = self.runs.insert(age.uid, run);
+        debug_assert!(replaced.is_none(), "{} was there already", age.uid);
     }
 
     /// Removes a run. If its event was handed off, the acknowledgement has no effect.
@@ -200,9 +201,10 @@ impl Stream {
         self.runs.iter().filter(|(_, run)| run.awaits_lookup()).map(|(uid, _)| *uid)
     }
 
-    /// Lets younger runs go ahead of one whose lookup has failed. Returns whether any had to wait for it.
-    pub(super) fn lookup_failed(&mut self, workflow: &Workflow) -> bool {
-        self.queues.awaiting_lookup.remove(&Age::of(workflow)).is_some()
+    /// Lets younger runs be sent before one whose lookup has failed. Returns whether they had to wait for it.
+    pub(super) fn lookup_failed(&mut self, run: Uid) -> bool {
+        let age = self.runs.get(&run).map(|run| run.age);
+        age.is_some_and(|age| self.queues.awaiting_lookup.remove(&age).is_some())
     }
 
     /// Takes the models of a run that awaits them. A run in quarantine has the time of its next probe.
@@ -210,12 +212,11 @@ impl Stream {
         let run = self.runs.get_mut(&run).filter(|run| run.awaits_lookup()).expect("the run awaits its models");
         self.queues.dequeue(run);
         run.state = State::Ready { models, probe_at };
-        let age = Age::of(&run.workflow);
         match probe_at {
             None => {
-                self.queues.ready.insert(age);
+                self.queues.ready.insert(run.age);
             }
-            Some(at) => self.queues.quarantine.insert(at, age),
+            Some(at) => self.queues.quarantine.insert(at, run.age),
         }
     }
 
