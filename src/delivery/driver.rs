@@ -80,8 +80,8 @@ struct ToStream {
 
 /// The result of a lookup or patch.
 enum TaskResult {
-    Lookup(LookupId, Arc<Workflow>, Option<Step>, Result<Arc<RunModels>, LookupError>),
-    Patch(MarkPatch, Option<Step>, Result<(), MarkError>),
+    Lookup { id: LookupId, workflow: Arc<Workflow>, step: Option<Step>, answer: Result<Arc<RunModels>, LookupError> },
+    Patch { patch: MarkPatch, step: Option<Step>, result: Result<(), MarkError> },
 }
 
 /// The deadlines of a drain.
@@ -223,7 +223,7 @@ impl Driver {
                 let now = self.now();
                 self.ledger.attach(id, subscription, peer, &followed.records, now);
             }
-            StreamMessage::Acknowledged { id, sequence } => self.ledger.acknowledge(id, sequence, self.now()),
+            StreamMessage::Acknowledged { id, sequence } => self.ledger.handle_ack(id, sequence, self.now()),
             StreamMessage::Ended { id } => {
                 self.to_streams.remove(&id);
                 self.ledger.end(id, self.now());
@@ -234,12 +234,12 @@ impl Driver {
     fn handle_result(&mut self, result: TaskResult) {
         let now = self.now();
         match result {
-            TaskResult::Lookup(id, workflow, step, answer) => {
+            TaskResult::Lookup { id, workflow, step, answer } => {
                 FailPoint::AfterLookup.pass();
                 self.observer.lookup_ended(step, &workflow, &answer);
                 self.ledger.handle_answer(id, answer, now);
             }
-            TaskResult::Patch(patch, step, result) => {
+            TaskResult::Patch { patch, step, result } => {
                 FailPoint::Marked.pass();
                 self.observer.patch_ended(step, &patch, &result);
                 self.ledger.handle_patch(patch, result, now);
@@ -269,7 +269,7 @@ impl Driver {
                 let lookup = self.lookup.clone();
                 self.tasks.spawn(Traces::within(step.as_ref().map(Step::id), async move {
                     let answer = lookup.find(&workflow, &types).await;
-                    TaskResult::Lookup(id, workflow, step, answer)
+                    TaskResult::Lookup { id, workflow, step, answer }
                 }));
             }
             Action::Patch { patch, attempt } => {
@@ -278,7 +278,7 @@ impl Driver {
                 let marker = self.marker.clone();
                 self.tasks.spawn(Traces::within(step.as_ref().map(Step::id), async move {
                     let result = marker.patch(&patch).await;
-                    TaskResult::Patch(patch, step, result)
+                    TaskResult::Patch { patch, step, result }
                 }));
             }
             Action::HandOff { stream, subscription, handoff, workflow, pending_for, redelivery } => {

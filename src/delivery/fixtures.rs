@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::{LookupError, MarkChange, MarkError, MarkPatch, payload};
 use crate::{
     model::{
-        Artifact, Mark, Phase, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid, Workflow,
-        event::SkipReason,
+        Artifact, Mark, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid, Workflow,
+        event::SkipReason, fixtures::succeeded,
     },
     telemetry::Traces,
 };
@@ -48,19 +48,8 @@ pub(super) fn with_patch(workflow: &Workflow, change: &MarkChange) -> Workflow {
 
 /// A succeeded run in the namespace `team`.
 pub(super) fn run(name: &str) -> Workflow {
-    Workflow {
-        namespace: "team".into(),
-        name: name.into(),
-        uid: uid(name),
-        created: BEGIN,
-        phase: Phase::Succeeded,
-        events_published: false,
-        pipeline: PipelineName::Spec("penguin".into()),
-        run_id: None,
-        trace_id: None,
-        marks: [].into(),
-        resource_version: None,
-    }
+    let pipeline = PipelineName::Spec("penguin".into());
+    Workflow { name: name.into(), uid: uid(name), created: BEGIN, ..succeeded(pipeline) }
 }
 
 /// The UID of the run of this name.

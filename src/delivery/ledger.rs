@@ -198,7 +198,7 @@ impl Ledger {
     }
 
     /// Handles an acknowledgement: the peer has read every event up to this one. The stream may have ended meanwhile.
-    pub(super) fn acknowledge(&mut self, id: StreamId, sequence: u64, now: Now) {
+    pub(super) fn handle_ack(&mut self, id: StreamId, sequence: u64, now: Now) {
         let Some(stream) = self.registry.streams.get_mut(&id) else { return };
         let confirm_at = now.instant + self.confirm_after;
         if stream.acknowledge(sequence, confirm_at) {
@@ -296,7 +296,7 @@ impl Ledger {
         self.marks.queue_retries(&mut self.timers);
     }
 
-    /// Whether nothing is left that a drain waits for.
+    /// Returns whether nothing is left that a drain waits for.
     pub(super) fn is_drained(&self) -> bool {
         self.registry.streams.is_empty() && self.marks.is_idle()
     }

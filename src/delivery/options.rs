@@ -9,7 +9,7 @@ use crate::telemetry::Traces;
 pub struct Options {
     /// The time that a stream has to stay open after an acknowledgement before the event counts as delivered.
     pub confirm_after: Duration,
-    /// Whether runs with the label `pipelines.kubeflow.org/events-published: "true"` count as delivered.
+    /// Runs with the label `pipelines.kubeflow.org/events-published: "true"` count as delivered.
     pub skip_labelled: bool,
     /// Lookups in flight.
     pub lookups: LookupLimits,

@@ -1,22 +1,11 @@
 use futures::FutureExt;
 
 use super::*;
-use crate::model::{Mark, Phase, PipelineName, SubscriptionName};
+use crate::model::{Mark, Phase, PipelineName, SubscriptionName, fixtures::succeeded};
 
 fn workflow(namespace: &str, name: &str, uid: u128) -> Workflow {
-    Workflow {
-        namespace: namespace.into(),
-        name: name.into(),
-        uid: Uid::from(uid),
-        created: 0,
-        phase: Phase::Succeeded,
-        events_published: false,
-        pipeline: PipelineName::Unknown,
-        run_id: None,
-        trace_id: None,
-        marks: [].into(),
-        resource_version: None,
-    }
+    let (namespace, name) = (namespace.into(), name.into());
+    Workflow { namespace, name, uid: Uid::from(uid), ..succeeded(PipelineName::Unknown) }
 }
 
 fn changes(store: &Store) -> Vec<String> {

@@ -30,9 +30,7 @@ impl Ledger {
         if !self.draining {
             self.begin_lookups(now);
         }
-        while let Some((patch, attempt)) = self.marks.next_patch() {
-            self.actions.push(Action::Patch { patch, attempt });
-        }
+        self.actions.extend(std::iter::from_fn(|| self.marks.next_patch()));
     }
 
     /// Closes a stream without unconfirmed events or pending marks: its client connects to another replica at once, which

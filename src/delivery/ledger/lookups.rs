@@ -49,11 +49,11 @@ pub(super) struct Lookup {
     /// The time of the first answer without a context. Failures before it prove nothing about the run.
     missing_since: Option<Instant>,
     phase: Phase,
-    /// Whether retries have become rare.
+    /// Set once retries have become rare.
     given_up: bool,
-    /// Whether the answer is ignored: the run was restarted, or its Workflow was deleted.
+    /// The answer is ignored: the run was restarted, or its Workflow was deleted.
     cancelled: bool,
-    /// Whether the Workflow was deleted: the answer serves the streams that await it, but is not remembered.
+    /// The Workflow was deleted: the answer serves the streams that await it, but is not remembered.
     pub(super) deleted: bool,
 }
 
@@ -329,7 +329,7 @@ impl Lookups {
         lookup
     }
 
-    /// Whether there is a lookup of a run that is not cancelled.
+    /// Returns whether there is a lookup of a run that is not cancelled.
     #[cfg(test)]
     pub(super) fn has_lookup(&self, run: Uid, types: &Arc<ArtifactTypes>) -> bool {
         self.by_run.get(&run).is_some_and(|same_run| same_run.iter().any(|id| self.lookup(*id).types == *types))
@@ -340,7 +340,7 @@ impl Lookups {
         self.lookups.len()
     }
 
-    /// Whether nothing is left.
+    /// Returns whether nothing is left.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.lookups.is_empty() && self.by_run.is_empty() && self.namespaces.is_empty()

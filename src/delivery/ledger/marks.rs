@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 
 use super::{
     timers::{Timer, Timers},
-    types::Report,
+    types::{Action, Report},
 };
 use crate::{
     backoff::Backoff,
@@ -125,8 +125,8 @@ impl Marks {
         }
     }
 
-    /// Returns the next patch to be sent, and the number of its attempt (from 1).
-    pub(super) fn next_patch(&mut self) -> Option<(MarkPatch, u32)> {
+    /// Begins the next patch. Returns what the driver has to do.
+    pub(super) fn next_patch(&mut self) -> Option<Action> {
         while self.in_flight < self.max_in_flight {
             let uid = self.queue.pop_front()?;
             let Some(pending) = self.pending.get_mut(&uid).filter(|pending| pending.state == State::Queued) else {
@@ -140,7 +140,8 @@ impl Marks {
             pending.attempt = pending.attempt.saturating_add(1);
             self.in_flight += 1;
             let (namespace, name) = (pending.namespace.clone(), pending.name.clone());
-            return Some((MarkPatch { namespace, name, uid, change }, pending.attempt));
+            let patch = MarkPatch { namespace, name, uid, change };
+            return Some(Action::Patch { patch, attempt: pending.attempt });
         }
         None
     }
@@ -201,12 +202,12 @@ impl Marks {
         }
     }
 
-    /// Whether nothing is pending that is likely to succeed soon.
+    /// Returns whether nothing is pending that is likely to succeed soon.
     pub(super) fn is_idle(&self) -> bool {
         self.pending.values().all(|pending| pending.state == State::Parked)
     }
 
-    /// Whether a mark of this subscription is likely to be written soon.
+    /// Returns whether a mark of this subscription is likely to be written soon.
     pub(super) fn is_busy_for(&self, subscription: &Subscription) -> bool {
         self.pending.values().any(|pending| {
             pending.state != State::Parked

@@ -96,7 +96,7 @@ impl Quarantine {
         self.runs.first().map(|(due, age)| Probe { due: *due, run: age.uid })
     }
 
-    /// Whether the next probe has given way to other runs for long enough.
+    /// Returns whether the next probe has given way to other runs for long enough.
     pub(super) fn is_starving(&self, now: Instant) -> bool {
         self.next().is_some_and(|probe| {
             let waits_since = self.last_probe.map_or(probe.due, |last| last.max(probe.due));

@@ -36,7 +36,7 @@ pub(super) struct SubscriptionState {
     /// Confirmed runs whose mark has not been seen yet.
     pub(super) confirmed: HashSet<Uid>,
     pub(super) failed: FailedDeliveries,
-    /// Whether it was reported that several peers share it: once, until none of them is left.
+    /// Set once it was reported that several peers share it, until none of them is left.
     pub(super) reported_shared: bool,
 }
 

@@ -46,7 +46,7 @@ pub(super) struct Run {
     pub(super) state: State,
     /// The time since which the run is pending for the subscription, as far as known.
     pub(super) pending_since: Instant,
-    /// Whether its delivery is already recorded, through another stream of the subscription or another replica.
+    /// Its delivery is already recorded, through another stream of the subscription or another replica.
     pub(super) already_delivered: bool,
 }
 
@@ -173,7 +173,7 @@ impl Stream {
 
     // === lookups ===
 
-    /// Whether the models of another run should be looked up now.
+    /// Returns whether the models of another run should be looked up now.
     pub(super) fn has_demand(&self) -> bool {
         !self.queues.queued.is_empty() && self.queues.ready.len() < MAX_READY
     }
@@ -190,7 +190,7 @@ impl Stream {
         Some(run.workflow.clone())
     }
 
-    /// Whether the stream awaits a lookup. There is no other record of that.
+    /// Returns whether the stream awaits a lookup. There is no other record of that.
     pub(super) fn awaits(&self, lookup: &Lookup) -> bool {
         self.subscription.artifact_types == lookup.types
             && self.runs.get(&lookup.workflow.uid).is_some_and(Run::awaits_lookup)
@@ -222,13 +222,13 @@ impl Stream {
 
     // === hand-offs ===
 
-    /// Whether another event may be handed off before the last ones are acknowledged.
+    /// Returns whether another event may be handed off before the last ones are acknowledged.
     pub(super) fn has_room(&self) -> bool {
         self.unacknowledged.len() < MAX_UNACKNOWLEDGED
             && (self.unacknowledged_bytes < MAX_UNACKNOWLEDGED_BYTES || self.unacknowledged.is_empty())
     }
 
-    /// Whether an event was handed off and is not confirmed.
+    /// Returns whether an event was handed off and is not confirmed.
     pub(super) fn has_unconfirmed(&self) -> bool {
         !self.unacknowledged.is_empty() || !self.acknowledged.is_empty()
     }

@@ -58,7 +58,7 @@ pub(in crate::delivery) enum Action {
         workflow: Arc<Workflow>,
         /// The time for which the run was pending.
         pending_for: Duration,
-        /// Whether an earlier stream of the subscription ended before it confirmed the event.
+        /// An earlier stream of the subscription ended before it confirmed the event.
         redelivery: bool,
     },
     /// Patch a Workflow, then call [`super::Ledger::handle_patch`].

@@ -139,7 +139,7 @@ fn an_acknowledgement_covers_all_events_up_to_it_and_no_other() {
     ["one", "two", "three"].into_iter().for_each(|name| harness.apply(run(name)));
     harness.answer_all(&model());
     let second = harness.handoffs[1].sequence;
-    harness.ledger.acknowledge(stream, second, harness.now);
+    harness.ledger.handle_ack(stream, second, harness.now);
     harness.wait(Duration::from_secs(1));
     let mut marked: Vec<_> = harness.patches.iter().map(|patch| patch.name.to_string()).collect();
     let mut expected: Vec<_> = harness.events(stream).into_iter().take(2).collect();

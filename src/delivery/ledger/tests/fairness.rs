@@ -88,7 +88,7 @@ fn a_run_during_which_three_streams_ended_is_sent_last() {
     assert_eq!(harness.events(stream), ["poison"]);
 }
 
-/// So it shows which run ends the stream.
+/// The run that ends its stream shows by being alone.
 #[test]
 fn quarantined_runs_are_probed_one_at_a_time() {
     let mut harness = quarantined(&["one", "two", "poison"]);

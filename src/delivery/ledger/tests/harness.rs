@@ -165,7 +165,7 @@ impl Harness {
     /// Acknowledges every event so far.
     pub(super) fn acknowledge(&mut self, stream: StreamId) {
         let sequence = self.last_sequence.get(&stream).copied().unwrap_or_default();
-        self.ledger.acknowledge(stream, sequence, self.now);
+        self.ledger.handle_ack(stream, sequence, self.now);
         self.perform_actions();
     }
 

@@ -204,7 +204,7 @@ fn inputs_about_unknown_streams_have_no_effect() {
     harness.end(stream);
     harness.end(stream);
     harness.acknowledge(stream);
-    harness.ledger.acknowledge(StreamId(99), u64::MAX, harness.now);
+    harness.ledger.handle_ack(StreamId(99), u64::MAX, harness.now);
     harness.apply(run("one"));
     harness.change("one", |workflow| workflow.phase = Phase::Other);
     harness.delete("one");

@@ -20,7 +20,7 @@ type Claimant = (Arc<str>, SubscriptionName);
 struct Delivered {
     /// The step at which it was recorded.
     since: u64,
-    /// Whether it was made by this process, not by another replica.
+    /// It was made by this process, not by another replica.
     by_us: bool,
     mark_seen: bool,
 }
@@ -36,7 +36,7 @@ struct Sent {
     sequence: u64,
     uid: Uid,
     acknowledged: Option<Instant>,
-    /// Whether the run was restarted since.
+    /// The run was restarted since.
     cancelled: bool,
 }
 

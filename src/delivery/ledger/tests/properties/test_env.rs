@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     delivery::{LookupError, LookupLimits, MarkChange, MarkError, MarkPatch, Options, StreamId},
-    model::{ArtifactTypes, Mark, Phase, PipelineName, SubscriptionName, Uid, Workflow},
+    model::{ArtifactTypes, Mark, Phase, PipelineName, SubscriptionName, Uid, Workflow, fixtures::succeeded},
     store::{Change, Scope, Store},
 };
 
@@ -79,7 +79,7 @@ pub(super) struct TestEnv {
     oracle: Oracle,
 }
 
-/// Whether the run of this UID has a model.
+/// Returns whether the run of this UID has a model.
 fn has_model(uid: Uid) -> bool {
     !uid.as_bytes()[15].is_multiple_of(4)
 }
@@ -116,12 +116,7 @@ impl TestEnv {
                 uid: Uid::from(self.next_uid),
                 created: BEGIN + i64::from(run),
                 phase: Phase::Other,
-                events_published: false,
-                pipeline: PipelineName::Generated("penguin".into()),
-                run_id: None,
-                trace_id: None,
-                marks: [].into(),
-                resource_version: None,
+                ..succeeded(PipelineName::Generated("penguin".into()))
             };
             self.api.insert(run, Object { workflow, resource_version: 0 });
         }
@@ -286,7 +281,7 @@ impl TestEnv {
         let Some(at) = choose(self.streams.len(), stream) else { return };
         let id = self.streams[at];
         if let Some(sequence) = self.oracle.acknowledged(id, events.into(), self.now.instant) {
-            self.ledger.acknowledge(id, sequence, self.now);
+            self.ledger.handle_ack(id, sequence, self.now);
             self.perform_actions();
         }
     }
