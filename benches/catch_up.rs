@@ -8,13 +8,15 @@ use std::{
 
 use futures::future::{BoxFuture, join_all};
 use model_update_eventsource::{
-    delivery::{ArtifactLookup, Attached, Driver, LookupError, MarkError, MarkPatch, Marker, Options, WallClock},
+    delivery::{
+        ArtifactLookup, Attached, DeliveryMetrics, Driver, LookupError, MarkError, MarkPatch, Marker, Options,
+        WallClock,
+    },
     model::{
         Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid,
         Workflow,
     },
     store::Store,
-    telemetry::metrics::DeliveryMetrics,
 };
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;

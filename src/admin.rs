@@ -40,7 +40,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use self::exposition::Exposition;
-use crate::{net::Acceptor, readiness::Readiness, store::Store};
+use crate::{
+    net::Acceptor,
+    readiness::Readiness,
+    store::{Size, Store},
+};
 
 /// The limit of concurrent connections. Further ones wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -137,7 +141,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Html<String> {
         0 => "yes".to_owned(),
         _ => blockers.into_iter().map(|(name, reason)| format!("no, {name}: {reason}")).collect::<Vec<_>>().join("; "),
     };
-    let (workflows, namespaces) = admin.store.size();
+    let Size { workflows, namespaces } = admin.store.size();
     let uptime = Duration::from_secs(admin.started.elapsed().as_secs());
     let live = [
         ("ready", ready),

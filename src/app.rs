@@ -30,13 +30,13 @@ pub use self::config::Config;
 use self::supervisor::Supervisor;
 use crate::{
     admin::{self, Admin},
-    delivery::{self, Driver},
+    delivery::{self, DeliveryMetrics, Driver},
     eventsource::{self, Server, StreamMetrics},
     k8s::{Client, KubernetesMetrics, PatchMarker, Watch},
     mlmd::{self, LookupMetrics, Mlmd},
     readiness::Readiness,
     store::Store,
-    telemetry::{self, metrics::DeliveryMetrics},
+    telemetry,
 };
 
 const DELIVERY: &str = "delivery";

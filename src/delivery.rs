@@ -1,27 +1,30 @@
-//! The product's sentence: **every subscription to a namespace gets each run of it that succeeded and put out a serving
-//! model, at least once, and once only in calm weather.**
+//! Delivers every succeeded run to every subscription of its namespace, at least once.
 //!
-//! - [`Driver`] is the task that delivers: it reads the store's changes, asks for models, hands events to streams, and
-//!   has marks written on the Workflows.
-//! - What it does when is decided by the ledger (`delivery/ledger.rs`), a synchronous state machine.
-//! - A stream attaches through [`Deliveries`], gets [`Handoff`]s, and returns proofs of receipt.
-//! - The outside world is behind two traits: [`ArtifactLookup`] and [`Marker`].
+//! - [`Driver`] is the delivery task: it reads the store's changes, looks up models, hands events to streams, and has
+//!   marks written on the Workflows.
+//! - The ledger (`delivery/ledger.rs`), a synchronous state machine, decides what the driver does.
+//! - A stream attaches through [`Deliveries`], receives [`Handoff`]s, and sends acknowledgements through [`AckSender`].
+//! - The outside systems are behind two traits: [`ArtifactLookup`] and [`Marker`].
 //!
-//! A hand-off counts as delivered once the peer has proved that it read it *and* the stream stayed open for a while
-//! ([`Options::confirm_after`]). Until then the end of the stream gives it back. What counts is remembered here until
-//! its mark has been seen on the Workflow, and on the Workflow from then on, for every replica.
+//! An event is *confirmed* once its peer has acknowledged it and the stream has stayed open for a while after that
+//! ([`Options::confirm_after`]). If the stream ends earlier, the event is redelivered. A confirmed delivery is remembered
+//! in memory until its mark has been seen on the Workflow; from then on every replica knows of it.
 
 mod driver;
 #[cfg(test)]
 mod fixtures;
 mod handle;
 mod ledger;
+mod metrics;
 mod observer;
+mod options;
+mod payload;
 mod spans;
 
 pub use driver::{Driver, WallClock};
 pub use handle::{AckSender, Attached, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
-pub use ledger::Options;
+pub use metrics::DeliveryMetrics;
+pub use options::{LookupLimits, Options};
 
 use std::{fmt, sync::Arc};
 
@@ -29,44 +32,48 @@ use futures::future::BoxFuture;
 
 use crate::model::{ArtifactTypes, RunModels, SubscriptionName, Uid, Workflow};
 
-/// Where the models of a run are asked for. Implemented over ML Metadata; Kubeflow is moving artifacts elsewhere.
+/// A source of the models of runs.
 pub trait ArtifactLookup: Send + Sync + 'static {
-    /// The models of these types that this run put out. Asked again by the caller after an error; an answer without
-    /// models is final. Answers may be remembered by the run's UID; concurrent questions for the same run share one.
+    /// Returns the models of these types that a run produced. An answer without models is final; the caller retries after
+    /// an error.
+    ///
+    /// The caller has at most one call in flight for each run and set of types, so implementations need not share equal
+    /// calls. They may remember answers by the run's UID until [`ArtifactLookup::forget`]; a call for the same run and
+    /// types may follow that while the former one is still in flight.
     fn find<'a>(
         &'a self,
         run: &'a Workflow,
         types: &'a Arc<ArtifactTypes>,
     ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>>;
 
-    /// The run has been restarted: what was remembered of it is no longer true.
+    /// Forgets every remembered answer about a run, including answers to calls in flight: the run was restarted.
     fn forget(&self, run: Uid);
 }
 
-/// Why there is no answer. None of these means "no model".
+/// A failure of a lookup. None of these means "no model".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
-    /// ML Metadata knows nothing of the run (yet): no context, or one in which nothing was executed.
-    #[error("ML Metadata knows nothing of this run (yet)")]
+    /// ML Metadata has no context of the run, or one without executions. It may appear later.
+    #[error("ML Metadata does not know this run (yet)")]
     NoContext,
-    /// The context of this run's name says that it belongs to another namespace.
-    #[error("ML Metadata's context of this run belongs to the namespace {namespace:?}")]
+    /// The context of this run's name belongs to another namespace.
+    #[error("the run's context in ML Metadata belongs to the namespace {namespace:?}")]
     ForeignContext {
-        /// The namespace that it names.
+        /// The context's namespace.
         namespace: String,
     },
-    /// The question failed. `code` is one of a bounded set and fit for a metric's label.
+    /// There is no valid answer.
     #[error("{code}: {message}")]
     Failed {
-        /// The gRPC status code's name in lower case (`unavailable`), `timeout` or `malformed`.
+        /// The gRPC status code's label (`unavailable`), `timeout` or `malformed`: one of a bounded set.
         code: &'static str,
-        /// What went wrong, for a log.
+        /// A description for logs.
         message: String,
     },
 }
 
 impl LookupError {
-    /// What it is called in metrics and traces: one of a bounded set.
+    /// The error's name in metrics and traces: one of a bounded set.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoContext => "no_context",
@@ -76,7 +83,7 @@ impl LookupError {
     }
 }
 
-/// Who writes on a Workflow what has been delivered.
+/// Writes and removes marks on Workflows.
 pub trait Marker: Send + Sync + 'static {
     /// Applies a change of marks to one Workflow.
     fn patch<'a>(&'a self, patch: &'a MarkPatch) -> BoxFuture<'a, Result<(), MarkError>>;
@@ -89,53 +96,53 @@ pub struct MarkPatch {
     pub namespace: Arc<str>,
     /// The Workflow's name.
     pub name: Box<str>,
-    /// Its UID: the patch must not touch another Workflow of the same name.
+    /// The Workflow's UID: the patch must not change another Workflow of the same name.
     pub uid: Uid,
-    /// What to do.
+    /// The change.
     pub change: MarkChange,
 }
 
-/// What a patch does.
+/// A change of marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MarkChange {
-    /// Remember that these subscriptions have got the run.
+    /// Mark the run as delivered to these subscriptions.
     Set(Vec<SubscriptionName>),
-    /// The run was restarted: remove these marks, provided that the Workflow is still at this `resourceVersion`.
+    /// Remove marks of a run that was restarted, provided that the Workflow is still at this `resourceVersion`.
     Remove {
-        /// The subscriptions whose marks go.
+        /// The subscriptions whose marks are removed.
         subscriptions: Vec<SubscriptionName>,
-        /// The state of the Workflow on which this was decided.
+        /// The state of the Workflow on which the decision is based.
         resource_version: Box<str>,
     },
 }
 
-/// Why a patch was not applied.
+/// A failure of a patch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MarkError {
-    /// The Workflow is gone (404, or its name belongs to another one now). There is nothing left to mark.
-    #[error("the Workflow is gone")]
+    /// The Workflow no longer exists (404, or another Workflow has its name): there is nothing to mark.
+    #[error("the Workflow no longer exists")]
     Gone,
-    /// 409: the Workflow has changed meanwhile.
-    #[error("the Workflow has changed meanwhile")]
+    /// 409: the Workflow has changed since.
+    #[error("the Workflow has changed since")]
     Conflict,
-    /// 429, 5xx, no answer: worth another try.
+    /// 429, 5xx or no answer: worth a retry.
     #[error("{message}")]
     Transient {
-        /// What went wrong, for a log.
+        /// A description for logs.
         message: String,
     },
-    /// Any other 4xx: refused, and soon tried again in vain.
+    /// Any other 4xx: refused. An early retry would be refused again.
     #[error("{status}: {message}")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The API server's words, for a log.
+        /// The API server's message, for logs.
         message: String,
     },
 }
 
 impl MarkError {
-    /// What it is called in metrics and traces: one of a bounded set.
+    /// The error's name in metrics and traces: one of a bounded set.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Gone => "gone",

@@ -1,30 +1,29 @@
 //! Points in a delivery at which a fault test kills the process.
 //!
-//! `MODEL_UPDATE_FAILPOINT=acknowledged:3` in the environment ends it by SIGKILL when it passes that point for the third
-//! time. All this is compiled with the feature `failpoints` only, which the tests turn on for themselves (the package is
-//! a development dependency of its own); a build for use has none of it.
+//! `MODEL_UPDATE_FAILPOINT=acknowledged:3` in the environment kills the process (SIGKILL) on its third pass of that
+//! point. Compiled only with the feature `failpoints`, which no release build has.
 
 /// A step of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailPoint {
-    /// A succeeded run is about to be looked up.
-    Asking,
-    /// Its models have come from ML Metadata, and nobody has been told.
-    Asked,
-    /// Its event is about to go to the stream.
-    HandingOff,
-    /// Its event is with the stream, and no octet of it is on its way.
-    HandedOff,
-    /// Its receipt has been proved, and nobody has been told.
+    /// Before the lookup of a succeeded run.
+    BeforeLookup,
+    /// After the answer of a lookup, before the ledger has it.
+    AfterLookup,
+    /// Before an event is handed to its stream.
+    BeforeHandoff,
+    /// After the stream has taken an event, before any byte of it is sent.
+    AfterHandoff,
+    /// After an event was acknowledged, before delivery has the acknowledgement.
     Acknowledged,
-    /// It counts as delivered, and its mark is about to be patched.
+    /// After an event was confirmed, before its mark is patched.
     Confirmed,
-    /// The API server has answered the patch, and nobody has been told.
+    /// After the API server's answer to a patch, before the ledger has it.
     Marked,
 }
 
 impl FailPoint {
-    /// The process is at this point.
+    /// Kills the process, where the environment says so.
     #[inline]
     pub(crate) fn pass(self) {
         #[cfg(feature = "failpoints")]
@@ -48,20 +47,20 @@ mod enabled {
 
     const VARIABLE: &str = "MODEL_UPDATE_FAILPOINT";
 
-    /// Where to end, and how many passes before that are let through.
+    /// The point to die at, and the number of the pass, counted down.
     static CHOSEN: LazyLock<Option<(FailPoint, AtomicU64)>> = LazyLock::new(|| {
         let value = env::var(VARIABLE).ok()?;
         let chosen = value.split_once(':').and_then(|(name, pass)| Some((by_name(name)?, pass.parse::<u64>().ok()?)));
-        let (point, pass) = chosen.unwrap_or_else(|| panic!("{VARIABLE}={value}: no POINT:PASS"));
+        let (point, pass) = chosen.unwrap_or_else(|| panic!("{VARIABLE}={value}: not of the form POINT:PASS"));
         Some((point, pass.into()))
     });
 
     fn by_name(name: &str) -> Option<FailPoint> {
         Some(match name {
-            "asking" => FailPoint::Asking,
-            "asked" => FailPoint::Asked,
-            "handing_off" => FailPoint::HandingOff,
-            "handed_off" => FailPoint::HandedOff,
+            "before_lookup" => FailPoint::BeforeLookup,
+            "after_lookup" => FailPoint::AfterLookup,
+            "before_handoff" => FailPoint::BeforeHandoff,
+            "after_handoff" => FailPoint::AfterHandoff,
             "acknowledged" => FailPoint::Acknowledged,
             "confirmed" => FailPoint::Confirmed,
             "marked" => FailPoint::Marked,
@@ -72,8 +71,8 @@ mod enabled {
     pub(super) fn pass(point: FailPoint) {
         let Some((chosen, left)) = &*CHOSEN else { return };
         if *chosen == point && left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            kill_process(getpid(), Signal::KILL).expect("we may signal ourselves");
-            // The signal may go to another thread first; this one does nothing more.
+            kill_process(getpid(), Signal::KILL).expect("a process may signal itself");
+            // Another thread may receive the signal first: this one must not go on.
             loop {
                 std::thread::park();
             }

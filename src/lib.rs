@@ -1,28 +1,27 @@
-//! Model Update Eventsource: when a Kubeflow pipeline run succeeds and has pushed a serving model, every subscription
-//! to the run's namespace gets the event.
+//! Model Update Eventsource: delivers an event to every subscription of a namespace for each Kubeflow pipeline run there
+//! that succeeded and pushed a serving model.
 //!
-//! # The house
+//! # Modules
 //!
-//! | module | what it is |
+//! | module | content |
 //! |---|---|
 //! | `cli` | the command line: `serve`, `demo`, `health` |
-//! | `app` | the composition root: binds, wires, supervises |
-//! | [`eventsource`] | the side of Argo Events: gRPC, its configuration, the connection under a stream |
-//! | [`mlmd`] | the side of ML Metadata: which models a run has put out |
-//! | [`k8s`] | the side of Kubernetes: the watch, and the marks on the Workflows |
-//! | [`sim`] | a small API server and ML Metadata store in memory, for the demo and for tests |
+//! | `app` | the composition root: binds ports, wires the parts, supervises their tasks |
+//! | [`eventsource`] | the adapter for Argo Events: gRPC, its configuration, the connection under a stream |
+//! | [`mlmd`] | the adapter for ML Metadata: the models of runs |
+//! | [`k8s`] | the adapter for Kubernetes: the watch, and the marks on Workflows |
+//! | [`sim`] | an API server and an ML Metadata store in memory, for the demo and for tests |
 //! | `admin` | health, readiness and metrics over HTTP |
-//! | [`delivery`] | the product's sentence: who gets which event when, and what is remembered |
+//! | [`delivery`] | delivers every succeeded run to every subscription, at least once |
 //! | [`store`] | the Workflows' records by namespace |
 //! | [`model`] | plain data and pure rules |
 //! | [`telemetry`], [`readiness`], [`backoff`], [`net`] | leaves that every module may use |
-//! | `failpoint` | one more: where fault tests kill the process; empty in a build for use |
+//! | `failpoint` | a leaf, too: points at which fault tests kill the process; empty in a release build |
 //!
 //! # Imports run one way
 //!
-//! main → cli → app → {eventsource, mlmd, k8s, sim, admin} → delivery → store → model. The adapters (the modules in
-//! braces) never import each other, and the types generated from `proto/` never leave their adapter. The test
-//! `tests/imports.rs` keeps these rules.
+//! main → cli → app → {eventsource, mlmd, k8s, sim, admin} → delivery → store → model. The adapters (in braces) never
+//! import each other, and the types generated from `proto/` never leave their adapter. `tests/imports.rs` checks this.
 
 pub mod admin;
 pub mod app;

@@ -1,14 +1,13 @@
-//! The reflector's store: one record per Workflow, by namespace, and the changes of those namespaces that somebody
-//! follows. No I/O.
+//! Records of all Workflows by namespace, and the journal of their changes. No I/O.
 //!
-//! There is no queue per subscriber: whoever follows a namespace takes a snapshot once and then reads its changes from
-//! a journal. The journal holds changes of meaning only (a record that equals the one already held keeps its place,
-//! its allocation, and wakes nobody) and only those of followed namespaces, plus the restarted Workflows of all
-//! namespaces, whose marks must go whether or not anybody listens. It is drained as a whole by the one task that
-//! follows, which never waits for anything else, so it does not grow.
+//! There is no queue per subscriber: the delivery task reads a namespace's records once and its changes from the
+//! journal from then on. The journal holds only changes that matter (a record equal to the held one keeps its
+//! allocation and wakes no task), and only those of followed namespaces, plus the restarted Workflows of all namespaces,
+//! whose marks are removed with or without a subscriber. The delivery task drains the whole journal and waits for
+//! nothing else, so the journal does not grow.
 //!
-//! A relist replaces nothing until it is complete: each record that it brings is stamped with the relist's epoch,
-//! and the end of it sweeps what carries an older one.
+//! A relist deletes nothing before it is complete: each record that it lists is stamped with the list's epoch, and its
+//! end sweeps the records with an older one.
 
 use std::{
     borrow::Borrow,
@@ -21,25 +20,43 @@ use tokio::sync::Notify;
 
 use crate::model::{Uid, Workflow};
 
-/// What happened to a Workflow.
+/// A change of a Workflow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is new, or something that matters to us has changed.
+    /// The Workflow is new, or its record has changed.
     Applied(Arc<Workflow>),
-    /// It was deleted. This is the last that was known of it.
-    Gone(Arc<Workflow>),
+    /// The Workflow was deleted. This is its last record.
+    Deleted(Arc<Workflow>),
 }
 
-/// What one watch covers, and so what the end of its list may sweep.
+/// The Workflows that one watch covers, which are those that the end of its list may sweep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// The Workflows of all namespaces.
     All,
-    /// Those of one namespace.
+    /// The Workflows of one namespace.
     Namespace(Arc<str>),
 }
 
-/// The records of all Workflows. Cheap to share; every method is quick and none waits.
+/// The number of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Workflows.
+    pub workflows: usize,
+    /// Namespaces with at least one Workflow.
+    pub namespaces: usize,
+}
+
+/// The state of a namespace when [`Store::follow`] was called.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// The changes that were still in the journal, of all namespaces. To be handled before `records`.
+    pub changes: Vec<Change>,
+    /// The namespace's records after those changes.
+    pub records: Vec<Arc<Workflow>>,
+}
+
+/// The records of all Workflows. No method but [`Store::changes`] waits.
 #[derive(Debug, Default)]
 pub struct Store {
     inner: Mutex<Inner>,
@@ -55,7 +72,7 @@ struct Inner {
     epoch: u32,
 }
 
-/// A record in the table of its namespace, found by its name.
+/// A record in the table of its namespace, hashed by its name.
 #[derive(Debug)]
 struct Slot {
     record: Arc<Workflow>,
@@ -79,7 +96,7 @@ impl Borrow<str> for Slot {
     }
 }
 
-/// A list under way. What it does not bring is swept when it is finished; dropped before that, it sweeps nothing.
+/// A list in progress. [`Store::finish_list`] sweeps the records that it did not contain; dropping it sweeps nothing.
 #[derive(Debug)]
 #[must_use = "a list that is never finished sweeps nothing"]
 pub struct Relist {
@@ -88,36 +105,34 @@ pub struct Relist {
 }
 
 impl Store {
-    /// Takes in a record: from a list, or because the Workflow was created or changed.
+    /// Adds or replaces a record: from a list, or because the Workflow was created or changed.
     pub fn apply(&self, workflow: Workflow) {
-        let woken = self.lock().apply(workflow);
-        self.wake(woken);
+        let recorded = self.lock().apply(workflow);
+        self.wake(recorded);
     }
 
-    /// Takes out a Workflow that was deleted. A younger one of the same name stays.
+    /// Removes a Workflow that was deleted. A younger one of the same name stays.
     pub fn delete(&self, namespace: &str, name: &str, uid: Uid) {
-        let woken = self.lock().delete(namespace, name, uid);
-        self.wake(woken);
+        let recorded = self.lock().delete(namespace, name, uid);
+        self.wake(recorded);
     }
 
-    /// Begins a list: everything applied from now on is part of it.
+    /// Begins a list: every record applied from now on is part of it.
     pub fn begin_list(&self, scope: Scope) -> Relist {
         let mut inner = self.lock();
         inner.epoch = inner.epoch.wrapping_add(1);
         Relist { scope, epoch: inner.epoch }
     }
 
-    /// Ends a list: the Workflows in its scope that it did not bring are gone. Returns how many those were.
+    /// Ends a list: removes the Workflows in its scope that it did not contain. Returns their number.
     pub fn finish_list(&self, list: Relist) -> usize {
-        let (swept, woken) = self.lock().sweep(&list);
-        self.wake(woken);
+        let (swept, recorded) = self.lock().sweep(&list);
+        self.wake(recorded);
         swept
     }
 
-    /// Follows a namespace, which need not exist: from now on its changes are in [`Store::changes`]. Returns the
-    /// changes that were still in the journal, and the namespace's records as they are after those: for whoever
-    /// follows, to be read in this order.
-    pub fn follow(&self, namespace: &Arc<str>) -> (Vec<Change>, Vec<Arc<Workflow>>) {
+    /// Follows a namespace, which need not exist: from now on its changes are in [`Store::changes`].
+    pub fn follow(&self, namespace: &Arc<str>) -> Followed {
         let mut inner = self.lock();
         inner.followed.insert(namespace.clone());
         let records = inner
@@ -125,15 +140,15 @@ impl Store {
             .get(namespace)
             .map(|slots| slots.iter().map(|slot| slot.record.clone()).collect())
             .unwrap_or_default();
-        (std::mem::take(&mut inner.journal), records)
+        Followed { changes: std::mem::take(&mut inner.journal), records }
     }
 
-    /// Follows the namespace no longer.
+    /// Stops following a namespace.
     pub fn unfollow(&self, namespace: &str) {
         self.lock().followed.remove(namespace);
     }
 
-    /// Waits until something has changed, then takes all changes since the last call, in their order. For one caller.
+    /// Waits for a change, then takes all changes since the last call, in their order. For a single caller.
     pub async fn changes(&self) -> Vec<Change> {
         loop {
             let changed = self.changed.notified();
@@ -145,37 +160,37 @@ impl Store {
         }
     }
 
-    /// The record of a Workflow, by its name.
+    /// Returns the record of the Workflow of this name.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Workflow>> {
         self.lock().namespaces.get(namespace)?.get(name).map(|slot| slot.record.clone())
     }
 
-    /// How many Workflows and how many namespaces are held.
-    pub fn size(&self) -> (usize, usize) {
+    /// Returns the number of records.
+    pub fn size(&self) -> Size {
         let inner = self.lock();
-        (inner.records, inner.namespaces.len())
+        Size { workflows: inner.records, namespaces: inner.namespaces.len() }
     }
 
-    fn wake(&self, woken: bool) {
-        if woken {
+    fn wake(&self, recorded: bool) {
+        if recorded {
             self.changed.notify_one();
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        // Each operation leaves the tables consistent at every point where it could panic (none is expected to).
+        // Each operation leaves the tables consistent at every point where it could panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
-    /// Returns whether there is now something in the journal that was not there before.
+    /// Returns whether a change was recorded in the journal.
     fn apply(&mut self, workflow: Workflow) -> bool {
         let epoch = self.epoch;
         if !self.namespaces.contains_key(&*workflow.namespace) {
             self.namespaces.insert(workflow.namespace.clone(), HashSet::new());
         }
-        let Some(slots) = self.namespaces.get_mut(&*workflow.namespace) else { return false };
+        let slots = self.namespaces.get_mut(&*workflow.namespace).expect("inserted above");
         let record = match slots.take(&*workflow.name) {
             Some(slot) if *slot.record == workflow => {
                 slots.insert(Slot { record: slot.record, epoch });
@@ -185,9 +200,9 @@ impl Inner {
                 let record = Arc::new(workflow);
                 slots.insert(Slot { record: record.clone(), epoch });
                 if old.record.uid != record.uid {
-                    // Deleted and created again under its name while nobody watched.
-                    let woken = self.record(Change::Gone(old.record), false);
-                    return self.record(Change::Applied(record), false) | woken;
+                    // Deleted and created again under its name while the watch was interrupted.
+                    let recorded = self.record(Change::Deleted(old.record), false);
+                    return self.record(Change::Applied(record), false) | recorded;
                 }
                 return self.record(Change::Applied(record), old.record.is_restarted());
             }
@@ -211,33 +226,35 @@ impl Inner {
             self.namespaces.remove(namespace);
         }
         self.records -= 1;
-        self.record(Change::Gone(slot.record), false)
+        self.record(Change::Deleted(slot.record), false)
     }
 
     fn sweep(&mut self, list: &Relist) -> (usize, bool) {
-        let mut gone = Vec::new();
+        let mut unlisted = Vec::new();
         for (namespace, slots) in &mut self.namespaces {
             if matches!(&list.scope, Scope::Namespace(only) if only != namespace) {
                 continue;
             }
-            gone.extend(slots.extract_if(|slot| slot.epoch.wrapping_sub(list.epoch) > u32::MAX / 2));
+            unlisted.extend(slots.extract_if(|slot| slot.epoch.wrapping_sub(list.epoch) > u32::MAX / 2));
             slots.shrink_to(slots.len() * 2);
         }
         self.namespaces.retain(|_, slots| !slots.is_empty());
-        self.records -= gone.len();
-        let swept = gone.len();
-        let woken = gone.into_iter().fold(false, |woken, slot| self.record(Change::Gone(slot.record), false) | woken);
-        (swept, woken)
+        let swept = unlisted.len();
+        self.records -= swept;
+        let record = |recorded, slot: Slot| self.record(Change::Deleted(slot.record), false) | recorded;
+        let recorded = unlisted.into_iter().fold(false, record);
+        (swept, recorded)
     }
 
-    /// What led to the journal has to be seen to end: `was_restarted` says that the Workflow's last state was in it.
+    /// Records a change in the journal, where it belongs there. Returns whether it does. The end of a restart belongs
+    /// there as its beginning did, so `was_restarted` is whether the previous record was restarted.
     fn record(&mut self, change: Change, was_restarted: bool) -> bool {
-        let (Change::Applied(record) | Change::Gone(record)) = &change;
-        let wanted = was_restarted || record.is_restarted() || self.followed.contains(&*record.namespace);
-        if wanted {
+        let (Change::Applied(record) | Change::Deleted(record)) = &change;
+        let relevant = was_restarted || record.is_restarted() || self.followed.contains(&*record.namespace);
+        if relevant {
             self.journal.push(change);
         }
-        wanted
+        relevant
     }
 }
 

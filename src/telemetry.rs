@@ -3,7 +3,6 @@
 pub mod grpc;
 mod labels;
 pub mod log;
-pub mod metrics;
 mod otlp;
 mod process;
 mod sampler;

@@ -275,9 +275,9 @@ async fn failed_attempts_and_runs_without_a_model_are_there_to_see() {
     run.task(Task::new("Pusher").output(Model::unblessed("gs://root/0"))).await;
     let created = world.workflows.create(NewWorkflow::tfx_v1("unblessed", PIPELINE).phase("Succeeded")).await;
     let uid = created.metadata.uid.expect("a UID");
-    let spans = world.spans(&trace_of(&uid), &["run", "lookup", "unannounced"]).await;
+    let spans = world.spans(&trace_of(&uid), &["run", "lookup", "skipped"]).await;
     assert_whole(&spans);
-    let why = spans.iter().find(|span| span.name() == "unannounced").expect("it is there");
+    let why = spans.iter().find(|span| span.name() == "skipped").expect("it is there");
     assert_eq!(why.tag("modelupdate.reason"), Some(&"no_model".into()));
 
     writer.tfx_run(PIPELINE, "thrice").await.task(Task::pusher("gs://root/3")).await;

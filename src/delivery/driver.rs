@@ -1,41 +1,43 @@
-//! Carries out what the ledger decides, and feeds back what comes of it. The only task that reads the store's journal;
-//! it waits for nothing but its next input, so that nobody waits for it.
+//! The delivery task: performs the actions of the ledger and feeds back their results. It is the only reader of the
+//! store's journal, and waits for nothing but its next input.
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
+use futures::future::OptionFuture;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArtifactLookup, Deliveries, Handoff, LookupError, MarkError, MarkPatch, Marker, Options, StreamId,
-    handle::FromStream,
-    ledger::{Action, Ledger, Lookup, Now},
+    ArtifactLookup, Deliveries, DeliveryMetrics, Handoff, LookupError, MarkError, MarkPatch, Marker, Options, StreamId,
+    handle::StreamMessage,
+    ledger::{Action, Ledger, LookupId, Now},
     observer::Observer,
+    payload,
     spans::Step,
 };
 use crate::{
     failpoint::FailPoint,
     model::{RunModels, Workflow},
     store::{Change, Store},
-    telemetry::{Traces, metrics::DeliveryMetrics, trace::SpanRef},
+    telemetry::{Traces, trace::SpanRef},
 };
 
-/// How many messages of streams are taken in at once.
-const BATCH: usize = 1024;
-/// How often the gauges of what is pending are renewed, at most, and only after something has happened.
-const CENSUS: Duration = Duration::from_secs(1);
+/// Messages of streams that are handled at once.
+const MAX_BATCH: usize = 1024;
+/// The shortest interval between updates of the gauges, which follow inputs only.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The wall clock, in whole seconds since the Unix epoch: ages of runs are told by it, waits never. The default is the
-/// system's; a test may let one of its own jump.
+/// The wall clock, in whole seconds since the Unix epoch: the ages of runs follow it, pauses never do. The default is
+/// the system's; tests use one that jumps.
 #[derive(Clone)]
 pub struct WallClock(Arc<dyn Fn() -> i64 + Send + Sync>);
 
 impl WallClock {
-    /// A clock that shows what `now` returns.
+    /// Returns a clock that reads `now`.
     pub fn new(now: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
@@ -60,29 +62,37 @@ pub struct Driver {
     lookup: Arc<dyn ArtifactLookup>,
     marker: Arc<dyn Marker>,
     wall_clock: WallClock,
+    traces: Traces,
     observer: Observer,
-    from_streams: mpsc::UnboundedReceiver<FromStream>,
+    from_streams: mpsc::UnboundedReceiver<StreamMessage>,
     to_streams: HashMap<StreamId, ToStream>,
-    tasks: JoinSet<Done>,
+    tasks: JoinSet<TaskResult>,
     drain_confirmations: Duration,
     drain_marks: Duration,
 }
 
-/// The way to a stream.
+/// The sending side of a stream.
 struct ToStream {
     events: mpsc::Sender<Handoff>,
-    /// The span of the stream itself.
+    /// The stream's own span.
     span: Option<SpanRef>,
 }
 
-/// The result of something that was under way.
-enum Done {
-    Lookup(Lookup, Arc<Workflow>, Option<Step>, Result<Arc<RunModels>, LookupError>),
-    Patch(MarkPatch, Option<Step>, Result<(), MarkError>),
+/// The result of a lookup or patch.
+enum TaskResult {
+    Lookup { id: LookupId, workflow: Arc<Workflow>, step: Option<Step>, answer: Result<Arc<RunModels>, LookupError> },
+    Patch { patch: MarkPatch, step: Option<Step>, result: Result<(), MarkError> },
+}
+
+/// The deadlines of a drain.
+#[derive(Clone, Copy)]
+struct Drain {
+    confirmations: Instant,
+    marks: Instant,
 }
 
 impl Driver {
-    /// Makes the delivery task, and the handle through which streams attach to it.
+    /// Creates the delivery task, and the handle through which streams attach to it.
     pub fn new(
         store: Arc<Store>,
         lookup: Arc<dyn ArtifactLookup>,
@@ -92,99 +102,83 @@ impl Driver {
         metrics: DeliveryMetrics,
     ) -> (Deliveries, Self) {
         let (deliveries, from_streams) = Deliveries::new();
-        let observer = Observer::new(metrics, options.traces.clone());
-        let (drain_confirmations, drain_marks) = (options.drain_confirmations, options.drain_marks);
         let driver = Self {
-            ledger: Ledger::new(options, rand::random()),
+            ledger: Ledger::new(&options, rand::random()),
             store,
             lookup,
             marker,
             wall_clock,
-            observer,
+            observer: Observer::new(metrics, options.traces.clone()),
+            traces: options.traces,
             from_streams,
             to_streams: HashMap::new(),
             tasks: JoinSet::new(),
-            drain_confirmations,
-            drain_marks,
+            drain_confirmations: options.drain_confirmations,
+            drain_marks: options.drain_marks,
         };
         (deliveries, driver)
     }
 
-    /// Delivers until `drain` is cancelled, and then until the last hand-offs are confirmed and marked, or that has
-    /// taken too long.
+    /// Delivers until `shutdown` is cancelled, and then until the last events are confirmed and marked or the drain's time
+    /// is over.
     ///
     /// # Errors
-    /// Where a lookup or a patch panicked: its run would be stuck for ever, so the process has to start anew.
-    pub async fn run(mut self, drain: CancellationToken) -> Result<(), JoinError> {
+    /// Where a lookup or a patch panicked: its run would never be delivered, so the process has to be restarted.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JoinError> {
         let store = self.store.clone();
-        let mut draining: Option<Instant> = None;
-        let mut next_census = Instant::now();
-        let mut census_due = false;
+        let mut drain: Option<Drain> = None;
+        let mut next_stats = Instant::now();
+        let mut stats_due = false;
         let mut closed = false;
         loop {
-            let now = self.now();
-            census_due |= self.ledger.tick(now);
-            self.settle(now);
-            if let Some(began) = draining {
-                if self.ledger.is_drained() || Instant::now() >= began + self.drain_confirmations + self.drain_marks {
-                    self.observer.drained(&self.ledger.census());
+            stats_due |= self.ledger.handle_timeout(self.now());
+            self.perform_actions();
+            let now = Instant::now();
+            if let Some(Drain { confirmations, marks }) = drain {
+                if self.ledger.is_drained() || now >= marks {
+                    self.observer.drained(&self.ledger.stats());
                     return Ok(());
                 }
-                if Instant::now() >= began + self.drain_confirmations {
+                if now >= confirmations {
                     self.to_streams.clear();
                 }
             }
-            if census_due && Instant::now() >= next_census {
-                self.observer.census(&self.ledger.census(), self.now());
-                census_due = false;
-                next_census = Instant::now() + CENSUS;
+            if stats_due && now >= next_stats {
+                self.observer.update_gauges(&self.ledger.stats(), self.now());
+                stats_due = false;
+                next_stats = now + STATS_INTERVAL;
             }
-            let deadline = self
-                .ledger
-                .next_deadline()
-                .map(Instant::from_std)
-                .into_iter()
-                .chain(census_due.then_some(next_census))
-                .chain(draining.iter().flat_map(|began| {
-                    let ends =
-                        [*began + self.drain_confirmations, *began + self.drain_confirmations + self.drain_marks];
-                    ends.into_iter().filter(|end| *end > Instant::now())
-                }))
-                .min();
+            let deadlines = [
+                self.ledger.poll_timeout().map(Instant::from_std),
+                stats_due.then_some(next_stats),
+                drain.map(|drain| drain.confirmations).filter(|at| *at > now),
+                drain.map(|drain| drain.marks),
+            ];
+            let deadline = deadlines.into_iter().flatten().min();
             tokio::select! {
                 changes = store.changes() => {
-                    self.changed(&changes);
-                    census_due = true;
+                    self.handle_changes(&changes);
+                    stats_due = true;
                 }
                 message = self.from_streams.recv(), if !closed => {
-                    // `self` holds no sender, but the server that accepts streams does, for as long as it runs.
+                    // `None` once every `Deliveries` is dropped: the server no longer accepts streams.
                     closed = message.is_none();
-                    if closed && draining.is_none() {
-                        draining = Some(self.begin_drain());
+                    if closed && drain.is_none() {
+                        drain = Some(self.begin_drain());
                     }
-                    self.take_in(message);
-                    census_due = true;
+                    self.drain_inbox(message);
+                    stats_due = true;
                 }
-                Some(done) = self.tasks.join_next() => {
-                    self.done(done?);
-                    while let Some(done) = self.tasks.try_join_next() {
-                        self.done(done?);
+                Some(result) = self.tasks.join_next() => {
+                    self.handle_result(result?);
+                    while let Some(result) = self.tasks.try_join_next() {
+                        self.handle_result(result?);
                     }
-                    census_due = true;
+                    stats_due = true;
                 }
-                () = until(deadline) => {}
-                () = drain.cancelled(), if draining.is_none() => draining = Some(self.begin_drain()),
+                Some(()) = OptionFuture::from(deadline.map(sleep_until)) => {}
+                () = shutdown.cancelled(), if drain.is_none() => drain = Some(self.begin_drain()),
             }
-        }
-    }
-
-    fn settle(&mut self, now: Now) {
-        loop {
-            let actions = self.ledger.settle(now);
-            if actions.is_empty() {
-                return;
-            }
-            actions.into_iter().for_each(|action| self.perform(action));
         }
     }
 
@@ -192,95 +186,107 @@ impl Driver {
         Now { instant: Instant::now().into_std(), unix: (self.wall_clock.0)() }
     }
 
-    fn begin_drain(&mut self) -> Instant {
+    fn begin_drain(&mut self) -> Drain {
         self.ledger.drain();
-        Instant::now()
+        let confirmations = Instant::now() + self.drain_confirmations;
+        Drain { confirmations, marks: confirmations + self.drain_marks }
     }
 
-    fn changed(&mut self, changes: &[Change]) {
+    // === inputs ===
+
+    fn handle_changes(&mut self, changes: &[Change]) {
         let now = self.now();
-        for change in changes {
-            match change {
-                Change::Applied(workflow) => self.ledger.applied(workflow, now),
-                Change::Gone(workflow) => self.ledger.gone(workflow, now),
-            }
-        }
+        changes.iter().for_each(|change| self.ledger.handle_change(change, now));
     }
 
-    /// Takes in a message and those that came after it, up to a new stream: that one may have thousands of runs to be
-    /// caught up with, and those who attach together shall not wait for all of them.
-    fn take_in(&mut self, first: Option<FromStream>) {
+    /// Handles a message and those behind it, up to an attached stream: that one may have thousands of runs to catch up
+    /// with, for which streams that attach at the same time should not wait.
+    fn drain_inbox(&mut self, first: Option<StreamMessage>) {
         let mut next = first;
-        let mut taken = 0;
+        let mut handled = 0;
         while let Some(message) = next.take() {
-            taken += 1;
-            let may_be_much = matches!(message, FromStream::Attached { .. });
-            self.told(message);
-            if !may_be_much && taken < BATCH {
+            handled += 1;
+            let attaches = matches!(message, StreamMessage::Attached { .. });
+            self.handle_message(message);
+            if !attaches && handled < MAX_BATCH {
                 next = self.from_streams.try_recv().ok();
             }
         }
     }
 
-    fn told(&mut self, message: FromStream) {
+    fn handle_message(&mut self, message: StreamMessage) {
         match message {
-            FromStream::Attached { id, subscription, peer, span, events } => {
-                let (changes, records) = self.store.follow(&subscription.namespace);
-                self.changed(&changes);
+            StreamMessage::Attached { id, subscription, peer, span, events } => {
+                let followed = self.store.follow(&subscription.namespace);
+                self.handle_changes(&followed.changes);
                 self.to_streams.insert(id, ToStream { events, span });
                 let now = self.now();
-                self.ledger.attached(id, subscription, peer, &records, now);
+                self.ledger.attach(id, subscription, peer, &followed.records, now);
             }
-            FromStream::Acknowledged { id, sequence } => self.ledger.acknowledged(id, sequence, self.now()),
-            FromStream::Ended { id } => {
+            StreamMessage::Acknowledged { id, sequence } => self.ledger.handle_ack(id, sequence, self.now()),
+            StreamMessage::Ended { id } => {
                 self.to_streams.remove(&id);
-                self.ledger.ended(id, self.now());
+                self.ledger.end(id, self.now());
             }
         }
     }
 
-    fn done(&mut self, done: Done) {
+    fn handle_result(&mut self, result: TaskResult) {
         let now = self.now();
-        match done {
-            Done::Lookup(id, workflow, step, answer) => {
-                FailPoint::Asked.pass();
-                self.observer.asked(step, &workflow, &answer);
-                self.ledger.answered(id, answer, now);
+        match result {
+            TaskResult::Lookup { id, workflow, step, answer } => {
+                FailPoint::AfterLookup.pass();
+                self.observer.lookup_ended(step, &workflow, &answer);
+                self.ledger.handle_answer(id, answer, now);
             }
-            Done::Patch(patch, step, result) => {
+            TaskResult::Patch { patch, step, result } => {
                 FailPoint::Marked.pass();
-                self.observer.patched(step, &patch, &result);
-                self.ledger.patched(patch, result, now);
+                self.observer.patch_ended(step, &patch, &result);
+                self.ledger.handle_patch(patch, result, now);
             }
+        }
+    }
+
+    // === actions ===
+
+    fn perform_actions(&mut self) {
+        loop {
+            let (now, traces) = (self.now(), &self.traces);
+            let encode = |run: &_, models: &_, subscription: &_| payload::encode(traces, run, models, subscription);
+            let actions = self.ledger.poll_actions(now, &encode);
+            if actions.is_empty() {
+                return;
+            }
+            actions.into_iter().for_each(|action| self.perform(action));
         }
     }
 
     fn perform(&mut self, action: Action) {
         match action {
             Action::Lookup { id, workflow, types, attempt } => {
-                FailPoint::Asking.pass();
-                let step = self.observer.asking(&workflow, attempt);
+                FailPoint::BeforeLookup.pass();
+                let step = self.observer.lookup_begins(&workflow, attempt);
                 let lookup = self.lookup.clone();
                 self.tasks.spawn(Traces::within(step.as_ref().map(Step::id), async move {
                     let answer = lookup.find(&workflow, &types).await;
-                    Done::Lookup(id, workflow, step, answer)
+                    TaskResult::Lookup { id, workflow, step, answer }
                 }));
             }
             Action::Patch { patch, attempt } => {
                 FailPoint::Confirmed.pass();
-                let step = self.observer.patching(&patch, attempt);
+                let step = self.observer.patch_begins(&patch, attempt);
                 let marker = self.marker.clone();
                 self.tasks.spawn(Traces::within(step.as_ref().map(Step::id), async move {
                     let result = marker.patch(&patch).await;
-                    Done::Patch(patch, step, result)
+                    TaskResult::Patch { patch, step, result }
                 }));
             }
-            Action::HandOff { stream, subscription, handoff, workflow, waited, again } => {
+            Action::HandOff { stream, subscription, handoff, workflow, pending_for, redelivery } => {
                 let Some(ToStream { events, span }) = self.to_streams.get(&stream) else { return };
-                FailPoint::HandingOff.pass();
-                self.observer.handing_off(&subscription, &workflow, waited, again, *span);
-                // The ledger keeps within the channel's capacity. A closed one means that the stream's end is on its
-                // way to us, which gives the run back.
+                FailPoint::BeforeHandoff.pass();
+                self.observer.handing_off(&subscription, &workflow, pending_for, redelivery, *span);
+                // The ledger keeps within the channel's capacity. A closed channel means that the end of the stream is
+                // next in the inbox: then the run is redelivered.
                 events.try_send(handoff).ok();
             }
             Action::Forget(run) => self.lookup.forget(run),
@@ -288,21 +294,14 @@ impl Driver {
                 self.to_streams.remove(&stream);
             }
             Action::Reread(namespace) => {
-                let (changes, records) = self.store.follow(&namespace);
-                self.changed(&changes);
+                let followed = self.store.follow(&namespace);
+                self.handle_changes(&followed.changes);
                 let now = self.now();
-                self.ledger.reread(&records, now);
+                self.ledger.reread(&followed.records, now);
             }
             Action::Unfollow(namespace) => self.store.unfollow(&namespace),
             Action::Report(report) => self.observer.report(&report),
         }
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -1,19 +1,34 @@
-//! What the tests of delivery are played with: runs, subscriptions, answers.
+//! Runs, subscriptions and answers for the tests of delivery.
 
 use std::sync::Arc;
 
-use super::{LookupError, MarkChange, MarkError, MarkPatch};
-use crate::model::{
-    Artifact, Mark, Phase, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid, Workflow,
+use bytes::Bytes;
+
+use super::{LookupError, MarkChange, MarkError, MarkPatch, payload};
+use crate::{
+    model::{
+        Artifact, Mark, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid, Workflow,
+        event::SkipReason, fixtures::succeeded,
+    },
+    telemetry::Traces,
 };
 
-/// The wall clock when a test begins, and when its runs were created.
+/// The wall clock at the begin of a test, and the creation time of its runs.
 pub(super) const BEGIN: i64 = 1_700_000_000;
+
+/// The payload of an event, without traces.
+pub(super) fn encode(
+    workflow: &Workflow,
+    models: &RunModels,
+    subscription: &Subscription,
+) -> Result<Bytes, SkipReason> {
+    payload::encode(&Traces::default(), workflow, models, subscription)
+}
 
 /// An answer of ML Metadata.
 pub(super) type Answer = Result<Arc<RunModels>, LookupError>;
 
-/// A Workflow as this patch leaves it.
+/// A Workflow after this patch.
 pub(super) fn with_patch(workflow: &Workflow, change: &MarkChange) -> Workflow {
     let mut workflow = workflow.clone();
     let mut marks: Vec<Mark> = workflow.marks.into_vec();
@@ -33,19 +48,8 @@ pub(super) fn with_patch(workflow: &Workflow, change: &MarkChange) -> Workflow {
 
 /// A succeeded run in the namespace `team`.
 pub(super) fn run(name: &str) -> Workflow {
-    Workflow {
-        namespace: "team".into(),
-        name: name.into(),
-        uid: uid(name),
-        created: BEGIN,
-        phase: Phase::Succeeded,
-        events_published: false,
-        pipeline: PipelineName::Spec("penguin".into()),
-        run_id: None,
-        trace_id: None,
-        marks: [].into(),
-        resource_version: None,
-    }
+    let pipeline = PipelineName::Spec("penguin".into());
+    Workflow { name: name.into(), uid: uid(name), created: BEGIN, ..succeeded(pipeline) }
 }
 
 /// The UID of the run of this name.
@@ -61,7 +65,7 @@ pub(super) fn name(subscription: &str) -> SubscriptionName {
     SubscriptionName::new(subscription).unwrap()
 }
 
-/// A subscription to the namespace `team` that wants everything.
+/// A subscription to the namespace `team` without filters.
 pub(super) fn subscription(subscription: &str) -> Subscription {
     Subscription {
         namespace: "team".into(),
@@ -73,8 +77,8 @@ pub(super) fn subscription(subscription: &str) -> Subscription {
     }
 }
 
-/// The same in another namespace.
-pub(super) fn elsewhere(namespace: &str, name: &str) -> Subscription {
+/// The same for another namespace.
+pub(super) fn subscription_in(namespace: &str, name: &str) -> Subscription {
     Subscription { namespace: namespace.into(), ..subscription(name) }
 }
 
@@ -89,7 +93,7 @@ pub(super) fn model_at(uri: Box<str>) -> Answer {
     Ok(Arc::new(RunModels { models: vec![artifact], ..RunModels::default() }))
 }
 
-/// Certainly no model.
+/// The answer that there is no model.
 pub(super) fn no_model() -> Answer {
     Ok(Arc::default())
 }

@@ -1,31 +1,38 @@
-//! The side of delivery that a stream sees.
+//! The interface of delivery for a stream.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::{model::Subscription, telemetry::trace::SpanRef};
 
-/// One stream, for as long as the process lives.
+/// A stream's number, unique in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub u64);
 
-/// How many hand-offs of a stream may wait for their acknowledgement.
+/// The number of a stream's events that may be unacknowledged.
 pub const MAX_UNACKNOWLEDGED: usize = 256;
 
-/// An event on its way to a stream.
+/// An event for a stream.
 #[derive(Clone, Debug)]
 pub struct Handoff {
-    /// Its place among the stream's events, from 1.
+    /// The number of the event in the stream, from 1.
     pub sequence: u64,
-    /// What to send.
+    /// The payload to send.
     pub payload: Bytes,
 }
 
-/// What streams tell the delivery task. At most one attach and one end a stream, and at most one acknowledgement for
-/// each of its [`MAX_UNACKNOWLEDGED`] open hand-offs, so the channel that carries these needs no bound of its own.
-pub(super) enum FromStream {
+/// A message from a stream to the delivery task. Each stream sends one `Attached`, one `Ended`, and at most one
+/// `Acknowledged` for each of its [`MAX_UNACKNOWLEDGED`] events, so their channel needs no bound.
+pub(super) enum StreamMessage {
     Attached {
         id: StreamId,
         subscription: Subscription,
@@ -42,11 +49,11 @@ pub(super) enum FromStream {
     },
 }
 
-/// Where streams attach. Cheap to clone.
+/// The handle through which streams attach. Cheap to clone.
 #[derive(Clone)]
 pub struct Deliveries {
-    to_driver: mpsc::UnboundedSender<FromStream>,
-    next: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    to_driver: mpsc::UnboundedSender<StreamMessage>,
+    next_id: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for Deliveries {
@@ -56,36 +63,36 @@ impl fmt::Debug for Deliveries {
 }
 
 impl Deliveries {
-    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<FromStream>) {
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<StreamMessage>) {
         let (to_driver, from_streams) = mpsc::unbounded_channel();
-        (Self { to_driver, next: Default::default() }, from_streams)
+        (Self { to_driver, next_id: Arc::default() }, from_streams)
     }
 
-    /// Attaches a stream: from now on the subscription's runs come out of [`Attached::events`]. `span` is the stream's own
-    /// span, which those of its events link to.
+    /// Attaches a stream. From now on, [`Attached::events`] receives the subscription's events. `span` is the stream's own
+    /// span, to which the spans of its events link.
     pub fn attach(&self, subscription: Subscription, peer: Option<SocketAddr>, span: Option<SpanRef>) -> Attached {
-        let id = StreamId(self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        let (events_tx, events) = mpsc::channel(MAX_UNACKNOWLEDGED);
-        self.send(FromStream::Attached { id, subscription, peer, span, events: events_tx });
+        let id = StreamId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let (to_stream, events) = mpsc::channel(MAX_UNACKNOWLEDGED);
+        self.send(StreamMessage::Attached { id, subscription, peer, span, events: to_stream });
         Attached { events, acks: AckSender { id, deliveries: self.clone() } }
     }
 
-    fn send(&self, message: FromStream) {
-        // After the delivery task has ended (a shutdown) there is nobody left who could care.
+    fn send(&self, message: StreamMessage) {
+        // Fails only after the delivery task has ended, in a shutdown: then the message has no effect.
         self.to_driver.send(message).ok();
     }
 }
 
-/// A stream's end of a subscription.
+/// A stream's side of its subscription.
 #[derive(Debug)]
 pub struct Attached {
-    /// What to send, oldest runs first. Its end means: the server ends this stream.
+    /// The events to send, oldest runs first. Its end means that the server ends the stream.
     pub events: mpsc::Receiver<Handoff>,
-    /// Where receipts go. **Dropping it ends the stream**: what is not confirmed by then is given back.
+    /// The way back. **Dropping it ends the stream**: unconfirmed events are redelivered.
     pub acks: AckSender,
 }
 
-/// Takes a stream's receipts; ends the stream when it is dropped.
+/// Sends a stream's acknowledgements. Ends the stream when it is dropped.
 #[derive(Debug)]
 pub struct AckSender {
     id: StreamId,
@@ -93,9 +100,9 @@ pub struct AckSender {
 }
 
 impl AckSender {
-    /// The peer has proved that it read every event up to this one.
+    /// Acknowledges every event up to this one: the peer has read them.
     pub fn acknowledged(&self, sequence: u64) {
-        self.deliveries.send(FromStream::Acknowledged { id: self.id, sequence });
+        self.deliveries.send(StreamMessage::Acknowledged { id: self.id, sequence });
     }
 
     /// The stream's number, for logs.
@@ -106,6 +113,6 @@ impl AckSender {
 
 impl Drop for AckSender {
     fn drop(&mut self) {
-        self.deliveries.send(FromStream::Ended { id: self.id });
+        self.deliveries.send(StreamMessage::Ended { id: self.id });
     }
 }

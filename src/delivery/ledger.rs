@@ -1,79 +1,94 @@
-//! The ledger: what is pending, handed off, confirmed and marked, for every subscription. A synchronous state machine.
+//! The ledger: the pending, handed-off, confirmed and marked runs of every subscription. A synchronous state machine.
 //!
-//! Inputs are the changes of the store, the answers of lookups, the receipts and ends of streams, the results of
-//! patches, and the passing of time; each is a method that takes what happened and the time at which it did. Outputs
-//! are [`Action`]s, which the driver carries out and whose results it feeds back. Nothing in here waits, does I/O or
-//! looks at a clock, so that every interleaving can be played in a test.
+//! Its inputs are changes of Workflows, answers of lookups, acknowledgements and ends of streams, results of patches, and
+//! the passing of time. Each is a method that takes the input and its time. Its outputs are [`Action`]s, which the driver
+//! performs, and whose results it feeds back. The ledger does not wait, does no I/O and reads no clock, so that tests can
+//! run every interleaving.
 //!
-//! # The life of a run in a stream
+//! # The states of a run in a stream
 //!
 //! ```text
-//!                  ┌── no model, not wanted ──▶ (not the stream's business)
-//! Unasked ─▶ Asked ┴─▶ Ready ─▶ Open ─▶ acknowledged ─▶ confirmed ─▶ (a mark is asked for)
-//!    ▲         │ error: asked again later   │ the stream ends
-//!    └─────────┴────────────────────────────┘ (its successor finds the run unmarked in the store)
+//!                           ┌── no model, filtered ──▶ (removed, or excluded)
+//! Queued ─▶ AwaitingLookup ─┴▶ Ready ─▶ HandedOff ─▶ acknowledged ─▶ confirmed ─▶ (a mark is written)
+//!               │    ▲                      │
+//!               └────┘ failed, retried      └─ the stream ends (its successor finds the run unmarked in the store)
 //! ```
 //!
-//! What outlives a stream belongs to its *subscription*: which runs were confirmed whose marks have not been seen yet,
-//! and which were open when streams ended. Everything else a new stream reads again from the store's records.
+//! The part of a *subscription* that outlives its streams: runs that were confirmed and whose mark has not been seen yet,
+//! and runs whose events were unconfirmed when streams ended. A new stream reads everything else from the store.
+//!
+//! # Modules
+//!
+//! | module | content |
+//! |---|---|
+//! | `ledger` | the entry points, in the order in which the driver calls them |
+//! | `decisions` | the hand-offs, lookups and patches that follow from the inputs |
+//! | `runs` | the consequences of changes and answers for each run |
+//! | `registry`, `stream` | attached streams and their runs, by namespace and subscription |
+//! | `quarantine` | runs whose events may have ended their streams |
+//! | `lookups`, `marks` | lookups and patches: queues, limits and retries |
+//! | `deleted` | pending runs whose Workflow was deleted |
+//! | `wall_clock` | runs excluded by a wall clock that was wrong |
+//! | `timers`, `types` | timers, and plain values |
 
-mod action;
-mod changes;
-mod clock;
-mod departed;
+mod decisions;
+mod deleted;
 mod lookups;
 mod marks;
-mod settle;
+mod quarantine;
+mod registry;
+mod runs;
 mod stream;
-mod tables;
-mod time;
 mod timers;
+mod types;
+mod wall_clock;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashSet},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rand::{SeedableRng, rngs::SmallRng};
 
 use self::{
-    clock::Clock,
-    departed::Departed,
-    lookups::{LookupId, Lookups},
+    deleted::DeletedRuns,
+    lookups::{Lookups, Outcome},
     marks::Marks,
-    stream::{Place, Stream},
-    tables::{Namespace, Strikes},
+    registry::Registry,
+    stream::Stream,
     timers::{Timer, Timers},
+    types::Encode,
+    wall_clock::ExcludedByAge,
 };
-use super::{LookupError, MarkError, MarkPatch, StreamId};
-use crate::model::{RunModels, Subscription, Workflow};
-
-pub use self::action::Options;
-pub(super) use self::{
-    action::{Action, Census, Now, Report},
-    lookups::LookupId as Lookup,
+use super::{LookupError, MarkError, MarkPatch, Options, StreamId};
+use crate::{
+    model::{RunModels, Subscription, Workflow},
+    store::Change,
 };
 
-/// How long two peers may share a subscription before it is reported: longer than any roll-out of theirs.
+pub(super) use self::types::{Action, LookupId, Now, Report, Stats};
+
+/// The time for which several peers may share a subscription without a report: longer than a roll-out of theirs.
 const SHARED_TOO_LONG: Duration = Duration::from_secs(60);
-/// The longest time that a confirmation may take; whoever asks for more gets this, and no overflow.
-const CONFIRM_AFTER_AT_MOST: Duration = Duration::from_secs(24 * 3600);
-/// How long a namespace is followed after its last stream has ended; Argo redials every 5 s.
+/// The longest time to confirmation, which keeps sums with it from overflowing.
+const MAX_CONFIRM_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// The time for which a namespace is followed after the end of its last stream. Argo Events redials every 5 s.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    options: Options,
-    namespaces: HashMap<Arc<str>, Namespace>,
-    streams: HashMap<StreamId, Stream>,
+    confirm_after: Duration,
+    skip_labelled: bool,
+    registry: Registry,
     lookups: Lookups,
     marks: Marks,
-    departed: Departed,
-    clock: Clock,
+    deleted: DeletedRuns,
+    excluded_by_age: ExcludedByAge,
     timers: Timers,
+    /// Attached streams about which there may be something to decide.
     dirty: BTreeSet<StreamId>,
     actions: Vec<Action>,
     draining: bool,
@@ -81,17 +96,16 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// An empty ledger. `seed` seeds the jitter of retries.
-    pub(super) fn new(mut options: Options, seed: u64) -> Self {
-        options.confirm_after = options.confirm_after.min(CONFIRM_AFTER_AT_MOST);
+    /// Returns an empty ledger. `seed` seeds the jitter of retries.
+    pub(super) fn new(options: &Options, seed: u64) -> Self {
         Self {
-            lookups: Lookups::new(options.lookups.0, options.lookups.1),
+            confirm_after: options.confirm_after.min(MAX_CONFIRM_AFTER),
+            skip_labelled: options.skip_labelled,
+            registry: Registry::default(),
+            lookups: Lookups::new(options.lookups),
             marks: Marks::new(options.patches),
-            options,
-            namespaces: HashMap::new(),
-            streams: HashMap::new(),
-            departed: Departed::default(),
-            clock: Clock::default(),
+            deleted: DeletedRuns::default(),
+            excluded_by_age: ExcludedByAge::default(),
             timers: Timers::default(),
             dirty: BTreeSet::new(),
             actions: Vec::new(),
@@ -100,10 +114,65 @@ impl Ledger {
         }
     }
 
+    // === time and actions ===
+
+    /// Handles the timers that are due. Returns whether any was.
+    pub(super) fn handle_timeout(&mut self, now: Now) -> bool {
+        let mut any = false;
+        self.check_clock(now);
+        while let Some(timer) = self.timers.pop(now.instant) {
+            any = true;
+            match timer {
+                Timer::Confirm(stream) => self.confirm_due(stream, now),
+                Timer::RetryLookup(lookup) => self.lookups.queue_retry(lookup),
+                Timer::SlowLookup(lookup) => self.lookups.slow(lookup, now.instant, &mut self.timers),
+                Timer::RetryMark(run) => self.marks.queue_retry(run),
+                Timer::DropDeleted(run) => {
+                    if let Some(workflow) = self.deleted.remove(run, &mut self.timers) {
+                        self.expire(workflow);
+                    }
+                }
+                Timer::HandOff(stream) => {
+                    self.dirty.insert(stream);
+                }
+                Timer::CheckShared(stream) => self.check_shared(stream),
+                Timer::DropNamespace(namespace) => self.drop_idle(namespace, now.instant),
+                Timer::CheckClock => self.schedule_clock_check(now),
+            }
+        }
+        any
+    }
+
+    /// Returns the actions that follow from the inputs since the last call. To be called after inputs, before waiting.
+    pub(super) fn poll_actions(&mut self, now: Now, encode: &Encode<'_>) -> Vec<Action> {
+        self.decide(now, encode);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Returns the next time at which [`Ledger::handle_timeout`] has something to do.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    // === Workflows ===
+
+    /// Handles a change of the store.
+    pub(super) fn handle_change(&mut self, change: &Change, now: Now) {
+        match change {
+            Change::Applied(workflow) => self.workflow_applied(workflow, now),
+            Change::Deleted(workflow) => self.workflow_deleted(workflow, now),
+        }
+    }
+
+    /// Handles the records of a namespace after [`Action::Reread`].
+    pub(super) fn reread(&mut self, records: &[Arc<Workflow>], now: Now) {
+        self.offer_again(records, now);
+    }
+
     // === streams ===
 
-    /// A stream attached. `records` are those of its namespace.
-    pub(super) fn attached(
+    /// Attaches a stream. `records` are those of its namespace.
+    pub(super) fn attach(
         &mut self,
         id: StreamId,
         subscription: Subscription,
@@ -116,131 +185,143 @@ impl Ledger {
             return;
         }
         let subscription = Arc::new(subscription);
-        let namespace = self.namespaces.entry(subscription.namespace.clone()).or_default();
-        self.timers.stop(&Timer::Idle(subscription.namespace.clone()));
-        namespace.streams.push(id);
-        let consumer = namespace.subscriptions.entry(subscription.name.clone()).or_default();
-        consumer.streams.push(id);
-        if consumer.streams.len() > 1 {
-            self.timers.set(now.instant + SHARED_TOO_LONG, Timer::Shared(id));
+        self.timers.cancel(&Timer::DropNamespace(subscription.namespace.clone()));
+        let streams = self.registry.attach(id, Stream::new(subscription.clone(), peer));
+        if streams > 1 {
+            self.timers.set(now.instant + SHARED_TOO_LONG, Timer::CheckShared(id));
         }
-        self.streams.insert(id, Stream::new(subscription.clone(), peer));
-        for workflow in self.departed.wanted_by(&subscription) {
-            self.offer(id, &workflow, now);
-        }
-        for workflow in records {
+        for workflow in self.deleted.claimed_by(&subscription).iter().chain(records) {
             self.offer(id, workflow, now);
         }
-        let pending = self.streams.get(&id).map_or(0, |stream| stream.runs.len());
+        let pending = self.registry.stream(id).runs.len();
         self.report(Report::Attached { stream: id, subscription, peer, pending });
     }
 
-    /// A stream's peer has proved that it read everything up to this hand-off.
-    pub(super) fn acknowledged(&mut self, id: StreamId, sequence: u64, now: Now) {
-        let due = now.instant + self.options.confirm_after;
-        if let Some(stream) = self.streams.get_mut(&id) {
-            if stream.acknowledged(sequence, due) {
-                self.timers.set(due, Timer::Confirm(id));
-            }
-            self.dirty.insert(id);
+    /// Handles an acknowledgement: the peer has read every event up to this one. The stream may have ended meanwhile.
+    pub(super) fn handle_ack(&mut self, id: StreamId, sequence: u64, now: Now) {
+        let Some(stream) = self.registry.streams.get_mut(&id) else { return };
+        let confirm_at = now.instant + self.confirm_after;
+        if stream.acknowledge(sequence, confirm_at) {
+            self.timers.set(confirm_at, Timer::Confirm(id));
         }
+        self.dirty.insert(id);
     }
 
-    /// A stream ended: what it has not confirmed is given back.
-    pub(super) fn ended(&mut self, id: StreamId, now: Now) {
-        let Some(stream) = self.streams.remove(&id) else { return };
+    /// Handles the end of a stream: its unconfirmed events are to be redelivered. A stream that was refused has no entry.
+    pub(super) fn end(&mut self, id: StreamId, now: Now) {
+        let Some(stream) = self.registry.detach(id) else { return };
         self.dirty.remove(&id);
-        [Timer::Confirm(id), Timer::HandOff(id), Timer::Shared(id)].iter().for_each(|timer| self.timers.stop(timer));
-        stream.asked().for_each(|uid| self.lookups.abandon(uid, id, &mut self.timers));
-        let Some(namespace) = self.namespaces.get_mut(&stream.subscription.namespace) else { return };
-        namespace.streams.retain(|other| *other != id);
-        let mut open = stream.open_runs();
-        open.retain(|(workflow, _)| !(self.options.skip_labelled && workflow.events_published));
-        if let Some(consumer) = namespace.subscriptions.get_mut(&stream.subscription.name) {
-            consumer.streams.retain(|other| *other != id);
-            for (workflow, since) in &open {
-                let new = Strikes { count: 0, since: *since, not_before: now.instant };
-                let strikes = consumer.strikes.entry(workflow.uid).or_insert(new);
-                strikes.count = strikes.count.saturating_add(1);
-                strikes.not_before = now.instant + stream::pause_after(strikes.count);
+        [Timer::Confirm(id), Timer::HandOff(id), Timer::CheckShared(id)].iter().for_each(|it| self.timers.cancel(it));
+        stream.awaiting_lookup().for_each(|run| self.trim_lookups(run));
+        let unconfirmed: Vec<_> =
+            stream.unconfirmed().filter(|run| !(self.skip_labelled && run.workflow.events_published)).collect();
+        let subscription = &stream.subscription;
+        self.registry.change_state(&subscription.namespace, &subscription.name, |state| {
+            for run in &unconfirmed {
+                state.failed.record(run.workflow.uid, run.pending_since, now.instant);
             }
-            if consumer.is_empty() {
-                namespace.subscriptions.remove(&stream.subscription.name);
-            }
+        });
+        self.registry.trim_types(subscription);
+        if self.registry.namespace_of(subscription).streams.is_empty() {
+            self.timers.set(now.instant + IDLE, Timer::DropNamespace(subscription.namespace.clone()));
         }
-        namespace.forget_types(&self.streams);
-        let unconfirmed = open.into_iter().map(|(workflow, _)| workflow).collect();
-        if namespace.streams.is_empty() {
-            self.timers.set(now.instant + IDLE, Timer::Idle(stream.subscription.namespace.clone()));
-        }
-        self.report(Report::Ended { subscription: stream.subscription, unconfirmed });
+        let unconfirmed = unconfirmed.into_iter().map(|run| run.workflow.clone()).collect();
+        self.report(Report::Ended { subscription: subscription.clone(), unconfirmed });
     }
 
-    /// Hands nothing off any more; a stream is closed as soon as nothing of it is open, and marked what it has
-    /// confirmed. Marks that wait for another attempt get one now.
-    pub(super) fn drain(&mut self) {
-        self.draining = true;
-        self.dirty.extend(self.streams.keys());
-        self.marks.hurry();
-    }
-
-    /// Something has happened to marks of this namespace: a stream may have waited for that.
-    fn drain_goes_on(&mut self, namespace: &str) {
-        if self.draining {
-            self.dirty.extend(self.streams_of(namespace));
+    /// Reports a subscription whose streams of several peers have been attached for a while.
+    fn check_shared(&mut self, id: StreamId) {
+        let subscription = self.registry.stream(id).subscription.clone();
+        let state = self.registry.state(&subscription);
+        if state.reported_shared {
+            return;
+        }
+        // The ids grow, so the streams with lower ones have been attached for longer.
+        let long_attached = state.streams.iter().filter(|other| **other <= id);
+        let peers: HashSet<_> = long_attached.map(|id| self.registry.streams[id].peer).collect();
+        if peers.len() > 1 {
+            self.registry.state_mut(&subscription).reported_shared = true;
+            let (namespace, name) = (subscription.namespace.clone(), subscription.name.clone());
+            self.report(Report::Shared { namespace, subscription: name, peers: peers.len() });
         }
     }
 
-    /// Whether nothing is left that a drain would wait for.
-    pub(super) fn is_drained(&self) -> bool {
-        self.streams.is_empty() && self.marks.is_idle()
+    /// Drops a namespace that has had no stream for a while, unless marks of it have not been seen yet.
+    fn drop_idle(&mut self, name: Arc<str>, now: Instant) {
+        let namespace = &self.registry.namespaces[&name];
+        debug_assert!(namespace.streams.is_empty(), "an attached stream cancels the timer");
+        if namespace.subscriptions.values().any(|state| !state.confirmed.is_empty()) {
+            self.timers.set(now + IDLE, Timer::DropNamespace(name));
+        } else {
+            self.registry.namespaces.remove(&name);
+            self.actions.push(Action::Unfollow(name));
+        }
     }
 
     // === lookups and patches ===
 
-    /// A lookup has been answered.
-    pub(super) fn answered(&mut self, id: LookupId, answer: Result<Arc<RunModels>, LookupError>, now: Now) {
-        let outcome = self.lookups.answered(id, answer, now.instant, &mut self.timers, &mut self.jitter);
-        match outcome {
-            lookups::Outcome::Found { lookup, models } => self.found(&lookup, &models),
-            lookups::Outcome::Failed { workflow, report } => {
+    /// Handles the answer to [`Action::Lookup`].
+    pub(super) fn handle_answer(&mut self, id: LookupId, answer: Result<Arc<RunModels>, LookupError>, now: Now) {
+        let Self { registry, lookups, timers, jitter, .. } = self;
+        match lookups.handle_answer(id, answer, |lookup| registry.is_awaited(lookup), now.instant, timers, jitter) {
+            Outcome::Found { lookup, models } => self.models_found(&lookup, &models),
+            Outcome::Failed { report } => {
                 self.report(report);
-                for id in self.streams_of(&workflow.namespace) {
-                    if self.streams.get_mut(&id).is_some_and(|stream| stream.question_failed(&workflow)) {
-                        self.dirty.insert(id);
+                if let Some(lookup) = self.lookups.get(id) {
+                    for stream in self.registry.awaiting(lookup) {
+                        if self.registry.stream(stream).lookup_failed(lookup.workflow.uid) {
+                            self.dirty.insert(stream);
+                        }
                     }
                 }
             }
-            lookups::Outcome::Nobody => {}
+            Outcome::Ignored => {}
         }
     }
 
-    /// A patch has been answered.
-    pub(super) fn patched(&mut self, patch: MarkPatch, result: Result<(), MarkError>, now: Now) {
-        self.drain_goes_on(&patch.namespace);
-        if let Some(report) = self.marks.patched(patch, result, now.instant, &mut self.timers, &mut self.jitter) {
-            self.report(report);
+    /// Handles the result of [`Action::Patch`].
+    pub(super) fn handle_patch(&mut self, patch: MarkPatch, result: Result<(), MarkError>, now: Now) {
+        self.recheck_drain(&patch.namespace);
+        let report = self.marks.handle_patch(patch, result, now.instant, &mut self.timers, &mut self.jitter);
+        self.report(report);
+    }
+
+    // === drains ===
+
+    /// Begins a drain: nothing more is handed off, each stream is closed once its events are confirmed and marked, and
+    /// marks that wait for a retry are retried now.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        self.dirty.extend(self.registry.streams.keys());
+        self.marks.queue_retries(&mut self.timers);
+    }
+
+    /// Returns whether nothing is left that a drain waits for.
+    pub(super) fn is_drained(&self) -> bool {
+        self.registry.streams.is_empty() && self.marks.is_idle()
+    }
+
+    /// Checks the streams of a namespace again, in a drain, after a change of the marks that they wait for.
+    fn recheck_drain(&mut self, namespace: &str) {
+        if self.draining {
+            self.dirty.extend(self.registry.streams_of(namespace));
         }
     }
 
-    // === small things ===
+    // === queries ===
 
-    /// How much is pending, for the metrics. Looks at every pending run: not for every input.
-    pub(super) fn census(&self) -> Census {
-        let mut census = Census { streams: self.streams.len(), marks: self.marks.len(), ..Census::default() };
-        for stream in self.streams.values() {
-            for entry in stream.runs.values().filter(|entry| entry.place != Place::Declined) {
-                census.pending += 1;
-                census.oldest = census.oldest.into_iter().chain([entry.offered]).min();
-            }
+    /// Returns the gauges. Walks every pending run, so it is not for every input.
+    pub(super) fn stats(&self) -> Stats {
+        let mut stats =
+            Stats { streams: self.registry.streams.len(), pending_marks: self.marks.len(), ..Stats::default() };
+        let runs = self.registry.streams.values().flat_map(|stream| stream.runs.values());
+        for run in runs.filter(|run| !run.is_excluded()) {
+            stats.pending_runs += 1;
+            stats.oldest_pending = stats.oldest_pending.into_iter().chain([run.pending_since]).min();
         }
-        let consumers = self.namespaces.values().flat_map(|namespace| namespace.subscriptions.values());
-        census.shared = consumers.filter(|consumer| consumer.streams.len() > 1).count();
-        census
-    }
-
-    fn streams_of(&self, namespace: &str) -> Vec<StreamId> {
-        self.namespaces.get(namespace).map(|namespace| namespace.streams.clone()).unwrap_or_default()
+        let states = self.registry.namespaces.values().flat_map(|namespace| namespace.subscriptions.values());
+        stats.shared_subscriptions = states.filter(|state| state.streams.len() > 1).count();
+        stats
     }
 
     fn report(&mut self, report: Report) {

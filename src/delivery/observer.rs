@@ -1,21 +1,18 @@
-//! Tells those who watch what happens: logs and metrics.
+//! Logs, metrics and traces of the delivery task.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tracing::{debug, info, warn};
+use tracing::{debug, field::display, info, warn};
 
 use super::{
     LookupError, MarkError, MarkPatch,
-    ledger::{Census, Now, Report},
+    ledger::{Now, Report, Stats},
+    metrics::{DeliveryMetrics, DurationHistogram, ErrorLabel, NamespaceLabel, Skipped, SkippedLabel, TraceExemplar},
     spans::{Spans, Step},
 };
 use crate::{
     model::{RunModels, Subscription, Workflow, event::SkipReason, trace},
-    telemetry::{
-        Traces,
-        metrics::delivery::{DeliveryMetrics, NamespaceLabel, ReasonLabel, Seconds, TraceExemplar},
-        trace::SpanRef,
-    },
+    telemetry::{Traces, trace::SpanRef},
 };
 
 /// See the module.
@@ -30,100 +27,108 @@ impl Observer {
         Self { metrics, spans: Spans::new(traces) }
     }
 
-    /// A lookup begins.
-    pub(super) fn asking(&mut self, workflow: &Workflow, attempt: u32) -> Option<Step> {
-        debug!(namespace = %workflow.namespace, workflow = %workflow.name, attempt, "asking for the run's models");
-        self.spans.looking_up(workflow, attempt)
+    // === actions of the driver ===
+
+    pub(super) fn lookup_begins(&mut self, workflow: &Workflow, attempt: u32) -> Option<Step> {
+        debug!(namespace = %workflow.namespace, workflow = %workflow.name, attempt, "looking up models");
+        self.spans.lookup_begins(workflow, attempt)
     }
 
-    /// A lookup has been answered.
-    pub(super) fn asked(&self, step: Option<Step>, workflow: &Workflow, answer: &Result<Arc<RunModels>, LookupError>) {
-        self.spans.looked_up(step, workflow, answer);
+    pub(super) fn lookup_ended(
+        &self,
+        step: Option<Step>,
+        workflow: &Workflow,
+        answer: &Result<Arc<RunModels>, LookupError>,
+    ) {
+        self.spans.lookup_ended(step, workflow, answer);
     }
 
-    /// A patch begins.
-    pub(super) fn patching(&mut self, patch: &MarkPatch, attempt: u32) -> Option<Step> {
-        debug!(namespace = %patch.namespace, workflow = %patch.name, attempt, change = %patch.change, "patching marks");
-        self.spans.marking(patch, attempt)
+    pub(super) fn patch_begins(&mut self, patch: &MarkPatch, attempt: u32) -> Option<Step> {
+        debug!(
+            namespace = %patch.namespace, workflow = %patch.name, attempt, change = %patch.change, "patching marks"
+        );
+        self.spans.patch_begins(patch, attempt)
     }
 
-    /// A patch has been answered.
-    pub(super) fn patched(&self, step: Option<Step>, patch: &MarkPatch, result: &Result<(), MarkError>) {
-        self.spans.marked(step, patch, result);
+    pub(super) fn patch_ended(&self, step: Option<Step>, patch: &MarkPatch, result: &Result<(), MarkError>) {
+        self.spans.patch_ended(step, patch, result);
     }
 
-    /// An event goes to a stream, whose own span this is.
+    /// Records the hand-off of an event. `stream` is the stream's own span.
     pub(super) fn handing_off(
         &self,
         subscription: &Subscription,
         workflow: &Workflow,
-        waited: Duration,
-        again: bool,
+        pending_for: Duration,
+        redelivery: bool,
         stream: Option<SpanRef>,
     ) {
         debug!(
-            namespace = %workflow.namespace, workflow = %workflow.name, subscription = %subscription.name,
-            again, trace_id = %TraceOf(workflow), "handing an event off"
+            namespace = %workflow.namespace, workflow = %workflow.name, subscription = %subscription.name, redelivery,
+            trace_id = trace::trace_id(workflow).map(display), "handing off event"
         );
-        self.metrics.sent.get_or_create(&namespace(&workflow.namespace)).inc();
-        if again {
-            self.metrics.redelivered.get_or_create(&namespace(&workflow.namespace)).inc();
+        self.metrics.sent.get_or_create(&namespace(workflow)).inc();
+        if redelivery {
+            self.metrics.redelivered.get_or_create(&namespace(workflow)).inc();
         }
-        observe(&self.metrics.handoff_seconds, waited, workflow);
-        self.spans.handed_off(subscription, workflow, again, stream);
+        observe(&self.metrics.handoff_duration, pending_for, workflow);
+        self.spans.handed_off(subscription, workflow, redelivery, stream);
     }
+
+    /// Sets the gauges.
+    pub(super) fn update_gauges(&self, stats: &Stats, now: Now) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.streams.set(gauge(stats.streams));
+        self.metrics.shared_subscriptions.set(gauge(stats.shared_subscriptions));
+        self.metrics.pending_runs.set(gauge(stats.pending_runs));
+        self.metrics.pending_marks.set(gauge(stats.pending_marks));
+        self.metrics.oldest_pending.set(stats.oldest_pending.map_or(0.0, |oldest| {
+            #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact for millions of years")]
+            let now_unix = now.unix as f64;
+            now_unix - now.instant.saturating_duration_since(oldest).as_secs_f64()
+        }));
+    }
+
+    /// Logs the end of a drain.
+    pub(super) fn drained(&self, stats: &Stats) {
+        if stats.streams == 0 && stats.pending_marks == 0 {
+            info!("drained, every event is confirmed and marked");
+        } else {
+            warn!(streams = stats.streams, marks = stats.pending_marks, "drain incomplete, its time is over");
+        }
+    }
+
+    // === reports of the ledger ===
 
     pub(super) fn report(&self, report: &Report) {
         match report {
             Report::Attached { stream, subscription, peer, pending } => info!(
                 stream = stream.0, namespace = %subscription.namespace, subscription = %subscription.name,
-                peer = %Or(peer.as_ref(), "unknown"), pending, "a stream attached"
+                peer = peer.map(display), pending, "stream attached"
             ),
-            Report::Ended { subscription, unconfirmed } if unconfirmed.is_empty() => debug!(
-                namespace = %subscription.namespace, subscription = %subscription.name, "a stream gave nothing back"
-            ),
-            Report::Ended { subscription, unconfirmed } => {
-                warn!(
-                    namespace = %subscription.namespace, subscription = %subscription.name,
-                    unconfirmed = unconfirmed.len(),
-                    "a stream ended before everything was confirmed that had been handed to it: it will be sent again"
-                );
-                unconfirmed.iter().for_each(|workflow| self.spans.unconfirmed(subscription, workflow));
-            }
-            Report::Confirmed { subscription, workflow, since_handoff, waited } => {
+            Report::Ended { subscription, unconfirmed } => self.ended(subscription, unconfirmed),
+            Report::Confirmed { subscription, workflow, since_handoff, pending_for } => {
                 info!(
                     namespace = %workflow.namespace, workflow = %workflow.name, subscription = %subscription.name,
-                    pipeline = workflow.pipeline.known(), confirmed_after_ms = millis(*since_handoff), age_ms = millis(*waited),
-                    trace_id = %TraceOf(workflow), "delivered"
+                    pipeline = workflow.pipeline.known(), confirmed_after_ms = millis(*since_handoff),
+                    age_ms = millis(*pending_for), trace_id = trace::trace_id(workflow).map(display), "delivered"
                 );
-                self.metrics.confirmed.get_or_create(&namespace(&workflow.namespace)).inc();
-                observe(&self.metrics.confirmation_seconds, *waited, workflow);
+                self.metrics.confirmed.get_or_create(&namespace(workflow)).inc();
+                observe(&self.metrics.confirmation_duration, *pending_for, workflow);
                 self.spans.confirmed(subscription, workflow, *since_handoff);
             }
             Report::LookupFailed { workflow, error, attempt, retry_in, given_up } => {
                 self.lookup_failed(workflow, error, *attempt, *retry_in, *given_up);
             }
             Report::ForeignExecutions { workflow, count } => {
-                self.unannounced(workflow, None, "foreign_execution");
+                self.skipped(workflow, None, Skipped::ForeignExecution);
                 warn!(
-                    namespace = %workflow.namespace, workflow = %workflow.name, count, trace_id = %TraceOf(workflow),
-                    "left out executions that are older than the run: its context belongs to another run, too"
+                    namespace = %workflow.namespace, workflow = %workflow.name, count,
+                    trace_id = trace::trace_id(workflow).map(display),
+                    "ignoring executions older than the run, its context belongs to another run too"
                 );
             }
-            Report::Unannounced { subscription, workflow, why } => {
-                self.unannounced(workflow, Some(subscription), reason(*why));
-                if *why == SkipReason::NoModel {
-                    info!(
-                        namespace = %workflow.namespace, workflow = %workflow.name,
-                        trace_id = %TraceOf(workflow), "no event: {why}"
-                    );
-                } else {
-                    warn!(
-                        namespace = %workflow.namespace, workflow = %workflow.name,
-                        subscription = %subscription.name, trace_id = %TraceOf(workflow), "no event: {why}"
-                    );
-                }
-            }
+            Report::Skipped { subscription, workflow, reason } => self.no_event(subscription, workflow, *reason),
             Report::Marked { patch, attempt } => debug!(
                 namespace = %patch.namespace, workflow = %patch.name, attempt, change = %patch.change, "marks patched"
             ),
@@ -131,27 +136,40 @@ impl Observer {
                 self.mark_failed(patch, error, *attempt, *retry_in);
             }
             Report::MarksFull { workflow, subscription } => {
-                self.count_unannounced("marks_full");
+                self.metrics.skipped.get_or_create(&SkippedLabel { reason: Skipped::MarksFull }).inc();
                 self.spans.marks_full(workflow, subscription);
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name, %subscription,
-                    "the Workflow carries as many marks as it may: this delivery is remembered until this server \
-                     restarts, no longer"
+                    "no room for another mark on the Workflow, the delivery is remembered until this server restarts"
                 );
             }
             Report::Shared { namespace, subscription, peers } => warn!(
                 %namespace, %subscription, peers,
-                "several peers have used one subscription for over a minute: each gets every event, but only one of \
-                 them has to confirm it. For independent delivery give each its own `subscription`"
+                "several peers share a subscription, only one of them confirms each event; \
+                 for independent delivery set a `subscription` of its own for each"
             ),
             Report::Expired { workflow } => {
-                self.unannounced(workflow, None, "expired");
+                self.skipped(workflow, None, Skipped::Expired);
                 warn!(
-                    namespace = %workflow.namespace, workflow = %workflow.name, trace_id = %TraceOf(workflow),
-                    "gave up a run whose Workflow was deleted before its event could be delivered"
+                    namespace = %workflow.namespace, workflow = %workflow.name,
+                    trace_id = trace::trace_id(workflow).map(display),
+                    "run not delivered, its Workflow was deleted before"
                 );
             }
         }
+    }
+
+    fn ended(&self, subscription: &Subscription, unconfirmed: &[Arc<Workflow>]) {
+        let Subscription { namespace, name, .. } = subscription;
+        if unconfirmed.is_empty() {
+            debug!(%namespace, subscription = %name, "stream closed, nothing to redeliver");
+        } else {
+            warn!(
+                %namespace, subscription = %name, unconfirmed = unconfirmed.len(),
+                "stream closed before every event was confirmed, redelivering"
+            );
+        }
+        unconfirmed.iter().for_each(|workflow| self.spans.unconfirmed(subscription, workflow));
     }
 
     fn lookup_failed(
@@ -162,110 +180,77 @@ impl Observer {
         retry_in: Duration,
         given_up: bool,
     ) {
-        let reason = error.code();
-        self.metrics.lookup_retries.get_or_create(&ReasonLabel { reason }).inc();
+        let (namespace, name, reason) = (&workflow.namespace, &workflow.name, error.code());
+        let (retry_in_ms, trace_id) = (millis(retry_in), trace::trace_id(workflow).map(display));
+        self.metrics.lookup_retries.get_or_create(&ErrorLabel { reason }).inc();
         if given_up {
-            self.unannounced(workflow, None, reason);
+            let skipped = match error {
+                LookupError::NoContext => Skipped::NoContext,
+                _ => Skipped::ForeignContext,
+            };
+            self.skipped(workflow, None, skipped);
         }
-        // The first failure of a run, and the one after which nobody should wait for it any more.
+        // Warnings for the first failure of a run, and for the one after which retries are rare.
         if given_up || (attempt == 1 && !matches!(error, LookupError::NoContext)) {
             warn!(
-                namespace = %workflow.namespace, workflow = %workflow.name, attempt,
-                retry_in_ms = millis(retry_in), trace_id = %TraceOf(workflow), "no models yet: {error}"
+                %namespace, workflow = %name, attempt, retry_in_ms, trace_id, reason, %error,
+                "model lookup failed, retrying"
             );
         } else {
             debug!(
-                namespace = %workflow.namespace, workflow = %workflow.name, attempt,
-                retry_in_ms = millis(retry_in), "no models yet: {error}"
+                %namespace, workflow = %name, attempt, retry_in_ms, trace_id, reason, %error,
+                "model lookup failed, retrying"
+            );
+        }
+    }
+
+    fn no_event(&self, subscription: &Subscription, workflow: &Workflow, reason: SkipReason) {
+        let skipped = Skipped::from(reason);
+        self.skipped(workflow, Some(subscription), skipped);
+        let (namespace, name, detail) = (&workflow.namespace, &workflow.name, reason.to_string());
+        let (reason, trace_id) = (skipped.as_str(), trace::trace_id(workflow).map(display));
+        if skipped == Skipped::NoModel {
+            info!(
+                %namespace, workflow = %name, subscription = %subscription.name, reason, detail, trace_id,
+                "no event for this run"
+            );
+        } else {
+            warn!(
+                %namespace, workflow = %name, subscription = %subscription.name, reason, detail, trace_id,
+                "no event for this run"
             );
         }
     }
 
     fn mark_failed(&self, patch: &MarkPatch, error: &MarkError, attempt: u32, retry_in: Option<Duration>) {
+        let (namespace, name, reason) = (&patch.namespace, &patch.name, error.code());
         let Some(retry_in) = retry_in else {
-            debug!(namespace = %patch.namespace, workflow = %patch.name, "marks left as they are: {error}");
+            debug!(%namespace, workflow = %name, reason, %error, "mark patch failed, no longer needed");
             return;
         };
-        self.metrics.mark_retries.get_or_create(&ReasonLabel { reason: error.code() }).inc();
+        self.metrics.mark_retries.get_or_create(&ErrorLabel { reason }).inc();
         if attempt == 1 || matches!(error, MarkError::Refused { .. }) {
-            warn!(
-                namespace = %patch.namespace, workflow = %patch.name, attempt,
-                retry_in_ms = millis(retry_in), "the marks could not be patched, and it will be tried again: {error}"
-            );
+            let retry_in_ms = millis(retry_in);
+            warn!(%namespace, workflow = %name, attempt, retry_in_ms, reason, %error, "mark patch failed, retrying");
         }
     }
 
-    /// A run is not announced: counted, and told in its trace.
-    fn unannounced(&self, workflow: &Workflow, subscription: Option<&Subscription>, reason: &'static str) {
-        self.count_unannounced(reason);
-        self.spans.unannounced(workflow, subscription, reason);
-    }
-
-    fn count_unannounced(&self, reason: &'static str) {
-        self.metrics.unannounced.get_or_create(&ReasonLabel { reason }).inc();
-    }
-
-    /// Renews the gauges.
-    pub(super) fn census(&self, census: &Census, now: Now) {
-        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.metrics.streams.set(gauge(census.streams));
-        self.metrics.shared.set(gauge(census.shared));
-        self.metrics.pending.set(gauge(census.pending));
-        self.metrics.pending_marks.set(gauge(census.marks));
-        self.metrics.oldest_pending.set(census.oldest.map_or(0.0, |oldest| {
-            #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact for millions of years")]
-            let now_unix = now.unix as f64;
-            now_unix - now.instant.saturating_duration_since(oldest).as_secs_f64()
-        }));
-    }
-
-    /// The drain is over.
-    pub(super) fn drained(&self, census: &Census) {
-        if census.streams == 0 && census.marks == 0 {
-            info!("drained: every hand-off is confirmed and marked");
-        } else {
-            warn!(streams = census.streams, marks = census.marks, "drained as far as the time allowed");
-        }
+    fn skipped(&self, workflow: &Workflow, subscription: Option<&Subscription>, reason: Skipped) {
+        self.metrics.skipped.get_or_create(&SkippedLabel { reason }).inc();
+        self.spans.skipped(workflow, subscription, reason.as_str());
     }
 }
 
-fn observe(histogram: &Seconds, duration: Duration, workflow: &Workflow) {
+fn observe(histogram: &DurationHistogram, duration: Duration, workflow: &Workflow) {
     let exemplar = trace::trace_id(workflow).map(|id| TraceExemplar { trace_id: id.to_string() });
     histogram.observe(duration.as_secs_f64(), exemplar, None);
 }
 
-/// As a number that JSON can hold.
+/// Milliseconds, as a number that JSON can hold.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn namespace(namespace: &str) -> NamespaceLabel {
-    NamespaceLabel { namespace: namespace.to_owned() }
-}
-
-fn reason(why: SkipReason) -> &'static str {
-    match why {
-        SkipReason::NoModel => "no_model",
-        SkipReason::NoPipelineName => "no_pipeline_name",
-        SkipReason::TooLarge => "too_large",
-    }
-}
-
-struct TraceOf<'a>(&'a Workflow);
-
-impl fmt::Display for TraceOf<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        trace::trace_id(self.0).map_or(Ok(()), |id| id.fmt(f))
-    }
-}
-
-struct Or<T>(Option<T>, &'static str);
-
-impl<T: fmt::Display> fmt::Display for Or<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Some(value) => value.fmt(f),
-            None => f.write_str(self.1),
-        }
-    }
+fn namespace(workflow: &Workflow) -> NamespaceLabel {
+    NamespaceLabel { namespace: workflow.namespace.to_string() }
 }

@@ -1,7 +1,7 @@
-//! A run's trace: the run itself as its root, and under it what was done about it. Design: `docs/tracing.md`.
+//! The trace of a run: the run as its root, and a span for each step of its delivery. Design: `docs/tracing.md`.
 //!
-//! The root and the first hand-off to a subscription have ids that follow from the Workflow, so that every replica means the
-//! same span. Whatever is tried again is a span of its own, with a link to the first attempt.
+//! The ids of the root and of the first hand-off to a subscription are derived from the Workflow, so that all replicas
+//! record the same span. Each retry has a span of its own, with a link to the first attempt.
 
 use std::{
     borrow::Cow,
@@ -16,48 +16,48 @@ use crate::{
     telemetry::trace::{Attribute, FinishedSpan, Kind, SpanRef, Traces},
 };
 
-/// How many runs are remembered whose root has been recorded here.
-const REMEMBERED: usize = 16_384;
+/// Runs remembered as recorded.
+const MAX_RECORDED: usize = 16_384;
 
 /// Records the spans of runs. Does nothing where traces are off.
 #[derive(Debug)]
 pub(super) struct Spans {
     traces: Traces,
-    seen: Seen,
+    recorded: RecordedRuns,
 }
 
-/// What was recorded of the latest runs.
+/// The latest runs whose root was recorded.
 #[derive(Debug, Default)]
-struct Seen {
-    runs: HashMap<Uid, Run>,
+struct RecordedRuns {
+    runs: HashMap<Uid, RecordedRun>,
     order: VecDeque<Uid>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct RecordedRun {
     trace: [u8; 16],
     first_lookup: Option<SpanRef>,
     first_mark: Option<SpanRef>,
 }
 
-impl Seen {
-    /// Remembers a run. Returns whether it is a new one.
-    fn is_new(&mut self, uid: Uid, trace: [u8; 16]) -> bool {
-        let run = Run { trace, first_lookup: None, first_mark: None };
+impl RecordedRuns {
+    /// Adds a run. Returns whether it is new.
+    fn insert(&mut self, uid: Uid, trace: [u8; 16]) -> bool {
+        let run = RecordedRun { trace, first_lookup: None, first_mark: None };
         if self.runs.contains_key(&uid) {
             return false;
         }
         self.runs.insert(uid, run);
         self.order.push_back(uid);
-        if self.order.len() > REMEMBERED {
+        if self.order.len() > MAX_RECORDED {
             self.order.pop_front().and_then(|oldest| self.runs.remove(&oldest));
         }
         true
     }
 }
 
-/// The first attempt, where this is a later one; where it is the first, it is remembered.
-fn first_of(first: &mut Option<SpanRef>, attempt: u32, id: SpanRef) -> Option<SpanRef> {
+/// Remembers the first attempt, and returns it for a later one.
+fn first_attempt(first: &mut Option<SpanRef>, attempt: u32, id: SpanRef) -> Option<SpanRef> {
     if attempt <= 1 {
         *first = Some(id);
         None
@@ -66,18 +66,18 @@ fn first_of(first: &mut Option<SpanRef>, attempt: u32, id: SpanRef) -> Option<Sp
     }
 }
 
-/// A step that has begun.
+/// A lookup or patch in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     id: SpanRef,
     start: SystemTime,
-    /// The first attempt, where this is another one.
+    /// The first attempt, if this is a later one.
     first: Option<SpanRef>,
     attempt: u32,
 }
 
 impl Step {
-    /// The span under which the step's own calls stand.
+    /// The step's span, which is the parent of the spans of its calls.
     pub(super) fn id(&self) -> SpanRef {
         self.id
     }
@@ -85,23 +85,24 @@ impl Step {
 
 impl Spans {
     pub(super) fn new(traces: Traces) -> Self {
-        Self { traces, seen: Seen::default() }
+        Self { traces, recorded: RecordedRuns::default() }
     }
 
-    /// The trace of a run, if it is kept.
+    /// The trace of a run, if it is sampled.
     fn trace_of(&self, workflow: &Workflow) -> Option<[u8; 16]> {
         let trace = *trace::trace_id(workflow)?.as_bytes();
         self.traces.samples(trace).then_some(trace)
     }
 
-    /// A run's models are asked for. The first time, the run itself and that it was seen are recorded.
-    pub(super) fn looking_up(&mut self, workflow: &Workflow, attempt: u32) -> Option<Step> {
+    /// Begins a lookup. Before the first one, records the run itself, and that it was seen.
+    pub(super) fn lookup_begins(&mut self, workflow: &Workflow, attempt: u32) -> Option<Step> {
         let trace = self.trace_of(workflow)?;
-        if self.seen.is_new(workflow.uid, trace) {
+        if self.recorded.insert(workflow.uid, trace) {
             self.record_run(workflow, trace);
         }
         let id = SpanRef::random_in(trace);
-        let first = self.seen.runs.get_mut(&workflow.uid).and_then(|run| first_of(&mut run.first_lookup, attempt, id));
+        let run = self.recorded.runs.get_mut(&workflow.uid);
+        let first = run.and_then(|run| first_attempt(&mut run.first_lookup, attempt, id));
         Some(Step { id, start: SystemTime::now(), first, attempt })
     }
 
@@ -120,8 +121,8 @@ impl Spans {
         self.traces.record(child(workflow, SpanRef::random_in(trace), "seen"));
     }
 
-    /// The models of a run were asked for, with this answer.
-    pub(super) fn looked_up(
+    /// Records a lookup and its answer.
+    pub(super) fn lookup_ended(
         &self,
         step: Option<Step>,
         workflow: &Workflow,
@@ -143,17 +144,17 @@ impl Spans {
         self.traces.record(span);
     }
 
-    /// An event was handed to a stream, whose own span this is.
+    /// Records a hand-off. `stream` is the stream's own span.
     pub(super) fn handed_off(
         &self,
         subscription: &Subscription,
         workflow: &Workflow,
-        again: bool,
+        redelivery: bool,
         stream: Option<SpanRef>,
     ) {
         let Some(trace) = self.trace_of(workflow) else { return };
         let first = SpanRef { trace, span: *trace::send_span_id(workflow.uid, &subscription.name).as_bytes() };
-        let id = if again { SpanRef::random_in(trace) } else { first };
+        let id = if redelivery { SpanRef::random_in(trace) } else { first };
         let mut span = child(workflow, id, format!("send {}", event::NAME));
         span.kind = Kind::Producer;
         span.attributes.extend([
@@ -163,24 +164,24 @@ impl Spans {
             Attribute::new("messaging.destination.name", event::NAME),
             Attribute::new("messaging.message.id", workflow.uid.to_string()),
             subscription_attribute(&subscription.name),
-            Attribute::new("modelupdate.redelivered", again),
+            Attribute::new("modelupdate.redelivered", redelivery),
         ]);
-        span.links.extend(again.then_some(first));
+        span.links.extend(redelivery.then_some(first));
         span.links.extend(stream);
         self.traces.record(span);
     }
 
-    /// An event's receipt was proved, so long after its hand-off.
+    /// Records the confirmation of an event, this long after its hand-off.
     pub(super) fn confirmed(&self, subscription: &Subscription, workflow: &Workflow, since_handoff: Duration) {
         let Some(mut span) = self.confirmation(subscription, workflow) else { return };
         span.start = span.end.checked_sub(since_handoff).unwrap_or(span.end);
         self.traces.record(span);
     }
 
-    /// A stream ended before this event's receipt was proved.
+    /// Records an event whose stream ended before it was confirmed.
     pub(super) fn unconfirmed(&self, subscription: &Subscription, workflow: &Workflow) {
         let Some(mut span) = self.confirmation(subscription, workflow) else { return };
-        span.fail("given back", "stream_ended");
+        span.fail("unconfirmed", "stream_ended");
         self.traces.record(span);
     }
 
@@ -190,25 +191,25 @@ impl Spans {
         Some(span)
     }
 
-    /// A run is not announced, or no longer waited for.
-    pub(super) fn unannounced(&self, workflow: &Workflow, subscription: Option<&Subscription>, reason: &'static str) {
+    /// Records that a run has no event, or none yet.
+    pub(super) fn skipped(&self, workflow: &Workflow, subscription: Option<&Subscription>, reason: &'static str) {
         let Some(trace) = self.trace_of(workflow) else { return };
-        let mut span = child(workflow, SpanRef::random_in(trace), "unannounced");
+        let mut span = child(workflow, SpanRef::random_in(trace), "skipped");
         span.attributes.push(Attribute::new("modelupdate.reason", reason));
         span.attributes.extend(subscription.map(|subscription| subscription_attribute(&subscription.name)));
         self.traces.record(span);
     }
 
-    /// Marks are to be patched, of a run that was looked up here. (That of another was removed because it was restarted.)
-    pub(super) fn marking(&mut self, patch: &MarkPatch, attempt: u32) -> Option<Step> {
-        let run = self.seen.runs.get_mut(&patch.uid)?;
+    /// Begins a patch of a run that was looked up here. Others are not traced: they remove the marks of restarted runs.
+    pub(super) fn patch_begins(&mut self, patch: &MarkPatch, attempt: u32) -> Option<Step> {
+        let run = self.recorded.runs.get_mut(&patch.uid)?;
         let id = SpanRef::random_in(run.trace);
-        let first = first_of(&mut run.first_mark, attempt, id);
+        let first = first_attempt(&mut run.first_mark, attempt, id);
         Some(Step { id, start: SystemTime::now(), first, attempt })
     }
 
-    /// Marks were patched, or not.
-    pub(super) fn marked(&self, step: Option<Step>, patch: &MarkPatch, result: &Result<(), MarkError>) {
+    /// Records a patch and its result.
+    pub(super) fn patch_ended(&self, step: Option<Step>, patch: &MarkPatch, result: &Result<(), MarkError>) {
         let Some(step) = step else { return };
         let mut span = step_span(patch, step, "mark");
         span.attributes.push(Attribute::new("modelupdate.change", patch.change.to_string()));
@@ -218,7 +219,7 @@ impl Spans {
         self.traces.record(span);
     }
 
-    /// A delivery cannot be marked, because the Workflow carries as many marks as it may.
+    /// Records a delivery for whose mark the Workflow has no room.
     pub(super) fn marks_full(&self, workflow: &Workflow, subscription: &SubscriptionName) {
         let Some(trace) = self.trace_of(workflow) else { return };
         let mut span = child(workflow, SpanRef::random_in(trace), "mark");
@@ -228,26 +229,26 @@ impl Spans {
     }
 }
 
-/// Whose span it is. Every span says so, not the root only: a table of spans is searched by it.
-struct Of<'a> {
+/// The run of a span. Every span names it, not only the root: a table of spans is searched by it.
+struct RunRef<'a> {
     uid: Uid,
     namespace: &'a str,
     name: &'a str,
 }
 
-impl<'a> From<&'a Workflow> for Of<'a> {
+impl<'a> From<&'a Workflow> for RunRef<'a> {
     fn from(workflow: &'a Workflow) -> Self {
         Self { uid: workflow.uid, namespace: &workflow.namespace, name: &workflow.name }
     }
 }
 
-impl<'a> From<&'a MarkPatch> for Of<'a> {
+impl<'a> From<&'a MarkPatch> for RunRef<'a> {
     fn from(patch: &'a MarkPatch) -> Self {
         Self { uid: patch.uid, namespace: &patch.namespace, name: &patch.name }
     }
 }
 
-impl Of<'_> {
+impl RunRef<'_> {
     fn attributes(&self) -> Vec<Attribute> {
         vec![
             Attribute::new("modelupdate.namespace", self.namespace.to_owned()),
@@ -256,16 +257,16 @@ impl Of<'_> {
     }
 }
 
-/// A span under the run's own.
-fn child<'a>(run: impl Into<Of<'a>>, id: SpanRef, name: impl Into<Cow<'static, str>>) -> FinishedSpan {
+/// A span whose parent is the run's root.
+fn child<'a>(run: impl Into<RunRef<'a>>, id: SpanRef, name: impl Into<Cow<'static, str>>) -> FinishedSpan {
     let run = run.into();
     let mut span = FinishedSpan::now(id, Some(*trace::root_span_id(run.uid).as_bytes()), name);
     span.attributes = run.attributes();
     span
 }
 
-/// The span of a step that is over now.
-fn step_span<'a>(run: impl Into<Of<'a>>, step: Step, name: &'static str) -> FinishedSpan {
+/// The span of a step that ends now.
+fn step_span<'a>(run: impl Into<RunRef<'a>>, step: Step, name: &'static str) -> FinishedSpan {
     let mut span = child(run, step.id, name);
     span.start = step.start;
     let attempt = Attribute::new("modelupdate.attempt", i64::from(step.attempt));
@@ -278,7 +279,7 @@ fn step_span<'a>(run: impl Into<Of<'a>>, step: Step, name: &'static str) -> Fini
 }
 
 fn run_attributes(workflow: &Workflow) -> Vec<Attribute> {
-    let mut attributes = Of::from(workflow).attributes();
+    let mut attributes = RunRef::from(workflow).attributes();
     attributes.push(Attribute::new("modelupdate.workflow.uid", workflow.uid.to_string()));
     attributes.extend(workflow.run_id.as_ref().map(|id| Attribute::new("cicd.pipeline.run.id", id.to_string())));
     attributes

@@ -84,7 +84,7 @@ impl Stream for EventStream {
                     acks.expect(this.bytes);
                 }
                 this.guard.metrics.message_sent();
-                FailPoint::HandedOff.pass();
+                FailPoint::AfterHandoff.pass();
                 Poll::Ready(Some(Ok(event)))
             }
             // Delivery ends streams only when the server drains.

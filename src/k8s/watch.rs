@@ -18,7 +18,7 @@ use super::{Client, client::WATCH_TIMEOUT, object::Object};
 use crate::{
     model::Names,
     readiness::Readiness,
-    store::{Relist, Scope, Store},
+    store::{Relist, Scope, Size, Store},
 };
 
 /// The size of a list page, in Workflows. A page is held in memory as a whole.
@@ -92,7 +92,7 @@ impl Watch {
             Event::InitDone => {
                 let removed = self.list.take().map_or(0, |list| self.store.finish_list(list));
                 self.names.shrink();
-                self.status.listed(self.store.size().0, removed);
+                self.status.listed(self.store.size().workflows, removed);
             }
             Event::Apply(object) => {
                 self.status.received();
@@ -106,7 +106,7 @@ impl Watch {
             }
         }
         if self.list.is_none() {
-            let (workflows, namespaces) = self.store.size();
+            let Size { workflows, namespaces } = self.store.size();
             let metrics = &self.client.metrics;
             metrics.workflows.set(i64::try_from(workflows).unwrap_or(i64::MAX));
             metrics.namespaces.set(i64::try_from(namespaces).unwrap_or(i64::MAX));

@@ -1,22 +1,11 @@
 use futures::FutureExt;
 
 use super::*;
-use crate::model::{Mark, Phase, PipelineName, SubscriptionName};
+use crate::model::{Mark, Phase, PipelineName, SubscriptionName, fixtures::succeeded};
 
 fn workflow(namespace: &str, name: &str, uid: u128) -> Workflow {
-    Workflow {
-        namespace: namespace.into(),
-        name: name.into(),
-        uid: Uid::from(uid),
-        created: 0,
-        phase: Phase::Succeeded,
-        events_published: false,
-        pipeline: PipelineName::Unknown,
-        run_id: None,
-        trace_id: None,
-        marks: [].into(),
-        resource_version: None,
-    }
+    let (namespace, name) = (namespace.into(), name.into());
+    Workflow { namespace, name, uid: Uid::from(uid), ..succeeded(PipelineName::Unknown) }
 }
 
 fn changes(store: &Store) -> Vec<String> {
@@ -27,9 +16,14 @@ fn changes(store: &Store) -> Vec<String> {
         .into_iter()
         .map(|change| match change {
             Change::Applied(record) => format!("+{}/{}", record.namespace, record.name),
-            Change::Gone(record) => format!("-{}/{}", record.namespace, record.name),
+            Change::Deleted(record) => format!("-{}/{}", record.namespace, record.name),
         })
         .collect()
+}
+
+fn size(store: &Store) -> (usize, usize) {
+    let Size { workflows, namespaces } = store.size();
+    (workflows, namespaces)
 }
 
 fn following(namespace: &str) -> Store {
@@ -39,7 +33,7 @@ fn following(namespace: &str) -> Store {
 }
 
 #[test]
-fn only_followed_namespaces_are_in_the_journal() {
+fn the_journal_holds_only_followed_namespaces() {
     let store = following("a");
     store.apply(workflow("a", "one", 1));
     store.apply(workflow("b", "two", 2));
@@ -47,11 +41,11 @@ fn only_followed_namespaces_are_in_the_journal() {
     store.unfollow("a");
     store.apply(workflow("a", "three", 3));
     assert!(changes(&store).is_empty());
-    assert_eq!(store.size(), (3, 2));
+    assert_eq!(size(&store), (3, 2));
 }
 
 #[test]
-fn an_unchanged_record_keeps_its_allocation_and_wakes_nobody() {
+fn an_equal_record_keeps_its_allocation_and_is_no_change() {
     let store = following("a");
     store.apply(workflow("a", "one", 1));
     let before = store.get("a", "one").unwrap();
@@ -62,44 +56,44 @@ fn an_unchanged_record_keeps_its_allocation_and_wakes_nobody() {
 }
 
 #[test]
-fn following_shows_what_is_there_already_after_the_changes_that_led_to_it() {
+fn following_returns_earlier_changes_and_the_records_after_them() {
     let store = following("b");
     store.apply(workflow("a", "one", 1));
     store.apply(workflow("b", "two", 2));
-    let (before, records) = store.follow(&"a".into());
-    assert_eq!(before.len(), 1);
-    assert_eq!(records.iter().map(|record| &*record.name).collect::<Vec<_>>(), ["one"]);
+    let followed = store.follow(&"a".into());
+    assert_eq!(followed.changes.len(), 1);
+    assert_eq!(followed.records.iter().map(|record| &*record.name).collect::<Vec<_>>(), ["one"]);
     assert!(changes(&store).is_empty());
 }
 
 #[test]
-fn a_list_clears_nothing_before_its_end_and_then_sweeps_what_it_did_not_bring() {
+fn a_list_sweeps_unlisted_records_at_its_end() {
     let store = following("a");
     store.apply(workflow("a", "kept", 1));
-    store.apply(workflow("a", "gone", 2));
-    store.apply(workflow("b", "gone", 3));
+    store.apply(workflow("a", "unlisted", 2));
+    store.apply(workflow("b", "unlisted", 3));
     changes(&store);
     let list = store.begin_list(Scope::All);
-    assert_eq!(store.size(), (3, 2));
+    assert_eq!(size(&store), (3, 2));
     store.apply(workflow("a", "kept", 1));
     store.apply(workflow("a", "new", 4));
     assert_eq!(store.finish_list(list), 2);
-    assert_eq!(changes(&store), ["+a/new", "-a/gone"]);
-    assert_eq!(store.size(), (2, 1));
+    assert_eq!(changes(&store), ["+a/new", "-a/unlisted"]);
+    assert_eq!(size(&store), (2, 1));
 }
 
 #[test]
-fn a_list_that_broke_off_sweeps_nothing_and_the_next_one_does() {
+fn an_interrupted_list_sweeps_nothing() {
     let store = following("a");
     store.apply(workflow("a", "one", 1));
     drop(store.begin_list(Scope::All));
-    assert_eq!(store.size(), (1, 1));
+    assert_eq!(size(&store), (1, 1));
     let second = store.begin_list(Scope::All);
     assert_eq!(store.finish_list(second), 1);
 }
 
 #[test]
-fn the_list_of_one_namespace_leaves_the_others_alone() {
+fn a_list_of_one_namespace_sweeps_only_that_namespace() {
     let store = Store::default();
     store.apply(workflow("a", "one", 1));
     store.apply(workflow("b", "two", 2));
@@ -109,20 +103,20 @@ fn the_list_of_one_namespace_leaves_the_others_alone() {
 }
 
 #[test]
-fn a_workflow_recreated_under_its_name_is_gone_and_new() {
+fn a_workflow_recreated_under_its_name_is_deleted_and_applied() {
     let store = following("a");
     store.apply(workflow("a", "one", 1));
     changes(&store);
     store.apply(workflow("a", "one", 2));
     assert_eq!(changes(&store), ["-a/one", "+a/one"]);
-    // The deletion of the first may be reported late: the second stays.
+    // A late deletion of the first leaves the second.
     store.delete("a", "one", Uid::from(1));
     assert!(store.get("a", "one").is_some());
-    assert_eq!(store.size(), (1, 1));
+    assert_eq!(size(&store), (1, 1));
 }
 
 #[test]
-fn restarted_workflows_are_in_the_journal_of_any_namespace() {
+fn the_journal_holds_restarted_workflows_of_all_namespaces() {
     let store = Store::default();
     let name = SubscriptionName::new("s").unwrap();
     store.apply(Workflow {
@@ -133,8 +127,9 @@ fn restarted_workflows_are_in_the_journal_of_any_namespace() {
     assert_eq!(changes(&store), ["+b/again"]);
 }
 
+/// Without it, the delivery task would try to remove the run's marks forever.
 #[test]
-fn that_a_workflow_is_no_longer_restarted_is_in_the_journal_too_or_its_marks_would_be_removed_for_ever() {
+fn the_journal_holds_the_end_of_a_restart() {
     let restarted = |name: &str, uid| Workflow {
         phase: Phase::Other,
         marks: [Mark { subscription: SubscriptionName::new("s").unwrap(), current: true }].into(),

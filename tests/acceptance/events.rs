@@ -64,7 +64,7 @@ async fn only_models_that_the_run_itself_pushed_are_announced() {
     }
     let reasons = ["reason=\"no_model\""];
     eventually(SOON, "three runs without a model", async || {
-        world.served.metric("modelupdate_runs_unannounced_total", &reasons).await == 3.0
+        world.served.metric("modelupdate_runs_skipped_total", &reasons).await == 3.0
     })
     .await;
     world.succeeded("good").await;

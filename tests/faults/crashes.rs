@@ -15,10 +15,10 @@ const SUBSCRIPTION: &str = "model-update";
 
 /// The steps within the server, as `src/failpoint.rs` names them, and what is printed.
 const STEPS: [(&str, &str); 7] = [
-    ("asking", "killed before a lookup"),
-    ("asked", "killed with a lookup's answer in hand"),
-    ("handing_off", "killed before a hand-off"),
-    ("handed_off", "killed with an event at the stream, unwritten"),
+    ("before_lookup", "killed before a lookup"),
+    ("after_lookup", "killed with a lookup's answer in hand"),
+    ("before_handoff", "killed before a hand-off"),
+    ("after_handoff", "killed with an event at the stream, unwritten"),
     ("acknowledged", "killed with a receipt in hand"),
     ("confirmed", "killed before a mark is patched"),
     ("marked", "killed with a patch's answer in hand"),

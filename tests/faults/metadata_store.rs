@@ -88,7 +88,7 @@ impl World {
     /// No run was taken for one without a model.
     async fn has_guessed_nothing(&self) {
         assert_eq!(self.served.metric("modelupdate_mlmd_lookups_total", &["outcome=\"no_model\""]).await, 0.0);
-        assert_eq!(self.served.metric("modelupdate_runs_unannounced_total", &["reason=\"no_model\""]).await, 0.0);
+        assert_eq!(self.served.metric("modelupdate_runs_skipped_total", &["reason=\"no_model\""]).await, 0.0);
     }
 
     /// How many lookups have ended so.

@@ -1,4 +1,4 @@
-//! The driver with the real store, under paused time: what it waits for is there at once, or after exactly so long.
+//! The driver with the real store, under paused time: its waits end at once, or after exactly their time.
 
 use std::{
     collections::HashMap,
@@ -19,11 +19,11 @@ use crate::{
     model::{ArtifactTypes, Subscription, Uid},
 };
 
-/// How a neighbour behaves.
+/// The behavior of a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum Mood {
+enum Behavior {
     #[default]
-    Fine,
+    Works,
     Hangs,
     Panics,
     Fails,
@@ -32,19 +32,19 @@ enum Mood {
 /// ML Metadata, by namespace.
 #[derive(Default)]
 struct FakeLookup {
-    moods: Mutex<HashMap<String, Mood>>,
+    behaviors: Mutex<HashMap<String, Behavior>>,
     forgotten: Mutex<Vec<Uid>>,
 }
 
 impl ArtifactLookup for FakeLookup {
     fn find<'a>(&'a self, run: &'a Workflow, _: &'a Arc<ArtifactTypes>) -> BoxFuture<'a, Answer> {
-        let mood = lock(&self.moods).get(&*run.namespace).copied().unwrap_or_default();
+        let behavior = lock(&self.behaviors).get(&*run.namespace).copied().unwrap_or_default();
         Box::pin(async move {
-            match mood {
-                Mood::Fine => model(),
-                Mood::Hangs => pending().await,
-                Mood::Panics => panic!("a lookup panics, as this test wants it to"),
-                Mood::Fails => unavailable(),
+            match behavior {
+                Behavior::Works => model(),
+                Behavior::Hangs => pending().await,
+                Behavior::Panics => panic!("a lookup panics for this test"),
+                Behavior::Fails => unavailable(),
             }
         })
     }
@@ -54,27 +54,27 @@ impl ArtifactLookup for FakeLookup {
     }
 }
 
-/// The API server, and the watch that shows what it holds.
+/// The API server and its watch.
 struct FakeMarker {
-    mood: Mutex<Mood>,
+    behavior: Mutex<Behavior>,
     store: Arc<Store>,
     patched: watch::Sender<Vec<MarkPatch>>,
 }
 
 impl Marker for FakeMarker {
     fn patch<'a>(&'a self, patch: &'a MarkPatch) -> BoxFuture<'a, Result<(), MarkError>> {
-        let mood = *lock(&self.mood);
+        let behavior = *lock(&self.behavior);
         Box::pin(async move {
-            match mood {
-                Mood::Fine => {
+            match behavior {
+                Behavior::Works => {
                     let record = self.store.get(&patch.namespace, &patch.name).ok_or(MarkError::Gone)?;
                     self.store.apply(with_patch(&record, &patch.change));
                     self.patched.send_modify(|patched| patched.push(patch.clone()));
                     Ok(())
                 }
-                Mood::Hangs => pending().await,
-                Mood::Panics => panic!("a patch panics, as this test wants it to"),
-                Mood::Fails => transient(),
+                Behavior::Hangs => pending().await,
+                Behavior::Panics => panic!("a patch panics for this test"),
+                Behavior::Fails => transient(),
             }
         })
     }
@@ -84,26 +84,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }
 
-struct Rig {
+struct Harness {
     store: Arc<Store>,
     lookup: Arc<FakeLookup>,
     marker: Arc<FakeMarker>,
     deliveries: Deliveries,
     drain: CancellationToken,
     registry: Registry,
-    /// The task looks at the clock whenever it runs.
+    /// Grows whenever the task runs.
     clock_readings: Arc<AtomicUsize>,
-    /// By how many seconds the clock is ahead.
+    /// Seconds by which the clock is fast.
     ahead: Arc<AtomicI64>,
     task: JoinHandle<Result<(), JoinError>>,
 }
 
-impl Rig {
+impl Harness {
     fn new() -> Self {
         let store = Arc::new(Store::default());
         let lookup = Arc::new(FakeLookup::default());
         let patched = watch::Sender::default();
-        let marker = Arc::new(FakeMarker { mood: Mutex::default(), store: store.clone(), patched });
+        let marker = Arc::new(FakeMarker { behavior: Mutex::default(), store: store.clone(), patched });
         let mut registry = Registry::default();
         let metrics = DeliveryMetrics::new(&mut registry);
         let clock_readings = Arc::new(AtomicUsize::new(0));
@@ -125,15 +125,15 @@ impl Rig {
         self.deliveries.attach(subscription, None, None)
     }
 
-    fn set(&self, namespace: &str, mood: Mood) {
-        lock(&self.lookup.moods).insert(namespace.into(), mood);
+    fn set(&self, namespace: &str, behavior: Behavior) {
+        lock(&self.lookup.behaviors).insert(namespace.into(), behavior);
     }
 
-    /// Waits until so many patches were applied.
+    /// Waits until this number of patches was applied.
     async fn patched(&self, count: usize) -> Vec<MarkPatch> {
         let mut patched = self.marker.patched.subscribe();
         let enough = patched.wait_for(|patched| patched.len() >= count);
-        timeout(Duration::from_secs(3600), enough).await.expect("so many patches").unwrap().clone()
+        timeout(Duration::from_secs(3600), enough).await.expect("enough patches in time").unwrap().clone()
     }
 
     fn metric(&self, line: &str) -> bool {
@@ -143,30 +143,28 @@ impl Rig {
     }
 }
 
-/// The next event of a stream.
+/// Waits for the next event of a stream.
 async fn event(stream: &mut Attached) -> Handoff {
     timeout(Duration::from_secs(60), stream.events.recv()).await.expect("an event in time").expect("an open stream")
 }
 
-/// No event comes in a while.
+/// Asserts that no event follows within a minute.
 async fn assert_silent(stream: &mut Attached) {
     let silent = timeout(Duration::from_secs(60), stream.events.recv()).await;
     assert!(silent.is_err(), "{silent:?}");
 }
 
-fn drain_confirmations() -> Duration {
-    Options::default().drain_confirmations
-}
-
-fn drain_marks() -> Duration {
-    Options::default().drain_marks
+/// The time after which a drain ends at the latest.
+fn drain_time() -> Duration {
+    let options = Options::default();
+    options.drain_confirmations + options.drain_marks
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_goes_from_the_store_to_the_stream_and_its_mark_to_the_api_server() {
-    let rig = Rig::new();
-    let mut stream = rig.attach(subscription("a"));
-    rig.store.apply(run("one"));
+async fn a_run_is_delivered_and_marked() {
+    let harness = Harness::new();
+    let mut stream = harness.attach(subscription("a"));
+    harness.store.apply(run("one"));
     let handoff = event(&mut stream).await;
     assert_eq!(
         handoff.payload,
@@ -174,25 +172,25 @@ async fn a_run_goes_from_the_store_to_the_stream_and_its_mark_to_the_api_server(
     );
     let acknowledged = Instant::now();
     stream.acks.acknowledged(handoff.sequence);
-    let patches = rig.patched(1).await;
+    let patches = harness.patched(1).await;
     assert_eq!(Instant::now() - acknowledged, Options::default().confirm_after);
     assert_eq!((&*patches[0].name, patches[0].uid), ("one", uid("one")));
-    assert!(rig.store.get("team", "one").unwrap().is_marked_for(&name("a")));
+    assert!(harness.store.get("team", "one").unwrap().is_marked_for(&name("a")));
     assert_silent(&mut stream).await;
     for line in ["events_sent_total{namespace=\"team\"} 1", "events_confirmed_total{namespace=\"team\"} 1"] {
-        assert!(rig.metric(line), "{line}");
+        assert!(harness.metric(line), "{line}");
     }
-    assert!(rig.metric("runs_pending 0") && rig.metric("marks_pending 0"));
+    assert!(harness.metric("runs_pending 0") && harness.metric("marks_pending 0"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_in_the_store_before_is_caught_up_with() {
-    let rig = Rig::new();
+async fn runs_already_in_the_store_are_delivered_oldest_first() {
+    let harness = Harness::new();
     for (name, age) in [("young", 1), ("old", 3), ("middle", 2)] {
-        rig.store.apply(Workflow { created: BEGIN - age, ..run(name) });
+        harness.store.apply(Workflow { created: BEGIN - age, ..run(name) });
     }
     let include = [crate::model::IncludeField::WorkflowName].into_iter().collect();
-    let mut stream = rig.attach(Subscription { include, ..subscription("a") });
+    let mut stream = harness.attach(Subscription { include, ..subscription("a") });
     for name in ["old", "middle", "young"] {
         let payload = event(&mut stream).await.payload;
         assert!(String::from_utf8_lossy(&payload).contains(&format!("\"workflowName\":\"{name}\"")), "{payload:?}");
@@ -200,59 +198,59 @@ async fn what_was_in_the_store_before_is_caught_up_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_declined_for_its_age_is_read_again_when_the_clock_was_set() {
-    let rig = Rig::new();
-    rig.ahead.store(3600, Ordering::Relaxed);
-    let mut stream = rig.attach(Subscription { max_age: Some(Duration::from_secs(1800)), ..subscription("a") });
-    rig.store.apply(run("one"));
+async fn runs_excluded_by_a_wrong_clock_are_read_again() {
+    let harness = Harness::new();
+    harness.ahead.store(3600, Ordering::Relaxed);
+    let mut stream = harness.attach(Subscription { max_age: Some(Duration::from_secs(1800)), ..subscription("a") });
+    harness.store.apply(run("one"));
     assert_silent(&mut stream).await;
-    rig.ahead.store(0, Ordering::Relaxed);
+    harness.ahead.store(0, Ordering::Relaxed);
     event(&mut stream).await;
     assert_silent(&mut stream).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_was_not_confirmed_comes_again_on_the_next_stream_and_one_that_was_does_not() {
-    let rig = Rig::new();
-    rig.store.apply(run("one"));
-    let mut first = rig.attach(subscription("a"));
+async fn only_unconfirmed_events_are_redelivered_on_the_next_stream() {
+    let harness = Harness::new();
+    harness.store.apply(run("one"));
+    let mut first = harness.attach(subscription("a"));
     event(&mut first).await;
     drop(first);
-    let mut second = rig.attach(subscription("a"));
+    let mut second = harness.attach(subscription("a"));
     let handoff = event(&mut second).await;
     second.acks.acknowledged(handoff.sequence);
-    rig.patched(1).await;
+    harness.patched(1).await;
     drop(second);
-    assert_silent(&mut rig.attach(subscription("a"))).await;
-    assert!(rig.metric("events_redelivered_total{namespace=\"team\"} 1"));
+    assert_silent(&mut harness.attach(subscription("a"))).await;
+    assert!(harness.metric("events_redelivered_total{namespace=\"team\"} 1"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restarted_run_is_forgotten_by_the_lookup_and_comes_again() {
-    let rig = Rig::new();
-    let mut stream = rig.attach(subscription("a"));
-    rig.store.apply(run("one"));
+async fn a_restarted_run_is_delivered_again() {
+    let harness = Harness::new();
+    let mut stream = harness.attach(subscription("a"));
+    harness.store.apply(run("one"));
     let handoff = event(&mut stream).await;
     stream.acks.acknowledged(handoff.sequence);
-    rig.patched(1).await;
-    let marks = rig.store.get("team", "one").unwrap().marks.clone();
+    harness.patched(1).await;
+    let marks = harness.store.get("team", "one").unwrap().marks.clone();
     let resource_version = Some("7".into());
-    rig.store.apply(Workflow { phase: crate::model::Phase::Other, marks, resource_version, ..run("one") });
-    rig.patched(2).await;
-    rig.store.apply(run("one"));
+    harness.store.apply(Workflow { phase: crate::model::Phase::Other, marks, resource_version, ..run("one") });
+    harness.patched(2).await;
+    harness.store.apply(run("one"));
     event(&mut stream).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_namespace_whose_lookups_hang_does_not_hold_up_another() {
-    let rig = Rig::new();
-    rig.set("hanging", Mood::Hangs);
-    let mut hanging = rig.attach(elsewhere("hanging", "a"));
-    let mut fine = rig.attach(subscription("a"));
+async fn hanging_lookups_delay_no_other_namespace() {
+    let harness = Harness::new();
+    harness.set("hanging", Behavior::Hangs);
+    let mut hanging = harness.attach(subscription_in("hanging", "a"));
+    let mut fine = harness.attach(subscription("a"));
     for n in 0..100 {
-        rig.store.apply(Workflow { namespace: "hanging".into(), ..run(&format!("hanging-{n}")) });
+        harness.store.apply(Workflow { namespace: "hanging".into(), ..run(&format!("hanging-{n}")) });
     }
-    rig.store.apply(run("one"));
+    harness.store.apply(run("one"));
     let begin = Instant::now();
     event(&mut fine).await;
     assert_eq!(begin.elapsed(), Duration::ZERO);
@@ -260,153 +258,153 @@ async fn a_namespace_whose_lookups_hang_does_not_hold_up_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_takes_nothing_does_not_hold_up_another() {
-    let rig = Rig::new();
-    let _dead = rig.attach(subscription("dead"));
-    let mut alive = rig.attach(subscription("alive"));
+async fn a_stream_that_reads_nothing_delays_no_other() {
+    let harness = Harness::new();
+    let _dead = harness.attach(subscription("dead"));
+    let mut alive = harness.attach(subscription("alive"));
     for n in 0..1_000 {
-        rig.store.apply(run(&n.to_string()));
+        harness.store.apply(run(&n.to_string()));
         let handoff = event(&mut alive).await;
         alive.acks.acknowledged(handoff.sequence);
     }
-    rig.patched(1_000).await;
+    harness.patched(1_000).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn failing_neighbours_are_asked_again_until_they_are_well() {
-    let rig = Rig::new();
-    rig.set("team", Mood::Fails);
-    *lock(&rig.marker.mood) = Mood::Fails;
-    let mut stream = rig.attach(subscription("a"));
-    rig.store.apply(run("one"));
+async fn failing_lookups_and_patches_are_retried_until_they_succeed() {
+    let harness = Harness::new();
+    harness.set("team", Behavior::Fails);
+    *lock(&harness.marker.behavior) = Behavior::Fails;
+    let mut stream = harness.attach(subscription("a"));
+    harness.store.apply(run("one"));
     assert_silent(&mut stream).await;
-    rig.set("team", Mood::Fine);
+    harness.set("team", Behavior::Works);
     let handoff = event(&mut stream).await;
     stream.acks.acknowledged(handoff.sequence);
     assert_silent(&mut stream).await;
-    *lock(&rig.marker.mood) = Mood::Fine;
-    rig.patched(1).await;
+    *lock(&harness.marker.behavior) = Behavior::Works;
+    harness.patched(1).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lookup_or_a_patch_that_panics_ends_the_task_with_an_error_and_every_stream_with_it() {
+async fn a_panicking_lookup_or_patch_ends_the_task_and_every_stream() {
     for lookup_panics in [true, false] {
-        let rig = Rig::new();
+        let harness = Harness::new();
         if lookup_panics {
-            rig.set("team", Mood::Panics);
+            harness.set("team", Behavior::Panics);
         } else {
-            *lock(&rig.marker.mood) = Mood::Panics;
+            *lock(&harness.marker.behavior) = Behavior::Panics;
         }
-        let mut stream = rig.attach(subscription("a"));
-        rig.store.apply(run("one"));
+        let mut stream = harness.attach(subscription("a"));
+        harness.store.apply(run("one"));
         if let Some(handoff) = stream.events.recv().await {
             stream.acks.acknowledged(handoff.sequence);
             assert!(stream.events.recv().await.is_none());
         }
-        let error = timeout(Duration::from_secs(60), rig.task).await.unwrap().unwrap().unwrap_err();
+        let error = timeout(Duration::from_secs(60), harness.task).await.unwrap().unwrap().unwrap_err();
         assert!(error.is_panic());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_with_nothing_open_ends_at_once() {
-    let rig = Rig::new();
-    let mut stream = rig.attach(subscription("a"));
+async fn a_drain_without_unconfirmed_events_ends_at_once() {
+    let harness = Harness::new();
+    let mut stream = harness.attach(subscription("a"));
     assert_silent(&mut stream).await;
     let begin = Instant::now();
-    rig.drain.cancel();
+    harness.drain.cancel();
     assert!(stream.events.recv().await.is_none());
     drop(stream);
-    rig.task.await.unwrap().unwrap();
+    harness.task.await.unwrap().unwrap();
     assert_eq!(begin.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_the_last_confirmation_and_its_mark() {
-    let rig = Rig::new();
-    let mut stream = rig.attach(subscription("a"));
-    rig.store.apply(run("one"));
+    let harness = Harness::new();
+    let mut stream = harness.attach(subscription("a"));
+    harness.store.apply(run("one"));
     let handoff = event(&mut stream).await;
-    rig.drain.cancel();
+    harness.drain.cancel();
     stream.acks.acknowledged(handoff.sequence);
     let begin = Instant::now();
     assert!(stream.events.recv().await.is_none());
     assert_eq!(begin.elapsed(), Options::default().confirm_after);
     drop(stream);
-    assert_eq!(rig.patched(1).await.len(), 1);
-    rig.task.await.unwrap().unwrap();
+    assert_eq!(harness.patched(1).await.len(), 1);
+    harness.task.await.unwrap().unwrap();
     assert_eq!(begin.elapsed(), Options::default().confirm_after);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_hands_nothing_off_and_turns_new_streams_away() {
-    let rig = Rig::new();
-    rig.set("team", Mood::Hangs);
-    let mut stream = rig.attach(subscription("a"));
-    rig.store.apply(run("one"));
+async fn a_drain_hands_nothing_off_and_refuses_new_streams() {
+    let harness = Harness::new();
+    harness.set("team", Behavior::Hangs);
+    let mut stream = harness.attach(subscription("a"));
+    harness.store.apply(run("one"));
     assert_silent(&mut stream).await;
-    rig.drain.cancel();
+    harness.drain.cancel();
     assert!(stream.events.recv().await.is_none());
-    let mut late = rig.attach(subscription("b"));
+    let mut late = harness.attach(subscription("b"));
     assert!(late.events.recv().await.is_none());
     drop((stream, late));
-    rig.task.await.unwrap().unwrap();
+    harness.task.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_ends_the_streams_of_dead_peers_after_five_seconds_and_gives_hanging_marks_three_more() {
-    let rig = Rig::new();
-    *lock(&rig.marker.mood) = Mood::Hangs;
-    let (mut fine, mut dead) = (rig.attach(subscription("fine")), rig.attach(subscription("dead")));
-    rig.store.apply(run("one"));
+async fn a_drain_gives_confirmations_and_marks_their_time() {
+    let harness = Harness::new();
+    *lock(&harness.marker.behavior) = Behavior::Hangs;
+    let (mut fine, mut dead) = (harness.attach(subscription("fine")), harness.attach(subscription("dead")));
+    harness.store.apply(run("one"));
     let handoff = event(&mut fine).await;
     event(&mut dead).await;
     fine.acks.acknowledged(handoff.sequence);
     let begin = Instant::now();
-    rig.drain.cancel();
+    harness.drain.cancel();
     assert!(fine.events.recv().await.is_none());
     drop(fine);
     assert!(dead.events.recv().await.is_none());
-    assert_eq!(begin.elapsed(), drain_confirmations());
+    assert_eq!(begin.elapsed(), Options::default().drain_confirmations);
     drop(dead);
-    rig.task.await.unwrap().unwrap();
-    assert_eq!(begin.elapsed(), drain_confirmations() + drain_marks());
+    harness.task.await.unwrap().unwrap();
+    assert_eq!(begin.elapsed(), drain_time());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_does_not_end_when_it_is_told_to_does_not_keep_a_drain_from_ending() {
-    let rig = Rig::new();
-    let mut stream = rig.attach(subscription("a"));
+async fn a_drain_ends_despite_a_stream_that_does_not_end() {
+    let harness = Harness::new();
+    let mut stream = harness.attach(subscription("a"));
     assert_silent(&mut stream).await;
     let begin = Instant::now();
-    rig.drain.cancel();
-    rig.task.await.unwrap().unwrap();
-    assert_eq!(begin.elapsed(), drain_confirmations() + drain_marks());
+    harness.drain.cancel();
+    harness.task.await.unwrap().unwrap();
+    assert_eq!(begin.elapsed(), drain_time());
     drop(stream);
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_every_handle_is_gone_the_last_marks_are_waited_for_without_spinning() {
-    let Rig { store, marker, deliveries, task, .. } = Rig::new();
+async fn a_drain_after_the_last_handle_does_not_spin() {
+    let Harness { store, marker, deliveries, task, .. } = Harness::new();
     let mut stream = deliveries.attach(subscription("a"), None, None);
     store.apply(run("one"));
     let handoff = event(&mut stream).await;
     stream.acks.acknowledged(handoff.sequence);
-    *lock(&marker.mood) = Mood::Hangs;
+    *lock(&marker.behavior) = Behavior::Hangs;
     assert_silent(&mut stream).await;
     let begin = Instant::now();
     drop((stream, deliveries));
-    // Time stands still for as long as any task is busy: a loop that spins would never end.
+    // Paused time does not advance while a task is busy: a loop that spins would never end.
     task.await.unwrap().unwrap();
-    assert_eq!(begin.elapsed(), drain_confirmations() + drain_marks());
+    assert_eq!(begin.elapsed(), drain_time());
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_nothing_happens_nothing_is_done() {
-    let rig = Rig::new();
-    let mut stream = rig.attach(subscription("a"));
+async fn an_idle_task_does_not_run() {
+    let harness = Harness::new();
+    let mut stream = harness.attach(subscription("a"));
     assert_silent(&mut stream).await;
-    let readings = rig.clock_readings.load(Ordering::Relaxed);
+    let readings = harness.clock_readings.load(Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(1800)).await;
-    assert_eq!(rig.clock_readings.load(Ordering::Relaxed), readings, "the task has run");
+    assert_eq!(harness.clock_readings.load(Ordering::Relaxed), readings, "the task has run");
 }

@@ -1,12 +1,13 @@
-//! Questions for the models of runs: who waits for which, whose turn it is, and when to ask again.
+//! Lookups of the models of runs: the order in which they begin, and their retries.
 //!
-//! One question a run and set of types, however many streams wait. So many are under way a namespace at once, and
-//! namespaces take turns, so that one whose questions hang does not hold up another. Within a namespace first
-//! questions and repeated ones alternate. A question that waits to be repeated holds no place, and one whose answer takes
-//! long gives its place back, as long as not too many in its namespace have done so.
+//! Equal lookups (of one run and one set of types) are one lookup, however many streams await it. A limited number is in
+//! flight in each namespace, and namespaces take turns, so that a namespace whose lookups hang delays no other. Within a
+//! namespace first attempts and retries alternate. A lookup that waits for its retry holds no place, and neither does a
+//! slow one, up to a limit for each namespace.
 //!
-//! A question that failed outlives those who waited for it until it would have been asked again: a stream that breaks
-//! and comes back every few seconds neither shortens its pauses nor has it asked more often.
+//! The streams know which lookups they await; this module does not. A failed lookup is kept until its retry is due, with
+//! or without such a stream: a stream that breaks and returns every few seconds neither shortens the pauses nor causes
+//! more lookups.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -14,164 +15,174 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{RngExt, rngs::SmallRng};
+use rand::rngs::SmallRng;
 
-use super::{Report, Timer, Timers};
+use super::{
+    timers::{Timer, Timers},
+    types::{Action, LookupId, Report},
+};
 use crate::{
-    delivery::{LookupError, StreamId},
+    backoff::Backoff,
+    delivery::{LookupError, LookupLimits, StreamId},
     model::{ArtifactTypes, RunModels, Uid, Workflow},
 };
 
-/// For how long the absence of a run's context may mean that it has only not been written yet.
+/// The time for which an absent context may mean that it has not been written yet.
 const CONTEXT_EXPECTED: Duration = Duration::from_secs(120);
-/// How often a run is asked for that ML Metadata does not seem to know.
-const SELDOM: Duration = Duration::from_secs(3600);
-/// The pauses between two attempts: the first, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
-/// How long an answer may take before the question gives its place back.
+/// Pauses between attempts.
+const RETRY: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(30) };
+/// Pauses between attempts for a run that ML Metadata does not seem to know.
+const SLOW_RETRY: Backoff = Backoff { first: Duration::from_secs(3600), max: Duration::from_secs(3600) };
+/// The time after which a lookup in flight is slow and no longer holds a place.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
-/// How many questions of a namespace may have given their places back: so many for each place that it has.
-pub(super) const SLOW_FOR_EACH_PLACE: usize = 3;
-/// With so many questions in hand none is kept for which nobody waits.
-const KEPT_AT_MOST: usize = 10_000;
-
-/// One question, through all its attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(in crate::delivery) struct LookupId(u64);
+/// Slow lookups of a namespace, for each place that it has.
+pub(super) const SLOW_PER_PLACE: usize = 3;
+/// Lookups above which a failed one is dropped that no stream awaits.
+pub(super) const MAX_KEPT: usize = 10_000;
 
 #[derive(Debug)]
 pub(super) struct Lookup {
     pub(super) workflow: Arc<Workflow>,
     pub(super) types: Arc<ArtifactTypes>,
-    pub(super) waiters: Vec<StreamId>,
+    /// Attempts so far.
     attempt: u32,
-    /// When the run's context was missed for the first time. Failures before that prove nothing about it.
+    /// The time of the first answer without a context. Failures before it prove nothing about the run.
     missing_since: Option<Instant>,
-    in_flight: bool,
-    /// It is under way, and has given its place back.
-    slow: bool,
-    seldom: bool,
-    /// What is under way is no longer what anybody wants to know.
-    void: bool,
-    /// The Workflow was deleted: who waits for the answer gets it, but it is not worth remembering.
-    pub(super) gone: bool,
+    phase: Phase,
+    /// Set once retries have become rare.
+    given_up: bool,
+    /// The answer is ignored: the run was restarted, or its Workflow was deleted.
+    cancelled: bool,
+    /// The Workflow was deleted: the answer serves the streams that await it, but is not remembered.
+    pub(super) deleted: bool,
 }
 
-/// What an answer leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It waits for its turn or for its retry.
+    Waiting,
+    /// It is in flight and holds a place.
+    InFlight,
+    /// It is in flight without a place.
+    Slow,
+}
+
+/// The consequence of an answer.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// There are models, or certainly none.
+    /// The models, or the certainty that there are none.
     Found { lookup: Lookup, models: Arc<RunModels> },
-    /// It is asked again later.
-    Failed { workflow: Arc<Workflow>, report: Report },
-    /// Nobody waits for it any more.
-    Nobody,
+    /// The lookup will be retried.
+    Failed { report: Report },
+    /// The answer is ignored.
+    Ignored,
 }
 
-/// What a stream's wish to know leads to.
+/// The consequence of a stream's request.
 #[derive(Debug)]
-pub(super) enum Asked {
-    /// A new question, to be put under way.
+pub(super) enum Requested {
+    /// There is a new lookup, which can begin.
     New(LookupId),
-    /// An equal question is under way.
-    Together,
-    /// An equal question has failed, and it is not time yet to repeat it.
-    Later,
+    /// An equal lookup is in flight.
+    InFlight,
+    /// An equal lookup has failed and waits for its retry.
+    AwaitingRetry,
 }
 
-/// Whose turn it is.
+/// A permission to begin one lookup.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// This lookup is asked again.
-    Again(LookupId),
-    /// This stream may have one more of its runs asked for.
+    /// For this retry, unless it was dropped since.
+    Retry(LookupId),
+    /// For a run of this stream, unless the stream has ended since.
     Stream(StreamId),
 }
 
-/// The lines in which a namespace's questions wait.
+/// The queues of one namespace.
 #[derive(Debug, Default)]
-struct Lines {
-    again: VecDeque<LookupId>,
+struct Queues {
+    retries: VecDeque<LookupId>,
     streams: VecDeque<StreamId>,
     /// The members of `streams`.
-    in_line: HashSet<StreamId>,
-    /// How many hold a place.
+    queued: HashSet<StreamId>,
+    /// Lookups that hold a place.
     in_flight: usize,
-    /// How many are under way beside these, because they take long.
+    /// Slow lookups in flight.
     slow: usize,
-    again_next: bool,
+    retry_next: bool,
     in_rotation: bool,
+}
+
+impl Queues {
+    fn next_retry(&mut self) -> Option<Turn> {
+        self.retries.pop_front().map(Turn::Retry)
+    }
+
+    fn next_stream(&mut self) -> Option<Turn> {
+        let stream = self.streams.pop_front()?;
+        self.queued.remove(&stream);
+        Some(Turn::Stream(stream))
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Lookups {
-    per_namespace: usize,
-    in_all: usize,
+    limits: LookupLimits,
     in_flight: usize,
     lookups: HashMap<LookupId, Lookup>,
+    /// The lookups of each run that are not cancelled.
     by_run: HashMap<Uid, Vec<LookupId>>,
-    namespaces: HashMap<Arc<str>, Lines>,
+    namespaces: HashMap<Arc<str>, Queues>,
+    /// The namespaces in which a lookup can begin.
     rotation: VecDeque<Arc<str>>,
-    next: u64,
+    last_id: u64,
 }
 
 impl Lookups {
-    pub(super) fn new(per_namespace: usize, in_all: usize) -> Self {
+    pub(super) fn new(limits: LookupLimits) -> Self {
         Self {
-            per_namespace,
-            in_all,
+            limits,
             in_flight: 0,
             lookups: HashMap::new(),
             by_run: HashMap::new(),
             namespaces: HashMap::new(),
             rotation: VecDeque::new(),
-            next: 0,
+            last_id: 0,
         }
     }
 
-    /// This stream has runs to ask for.
-    pub(super) fn hungry(&mut self, namespace: &Arc<str>, stream: StreamId) {
-        let lines = self.namespaces.entry(namespace.clone()).or_default();
-        if lines.in_line.insert(stream) {
-            lines.streams.push_back(stream);
+    /// Queues a stream that has demand.
+    pub(super) fn queue_stream(&mut self, namespace: &Arc<str>, stream: StreamId) {
+        let queues = self.namespaces.entry(namespace.clone()).or_default();
+        if queues.queued.insert(stream) {
+            queues.streams.push_back(stream);
         }
-        self.enlist(namespace);
+        self.schedule(namespace);
     }
 
-    /// It is time to ask again, if there is still somebody who wants to know.
-    pub(super) fn retry(&mut self, id: LookupId) {
-        let Some(lookup) = self.lookups.get(&id) else { return };
-        if lookup.waiters.is_empty() {
-            self.remove(id);
-            return;
-        }
-        let namespace = lookup.workflow.namespace.clone();
-        self.namespaces.entry(namespace.clone()).or_default().again.push_back(id);
-        self.enlist(&namespace);
+    /// Queues a retry that is due.
+    pub(super) fn queue_retry(&mut self, id: LookupId) {
+        let namespace = self.lookup(id).workflow.namespace.clone();
+        self.namespaces.entry(namespace.clone()).or_default().retries.push_back(id);
+        self.schedule(&namespace);
     }
 
-    /// Who may ask now. Namespaces take turns.
+    /// Returns whose turn it is. Namespaces take turns.
     pub(super) fn next_turn(&mut self) -> Option<Turn> {
-        while self.in_flight < self.in_all {
+        while self.in_flight < self.limits.total {
             let namespace = self.rotation.pop_front()?;
-            let Some(lines) = self.namespaces.get_mut(&namespace) else { continue };
-            lines.in_rotation = false;
-            if lines.in_flight >= self.per_namespace {
+            let Some(queues) = self.namespaces.get_mut(&namespace) else { continue };
+            queues.in_rotation = false;
+            if queues.in_flight >= self.limits.per_namespace {
                 continue;
             }
-            lines.again_next = !lines.again_next;
-            let stream = |lines: &mut Lines| {
-                let stream = lines.streams.pop_front()?;
-                lines.in_line.remove(&stream);
-                Some(Turn::Stream(stream))
-            };
-            let again = |lines: &mut Lines| lines.again.pop_front().map(Turn::Again);
-            let turn = if lines.again_next {
-                again(lines).or_else(|| stream(lines))
+            queues.retry_next = !queues.retry_next;
+            let turn = if queues.retry_next {
+                queues.next_retry().or_else(|| queues.next_stream())
             } else {
-                stream(lines).or_else(|| again(lines))
+                queues.next_stream().or_else(|| queues.next_retry())
             };
-            self.enlist(&namespace);
+            self.schedule(&namespace);
             if turn.is_some() {
                 return turn;
             }
@@ -179,219 +190,221 @@ impl Lookups {
         None
     }
 
-    /// A stream wants the models of a run, whose Workflow may be `gone`.
-    pub(super) fn ask(
-        &mut self,
-        workflow: Arc<Workflow>,
-        types: &Arc<ArtifactTypes>,
-        by: StreamId,
-        gone: bool,
-    ) -> Asked {
-        let same = self.by_run.get(&workflow.uid).into_iter().flatten().copied();
-        for id in same {
-            if let Some(lookup) = self.lookups.get_mut(&id).filter(|lookup| lookup.types == *types) {
-                lookup.waiters.push(by);
-                return if lookup.in_flight { Asked::Together } else { Asked::Later };
-            }
+    /// Requests the models of a run, whose Workflow may have been deleted.
+    pub(super) fn request(&mut self, workflow: &Arc<Workflow>, types: &Arc<ArtifactTypes>, deleted: bool) -> Requested {
+        let same_run = self.by_run.entry(workflow.uid).or_default();
+        let equal = same_run.iter().filter_map(|id| self.lookups.get(id)).find(|lookup| lookup.types == *types);
+        match equal.map(|lookup| lookup.phase) {
+            Some(Phase::Waiting) => return Requested::AwaitingRetry,
+            Some(Phase::InFlight | Phase::Slow) => return Requested::InFlight,
+            None => {}
         }
-        self.next += 1;
-        let id = LookupId(self.next);
-        self.by_run.entry(workflow.uid).or_default().push(id);
+        self.last_id += 1;
+        let id = LookupId(self.last_id);
+        same_run.push(id);
         let lookup = Lookup {
-            workflow,
+            workflow: workflow.clone(),
             types: types.clone(),
-            waiters: vec![by],
             attempt: 0,
             missing_since: None,
-            in_flight: false,
-            slow: false,
-            seldom: false,
-            void: false,
-            gone,
+            phase: Phase::Waiting,
+            given_up: false,
+            cancelled: false,
+            deleted,
         };
         self.lookups.insert(id, lookup);
-        Asked::New(id)
+        Requested::New(id)
     }
 
-    /// Puts a question under way. Returns what is asked, and which attempt this is (from 1).
-    pub(super) fn start(
-        &mut self,
-        id: LookupId,
-        now: Instant,
-        timers: &mut Timers,
-    ) -> Option<(Arc<Workflow>, Arc<ArtifactTypes>, u32)> {
-        let lookup = self.lookups.get_mut(&id)?;
-        if lookup.waiters.is_empty() {
-            self.remove(id);
-            return None;
-        }
-        lookup.in_flight = true;
-        lookup.slow = false;
-        timers.set(now + SLOW, Timer::Slow(id));
+    /// Begins an attempt. Returns what the driver has to do.
+    pub(super) fn begin(&mut self, id: LookupId, now: Instant, timers: &mut Timers) -> Action {
+        let lookup = self.lookups.get_mut(&id).expect("a lookup that can begin exists");
+        debug_assert_eq!(lookup.phase, Phase::Waiting);
+        lookup.phase = Phase::InFlight;
         lookup.attempt = lookup.attempt.saturating_add(1);
+        timers.set(now + SLOW, Timer::SlowLookup(id));
         self.in_flight += 1;
         self.namespaces.entry(lookup.workflow.namespace.clone()).or_default().in_flight += 1;
-        Some((lookup.workflow.clone(), lookup.types.clone(), lookup.attempt))
+        let (workflow, types) = (lookup.workflow.clone(), lookup.types.clone());
+        Action::Lookup { id, workflow, types, attempt: lookup.attempt }
     }
 
-    /// An answer takes long.
+    /// Takes the place from a lookup that is slow, or checks again later where too many are.
     pub(super) fn slow(&mut self, id: LookupId, now: Instant, timers: &mut Timers) {
-        let Some(lookup) = self.lookups.get_mut(&id).filter(|lookup| lookup.in_flight && !lookup.slow) else { return };
+        let lookup = self.lookups.get_mut(&id).expect("a lookup in flight exists");
+        debug_assert_eq!(lookup.phase, Phase::InFlight);
         let namespace = lookup.workflow.namespace.clone();
-        let Some(lines) = self.namespaces.get_mut(&namespace) else { return };
-        if lines.slow >= SLOW_FOR_EACH_PLACE * self.per_namespace {
-            timers.set(now + SLOW, Timer::Slow(id));
+        let queues = self.namespaces.get_mut(&namespace).expect("a namespace with a lookup in flight exists");
+        if queues.slow >= SLOW_PER_PLACE * self.limits.per_namespace {
+            timers.set(now + SLOW, Timer::SlowLookup(id));
             return;
         }
-        lookup.slow = true;
-        lines.slow += 1;
-        lines.in_flight -= 1;
-        self.enlist(&namespace);
+        lookup.phase = Phase::Slow;
+        queues.slow += 1;
+        queues.in_flight -= 1;
+        self.schedule(&namespace);
     }
 
-    /// An answer has come.
-    pub(super) fn answered(
+    /// Handles the answer of an attempt. `is_awaited` tells whether a stream awaits the lookup.
+    pub(super) fn handle_answer(
         &mut self,
         id: LookupId,
         answer: Result<Arc<RunModels>, LookupError>,
+        is_awaited: impl FnOnce(&Lookup) -> bool,
         now: Instant,
         timers: &mut Timers,
         jitter: &mut SmallRng,
     ) -> Outcome {
-        let Some(lookup) = self.lookups.get_mut(&id).filter(|lookup| lookup.in_flight) else { return Outcome::Nobody };
-        lookup.in_flight = false;
-        timers.stop(&Timer::Slow(id));
-        let namespace = lookup.workflow.namespace.clone();
-        self.in_flight -= 1;
-        if let Some(lines) = self.namespaces.get_mut(&namespace) {
-            *(if lookup.slow { &mut lines.slow } else { &mut lines.in_flight }) -= 1;
-        }
-        self.enlist(&namespace);
+        self.end_attempt(id, timers);
+        let lookup = self.lookup(id);
         match answer {
-            Ok(models) => match self.remove(id) {
-                Some(lookup) if !lookup.void => Outcome::Found { lookup, models },
-                _ => Outcome::Nobody,
-            },
-            Err(_) if !self.is_worth_keeping(id) => {
+            _ if lookup.cancelled => {
                 self.remove(id);
-                Outcome::Nobody
+                Outcome::Ignored
+            }
+            Ok(models) => Outcome::Found { lookup: self.remove(id), models },
+            Err(_) if self.is_full() && !is_awaited(lookup) => {
+                self.remove(id);
+                Outcome::Ignored
             }
             Err(error) => {
-                let Some(lookup) = self.lookups.get_mut(&id) else { return Outcome::Nobody };
-                let seldom = match error {
-                    LookupError::NoContext => {
-                        let since = *lookup.missing_since.get_or_insert(now);
-                        now.saturating_duration_since(since) >= CONTEXT_EXPECTED
-                    }
-                    LookupError::ForeignContext { .. } => true,
-                    LookupError::Failed { .. } => false,
-                };
-                let given_up = seldom && !std::mem::replace(&mut lookup.seldom, seldom);
-                let pause = if seldom { SELDOM } else { backoff(BACKOFF, lookup.attempt) };
-                let retry_in = jitter.random_range(pause / 2..=pause);
-                let report = Report::LookupFailed {
-                    workflow: lookup.workflow.clone(),
-                    error,
-                    attempt: lookup.attempt,
-                    retry_in,
-                    given_up,
-                };
-                timers.set(now + retry_in, Timer::Lookup(id));
-                Outcome::Failed { workflow: lookup.workflow.clone(), report }
+                let lookup = self.lookups.get_mut(&id).expect("a lookup in flight exists");
+                let (retry_in, given_up) = lookup.fail(&error, now, jitter);
+                timers.set(now + retry_in, Timer::RetryLookup(id));
+                let (workflow, attempt) = (lookup.workflow.clone(), lookup.attempt);
+                Outcome::Failed { report: Report::LookupFailed { workflow, error, attempt, retry_in, given_up } }
             }
         }
     }
 
-    /// This stream no longer waits for this run.
-    pub(super) fn abandon(&mut self, run: Uid, by: StreamId, timers: &mut Timers) {
-        for id in self.by_run.get(&run).cloned().unwrap_or_default() {
-            let Some(lookup) = self.lookups.get_mut(&id) else { continue };
-            lookup.waiters.retain(|waiter| *waiter != by);
-            if !lookup.in_flight && !self.is_worth_keeping(id) {
-                self.discard(id, timers);
-            }
+    /// Drops the failed lookups of a run that no stream awaits, where too many are kept.
+    pub(super) fn trim(&mut self, run: Uid, is_awaited: impl Fn(&Lookup) -> bool, timers: &mut Timers) {
+        if self.is_full() {
+            self.cancel_where(run, timers, |lookup| lookup.phase == Phase::Waiting && !is_awaited(lookup));
         }
     }
 
-    /// The Workflow is gone: only those that wait already still want to know.
-    pub(super) fn gone(&mut self, run: Uid, timers: &mut Timers) {
-        for id in self.by_run.get(&run).cloned().unwrap_or_default() {
-            let Some(lookup) = self.lookups.get_mut(&id) else { continue };
-            lookup.gone = true;
-            if lookup.waiters.is_empty() {
-                self.discard(id, timers);
-            }
-        }
+    /// Notes that a Workflow was deleted: its lookups serve only the streams that await them now.
+    pub(super) fn workflow_deleted(&mut self, run: Uid, is_awaited: impl Fn(&Lookup) -> bool, timers: &mut Timers) {
+        self.cancel_where(run, timers, |lookup| {
+            lookup.deleted = true;
+            !is_awaited(lookup)
+        });
     }
 
-    /// The run was restarted: what is under way about it is no longer true. Returns whether anything was.
+    /// Cancels the lookups of a run that was restarted. Returns whether there were any.
     pub(super) fn forget(&mut self, run: Uid, timers: &mut Timers) -> bool {
-        let same = self.by_run.get(&run).cloned().unwrap_or_default();
-        same.iter().for_each(|id| self.discard(*id, timers));
-        !same.is_empty()
+        let any = self.by_run.contains_key(&run);
+        self.cancel_where(run, timers, |_| true);
+        any
     }
 
-    /// Takes a question out, so that a later one for the same run does not join it. One that is under way stays until
-    /// its answer comes, which then means nothing.
-    fn discard(&mut self, id: LookupId, timers: &mut Timers) {
-        timers.stop(&Timer::Lookup(id));
-        match self.lookups.get_mut(&id) {
-            Some(lookup) if lookup.in_flight => {
-                lookup.void = true;
-                lookup.waiters.clear();
-                self.unlist(id);
+    /// Cancels lookups of a run, so that later requests do not join them. One in flight stays until its answer, which is
+    /// ignored.
+    fn cancel_where(&mut self, run: Uid, timers: &mut Timers, mut condition: impl FnMut(&mut Lookup) -> bool) {
+        for id in self.by_run.get(&run).cloned().unwrap_or_default() {
+            let lookup = self.lookups.get_mut(&id).expect("an indexed lookup exists");
+            if !condition(lookup) {
+                continue;
             }
-            _ => {
+            if lookup.phase == Phase::Waiting {
+                timers.cancel(&Timer::RetryLookup(id));
                 self.remove(id);
+            } else {
+                lookup.cancelled = true;
+                self.deindex(id, run);
             }
         }
+    }
+
+    pub(super) fn get(&self, id: LookupId) -> Option<&Lookup> {
+        self.lookups.get(&id)
+    }
+
+    /// Drops a lookup that is not in flight.
+    pub(super) fn remove(&mut self, id: LookupId) -> Lookup {
+        let lookup = self.lookups.remove(&id).expect("the lookup exists");
+        debug_assert_eq!(lookup.phase, Phase::Waiting);
+        self.deindex(id, lookup.workflow.uid);
+        lookup
+    }
+
+    /// Returns whether there is a lookup of a run that is not cancelled.
+    #[cfg(test)]
+    pub(super) fn has_lookup(&self, run: Uid, types: &Arc<ArtifactTypes>) -> bool {
+        self.by_run.get(&run).is_some_and(|same_run| same_run.iter().any(|id| self.lookup(*id).types == *types))
     }
 
     #[cfg(test)]
-    pub(super) fn contains(&self, id: LookupId) -> bool {
-        self.lookups.contains_key(&id)
+    pub(super) fn len(&self) -> usize {
+        self.lookups.len()
     }
 
-    /// Whether no question is left, nor anything that was set up for one.
+    /// Returns whether nothing is left.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.lookups.is_empty() && self.by_run.is_empty() && self.namespaces.is_empty()
     }
 
-    fn is_worth_keeping(&self, id: LookupId) -> bool {
-        self.lookups
-            .get(&id)
-            .is_some_and(|lookup| !lookup.void && (!lookup.waiters.is_empty() || self.lookups.len() <= KEPT_AT_MOST))
+    fn lookup(&self, id: LookupId) -> &Lookup {
+        self.lookups.get(&id).expect("the lookup exists")
     }
 
-    fn remove(&mut self, id: LookupId) -> Option<Lookup> {
-        self.unlist(id);
-        self.lookups.remove(&id)
+    fn is_full(&self) -> bool {
+        self.lookups.len() > MAX_KEPT
     }
 
-    fn unlist(&mut self, id: LookupId) {
-        let Some(uid) = self.lookups.get(&id).map(|lookup| lookup.workflow.uid) else { return };
-        if let Some(same) = self.by_run.get_mut(&uid) {
-            same.retain(|other| *other != id);
-            if same.is_empty() {
-                self.by_run.remove(&uid);
+    fn end_attempt(&mut self, id: LookupId, timers: &mut Timers) {
+        let lookup = self.lookups.get_mut(&id).expect("a lookup in flight exists");
+        let namespace = lookup.workflow.namespace.clone();
+        let queues = self.namespaces.get_mut(&namespace).expect("a namespace with a lookup in flight exists");
+        match std::mem::replace(&mut lookup.phase, Phase::Waiting) {
+            Phase::InFlight => queues.in_flight -= 1,
+            Phase::Slow => queues.slow -= 1,
+            Phase::Waiting => unreachable!("each attempt is answered once"),
+        }
+        self.in_flight -= 1;
+        timers.cancel(&Timer::SlowLookup(id));
+        self.schedule(&namespace);
+    }
+
+    /// Removes a lookup from the index by run.
+    fn deindex(&mut self, id: LookupId, run: Uid) {
+        if let Some(same_run) = self.by_run.get_mut(&run) {
+            same_run.retain(|other| *other != id);
+            if same_run.is_empty() {
+                self.by_run.remove(&run);
             }
         }
     }
 
-    fn enlist(&mut self, namespace: &Arc<str>) {
-        let Some(lines) = self.namespaces.get_mut(namespace) else { return };
-        let waits = !lines.again.is_empty() || !lines.streams.is_empty();
-        if waits && lines.in_flight < self.per_namespace && !lines.in_rotation {
-            lines.in_rotation = true;
+    /// Adds a namespace to the rotation, if a lookup can begin in it. Drops its queues, if nothing is left in them.
+    fn schedule(&mut self, namespace: &Arc<str>) {
+        let Some(queues) = self.namespaces.get_mut(namespace) else { return };
+        let is_waiting = !queues.retries.is_empty() || !queues.streams.is_empty();
+        if is_waiting && queues.in_flight < self.limits.per_namespace && !queues.in_rotation {
+            queues.in_rotation = true;
             self.rotation.push_back(namespace.clone());
-        } else if !waits && lines.in_flight + lines.slow == 0 {
+        } else if !is_waiting && queues.in_flight + queues.slow == 0 {
             self.namespaces.remove(namespace);
         }
     }
 }
 
-/// The pause after so many attempts (from 1): doubled each time, up to the longest.
-pub(super) fn backoff((first, longest): (Duration, Duration), attempt: u32) -> Duration {
-    first.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(longest)
+impl Lookup {
+    /// Records a failed attempt. Returns the pause before the next one, and whether retries have just become rare.
+    fn fail(&mut self, error: &LookupError, now: Instant, jitter: &mut SmallRng) -> (Duration, bool) {
+        let is_unknown = match error {
+            LookupError::NoContext => {
+                let since = *self.missing_since.get_or_insert(now);
+                now.saturating_duration_since(since) >= CONTEXT_EXPECTED
+            }
+            LookupError::ForeignContext { .. } => true,
+            LookupError::Failed { .. } => false,
+        };
+        let given_up = is_unknown && !self.given_up;
+        self.given_up |= is_unknown;
+        let backoff = if is_unknown { SLOW_RETRY } else { RETRY };
+        (backoff.pause(self.attempt, jitter), given_up)
+    }
 }

@@ -1,4 +1,4 @@
-//! Marks to be written on Workflows, and removed from them: one patch a Workflow at a time.
+//! Marks to be written on Workflows and removed from them: one patch of a Workflow at a time.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -6,27 +6,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{RngExt, rngs::SmallRng};
+use rand::rngs::SmallRng;
 
-use super::{Report, Timer, Timers, lookups::backoff};
+use super::{
+    timers::{Timer, Timers},
+    types::{Action, Report},
+};
 use crate::{
+    backoff::Backoff,
     delivery::{MarkChange, MarkError, MarkPatch},
     model::{Subscription, SubscriptionName, Uid, Workflow, workflow::MAX_MARKS},
 };
 
-/// The pauses between two attempts: the first, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-/// The same after a refusal, whose reason does not pass by itself: but rights that were withdrawn by mistake are soon
-/// back, and until the mark is written no other replica knows of the delivery.
-const PARKED: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
+/// Pauses after a failure that may pass by itself.
+const RETRY: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(60) };
+/// Pauses after a refusal, which does not pass by itself. But rights that were withdrawn by mistake are soon restored,
+/// and until the mark is written no other replica knows of the delivery.
+const PARKED: Backoff = Backoff { first: Duration::from_secs(10), max: Duration::from_secs(600) };
 
+/// The pending changes of one Workflow.
 #[derive(Debug)]
 struct Pending {
     namespace: Arc<str>,
     name: Box<str>,
     set: BTreeSet<SubscriptionName>,
+    /// A [`MarkChange::Remove`].
     remove: Option<MarkChange>,
     state: State,
+    /// Attempts in a row that failed, and the one in flight.
     attempt: u32,
 }
 
@@ -34,36 +41,39 @@ struct Pending {
 enum State {
     Queued,
     InFlight,
-    Waiting,
+    /// It waits for its retry after a failure.
+    AwaitingRetry,
+    /// It waits for its retry after a refusal.
     Parked,
 }
 
 #[derive(Debug)]
 pub(super) struct Marks {
-    at_once: usize,
+    max_in_flight: usize,
     in_flight: usize,
     pending: HashMap<Uid, Pending>,
+    /// The Workflows in the order of their patches. Also holds some that are no longer queued.
     queue: VecDeque<Uid>,
 }
 
 impl Marks {
-    pub(super) fn new(at_once: usize) -> Self {
-        Self { at_once, in_flight: 0, pending: HashMap::new(), queue: VecDeque::new() }
+    pub(super) fn new(max_in_flight: usize) -> Self {
+        Self { max_in_flight, in_flight: 0, pending: HashMap::new(), queue: VecDeque::new() }
     }
 
-    /// The run is to be marked as delivered. `false` where the Workflow has no room for another mark.
-    pub(super) fn want(&mut self, workflow: &Workflow, subscription: &SubscriptionName) -> bool {
-        let taken = self.pending.get(&workflow.uid).map_or(0, |pending| pending.set.len());
-        let has_place = workflow.marks.iter().any(|mark| mark.subscription == *subscription);
-        if !has_place && workflow.marks.len() + taken >= MAX_MARKS {
+    /// Adds the mark of a delivery. Returns `false` where the Workflow has no room for another mark.
+    pub(super) fn add(&mut self, workflow: &Workflow, subscription: &SubscriptionName) -> bool {
+        let added = self.pending.get(&workflow.uid).map_or(0, |pending| pending.set.len());
+        let is_there = workflow.marks.iter().any(|mark| mark.subscription == *subscription);
+        if !is_there && workflow.marks.len() + added >= MAX_MARKS {
             return false;
         }
         self.entry(workflow).set.insert(subscription.clone());
         true
     }
 
-    /// The run was restarted: its own marks have to go, and none is to be written.
-    pub(super) fn restarted(&mut self, workflow: &Workflow) {
+    /// Removes the current marks of a run that was restarted, and adds none.
+    pub(super) fn remove_all(&mut self, workflow: &Workflow) {
         let Some(resource_version) = workflow.resource_version.clone() else { return };
         let subscriptions =
             workflow.marks.iter().filter(|mark| mark.current).map(|mark| mark.subscription.clone()).collect();
@@ -72,60 +82,52 @@ impl Marks {
         pending.remove = Some(MarkChange::Remove { subscriptions, resource_version });
     }
 
-    /// The mark of this subscription (`None`: of all) is no longer to be written.
-    pub(super) fn unwanted(&mut self, uid: Uid, subscription: Option<&SubscriptionName>, timers: &mut Timers) {
-        let Some(pending) = self.pending.get_mut(&uid) else { return };
-        match subscription {
-            Some(name) => {
-                pending.set.remove(name);
-            }
-            None => pending.set.clear(),
-        }
-        self.drop_if_done(uid, timers);
+    /// Cancels the addition of one subscription's mark.
+    pub(super) fn cancel_mark(&mut self, run: Uid, subscription: &SubscriptionName, timers: &mut Timers) {
+        self.change(run, timers, |pending| {
+            pending.set.remove(subscription);
+        });
     }
 
-    /// The run has succeeded (again), or carries no mark of its own any more: no mark is to be removed. A removal that
-    /// was decided on before would only fail, because the Workflow has changed since.
-    pub(super) fn not_restarted(&mut self, uid: Uid, timers: &mut Timers) {
-        if let Some(pending) = self.pending.get_mut(&uid) {
-            pending.remove = None;
-            self.drop_if_done(uid, timers);
-        }
+    /// Cancels all additions.
+    pub(super) fn cancel_marks(&mut self, run: Uid, timers: &mut Timers) {
+        self.change(run, timers, |pending| pending.set.clear());
     }
 
-    /// The Workflow is gone.
-    pub(super) fn forget(&mut self, uid: Uid, timers: &mut Timers) {
-        if let Some(pending) = self.pending.get_mut(&uid) {
-            pending.set.clear();
-            pending.remove = None;
-            self.drop_if_done(uid, timers);
-        }
+    /// Cancels a removal: the run has succeeded, or has no current mark. The patch would only fail, because the Workflow
+    /// has changed since.
+    pub(super) fn cancel_removal(&mut self, run: Uid, timers: &mut Timers) {
+        self.change(run, timers, |pending| pending.remove = None);
     }
 
-    /// It is time to try again.
-    pub(super) fn retry(&mut self, uid: Uid) {
-        if let Some(pending) = self.pending.get_mut(&uid)
-            && matches!(pending.state, State::Waiting | State::Parked)
-        {
-            pending.state = State::Queued;
-            self.queue.push_back(uid);
-        }
+    /// Cancels everything about a Workflow that was deleted.
+    pub(super) fn forget(&mut self, run: Uid, timers: &mut Timers) {
+        self.change(run, timers, Pending::clear);
     }
 
-    /// There will be no later: whatever waits is tried at once, and its pauses begin anew.
-    pub(super) fn hurry(&mut self) {
-        for (uid, pending) in &mut self.pending {
-            if matches!(pending.state, State::Waiting | State::Parked) {
+    /// Queues a retry that is due.
+    pub(super) fn queue_retry(&mut self, run: Uid) {
+        let pending = self.pending.get_mut(&run).expect("what is retried is pending");
+        debug_assert!(pending.awaits_retry(), "{pending:?}");
+        pending.state = State::Queued;
+        self.queue.push_back(run);
+    }
+
+    /// Queues every retry at once, with its pauses reset: a drain leaves no time for later ones.
+    pub(super) fn queue_retries(&mut self, timers: &mut Timers) {
+        for (run, pending) in &mut self.pending {
+            if pending.awaits_retry() {
+                timers.cancel(&Timer::RetryMark(*run));
                 pending.state = State::Queued;
                 pending.attempt = 0;
-                self.queue.push_back(*uid);
+                self.queue.push_back(*run);
             }
         }
     }
 
-    /// The next patch to be sent, and which attempt it is (from 1).
-    pub(super) fn next_patch(&mut self) -> Option<(MarkPatch, u32)> {
-        while self.in_flight < self.at_once {
+    /// Begins the next patch. Returns what the driver has to do.
+    pub(super) fn next_patch(&mut self) -> Option<Action> {
+        while self.in_flight < self.max_in_flight {
             let uid = self.queue.pop_front()?;
             let Some(pending) = self.pending.get_mut(&uid).filter(|pending| pending.state == State::Queued) else {
                 continue;
@@ -138,36 +140,37 @@ impl Marks {
             pending.attempt = pending.attempt.saturating_add(1);
             self.in_flight += 1;
             let (namespace, name) = (pending.namespace.clone(), pending.name.clone());
-            return Some((MarkPatch { namespace, name, uid, change }, pending.attempt));
+            let patch = MarkPatch { namespace, name, uid, change };
+            return Some(Action::Patch { patch, attempt: pending.attempt });
         }
         None
     }
 
-    /// A patch has been answered.
-    pub(super) fn patched(
+    /// Handles the result of a patch.
+    pub(super) fn handle_patch(
         &mut self,
         patch: MarkPatch,
         result: Result<(), MarkError>,
         now: Instant,
         timers: &mut Timers,
         jitter: &mut SmallRng,
-    ) -> Option<Report> {
+    ) -> Report {
         let uid = patch.uid;
-        let pending = self.pending.get_mut(&uid).filter(|pending| pending.state == State::InFlight)?;
+        let pending = self.pending.get_mut(&uid).expect("a patch in flight is pending");
+        debug_assert_eq!(pending.state, State::InFlight);
         self.in_flight -= 1;
         let attempt = pending.attempt;
-        let again = match (&result, &patch.change) {
+        let failed = match (&result, &patch.change) {
             (Ok(()), MarkChange::Set(written)) => {
                 pending.set.retain(|name| !written.contains(name));
                 false
             }
             (Ok(()), MarkChange::Remove { .. }) => false,
             (Err(MarkError::Gone), _) => {
-                pending.set.clear();
-                pending.remove = None;
+                pending.clear();
                 false
             }
-            // Whoever changed it has made a newer state of the Workflow known, on which it is decided anew.
+            // The Workflow has a newer state, and the decision about its marks follows from that.
             (Err(MarkError::Conflict), MarkChange::Remove { .. }) => false,
             (Err(_), MarkChange::Set(_)) => true,
             (Err(_), change @ MarkChange::Remove { .. }) => {
@@ -175,36 +178,36 @@ impl Marks {
                 true
             }
         };
-        // While it was under way, what it was for may have come to nothing.
-        let retry_in = (again && pending.is_of_use()).then(|| {
-            let (state, pause) = match &result {
-                Err(MarkError::Refused { .. }) => (State::Parked, backoff(PARKED, attempt)),
-                _ => (State::Waiting, backoff(BACKOFF, attempt)),
+        // The change may have been cancelled while the patch was in flight.
+        let retry_in = (failed && !pending.is_empty()).then(|| {
+            let (state, backoff) = match &result {
+                Err(MarkError::Refused { .. }) => (State::Parked, PARKED),
+                _ => (State::AwaitingRetry, RETRY),
             };
             pending.state = state;
-            jitter.random_range(pause / 2..=pause)
+            backoff.pause(attempt, jitter)
         });
         match retry_in {
-            Some(pause) => timers.set(now + pause, Timer::Mark(uid)),
+            Some(pause) => timers.set(now + pause, Timer::RetryMark(uid)),
             None => {
                 pending.attempt = 0;
                 pending.state = State::Queued;
                 self.queue.push_back(uid);
+                self.change(uid, timers, |_| ());
             }
         }
-        self.drop_if_done(uid, timers);
-        Some(match result {
+        match result {
             Ok(()) => Report::Marked { patch, attempt },
             Err(error) => Report::MarkFailed { patch, error, attempt, retry_in },
-        })
+        }
     }
 
-    /// Whether nothing is under way, and nothing waits that is likely to succeed soon.
+    /// Returns whether nothing is pending that is likely to succeed soon.
     pub(super) fn is_idle(&self) -> bool {
         self.pending.values().all(|pending| pending.state == State::Parked)
     }
 
-    /// Whether a mark of this subscription is likely to be written soon.
+    /// Returns whether a mark of this subscription is likely to be written soon.
     pub(super) fn is_busy_for(&self, subscription: &Subscription) -> bool {
         self.pending.values().any(|pending| {
             pending.state != State::Parked
@@ -214,11 +217,11 @@ impl Marks {
     }
 
     #[cfg(test)]
-    pub(super) fn contains(&self, uid: Uid) -> bool {
-        self.pending.contains_key(&uid)
+    pub(super) fn contains(&self, run: Uid) -> bool {
+        self.pending.contains_key(&run)
     }
 
-    /// How many Workflows wait for a patch.
+    /// The number of Workflows with pending changes.
     pub(super) fn len(&self) -> usize {
         self.pending.len()
     }
@@ -238,16 +241,28 @@ impl Marks {
         })
     }
 
-    fn drop_if_done(&mut self, uid: Uid, timers: &mut Timers) {
-        if self.pending.get(&uid).is_some_and(|pending| pending.state != State::InFlight && !pending.is_of_use()) {
-            self.pending.remove(&uid);
-            timers.stop(&Timer::Mark(uid));
+    /// Changes what is pending for a Workflow, and drops it where nothing is left to patch.
+    fn change(&mut self, run: Uid, timers: &mut Timers, change: impl FnOnce(&mut Pending)) {
+        let Some(pending) = self.pending.get_mut(&run) else { return };
+        change(pending);
+        if pending.is_empty() && pending.state != State::InFlight {
+            self.pending.remove(&run);
+            timers.cancel(&Timer::RetryMark(run));
         }
     }
 }
 
 impl Pending {
-    fn is_of_use(&self) -> bool {
-        !self.set.is_empty() || self.remove.is_some()
+    fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.remove.is_none()
+    }
+
+    fn clear(&mut self) {
+        self.set.clear();
+        self.remove = None;
+    }
+
+    fn awaits_retry(&self) -> bool {
+        matches!(self.state, State::AwaitingRetry | State::Parked)
     }
 }

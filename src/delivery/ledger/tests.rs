@@ -1,12 +1,12 @@
-//! What the ledger promises, one promise a test. `bench` plays the world around it by hand and by a clock of its own;
-//! `properties` lets chance play it.
+//! The promises of the ledger, one in each test. `harness` plays the driver, the store and time; `properties` runs random
+//! inputs.
 
-mod bench;
-mod clock;
 mod deliveries;
 mod fairness;
+mod harness;
 mod lookups;
 mod marks;
 mod memory;
 mod properties;
 mod streams;
+mod wall_clock;

@@ -1,5 +1,4 @@
-//! What the ledger wants to be woken for. Each reason has one timer at most: whoever drops the reason stops it, so that
-//! none is left behind.
+//! The timers of the ledger: at most one for each reason. The code that drops a reason cancels its timer.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -7,29 +6,29 @@ use std::{
     time::Instant,
 };
 
-use super::LookupId;
+use super::types::LookupId;
 use crate::{delivery::StreamId, model::Uid};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Timer {
-    /// An acknowledgement of this stream is old enough to count.
+    /// Confirms the acknowledged events of a stream.
     Confirm(StreamId),
-    /// A failed lookup is to be asked again.
-    Lookup(LookupId),
-    /// The answer to a lookup takes long.
-    Slow(LookupId),
-    /// A failed patch is to be tried again.
-    Mark(Uid),
-    /// A deleted Workflow has been kept long enough.
-    Departed(Uid),
-    /// A hand-off of this stream that was put off may be made.
+    /// Retries a failed lookup.
+    RetryLookup(LookupId),
+    /// Finds a lookup slow.
+    SlowLookup(LookupId),
+    /// Retries a failed patch.
+    RetryMark(Uid),
+    /// Drops a run whose Workflow was deleted.
+    DropDeleted(Uid),
+    /// Makes a postponed hand-off of a stream.
     HandOff(StreamId),
-    /// A second stream has been attached for a while.
-    Shared(StreamId),
-    /// A namespace has had no stream for a while.
-    Idle(Arc<str>),
-    /// The wall clock may have been set.
-    Clock,
+    /// Checks whether a stream still shares its subscription.
+    CheckShared(StreamId),
+    /// Drops a namespace without a stream.
+    DropNamespace(Arc<str>),
+    /// Checks whether the wall clock was set back.
+    CheckClock,
 }
 
 #[derive(Debug, Default)]
@@ -39,25 +38,25 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// Sets a timer, in place of the one that there is for the same reason.
+    /// Sets a timer, and replaces the one of the same reason.
     pub(super) fn set(&mut self, at: Instant, timer: Timer) {
-        self.stop(&timer);
+        self.cancel(&timer);
         self.set.insert(timer.clone(), at);
         self.by_time.insert((at, timer));
     }
 
-    /// The reason is gone.
-    pub(super) fn stop(&mut self, timer: &Timer) {
+    pub(super) fn cancel(&mut self, timer: &Timer) {
         if let Some((timer, at)) = self.set.remove_entry(timer) {
             self.by_time.remove(&(at, timer));
         }
     }
 
+    /// Returns the time of the next timer.
     pub(super) fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// The first timer that is due, if any.
+    /// Takes the first timer that is due.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Timer> {
         if self.next()? > now {
             return None;

@@ -80,7 +80,7 @@ impl RunningWatch {
     /// Waits until the store holds exactly these Workflows.
     async fn holds(&self, names: &[&str]) {
         let all = || names.iter().all(|name| self.store.get("team", name).is_some());
-        eventually(|| names.len() == self.store.size().0 && all()).await;
+        eventually(|| names.len() == self.store.size().workflows && all()).await;
     }
 
     fn errors(&self, kind: WatchErrorKind) -> u64 {

@@ -123,7 +123,7 @@ async fn a_clock_that_jumps_an_hour_loses_nothing_and_repeats_nothing() {
     .await;
     assert_eq!(served.metric("modelupdate_mlmd_lookups_total", &["outcome=\"foreign_context\""]).await, 1.0);
     let events = 2.0 * 6.0;
-    for histogram in ["modelupdate_event_handoff_seconds", "modelupdate_event_confirmation_seconds"] {
+    for histogram in ["modelupdate_event_handoff_duration_seconds", "modelupdate_event_confirmation_duration_seconds"] {
         let counted = async || served.metric(&format!("{histogram}_count"), &[]).await == events;
         eventually(SOON, &format!("{events} in {histogram}"), counted).await;
         let sum = served.metric(&format!("{histogram}_sum"), &[]).await;

@@ -1,104 +1,109 @@
-//! Nobody waits for another.
+//! Isolation of subscriptions, streams and runs from each other.
 
 use std::time::Duration;
 
-use super::bench::*;
+use super::harness::*;
 use crate::delivery::{MAX_UNACKNOWLEDGED, StreamId};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A bench on which three streams of the subscription `a` have ended while these runs were open.
-fn struck(runs: &[&str]) -> Bench {
-    let mut bench = Bench::new();
-    runs.iter().for_each(|name| bench.apply(run(name)));
+/// A harness in which three streams of the subscription `a` have ended before they confirmed these runs.
+fn quarantined(runs: &[&str]) -> Harness {
+    let mut harness = Harness::new();
+    runs.iter().for_each(|name| harness.apply(run(name)));
     for _ in 0..3 {
-        let stream = bench.attach(subscription("a"));
-        bench.answer_all(&model());
-        assert_eq!(bench.events(stream).len(), runs.len());
-        bench.end(stream);
+        let stream = harness.attach(subscription("a"));
+        harness.answer_all(&model());
+        assert_eq!(harness.events(stream).len(), runs.len());
+        harness.end(stream);
     }
-    bench
+    harness
 }
 
-fn attach(bench: &mut Bench) -> StreamId {
-    let stream = bench.attach(subscription("a"));
-    bench.answer_all(&model());
+fn attach(harness: &mut Harness) -> StreamId {
+    let stream = harness.attach(subscription("a"));
+    harness.answer_all(&model());
     stream
 }
 
 #[test]
-fn at_most_256_hand_offs_of_a_stream_wait_for_their_acknowledgement() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
+fn at_most_256_events_of_a_stream_are_unacknowledged() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
     for n in 0..600 {
-        bench.apply(run(&format!("{n:03}")));
+        harness.apply(run(&format!("{n:03}")));
     }
-    bench.answer_all(&model());
-    assert_eq!(bench.events(stream).len(), MAX_UNACKNOWLEDGED);
-    bench.acknowledge(stream);
-    bench.answer_all(&model());
-    assert_eq!(bench.events(stream).len(), MAX_UNACKNOWLEDGED, "an acknowledgement makes room, no need to confirm");
-    bench.acknowledge(stream);
-    bench.answer_all(&model());
-    assert_eq!(bench.events(stream).len(), 600 - 2 * MAX_UNACKNOWLEDGED);
+    harness.answer_all(&model());
+    assert_eq!(harness.events(stream).len(), MAX_UNACKNOWLEDGED);
+    harness.acknowledge(stream);
+    harness.answer_all(&model());
+    assert_eq!(
+        harness.events(stream).len(),
+        MAX_UNACKNOWLEDGED,
+        "an acknowledgement makes room without a confirmation"
+    );
+    harness.acknowledge(stream);
+    harness.answer_all(&model());
+    assert_eq!(harness.events(stream).len(), 600 - 2 * MAX_UNACKNOWLEDGED);
 }
 
 #[test]
-fn four_megabytes_may_wait_for_their_acknowledgement_and_one_event_always_may() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
+fn at_most_four_mib_and_one_event_are_unacknowledged() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
     for n in 0..20 {
-        bench.apply(run(&format!("{n:02}")));
+        harness.apply(run(&format!("{n:02}")));
     }
     let large = model_at("x".repeat(500 * 1024).into());
-    bench.answer_all(&large);
-    assert_eq!(bench.events(stream).len(), 9);
-    bench.acknowledge(stream);
-    assert_eq!(bench.events(stream).len(), 9);
+    harness.answer_all(&large);
+    assert_eq!(harness.events(stream).len(), 9);
+    harness.acknowledge(stream);
+    assert_eq!(harness.events(stream).len(), 9);
 }
 
 #[test]
-fn a_subscriber_that_takes_nothing_does_not_hold_up_another() {
-    let mut bench = Bench::new();
-    bench.attach(subscription("dead"));
-    let alive = bench.attach(subscription("alive"));
+fn a_subscriber_that_reads_nothing_delays_no_other() {
+    let mut harness = Harness::new();
+    harness.attach(subscription("dead"));
+    let alive = harness.attach(subscription("alive"));
     for n in 0..1000 {
-        bench.apply(run(&n.to_string()));
-        bench.answer_all(&model());
-        bench.acknowledge(alive);
+        harness.apply(run(&n.to_string()));
+        harness.answer_all(&model());
+        harness.acknowledge(alive);
     }
-    assert_eq!(bench.events(alive).len(), 1000);
+    assert_eq!(harness.events(alive).len(), 1000);
 }
 
 #[test]
-fn a_run_on_which_three_streams_have_ended_goes_behind_the_others() {
-    let mut bench = struck(&["killer"]);
-    bench.apply(run("a new one"));
-    bench.apply(run("another"));
-    let stream = attach(&mut bench);
-    let mut events = bench.events(stream);
+fn a_run_during_which_three_streams_ended_is_sent_last() {
+    let mut harness = quarantined(&["poison"]);
+    harness.apply(run("a new one"));
+    harness.apply(run("another"));
+    let stream = attach(&mut harness);
+    let mut events = harness.events(stream);
     events.sort();
     assert_eq!(events, ["a new one", "another"]);
-    bench.confirm(stream);
-    bench.wait(Duration::from_secs(10));
-    assert_eq!(bench.events(stream), ["killer"]);
+    harness.confirm(stream);
+    harness.wait(Duration::from_secs(10));
+    assert_eq!(harness.events(stream), ["poison"]);
 }
 
+/// The run that ends its stream shows by being alone.
 #[test]
-fn such_runs_are_tried_one_at_a_time_so_that_it_shows_which_one_ends_the_stream() {
-    let mut bench = struck(&["one", "two", "killer"]);
-    let mut stream = attach(&mut bench);
+fn quarantined_runs_are_probed_one_at_a_time() {
+    let mut harness = quarantined(&["one", "two", "poison"]);
+    let mut stream = attach(&mut harness);
     let mut delivered = Vec::new();
     for _ in 0..20 {
-        bench.wait(MINUTE);
-        match &bench.events(stream)[..] {
-            [run] if run == "killer" => {
-                bench.end(stream);
-                stream = attach(&mut bench);
+        harness.wait(MINUTE);
+        match &harness.events(stream)[..] {
+            [run] if run == "poison" => {
+                harness.end(stream);
+                stream = attach(&mut harness);
             }
             [run] => {
                 delivered.push(run.clone());
-                bench.confirm(stream);
+                harness.confirm(stream);
             }
             [] => {}
             several => panic!("{several:?} at once"),
@@ -109,72 +114,72 @@ fn such_runs_are_tried_one_at_a_time_so_that_it_shows_which_one_ends_the_stream(
 }
 
 #[test]
-fn an_event_that_kills_its_client_is_tried_ever_more_seldom_but_every_six_minutes() {
-    let mut bench = struck(&["killer"]);
+fn probes_become_rare_but_never_rarer_than_every_six_minutes() {
+    let mut harness = quarantined(&["poison"]);
     let mut ends = Vec::new();
     for _ in 0..12 {
-        let stream = attach(&mut bench);
-        let begin = bench.now.instant;
-        while bench.events(stream).is_empty() {
-            bench.wait(Duration::from_secs(1));
+        let stream = attach(&mut harness);
+        let begin = harness.now.instant;
+        while harness.events(stream).is_empty() {
+            harness.wait(Duration::from_secs(1));
         }
-        ends.push((bench.now.instant - begin).as_secs());
-        bench.end(stream);
+        ends.push((harness.now.instant - begin).as_secs());
+        harness.end(stream);
     }
     assert_eq!(ends[..6], [10, 20, 40, 80, 160, 320]);
     assert_eq!(ends[11], 320);
 }
 
 #[test]
-fn a_run_behind_the_others_gets_its_turn_even_if_the_others_never_end() {
-    let mut bench = struck(&["patient"]);
-    let stream = attach(&mut bench);
+fn a_quarantined_run_does_not_starve() {
+    let mut harness = quarantined(&["quarantined"]);
+    let stream = attach(&mut harness);
     let mut waited = 0;
     for n in 0.. {
-        bench.apply(run(&format!("newcomer-{n}")));
-        bench.answer_all(&model());
-        bench.acknowledge(stream);
-        bench.wait(Duration::from_millis(500));
-        let events = bench.events(stream);
-        if events.iter().any(|event| event == "patient") {
+        harness.apply(run(&format!("other-{n}")));
+        harness.answer_all(&model());
+        harness.acknowledge(stream);
+        harness.wait(Duration::from_millis(500));
+        let events = harness.events(stream);
+        if events.iter().any(|event| event == "quarantined") {
             break;
         }
         waited = if events.is_empty() { waited + 1 } else { 0 };
-        assert!(waited < 4, "the others wait for no longer than a confirmation takes");
-        assert!(n < 200, "it waits for ever");
+        assert!(waited < 4, "the others wait no longer than for one confirmation");
+        assert!(n < 200, "the quarantined run starves");
     }
 }
 
 #[test]
-fn a_confirmed_run_has_a_clean_slate() {
-    let mut bench = struck(&["one"]);
-    let stream = attach(&mut bench);
-    bench.wait(Duration::from_secs(10));
-    bench.confirm(stream);
-    bench.write_marks();
-    bench.change("one", |workflow| workflow.marks = [].into());
-    bench.answer_all(&model());
-    let again: Vec<_> = bench.handed.iter().map(|event| event.again).collect();
+fn a_confirmation_ends_the_quarantine() {
+    let mut harness = quarantined(&["one"]);
+    let stream = attach(&mut harness);
+    harness.wait(Duration::from_secs(10));
+    harness.confirm(stream);
+    harness.write_marks();
+    harness.change("one", |workflow| workflow.marks = [].into());
+    harness.answer_all(&model());
+    let again: Vec<_> = harness.handoffs.iter().map(|event| event.redelivery).collect();
     assert_eq!(again, [true, false]);
-    assert_eq!(bench.events(stream), ["one", "one"], "at once, and not behind the others");
+    assert_eq!(harness.events(stream), ["one", "one"], "sent at once");
 }
 
 #[test]
-fn the_strikes_of_one_subscription_are_not_those_of_another() {
-    let mut bench = struck(&["one"]);
-    let other = bench.attach(subscription("b"));
-    bench.answer_all(&model());
-    assert_eq!(bench.events(other), ["one"]);
+fn a_quarantine_concerns_only_its_own_subscription() {
+    let mut harness = quarantined(&["one"]);
+    let other = harness.attach(subscription("b"));
+    harness.answer_all(&model());
+    assert_eq!(harness.events(other), ["one"]);
 }
 
 #[test]
-fn a_stream_that_dies_on_one_event_does_not_take_the_run_from_its_sibling() {
-    let mut bench = Bench::new();
-    let (dying, sibling) = (bench.attach(subscription("a")), bench.attach(subscription("a")));
-    bench.apply(run("one"));
-    bench.answer_all(&model());
-    bench.end(dying);
-    bench.confirm(sibling);
-    bench.write_marks();
-    assert_eq!(bench.store["one"].marks.len(), 1);
+fn a_broken_stream_does_not_withdraw_the_run_from_its_sibling() {
+    let mut harness = Harness::new();
+    let (dying, sibling) = (harness.attach(subscription("a")), harness.attach(subscription("a")));
+    harness.apply(run("one"));
+    harness.answer_all(&model());
+    harness.end(dying);
+    harness.confirm(sibling);
+    harness.write_marks();
+    assert_eq!(harness.store["one"].marks.len(), 1);
 }

@@ -1,103 +1,103 @@
-//! What is remembered for how long, and that nothing is left when it is over.
+//! The lifetime and the limits of everything that is remembered.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use super::bench::*;
+use super::harness::*;
 use crate::{
     delivery::{
         LookupError,
-        ledger::{Report, departed},
+        ledger::{Report, deleted, lookups::MAX_KEPT},
     },
     model::{ArtifactTypes, Phase, PipelineFilter, Subscription, Workflow},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn expired(bench: &Bench) -> usize {
-    bench.reported(|report| matches!(report, Report::Expired { .. }))
+fn expired(harness: &Harness) -> usize {
+    harness.reported(|report| matches!(report, Report::Expired { .. }))
 }
 
 #[test]
-fn a_run_that_was_pending_for_an_attached_stream_outlives_its_workflow() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
-    ["unasked", "asked", "open"].into_iter().for_each(|name| bench.apply(run(name)));
-    bench.answer("open", model());
-    bench.answer("unasked", Err(LookupError::NoContext));
-    ["unasked", "asked", "open"].into_iter().for_each(|name| bench.delete(name));
-    bench.end(stream);
-    bench.wait(Duration::from_secs(3500));
-    let next = bench.attach(subscription("a"));
-    bench.answer_all(&model());
-    let mut events = bench.events(next);
+fn a_run_pending_for_a_stream_outlives_its_workflow() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
+    ["failed", "in flight", "handed off"].into_iter().for_each(|name| harness.apply(run(name)));
+    harness.answer("handed off", model());
+    harness.answer("failed", Err(LookupError::NoContext));
+    ["failed", "in flight", "handed off"].into_iter().for_each(|name| harness.delete(name));
+    harness.end(stream);
+    harness.wait(Duration::from_secs(3500));
+    let next = harness.attach(subscription("a"));
+    harness.answer_all(&model());
+    let mut events = harness.events(next);
     events.sort();
-    assert_eq!(events, ["asked", "open", "unasked"]);
-    bench.confirm(next);
-    assert!(bench.patches.is_empty(), "there is nothing left to mark");
-    bench.end(next);
-    bench.attach(subscription("a"));
-    assert!(bench.asked.is_empty(), "it was delivered");
-    bench.wait(2 * HOUR);
-    assert_eq!(expired(&bench), 0);
+    assert_eq!(events, ["failed", "handed off", "in flight"]);
+    harness.confirm(next);
+    assert!(harness.patches.is_empty(), "the Workflow no longer exists");
+    harness.end(next);
+    harness.attach(subscription("a"));
+    assert!(harness.lookups.is_empty(), "it was delivered");
+    harness.wait(2 * HOUR);
+    assert_eq!(expired(&harness), 0);
 }
 
 #[test]
-fn a_run_that_was_open_when_its_stream_broke_outlives_its_workflow_too() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
-    bench.apply(run("one"));
-    bench.answer_all(&model());
-    bench.end(stream);
-    bench.delete("one");
-    bench.wait(Duration::from_secs(5));
-    let next = bench.attach(subscription("a"));
-    bench.answer_all(&model());
-    assert!(bench.events(next).contains(&"one".to_owned()));
+fn a_run_unconfirmed_by_a_broken_stream_outlives_its_workflow() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
+    harness.apply(run("one"));
+    harness.answer_all(&model());
+    harness.end(stream);
+    harness.delete("one");
+    harness.wait(Duration::from_secs(5));
+    let next = harness.attach(subscription("a"));
+    harness.answer_all(&model());
+    assert!(harness.events(next).contains(&"one".to_owned()));
 }
 
 #[test]
-fn a_deleted_workflow_is_kept_for_those_who_wait_for_it_and_nobody_else() {
-    let mut bench = Bench::new();
-    let (done, waiting) = (bench.attach(subscription("done")), bench.attach(subscription("waiting")));
-    bench.apply(run("one"));
-    bench.answer_all(&model());
-    bench.confirm(done);
-    bench.delete("one");
-    for stream in [done, waiting] {
-        bench.end(stream);
+fn a_deleted_run_is_kept_only_where_it_is_pending() {
+    let mut harness = Harness::new();
+    let (done, pending) = (harness.attach(subscription("done")), harness.attach(subscription("pending")));
+    harness.apply(run("one"));
+    harness.answer_all(&model());
+    harness.confirm(done);
+    harness.delete("one");
+    for stream in [done, pending] {
+        harness.end(stream);
     }
-    bench.handed.clear();
-    let streams = ["done", "new", "waiting"].map(|name| bench.attach(subscription(name)));
-    bench.answer_all(&model());
-    assert_eq!(streams.map(|stream| bench.events(stream).len()), [0, 0, 1]);
+    harness.handoffs.clear();
+    let streams = ["done", "new", "pending"].map(|name| harness.attach(subscription(name)));
+    harness.answer_all(&model());
+    assert_eq!(streams.map(|stream| harness.events(stream).len()), [0, 0, 1]);
 }
 
 #[test]
-fn a_deleted_workflow_is_given_up_after_an_hour_and_that_is_reported() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
-    bench.apply(run("one"));
-    bench.answer_all(&model());
-    bench.delete("one");
-    bench.wait(HOUR);
-    assert_eq!(expired(&bench), 1);
-    assert_eq!(bench.ledger.census().pending, 0);
-    bench.confirm(stream);
-    assert!(bench.patches.is_empty());
+fn a_deleted_run_is_dropped_after_an_hour_and_reported() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
+    harness.apply(run("one"));
+    harness.answer_all(&model());
+    harness.delete("one");
+    harness.wait(HOUR);
+    assert_eq!(expired(&harness), 1);
+    assert_eq!(harness.ledger.stats().pending_runs, 0);
+    harness.confirm(stream);
+    assert!(harness.patches.is_empty());
 }
 
 #[test]
-fn ten_thousand_deleted_workflows_are_kept_and_the_oldest_make_room() {
-    let mut bench = Bench::new();
-    bench.attach(subscription("a"));
+fn ten_thousand_deleted_runs_are_kept_and_the_oldest_dropped() {
+    let mut harness = Harness::new();
+    harness.attach(subscription("a"));
     for n in 0..10_001 {
         let name = n.to_string();
-        bench.apply(run(&name));
-        bench.wait(Duration::from_millis(1));
-        bench.delete(&name);
+        harness.apply(run(&name));
+        harness.wait(Duration::from_millis(1));
+        harness.delete(&name);
     }
-    assert_eq!(bench.ledger.departed.len(), departed::KEPT_AT_MOST);
-    let gone = bench.reports.iter().filter_map(|report| match report {
+    assert_eq!(harness.ledger.deleted.len(), deleted::MAX_RUNS);
+    let gone = harness.reports.iter().filter_map(|report| match report {
         Report::Expired { workflow } => Some(&*workflow.name),
         _ => None,
     });
@@ -106,143 +106,156 @@ fn ten_thousand_deleted_workflows_are_kept_and_the_oldest_make_room() {
 }
 
 #[test]
-fn a_deleted_run_that_turns_out_to_be_nothing_for_a_subscription_is_not_reported_as_given_up() {
-    let mut bench = Bench::new();
+fn a_deleted_run_without_an_event_is_not_reported_as_expired() {
+    let mut harness = Harness::new();
     let only_iris = PipelineFilter::matching(["iris"]).unwrap();
-    bench.attach(Subscription { pipelines: only_iris, ..subscription("filtered") });
-    bench.attach(subscription("plain"));
+    harness.attach(Subscription { pipelines: only_iris, ..subscription("filtered") });
+    harness.attach(subscription("plain"));
     let generated = crate::model::PipelineName::Generated("penguin".into());
-    bench.apply(Workflow { pipeline: generated, ..run("other pipeline") });
-    bench.apply(run("no model"));
-    bench.apply(run("too large"));
-    ["other pipeline", "no model", "too large"].into_iter().for_each(|name| bench.delete(name));
-    bench.answer("no model", no_model());
-    bench.answer("too large", model_at("x".repeat(600 * 1024).into()));
-    bench.answer("other pipeline", no_model());
-    bench.wait(2 * HOUR);
-    assert_eq!(expired(&bench), 0);
-    assert_eq!(bench.ledger.census().pending, 0);
+    harness.apply(Workflow { pipeline: generated, ..run("other pipeline") });
+    harness.apply(run("no model"));
+    harness.apply(run("too large"));
+    ["other pipeline", "no model", "too large"].into_iter().for_each(|name| harness.delete(name));
+    harness.answer("no model", no_model());
+    harness.answer("too large", model_at("x".repeat(600 * 1024).into()));
+    harness.answer("other pipeline", no_model());
+    harness.wait(2 * HOUR);
+    assert_eq!(expired(&harness), 0);
+    assert_eq!(harness.ledger.stats().pending_runs, 0);
 }
 
 #[test]
-fn a_namespace_is_followed_for_an_hour_after_its_last_stream_has_ended() {
-    let mut bench = Bench::new();
+fn a_namespace_is_followed_for_an_hour_after_its_last_stream() {
+    let mut harness = Harness::new();
     for _ in 0..1000 {
-        let stream = bench.attach(subscription("a"));
-        bench.wait(Duration::from_secs(5));
-        bench.end(stream);
-        bench.wait(Duration::from_secs(5));
+        let stream = harness.attach(subscription("a"));
+        harness.wait(Duration::from_secs(5));
+        harness.end(stream);
+        harness.wait(Duration::from_secs(5));
     }
-    assert!(bench.unfollowed.is_empty(), "a stream that comes back every few seconds keeps it");
-    bench.wait(HOUR - Duration::from_secs(6));
-    assert!(bench.unfollowed.is_empty());
-    bench.wait(Duration::from_secs(1));
-    assert_eq!(bench.unfollowed, ["team"]);
-    assert_empty(&bench);
+    assert!(harness.unfollowed.is_empty(), "its streams return every few seconds");
+    harness.wait(HOUR - Duration::from_secs(6));
+    assert!(harness.unfollowed.is_empty());
+    harness.wait(Duration::from_secs(1));
+    assert_eq!(harness.unfollowed, ["team"]);
+    harness.assert_empty();
 }
 
 #[test]
 fn a_namespace_is_followed_until_every_mark_was_seen() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
-    bench.apply(run("one"));
-    bench.answer_all(&model());
-    bench.confirm(stream);
-    bench.end(stream);
-    let patch = bench.patch();
-    bench.patched(patch, refused());
-    bench.wait(3 * HOUR);
-    assert!(bench.unfollowed.is_empty());
-    bench.write_marks();
-    bench.wait(2 * HOUR);
-    assert_eq!(bench.unfollowed, ["team"]);
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
+    harness.apply(run("one"));
+    harness.answer_all(&model());
+    harness.confirm(stream);
+    harness.end(stream);
+    let patch = harness.patch();
+    harness.answer_patch(patch, refused());
+    harness.wait(3 * HOUR);
+    assert!(harness.unfollowed.is_empty());
+    harness.write_marks();
+    harness.wait(2 * HOUR);
+    assert_eq!(harness.unfollowed, ["team"]);
 }
 
 #[test]
-fn nothing_is_left_of_streams_that_came_and_went() {
-    let mut bench = Bench::new();
+fn ended_streams_leave_nothing() {
+    let mut harness = Harness::new();
     for n in 0..200 {
         let types = Arc::new(ArtifactTypes::named([format!("type-{n}")]));
-        let stream = bench.attach(Subscription { artifact_types: types, ..subscription(&format!("s{n}")) });
+        let stream = harness.attach(Subscription { artifact_types: types, ..subscription(&format!("s{n}")) });
         for name in ["one", "two", "three"] {
-            bench.apply(run(name));
+            harness.apply(run(name));
         }
-        bench.answer("one", no_model());
-        bench.answer("two", Err(LookupError::NoContext));
-        bench.answer("three", model());
-        bench.acknowledge(stream);
-        bench.end(stream);
+        harness.answer("one", no_model());
+        harness.answer("two", Err(LookupError::NoContext));
+        harness.answer("three", model());
+        harness.acknowledge(stream);
+        harness.end(stream);
     }
     for name in ["one", "two", "three"] {
-        bench.change(name, |workflow| workflow.phase = Phase::Other);
-        bench.delete(name);
+        harness.change(name, |workflow| workflow.phase = Phase::Other);
+        harness.delete(name);
     }
-    bench.wait(2 * HOUR);
-    assert_empty(&bench);
+    harness.wait(2 * HOUR);
+    harness.assert_empty();
 }
 
 #[test]
-fn one_timer_runs_for_each_reason_however_often_streams_come_and_go() {
-    let mut bench = Bench::new();
+fn each_reason_has_one_timer_however_often_streams_attach() {
+    let mut harness = Harness::new();
     let foreign = || Err(LookupError::ForeignContext { namespace: "other".into() });
-    bench.apply(run("foreign"));
-    bench.apply(run("open"));
+    harness.apply(run("foreign"));
+    harness.apply(run("open"));
     let mut answered = false;
     for _ in 0..500 {
-        let streams = ["a", "a", "b"].map(|name| bench.attach(subscription(name)));
+        let streams = ["a", "a", "b"].map(|name| harness.attach(subscription(name)));
         if !std::mem::replace(&mut answered, true) {
-            bench.answer("foreign", foreign());
+            harness.answer("foreign", foreign());
         }
-        bench.answer_all(&model());
-        streams.into_iter().for_each(|stream| bench.acknowledge(stream));
-        streams.into_iter().for_each(|stream| bench.end(stream));
+        harness.answer_all(&model());
+        streams.into_iter().for_each(|stream| harness.acknowledge(stream));
+        streams.into_iter().for_each(|stream| harness.end(stream));
     }
-    let timers: Vec<_> = bench.ledger.timers.running().collect();
+    let timers: Vec<_> = harness.ledger.timers.running().collect();
     assert_eq!(timers.len(), 2, "the idle namespace and the failed lookup: {timers:?}");
 }
 
 #[test]
-fn a_failed_lookup_that_nobody_waits_for_goes_with_its_workflow() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
-    bench.apply(run("one"));
-    bench.answer("one", Err(LookupError::NoContext));
-    bench.end(stream);
-    assert!(!bench.ledger.lookups.is_empty());
-    bench.delete("one");
-    assert!(bench.ledger.lookups.is_empty());
+fn an_unawaited_lookup_is_dropped_with_its_workflow() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
+    harness.apply(run("one"));
+    harness.answer("one", Err(LookupError::NoContext));
+    harness.end(stream);
+    assert!(!harness.ledger.lookups.is_empty());
+    harness.delete("one");
+    assert!(harness.ledger.lookups.is_empty());
 }
 
 #[test]
-fn what_is_answered_about_a_run_after_its_time_is_not_remembered() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
-    bench.apply(run("asked before"));
-    bench.delete("asked before");
-    bench.apply(run("asked after"));
-    bench.answer("asked after", Err(LookupError::NoContext));
-    bench.delete("asked after");
-    bench.wait(HOUR);
-    assert_eq!(expired(&bench), 2);
-    bench.answer_all(&no_model());
-    let remembered: usize = bench.ledger.namespaces["team"].without_model.values().map(HashSet::len).sum();
+fn ten_thousand_unawaited_lookups_are_kept() {
+    let mut harness = Harness::with_lookups(1_000, 1_000);
+    for n in 0..MAX_KEPT + 100 {
+        harness.apply(run(&n.to_string()));
+    }
+    let stream = harness.attach(subscription("a"));
+    harness.answer_all(&Err(LookupError::NoContext));
+    assert_eq!(harness.ledger.lookups.len(), MAX_KEPT + 100, "all are awaited");
+    harness.end(stream);
+    assert_eq!(harness.ledger.lookups.len(), MAX_KEPT);
+}
+
+#[test]
+fn an_answer_about_an_expired_run_is_not_remembered() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
+    harness.apply(run("in flight"));
+    harness.delete("in flight");
+    harness.apply(run("failed"));
+    harness.answer("failed", Err(LookupError::NoContext));
+    harness.delete("failed");
+    harness.wait(HOUR);
+    assert_eq!(expired(&harness), 2);
+    harness.answer_all(&no_model());
+    let remembered: usize = harness.ledger.registry.namespaces["team"].without_model.values().map(HashSet::len).sum();
     assert_eq!(remembered, 0);
-    bench.end(stream);
-    bench.wait(2 * HOUR);
-    assert_empty(&bench);
+    harness.end(stream);
+    harness.wait(2 * HOUR);
+    harness.assert_empty();
 }
 
 #[test]
-fn a_long_catch_up_gives_its_memory_back() {
-    let mut bench = Bench::new();
+fn a_long_catch_up_frees_its_memory() {
+    let mut harness = Harness::new();
     for n in 0..5_000 {
-        bench.apply(run(&n.to_string()));
+        harness.apply(run(&n.to_string()));
     }
-    let stream = bench.attach(subscription("a"));
-    while bench.ledger.census().pending > 0 {
-        bench.answer_all(&model());
-        bench.confirm(stream);
+    let stream = harness.attach(subscription("a"));
+    while harness.ledger.stats().pending_runs > 0 {
+        harness.answer_all(&model());
+        harness.confirm(stream);
     }
-    let capacity = bench.ledger.streams[&stream].runs.capacity();
+    let capacity = harness.ledger.registry.streams[&stream].runs.capacity();
     assert!(capacity <= 1024, "{capacity}");
 }

@@ -1,38 +1,38 @@
-//! Chance plays the world: an API server with a watch that lags and lists anew, a store of models that fails, streams
-//! that come and go, several replicas, crashes, a hand that removes marks. `world` holds what is true, `witness` what
-//! an observer who knows only the guarantees may conclude; here is what may happen, and what must hold at the end.
+//! Random inputs: an API server whose watch lags and relists, lookups that fail, streams that come and go, several
+//! replicas, crashes, and marks that a user removes. `test_env` holds the true state, `oracle` the conclusions of an
+//! observer who knows only the guarantees. This file holds the possible inputs, and what must hold at the end.
 
-mod witness;
-mod world;
+mod oracle;
+mod test_env;
 
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use self::world::{Fate, Reply, World};
+use self::test_env::{PatchOutcome, Reply, TestEnv};
 
-/// One thing that happens. Numbers choose among what there is.
+/// One input. Numbers choose among what exists.
 #[derive(Clone, Debug)]
 enum Op {
-    /// A run succeeds; one that was deleted is created anew under its name.
+    /// A run succeeds. One that was deleted is created again under its name.
     Succeed(u8),
     Restart(u8),
     Delete(u8),
-    /// Another replica has delivered a run.
+    /// Another replica delivers a run.
     Mark(u8, u8),
-    /// `redeliver`.
+    /// A user requests a redelivery.
     Unmark(u8, u8),
     Label(u8),
-    /// So many events of the watch arrive.
+    /// This number of watch events arrives.
     Watch(u8),
     Relist,
     Attach(u8, u8),
     End(u8),
     Acknowledge(u8, u8),
     Answer(u8, Reply),
-    /// What the watch has comes through, what is asked is answered, what was sent is read.
-    Smooth,
-    Patch(u8, Fate),
+    /// Everything but the patches makes progress.
+    Progress,
+    Patch(u8, PatchOutcome),
     Wait(Duration),
     Jump(i64),
     Crash,
@@ -41,17 +41,17 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let small = || 0..8_u8;
     let reply = prop_oneof![
-        6 => Just(Reply::Truth),
+        6 => Just(Reply::Correct),
         2 => Just(Reply::Unavailable),
         1 => Just(Reply::NoContext),
         1 => Just(Reply::ForeignContext),
     ];
-    let fate = prop_oneof![
-        6 => Just(Fate::Done),
-        1 => Just(Fate::DoneButLost),
-        2 => Just(Fate::Lost),
-        1 => Just(Fate::Refused),
-        1 => Just(Fate::Conflict),
+    let outcome = prop_oneof![
+        6 => Just(PatchOutcome::Applied),
+        1 => Just(PatchOutcome::AppliedUnanswered),
+        2 => Just(PatchOutcome::Lost),
+        1 => Just(PatchOutcome::Refused),
+        1 => Just(PatchOutcome::Conflict),
     ];
     let wait = prop_oneof![
         3 => Just(10),
@@ -72,55 +72,54 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (small(), small()).prop_map(|(namespace, subscription)| Op::Attach(namespace, subscription)),
         4 => small().prop_map(Op::End),
         8 => (small(), small()).prop_map(|(stream, events)| Op::Acknowledge(stream, events)),
-        12 => (small(), reply).prop_map(|(question, reply)| Op::Answer(question, reply)),
-        5 => Just(Op::Smooth),
-        8 => (small(), fate).prop_map(|(patch, fate)| Op::Patch(patch, fate)),
+        12 => (small(), reply).prop_map(|(lookup, reply)| Op::Answer(lookup, reply)),
+        5 => Just(Op::Progress),
+        8 => (small(), outcome).prop_map(|(patch, outcome)| Op::Patch(patch, outcome)),
         8 => wait.prop_map(|ms| Op::Wait(Duration::from_millis(ms))),
         1 => (-1_000_000..1_000_000_i64).prop_map(Op::Jump),
         1 => Just(Op::Crash),
     ]
 }
 
-fn play(world: &mut World, op: &Op) {
+fn apply(env: &mut TestEnv, op: &Op) {
     match *op {
-        Op::Succeed(run) => world.succeed(run),
-        Op::Restart(run) => world.restart(run),
-        Op::Delete(run) => world.delete(run),
-        Op::Mark(run, subscription) => world.mark(run, subscription),
-        Op::Unmark(run, subscription) => world.unmark(run, subscription),
-        Op::Label(run) => world.label(run),
-        Op::Watch(events) => world.watch(events.into()),
-        Op::Relist => world.relist(),
-        Op::Attach(namespace, subscription) => world.attach(namespace, subscription),
-        Op::End(stream) => world.end(stream),
-        Op::Acknowledge(stream, events) => world.acknowledge(stream, events),
-        Op::Answer(question, reply) => world.answer(question, reply),
-        Op::Smooth => world.go_smoothly(),
-        Op::Patch(patch, fate) => world.patch(patch, fate),
-        Op::Wait(duration) => world.wait(duration),
-        Op::Jump(seconds) => world.jump(seconds),
-        Op::Crash => world.crash(),
+        Op::Succeed(run) => env.succeed(run),
+        Op::Restart(run) => env.restart(run),
+        Op::Delete(run) => env.delete(run),
+        Op::Mark(run, subscription) => env.mark(run, subscription),
+        Op::Unmark(run, subscription) => env.unmark(run, subscription),
+        Op::Label(run) => env.label(run),
+        Op::Watch(events) => env.watch(events.into()),
+        Op::Relist => env.relist(),
+        Op::Attach(namespace, subscription) => env.attach(namespace, subscription),
+        Op::End(stream) => env.end(stream),
+        Op::Acknowledge(stream, events) => env.acknowledge(stream, events),
+        Op::Answer(lookup, reply) => env.answer(lookup, reply),
+        Op::Progress => env.progress(),
+        Op::Patch(patch, outcome) => env.patch(patch, outcome),
+        Op::Wait(duration) => env.wait(duration),
+        Op::Jump(seconds) => env.jump(seconds),
+        Op::Crash => env.crash(),
     }
-    world.check_bounds();
+    env.check_bounds();
 }
 
-/// The storm, then good weather, then the end of everything.
+/// Runs the faults, then a time without faults, then the end of every stream and Workflow.
 fn check(ops: &[Op], skip_labelled: bool) {
-    let mut world = World::new(skip_labelled);
+    let mut env = TestEnv::new(skip_labelled);
     for op in ops {
-        play(&mut world, op);
+        apply(&mut env, op);
     }
-    world.calm(Duration::from_secs(4 * 3600));
-    world.check_everything_delivered();
-    world.close();
-    world.check_nothing_left();
+    env.run_without_faults(Duration::from_secs(4 * 3600));
+    env.check_everything_delivered();
+    env.close();
+    env.check_nothing_left();
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
+    /// Whatever happens, each run is delivered once to each subscription, and no memory or timer is left at the end.
     #[test]
-    fn whatever_happens_everything_is_delivered_once_and_nothing_is_left(
+    fn random_faults_lose_nothing_and_repeat_nothing(
         ops in prop::collection::vec(op(), 1..150),
         skip_labelled: bool,
     ) {

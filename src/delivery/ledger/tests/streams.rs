@@ -1,8 +1,8 @@
-//! Streams: the order in which runs come, sharing a subscription, and drains.
+//! Streams: the order of events, shared subscriptions, and drains.
 
 use std::time::Duration;
 
-use super::bench::*;
+use super::harness::*;
 use crate::{
     delivery::{StreamId, ledger::Report},
     model::{Phase, Workflow},
@@ -13,244 +13,247 @@ fn shared(report: &Report) -> bool {
 }
 
 #[test]
-fn two_streams_of_one_subscription_each_get_everything_and_the_first_confirmation_marks() {
-    let mut bench = Bench::new();
-    let (first, second) = (bench.attach(subscription("a")), bench.attach(subscription("a")));
-    bench.apply(run("one"));
-    bench.answer_all(&model());
-    assert_eq!((bench.events(first), bench.events(second)), (vec!["one".into()], vec!["one".into()]));
-    bench.confirm(second);
-    assert_eq!(marks_set(&bench.patches[0]), ["a"]);
-    bench.write_marks();
-    bench.confirm(first);
-    assert!(bench.patches.is_empty());
+fn streams_of_one_subscription_each_get_every_event() {
+    let mut harness = Harness::new();
+    let (first, second) = (harness.attach(subscription("a")), harness.attach(subscription("a")));
+    harness.apply(run("one"));
+    harness.answer_all(&model());
+    assert_eq!((harness.events(first), harness.events(second)), (vec!["one".into()], vec!["one".into()]));
+    harness.confirm(second);
+    assert_eq!(marks_set(&harness.patches[0]), ["a"]);
+    harness.write_marks();
+    harness.confirm(first);
+    assert!(harness.patches.is_empty());
 }
 
+/// However often the Workflow changes after that.
 #[test]
-fn a_stream_gets_what_its_sibling_has_confirmed_however_often_the_workflow_changes_then() {
-    let mut bench = Bench::new();
-    let first = bench.attach(subscription("a"));
-    bench.apply(run("one"));
-    bench.answer("one", model());
-    let second = bench.attach(subscription("a"));
-    bench.confirm(first);
-    bench.write_marks();
+fn a_stream_gets_events_that_its_sibling_has_confirmed() {
+    let mut harness = Harness::new();
+    let first = harness.attach(subscription("a"));
+    harness.apply(run("one"));
+    harness.answer("one", model());
+    let second = harness.attach(subscription("a"));
+    harness.confirm(first);
+    harness.write_marks();
     for other in ["b", "c"] {
-        bench.change("one", |workflow| workflow.marks = [mark("a"), mark(other)].into());
+        harness.change("one", |workflow| workflow.marks = [mark("a"), mark(other)].into());
     }
-    bench.answer_all(&model());
-    assert_eq!(bench.events(second), ["one"]);
+    harness.answer_all(&model());
+    assert_eq!(harness.events(second), ["one"]);
+}
+
+/// The slower stream ends before it confirms the run itself.
+#[test]
+fn a_run_confirmed_by_a_sibling_is_not_redelivered() {
+    let mut harness = Harness::new();
+    let (fast, slow) = (harness.attach(subscription("a")), harness.attach(subscription("a")));
+    harness.apply(run("one"));
+    harness.answer_all(&model());
+    harness.confirm(fast);
+    harness.end(slow);
+    let next = harness.attach(subscription("a"));
+    harness.answer_all(&model());
+    assert!(harness.events(next).is_empty());
 }
 
 #[test]
-fn what_a_sibling_has_confirmed_does_not_come_again_when_the_slower_stream_ends() {
-    let mut bench = Bench::new();
-    let (fast, slow) = (bench.attach(subscription("a")), bench.attach(subscription("a")));
-    bench.apply(run("one"));
-    bench.answer_all(&model());
-    bench.confirm(fast);
-    bench.end(slow);
-    let next = bench.attach(subscription("a"));
-    bench.answer_all(&model());
-    assert!(bench.events(next).is_empty());
+fn a_deleted_run_confirmed_by_a_sibling_is_not_redelivered() {
+    let mut harness = Harness::new();
+    let (fast, slow) = (harness.attach(subscription("a")), harness.attach(subscription("a")));
+    harness.apply(run("one"));
+    harness.answer_all(&model());
+    harness.confirm(fast);
+    harness.delete("one");
+    harness.end(slow);
+    let next = harness.attach(subscription("a"));
+    harness.answer_all(&model());
+    assert!(harness.events(next).is_empty());
 }
 
 #[test]
-fn what_a_sibling_has_confirmed_does_not_come_again_after_the_workflow_was_deleted() {
-    let mut bench = Bench::new();
-    let (fast, slow) = (bench.attach(subscription("a")), bench.attach(subscription("a")));
-    bench.apply(run("one"));
-    bench.answer_all(&model());
-    bench.confirm(fast);
-    bench.delete("one");
-    bench.end(slow);
-    let next = bench.attach(subscription("a"));
-    bench.answer_all(&model());
-    assert!(bench.events(next).is_empty());
-}
-
-#[test]
-fn peers_that_share_a_subscription_for_over_a_minute_are_reported_once() {
-    let mut bench = Bench::new();
-    bench.attach(subscription("a"));
-    bench.attach(subscription("b"));
-    bench.wait(Duration::from_secs(3600));
-    bench.attach(subscription("a"));
-    bench.wait(Duration::from_secs(59));
-    assert_eq!(bench.reported(shared), 0);
-    bench.wait(Duration::from_secs(1));
-    assert_eq!(bench.reported(shared), 1);
+fn peers_that_share_a_subscription_are_reported_once() {
+    let mut harness = Harness::new();
+    harness.attach(subscription("a"));
+    harness.attach(subscription("b"));
+    harness.wait(Duration::from_secs(3600));
+    harness.attach(subscription("a"));
+    harness.wait(Duration::from_secs(59));
+    assert_eq!(harness.reported(shared), 0);
+    harness.wait(Duration::from_secs(1));
+    assert_eq!(harness.reported(shared), 1);
     for _ in 0..3 {
-        let flapping = bench.attach(subscription("a"));
-        bench.wait(Duration::from_secs(90));
-        bench.end(flapping);
+        let flapping = harness.attach(subscription("a"));
+        harness.wait(Duration::from_secs(90));
+        harness.end(flapping);
     }
-    assert_eq!(bench.reported(|report| matches!(report, Report::Shared { .. })), 1);
-    assert_eq!(bench.ledger.census().shared, 1);
+    assert_eq!(harness.reported(|report| matches!(report, Report::Shared { .. })), 1);
+    assert_eq!(harness.ledger.stats().shared_subscriptions, 1);
 }
 
 #[test]
-fn a_peer_that_redials_before_its_old_stream_has_ended_shares_nothing() {
-    let mut bench = Bench::new();
-    let mut stream = bench.attach(subscription("a"));
+fn a_peer_that_redials_early_shares_nothing() {
+    let mut harness = Harness::new();
+    let mut stream = harness.attach(subscription("a"));
     for _ in 0..20 {
-        let next = bench.attach(subscription("a"));
-        bench.wait(Duration::from_secs(40));
-        bench.end(std::mem::replace(&mut stream, next));
-        bench.wait(Duration::from_secs(5));
+        let next = harness.attach(subscription("a"));
+        harness.wait(Duration::from_secs(40));
+        harness.end(std::mem::replace(&mut stream, next));
+        harness.wait(Duration::from_secs(5));
     }
-    assert_eq!(bench.reported(shared), 0);
+    assert_eq!(harness.reported(shared), 0);
+}
+
+/// Idle streams are closed at once.
+#[test]
+fn a_drain_closes_each_stream_once_its_events_are_marked() {
+    let mut harness = Harness::new();
+    let (busy, idle) = (harness.attach(subscription("a")), harness.attach(subscription("b")));
+    harness.apply(run("one"));
+    harness.answer_all(&model());
+    harness.confirm(idle);
+    harness.write_marks();
+    harness.ledger.drain();
+    harness.perform_actions();
+    assert_eq!(harness.closed, [idle]);
+    harness.end(idle);
+    harness.acknowledge(busy);
+    assert_eq!(harness.closed, [idle]);
+    harness.wait(Duration::from_secs(1));
+    assert_eq!(harness.closed, [idle], "the mark is not written yet");
+    harness.write_marks();
+    assert!(harness.closed.contains(&busy));
+    assert!(!harness.ledger.is_drained());
+    harness.end(busy);
+    assert!(harness.ledger.is_drained());
 }
 
 #[test]
-fn a_drain_closes_idle_streams_at_once_and_others_when_their_last_hand_off_is_confirmed_and_marked() {
-    let mut bench = Bench::new();
-    let (busy, idle) = (bench.attach(subscription("a")), bench.attach(subscription("b")));
-    bench.apply(run("one"));
-    bench.answer_all(&model());
-    bench.confirm(idle);
-    bench.write_marks();
-    bench.ledger.drain();
-    bench.settle();
-    assert_eq!(bench.closed, [idle]);
-    bench.end(idle);
-    bench.acknowledge(busy);
-    assert_eq!(bench.closed, [idle]);
-    bench.wait(Duration::from_secs(1));
-    assert_eq!(bench.closed, [idle], "the mark is not written yet, and another replica would not know");
-    bench.write_marks();
-    assert!(bench.closed.contains(&busy));
-    assert!(!bench.ledger.is_drained());
-    bench.end(busy);
-    assert!(bench.ledger.is_drained());
+fn a_drain_closes_a_stream_marked_by_another_replica() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
+    harness.apply(run("one"));
+    harness.answer_all(&model());
+    harness.confirm(stream);
+    harness.ledger.drain();
+    let patch = harness.patch();
+    harness.answer_patch(patch, transient());
+    assert!(harness.closed.is_empty());
+    harness.change("one", |run| run.marks = Box::new([mark("a")]));
+    assert_eq!(harness.closed, [stream]);
 }
 
 #[test]
-fn a_drain_closes_a_stream_whose_mark_another_replica_has_written() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
-    bench.apply(run("one"));
-    bench.answer_all(&model());
-    bench.confirm(stream);
-    bench.ledger.drain();
-    let patch = bench.patch();
-    bench.patched(patch, transient());
-    assert!(bench.closed.is_empty());
-    bench.change("one", |run| run.marks = Box::new([mark("a")]));
-    assert_eq!(bench.closed, [stream]);
-}
-
-#[test]
-fn a_drain_tries_every_mark_that_waits_for_its_next_attempt_once_more() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
-    ["one", "two"].into_iter().for_each(|name| bench.apply(run(name)));
-    bench.answer_all(&model());
-    bench.confirm(stream);
-    let (first, second) = (bench.patches.remove(0), bench.patches.remove(0));
-    bench.patched(first, refused());
-    bench.patched(second, transient());
-    bench.ledger.drain();
-    bench.settle();
-    assert_eq!(bench.patches.len(), 2, "what was refused may be allowed by now");
-    assert!(!bench.ledger.is_drained() && bench.closed.is_empty());
-    let refused_again = bench.patches.remove(0);
-    bench.patched(refused_again, refused());
-    bench.write_marks();
-    assert!(bench.closed.contains(&stream), "a mark that is still refused holds nothing up");
-    bench.end(stream);
-    assert!(bench.ledger.is_drained());
+fn a_drain_retries_every_pending_mark_once() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
+    ["one", "two"].into_iter().for_each(|name| harness.apply(run(name)));
+    harness.answer_all(&model());
+    harness.confirm(stream);
+    let (first, second) = (harness.patches.remove(0), harness.patches.remove(0));
+    harness.answer_patch(first, refused());
+    harness.answer_patch(second, transient());
+    harness.ledger.drain();
+    harness.perform_actions();
+    assert_eq!(harness.patches.len(), 2, "a refused patch may be allowed by now");
+    assert!(!harness.ledger.is_drained() && harness.closed.is_empty());
+    let refused_again = harness.patches.remove(0);
+    harness.answer_patch(refused_again, refused());
+    harness.write_marks();
+    assert!(harness.closed.contains(&stream), "a refused mark delays nothing");
+    harness.end(stream);
+    assert!(harness.ledger.is_drained());
 }
 
 #[test]
 fn a_drain_begins_nothing_new() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
-    bench.apply(run("one"));
-    bench.ledger.drain();
-    bench.settle();
-    bench.answer_all(&model());
-    bench.apply(run("two"));
-    assert!(bench.asked.is_empty() && bench.events(stream).is_empty());
-    let late = bench.attach(subscription("b"));
-    assert!(bench.closed.contains(&late));
-    bench.end(late);
-    bench.end(stream);
-    assert!(bench.ledger.is_drained());
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
+    harness.apply(run("one"));
+    harness.ledger.drain();
+    harness.perform_actions();
+    harness.answer_all(&model());
+    harness.apply(run("two"));
+    assert!(harness.lookups.is_empty() && harness.events(stream).is_empty());
+    let late = harness.attach(subscription("b"));
+    assert!(harness.closed.contains(&late));
+    harness.end(late);
+    harness.end(stream);
+    assert!(harness.ledger.is_drained());
 }
 
 #[test]
-fn a_drain_does_not_wait_for_a_mark_that_is_refused() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
-    bench.apply(run("one"));
-    bench.answer_all(&model());
-    bench.confirm(stream);
-    let patch = bench.patch();
-    bench.ledger.drain();
-    bench.end(stream);
-    assert!(!bench.ledger.is_drained());
-    bench.patched(patch, refused());
-    assert!(bench.ledger.is_drained());
+fn a_drain_does_not_wait_for_a_refused_mark() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
+    harness.apply(run("one"));
+    harness.answer_all(&model());
+    harness.confirm(stream);
+    let patch = harness.patch();
+    harness.ledger.drain();
+    harness.end(stream);
+    assert!(!harness.ledger.is_drained());
+    harness.answer_patch(patch, refused());
+    assert!(harness.ledger.is_drained());
 }
 
 #[test]
-fn inputs_about_streams_that_do_not_exist_do_nothing() {
-    let mut bench = Bench::new();
-    let stream = bench.attach(subscription("a"));
-    bench.end(stream);
-    bench.end(stream);
-    bench.acknowledge(stream);
-    bench.ledger.acknowledged(StreamId(99), u64::MAX, bench.now);
-    bench.apply(run("one"));
-    bench.change("one", |workflow| workflow.phase = Phase::Other);
-    bench.delete("one");
-    bench.settle();
-    assert!(bench.handed.is_empty() && bench.patches.is_empty());
+fn inputs_about_unknown_streams_have_no_effect() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a"));
+    harness.end(stream);
+    harness.end(stream);
+    harness.acknowledge(stream);
+    harness.ledger.handle_ack(StreamId(99), u64::MAX, harness.now);
+    harness.apply(run("one"));
+    harness.change("one", |workflow| workflow.phase = Phase::Other);
+    harness.delete("one");
+    harness.perform_actions();
+    assert!(harness.handoffs.is_empty() && harness.patches.is_empty());
 }
 
 #[test]
-fn the_oldest_pending_run_keeps_its_age_when_its_stream_breaks_again_and_again() {
-    let mut bench = Bench::new();
-    let begin = bench.now.instant;
-    bench.apply(run("one"));
+fn the_oldest_pending_run_keeps_its_age_across_streams() {
+    let mut harness = Harness::new();
+    let begin = harness.now.instant;
+    harness.apply(run("one"));
     for _ in 0..10 {
-        let stream = bench.attach(subscription("a"));
-        bench.wait(Duration::from_secs(400));
-        bench.answer_all(&model());
-        bench.end(stream);
+        let stream = harness.attach(subscription("a"));
+        harness.wait(Duration::from_secs(400));
+        harness.answer_all(&model());
+        harness.end(stream);
     }
-    bench.attach(subscription("a"));
-    assert_eq!(bench.ledger.census().oldest, Some(begin));
+    harness.attach(subscription("a"));
+    assert_eq!(harness.ledger.stats().oldest_pending, Some(begin));
 }
 
 #[test]
-fn answers_that_come_out_of_order_are_put_in_order_for_a_moment() {
-    let mut bench = Bench::new();
+fn answers_out_of_order_are_put_in_order_for_a_moment() {
+    let mut harness = Harness::new();
     for (name, age) in [("old", 20), ("young", 10)] {
-        bench.apply(Workflow { created: BEGIN - age, ..run(name) });
+        harness.apply(Workflow { created: BEGIN - age, ..run(name) });
     }
-    let stream = bench.attach(subscription("a"));
-    bench.answer("young", model());
-    assert!(bench.events(stream).is_empty());
-    bench.answer("old", model());
-    assert_eq!(bench.events(stream), ["old", "young"]);
+    let stream = harness.attach(subscription("a"));
+    harness.answer("young", model());
+    assert!(harness.events(stream).is_empty());
+    harness.answer("old", model());
+    assert_eq!(harness.events(stream), ["old", "young"]);
 }
 
 #[test]
-fn a_slow_or_failed_answer_does_not_hold_up_younger_runs() {
+fn a_slow_or_failed_answer_delays_no_younger_run() {
     for fails in [false, true] {
-        let mut bench = Bench::new();
+        let mut harness = Harness::new();
         for (name, age) in [("old", 20), ("young", 10)] {
-            bench.apply(Workflow { created: BEGIN - age, ..run(name) });
+            harness.apply(Workflow { created: BEGIN - age, ..run(name) });
         }
-        let stream = bench.attach(subscription("a"));
-        bench.answer("young", model());
+        let stream = harness.attach(subscription("a"));
+        harness.answer("young", model());
         if fails {
-            bench.answer("old", unavailable());
+            harness.answer("old", unavailable());
         } else {
-            bench.wait(Duration::from_millis(500));
+            harness.wait(Duration::from_millis(500));
         }
-        assert_eq!(bench.events(stream), ["young"]);
+        assert_eq!(harness.events(stream), ["young"]);
     }
 }

@@ -1,4 +1,4 @@
-//! What is true, and the ledger in it, with the real store between them as the driver has it.
+//! The true state, and the ledger in it, with the real store between them as in the driver.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -10,14 +10,16 @@ use futures::FutureExt;
 
 use super::{
     super::{
-        super::{Action, Ledger, Lookup, Now, Options, Timer},
-        bench::{BEGIN, elsewhere, model, name, no_model, transient, with_patch},
+        super::{Action, Ledger, LookupId, Now, Timer},
+        harness::{
+            BEGIN, assert_empty, encode, model, name, no_model, refused, subscription_in, transient, with_patch,
+        },
     },
-    witness::Witness,
+    oracle::Oracle,
 };
 use crate::{
-    delivery::{LookupError, MarkChange, MarkError, MarkPatch, StreamId},
-    model::{Mark, Phase, PipelineName, SubscriptionName, Uid, Workflow},
+    delivery::{LookupError, LookupLimits, MarkChange, MarkError, MarkPatch, Options, StreamId},
+    model::{ArtifactTypes, Mark, Phase, PipelineName, SubscriptionName, Uid, Workflow, fixtures::succeeded},
     store::{Change, Scope, Store},
 };
 
@@ -27,75 +29,74 @@ const NAMESPACES: [&str; 2] = ["north", "south"];
 const SUBSCRIPTIONS: [&str; 2] = ["a", "b"];
 const RUNS: u8 = 4;
 const MAX_STREAMS: usize = 6;
-const LOOKUPS: (usize, usize) = (2, 3);
+const LOOKUPS: LookupLimits = LookupLimits { per_namespace: 2, total: 3 };
 const PATCHES: usize = 3;
 
-/// How ML Metadata answers.
+/// An answer of ML Metadata.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Reply {
-    Truth,
+    Correct,
     Unavailable,
     NoContext,
     ForeignContext,
 }
 
-/// What becomes of a patch.
+/// The outcome of a patch.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Fate {
-    Done,
-    /// Applied, but nobody hears of it.
-    DoneButLost,
+pub(super) enum PatchOutcome {
+    Applied,
+    AppliedUnanswered,
     Lost,
     Refused,
     Conflict,
 }
 
-/// A Workflow as the API server holds it.
+/// A Workflow of the API server.
 struct Object {
     workflow: Workflow,
     resource_version: u64,
 }
 
-struct Question {
-    id: Lookup,
+struct InFlight {
+    id: LookupId,
     workflow: Arc<Workflow>,
 }
 
-pub(super) struct World {
+pub(super) struct TestEnv {
     ledger: Ledger,
     store: Store,
     now: Now,
     options: Options,
     api: BTreeMap<u8, Object>,
     last_version: u64,
-    /// What the watch has not shown yet.
-    coming: VecDeque<Change>,
-    questions: Vec<Question>,
+    /// Changes that the watch has not shown yet.
+    unseen: VecDeque<Change>,
+    lookups: Vec<InFlight>,
     patches: Vec<MarkPatch>,
     streams: Vec<StreamId>,
     next_stream: u64,
     next_uid: u128,
-    witness: Witness,
+    oracle: Oracle,
 }
 
-/// Whether the run of this UID has put out a model.
+/// Returns whether the run of this UID has a model.
 fn has_model(uid: Uid) -> bool {
     !uid.as_bytes()[15].is_multiple_of(4)
 }
 
-impl World {
+impl TestEnv {
     pub(super) fn new(skip_labelled: bool) -> Self {
         let options = Options { lookups: LOOKUPS, patches: PATCHES, skip_labelled, ..Options::default() };
         Self {
-            ledger: Ledger::new(options.clone(), 1),
+            ledger: Ledger::new(&options, 1),
             store: Store::default(),
             now: Now { instant: Instant::now(), unix: BEGIN },
-            witness: Witness::new(options.confirm_after, skip_labelled),
+            oracle: Oracle::new(options.confirm_after, skip_labelled),
             options,
             api: BTreeMap::new(),
             last_version: 0,
-            coming: VecDeque::new(),
-            questions: Vec::new(),
+            unseen: VecDeque::new(),
+            lookups: Vec::new(),
             patches: Vec::new(),
             streams: Vec::new(),
             next_stream: 0,
@@ -115,12 +116,7 @@ impl World {
                 uid: Uid::from(self.next_uid),
                 created: BEGIN + i64::from(run),
                 phase: Phase::Other,
-                events_published: false,
-                pipeline: PipelineName::Generated("penguin".into()),
-                run_id: None,
-                trace_id: None,
-                marks: [].into(),
-                resource_version: None,
+                ..succeeded(PipelineName::Generated("penguin".into()))
             };
             self.api.insert(run, Object { workflow, resource_version: 0 });
         }
@@ -148,7 +144,7 @@ impl World {
         let name = subscription_name(subscription);
         let Some(object) = self.api.get(&(run % RUNS)) else { return };
         if object.workflow.is_marked_for(&name) {
-            self.witness.unmarked_by_hand(object.workflow.uid, &name);
+            self.oracle.unmarked_by_hand(object.workflow.uid, &name);
             let without = |mark: &Mark| mark.subscription != name;
             self.change(run, |workflow| {
                 workflow.marks = workflow.marks.iter().filter(|mark| without(mark)).cloned().collect();
@@ -158,7 +154,7 @@ impl World {
 
     pub(super) fn delete(&mut self, run: u8) {
         if let Some(object) = self.api.remove(&(run % RUNS)) {
-            self.coming.push_back(Change::Gone(Arc::new(object.workflow)));
+            self.unseen.push_back(Change::Deleted(Arc::new(object.workflow)));
         }
     }
 
@@ -174,7 +170,7 @@ impl World {
         object.resource_version = self.last_version;
         let restarted = object.workflow.is_restarted();
         object.workflow.resource_version = restarted.then(|| self.last_version.to_string().into());
-        self.coming.push_back(Change::Applied(Arc::new(object.workflow.clone())));
+        self.unseen.push_back(Change::Applied(Arc::new(object.workflow.clone())));
     }
 
     /// Applies a patch as the API server would.
@@ -190,30 +186,30 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn patch(&mut self, patch: u8, fate: Fate) {
+    pub(super) fn patch(&mut self, patch: u8, outcome: PatchOutcome) {
         let Some(at) = choose(self.patches.len(), patch) else { return };
         let patch = self.patches.remove(at);
-        let result = match fate {
-            Fate::Done => self.execute(&patch),
-            Fate::DoneButLost => {
+        let result = match outcome {
+            PatchOutcome::Applied => self.execute(&patch),
+            PatchOutcome::AppliedUnanswered => {
                 self.execute(&patch).ok();
                 transient()
             }
-            Fate::Lost => transient(),
-            Fate::Refused => Err(MarkError::Refused { status: 403, message: "forbidden".into() }),
-            Fate::Conflict => Err(MarkError::Conflict),
+            PatchOutcome::Lost => transient(),
+            PatchOutcome::Refused => refused(),
+            PatchOutcome::Conflict => Err(MarkError::Conflict),
         };
-        self.ledger.patched(patch, result, self.now);
-        self.settle();
+        self.ledger.handle_patch(patch, result, self.now);
+        self.perform_actions();
     }
 
     // === the watch ===
 
     pub(super) fn watch(&mut self, events: usize) {
         for _ in 0..events {
-            match self.coming.pop_front() {
+            match self.unseen.pop_front() {
                 Some(Change::Applied(workflow)) => self.store.apply(Workflow::clone(&workflow)),
-                Some(Change::Gone(workflow)) => {
+                Some(Change::Deleted(workflow)) => {
                     self.store.delete(&workflow.namespace, &workflow.name, workflow.uid);
                 }
                 None => return,
@@ -222,9 +218,9 @@ impl World {
         }
     }
 
-    /// The watch breaks and lists anew: what lies between is never seen.
+    /// The watch breaks and relists: changes in between are never seen.
     pub(super) fn relist(&mut self) {
-        self.coming.clear();
+        self.unseen.clear();
         let list = self.store.begin_list(Scope::All);
         self.api.values().for_each(|object| self.store.apply(object.workflow.clone()));
         self.store.finish_list(list);
@@ -233,24 +229,20 @@ impl World {
 
     fn read_journal(&mut self) {
         let changes = self.store.changes().now_or_never().unwrap_or_default();
-        self.changed(&changes);
-        self.settle();
+        self.handle_changes(&changes);
+        self.perform_actions();
     }
 
-    fn changed(&mut self, changes: &[Change]) {
+    fn handle_changes(&mut self, changes: &[Change]) {
         for change in changes {
             match change {
-                Change::Applied(workflow) => {
-                    self.witness.applied(workflow);
-                    self.ledger.applied(workflow, self.now);
+                Change::Applied(workflow) => self.oracle.applied(workflow),
+                Change::Deleted(workflow) if has_model(workflow.uid) => {
+                    self.oracle.deleted(workflow, self.now.instant);
                 }
-                Change::Gone(workflow) => {
-                    if has_model(workflow.uid) {
-                        self.witness.gone(workflow, self.now.instant);
-                    }
-                    self.ledger.gone(workflow, self.now);
-                }
+                Change::Deleted(_) => {}
             }
+            self.ledger.handle_change(change, self.now);
         }
     }
 
@@ -263,58 +255,67 @@ impl World {
         self.next_stream += 1;
         let id = StreamId(self.next_stream);
         let namespace = NAMESPACES[usize::from(namespace) % NAMESPACES.len()];
-        let wanted = elsewhere(namespace, SUBSCRIPTIONS[usize::from(subscription) % SUBSCRIPTIONS.len()]);
-        let (changes, records) = self.store.follow(&wanted.namespace);
-        self.changed(&changes);
-        records.iter().for_each(|record| self.witness.applied(record));
-        self.witness.attached(id, &wanted);
-        self.ledger.attached(id, wanted, None, &records, self.now);
+        let mut wanted = subscription_in(namespace, SUBSCRIPTIONS[usize::from(subscription) % SUBSCRIPTIONS.len()]);
+        if subscription >= 4 {
+            wanted.artifact_types = Arc::new(ArtifactTypes::named(["acme.Model"]));
+        }
+        let followed = self.store.follow(&wanted.namespace);
+        self.handle_changes(&followed.changes);
+        followed.records.iter().for_each(|record| self.oracle.applied(record));
+        self.oracle.attached(id, &wanted);
+        self.ledger.attach(id, wanted, None, &followed.records, self.now);
         self.streams.push(id);
-        self.settle();
+        self.perform_actions();
     }
 
     pub(super) fn end(&mut self, stream: u8) {
         if let Some(at) = choose(self.streams.len(), stream) {
             let id = self.streams.remove(at);
-            self.witness.ended(id);
-            self.ledger.ended(id, self.now);
-            self.settle();
+            self.oracle.ended(id);
+            self.ledger.end(id, self.now);
+            self.perform_actions();
         }
     }
 
     pub(super) fn acknowledge(&mut self, stream: u8, events: u8) {
         let Some(at) = choose(self.streams.len(), stream) else { return };
         let id = self.streams[at];
-        if let Some(sequence) = self.witness.acknowledged(id, events.into(), self.now.instant) {
-            self.ledger.acknowledged(id, sequence, self.now);
-            self.settle();
+        if let Some(sequence) = self.oracle.acknowledged(id, events.into(), self.now.instant) {
+            self.ledger.handle_ack(id, sequence, self.now);
+            self.perform_actions();
+        }
+    }
+
+    fn acknowledge_all(&mut self) {
+        for stream in 0..MAX_STREAMS {
+            self.acknowledge(u8::try_from(stream).unwrap(), u8::MAX);
         }
     }
 
     // === ML Metadata ===
 
-    pub(super) fn answer(&mut self, question: u8, reply: Reply) {
-        let Some(at) = choose(self.questions.len(), question) else { return };
-        let Question { id, workflow } = self.questions.remove(at);
+    pub(super) fn answer(&mut self, lookup: u8, reply: Reply) {
+        let Some(at) = choose(self.lookups.len(), lookup) else { return };
+        let InFlight { id, workflow } = self.lookups.remove(at);
         let answer = match reply {
-            Reply::Truth if has_model(workflow.uid) => model(),
-            Reply::Truth => no_model(),
+            Reply::Correct if has_model(workflow.uid) => model(),
+            Reply::Correct => no_model(),
             Reply::Unavailable => Err(LookupError::Failed { code: "unavailable", message: "down".into() }),
             Reply::NoContext => Err(LookupError::NoContext),
             Reply::ForeignContext => Err(LookupError::ForeignContext { namespace: "other".into() }),
         };
         if matches!(reply, Reply::NoContext | Reply::ForeignContext) {
-            self.witness.asked_seldom(workflow.uid);
+            self.oracle.retries_slowly(workflow.uid);
         }
-        self.ledger.answered(id, answer, self.now);
-        self.settle();
+        self.ledger.handle_answer(id, answer, self.now);
+        self.perform_actions();
     }
 
     // === time ===
 
     pub(super) fn wait(&mut self, duration: Duration) {
         let end = self.now.instant + duration;
-        while let Some(at) = self.ledger.next_deadline().filter(|at| *at <= end) {
+        while let Some(at) = self.ledger.poll_timeout().filter(|at| *at <= end) {
             self.pass(at);
         }
         self.pass(end);
@@ -322,82 +323,76 @@ impl World {
 
     fn pass(&mut self, at: Instant) {
         self.now.instant = at.max(self.now.instant);
-        self.witness.time_passed(self.now.instant);
-        self.ledger.tick(self.now);
-        self.settle();
+        self.oracle.time_passed(self.now.instant);
+        self.ledger.handle_timeout(self.now);
+        self.perform_actions();
     }
 
     pub(super) fn jump(&mut self, seconds: i64) {
         self.now.unix += seconds;
     }
 
-    /// The process dies and starts anew. Some of the patches under way may still have been applied.
+    /// The process is killed and restarted. Some of the patches in flight are applied all the same.
     pub(super) fn crash(&mut self) {
-        let under_way = std::mem::take(&mut self.patches);
-        for patch in under_way.iter().step_by(2) {
+        let in_flight = std::mem::take(&mut self.patches);
+        for patch in in_flight.iter().step_by(2) {
             self.execute(patch).ok();
         }
-        self.ledger = Ledger::new(self.options.clone(), 2);
+        self.ledger = Ledger::new(&self.options, 2);
         self.store = Store::default();
-        self.questions.clear();
+        self.lookups.clear();
         self.streams.clear();
-        self.witness.crashed();
+        self.oracle.crashed();
         self.relist();
     }
 
-    fn settle(&mut self) {
-        for action in self.ledger.settle(self.now) {
+    fn perform_actions(&mut self) {
+        for action in self.ledger.poll_actions(self.now, &encode) {
             match action {
-                Action::Lookup { id, workflow, .. } => self.questions.push(Question { id, workflow }),
+                Action::Lookup { id, workflow, .. } => self.lookups.push(InFlight { id, workflow }),
                 Action::Patch { patch, .. } => {
-                    self.witness.patching(&patch);
+                    self.oracle.patching(&patch);
                     self.patches.push(patch);
                 }
                 Action::HandOff { stream, handoff, workflow, .. } => {
                     assert!(has_model(workflow.uid), "an event without a model");
                     let record = self.store.get(&workflow.namespace, &workflow.name);
                     let record = record.filter(|record| record.uid == workflow.uid);
-                    self.witness.handed_off(stream, handoff.sequence, &workflow, record.as_deref());
+                    self.oracle.handed_off(stream, handoff.sequence, &workflow, record.as_deref());
                 }
                 Action::Unfollow(namespace) => {
-                    self.witness.unfollowed(&namespace);
+                    self.oracle.unfollowed(&namespace);
                     self.store.unfollow(&namespace);
                 }
                 Action::Forget(_) | Action::Report(_) => {}
-                Action::Reread(namespace) => panic!("{namespace} is read again though nobody has a limit of age"),
-                Action::Close(stream) => panic!("{stream:?} was closed though nobody drains"),
+                Action::Reread(namespace) => panic!("{namespace} is read again without a maxAge"),
+                Action::Close(stream) => panic!("{stream:?} was closed without a drain"),
             }
         }
     }
 
-    /// For a moment everybody but the API server's patches does their part.
-    pub(super) fn go_smoothly(&mut self) {
+    /// Shows every change, answers every lookup, and acknowledges every event.
+    pub(super) fn progress(&mut self) {
         self.watch(usize::MAX);
-        while !self.questions.is_empty() {
-            self.answer(0, Reply::Truth);
+        while !self.lookups.is_empty() {
+            self.answer(0, Reply::Correct);
         }
-        for stream in 0..MAX_STREAMS {
-            self.acknowledge(u8::try_from(stream).unwrap(), u8::MAX);
-        }
+        self.acknowledge_all();
     }
 
-    // === what must hold ===
-
-    /// Good weather: every neighbour does its part at once.
-    pub(super) fn calm(&mut self, duration: Duration) {
+    /// Lets time pass in which every peer answers at once.
+    pub(super) fn run_without_faults(&mut self, duration: Duration) {
         let end = self.now.instant + duration;
-        self.witness.becomes_calm(self.now.instant);
+        self.oracle.faults_end(self.now.instant);
         loop {
             self.watch(usize::MAX);
-            for stream in 0..MAX_STREAMS {
-                self.acknowledge(u8::try_from(stream).unwrap(), u8::MAX);
-            }
-            if !self.questions.is_empty() {
-                self.answer(0, Reply::Truth);
+            self.acknowledge_all();
+            if !self.lookups.is_empty() {
+                self.answer(0, Reply::Correct);
             } else if !self.patches.is_empty() {
-                self.patch(0, Fate::Done);
-            } else if self.coming.is_empty() {
-                match self.ledger.next_deadline().filter(|at| *at <= end) {
+                self.patch(0, PatchOutcome::Applied);
+            } else if self.unseen.is_empty() {
+                match self.ledger.poll_timeout().filter(|at| *at <= end) {
                     Some(at) => self.pass(at),
                     None => break,
                 }
@@ -407,13 +402,13 @@ impl World {
         self.wait(end.saturating_duration_since(self.now.instant));
     }
 
-    /// Every stream ends, every Workflow is deleted, and time passes.
+    /// Ends every stream, deletes every Workflow, and lets time pass.
     pub(super) fn close(&mut self) {
         while !self.streams.is_empty() {
             self.end(0);
         }
         (0..RUNS).for_each(|run| self.delete(run));
-        self.calm(Duration::from_secs(3 * 3600));
+        self.run_without_faults(Duration::from_secs(3 * 3600));
     }
 }
 

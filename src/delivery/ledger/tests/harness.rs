@@ -1,4 +1,4 @@
-//! A ledger, and the world around it played by hand.
+//! A ledger, with the driver, the store and time around it under the test's control.
 
 use std::{
     collections::BTreeMap,
@@ -6,18 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::super::{Action, Ledger, Lookup, Now, Options, Report, Timer};
+use super::super::{Action, Ledger, LookupId, Now, Report, Timer};
 use crate::{
-    delivery::{MarkError, MarkPatch, StreamId},
+    delivery::{LookupLimits, MarkError, MarkPatch, Options, StreamId},
     model::{ArtifactTypes, Subscription, Uid, Workflow},
+    store::Change,
 };
 
 pub(super) use crate::delivery::fixtures::*;
 
-/// A lookup under way.
+/// A lookup in flight.
 #[derive(Debug)]
-pub(super) struct Question {
-    pub(super) id: Lookup,
+pub(super) struct InFlight {
+    pub(super) id: LookupId,
     pub(super) run: String,
     pub(super) types: Arc<ArtifactTypes>,
     pub(super) attempt: u32,
@@ -30,67 +31,71 @@ pub(super) struct Event {
     pub(super) run: String,
     pub(super) sequence: u64,
     pub(super) payload: String,
-    pub(super) again: bool,
+    pub(super) redelivery: bool,
 }
 
-pub(super) struct Bench {
+pub(super) struct Harness {
     pub(super) ledger: Ledger,
     pub(super) now: Now,
-    /// The records as the store would hold them.
+    /// The records of the store.
     pub(super) store: BTreeMap<String, Arc<Workflow>>,
-    /// Lookups under way.
-    pub(super) asked: Vec<Question>,
-    /// Patches under way.
+    /// Lookups in flight.
+    pub(super) lookups: Vec<InFlight>,
+    /// Patches in flight.
     pub(super) patches: Vec<MarkPatch>,
-    /// Every hand-off so far; [`Bench::events`] takes a stream's out.
-    pub(super) handed: Vec<Event>,
+    /// Every hand-off so far. [`Harness::events`] takes those of a stream.
+    pub(super) handoffs: Vec<Event>,
     pub(super) reports: Vec<Report>,
     pub(super) closed: Vec<StreamId>,
     pub(super) unfollowed: Vec<String>,
     pub(super) forgotten: Vec<Uid>,
     reread: Vec<Arc<str>>,
     last_sequence: BTreeMap<StreamId, u64>,
-    next_stream: u64,
+    last_stream: u64,
 }
 
-impl Bench {
+impl Harness {
     pub(super) fn new() -> Self {
         Self::with(Options::default())
     }
 
+    pub(super) fn with_lookups(per_namespace: usize, total: usize) -> Self {
+        Self::with(Options { lookups: LookupLimits { per_namespace, total }, ..Options::default() })
+    }
+
     pub(super) fn with(options: Options) -> Self {
         Self {
-            ledger: Ledger::new(options, 7),
+            ledger: Ledger::new(&options, 7),
             now: Now { instant: Instant::now(), unix: BEGIN },
             store: BTreeMap::new(),
-            asked: Vec::new(),
+            lookups: Vec::new(),
             patches: Vec::new(),
-            handed: Vec::new(),
+            handoffs: Vec::new(),
             reports: Vec::new(),
             closed: Vec::new(),
             unfollowed: Vec::new(),
             forgotten: Vec::new(),
             reread: Vec::new(),
             last_sequence: BTreeMap::new(),
-            next_stream: 0,
+            last_stream: 0,
         }
     }
 
-    /// Carries out what the ledger decided. To be called after each input that was given to it directly.
-    pub(super) fn settle(&mut self) {
-        for action in self.ledger.settle(self.now) {
+    /// Performs the ledger's actions. To be called after each input that was given to it directly.
+    pub(super) fn perform_actions(&mut self) {
+        for action in self.ledger.poll_actions(self.now, &encode) {
             match action {
                 Action::Lookup { id, workflow, types, attempt } => {
-                    self.asked.push(Question { id, run: workflow.name.to_string(), types, attempt });
+                    self.lookups.push(InFlight { id, run: workflow.name.to_string(), types, attempt });
                 }
-                Action::HandOff { stream, handoff, workflow, again, .. } => {
+                Action::HandOff { stream, handoff, workflow, redelivery, .. } => {
                     self.last_sequence.insert(stream, handoff.sequence);
-                    self.handed.push(Event {
+                    self.handoffs.push(Event {
                         stream,
                         run: workflow.name.to_string(),
                         sequence: handoff.sequence,
                         payload: String::from_utf8(handoff.payload.to_vec()).unwrap(),
-                        again,
+                        redelivery,
                     });
                 }
                 Action::Patch { patch, .. } => self.patches.push(patch),
@@ -102,22 +107,26 @@ impl Bench {
             }
         }
         while let Some(namespace) = self.reread.pop() {
-            let records: Vec<_> = self.store.values().filter(|record| record.namespace == namespace).cloned().collect();
+            let records = self.records(&namespace);
             self.ledger.reread(&records, self.now);
-            self.settle();
+            self.perform_actions();
         }
     }
 
     // === the store ===
 
+    fn records(&self, namespace: &str) -> Vec<Arc<Workflow>> {
+        self.store.values().filter(|record| *record.namespace == *namespace).cloned().collect()
+    }
+
     pub(super) fn apply(&mut self, workflow: Workflow) {
         let workflow = Arc::new(workflow);
         self.store.insert(workflow.name.to_string(), workflow.clone());
-        self.ledger.applied(&workflow, self.now);
-        self.settle();
+        self.ledger.handle_change(&Change::Applied(workflow), self.now);
+        self.perform_actions();
     }
 
-    /// Changes the record that is held.
+    /// Changes a record.
     pub(super) fn change(&mut self, run: &str, change: impl FnOnce(&mut Workflow)) {
         let mut workflow = Workflow::clone(&self.store[run]);
         change(&mut workflow);
@@ -126,42 +135,41 @@ impl Bench {
 
     pub(super) fn delete(&mut self, run: &str) {
         let workflow = self.store.remove(run).unwrap();
-        self.ledger.gone(&workflow, self.now);
-        self.settle();
+        self.ledger.handle_change(&Change::Deleted(workflow), self.now);
+        self.perform_actions();
     }
 
     // === streams ===
 
     pub(super) fn attach(&mut self, subscription: Subscription) -> StreamId {
-        self.next_stream += 1;
-        let id = StreamId(self.next_stream);
-        let peer = format!("10.0.0.1:{}", self.next_stream).parse().unwrap();
-        let records: Vec<_> =
-            self.store.values().filter(|record| record.namespace == subscription.namespace).cloned().collect();
-        self.ledger.attached(id, subscription, Some(peer), &records, self.now);
-        self.settle();
+        self.last_stream += 1;
+        let id = StreamId(self.last_stream);
+        let peer = format!("10.0.0.1:{}", self.last_stream).parse().unwrap();
+        let records = self.records(&subscription.namespace);
+        self.ledger.attach(id, subscription, Some(peer), &records, self.now);
+        self.perform_actions();
         id
     }
 
     pub(super) fn end(&mut self, stream: StreamId) {
-        self.ledger.ended(stream, self.now);
-        self.settle();
+        self.ledger.end(stream, self.now);
+        self.perform_actions();
     }
 
-    /// The runs that were handed to a stream since the last call.
+    /// Takes the runs that were handed to a stream since the last call.
     pub(super) fn events(&mut self, stream: StreamId) -> Vec<String> {
         let of_stream = |event: &mut Event| event.stream == stream;
-        self.handed.extract_if(.., of_stream).map(|event| event.run).collect()
+        self.handoffs.extract_if(.., of_stream).map(|event| event.run).collect()
     }
 
-    /// The peer proves that it has read everything so far.
+    /// Acknowledges every event so far.
     pub(super) fn acknowledge(&mut self, stream: StreamId) {
         let sequence = self.last_sequence.get(&stream).copied().unwrap_or_default();
-        self.ledger.acknowledged(stream, sequence, self.now);
-        self.settle();
+        self.ledger.handle_ack(stream, sequence, self.now);
+        self.perform_actions();
     }
 
-    /// The peer proves it, and the stream stays open for long enough.
+    /// Acknowledges every event so far, and keeps the stream open for long enough.
     pub(super) fn confirm(&mut self, stream: StreamId) {
         self.acknowledge(stream);
         self.wait(Duration::from_secs(1));
@@ -169,46 +177,46 @@ impl Bench {
 
     // === lookups ===
 
-    /// The runs whose models are being asked for.
-    pub(super) fn questions(&self) -> Vec<&str> {
-        self.asked.iter().map(|question| &*question.run).collect()
+    /// The runs whose lookups are in flight.
+    pub(super) fn looked_up(&self) -> Vec<&str> {
+        self.lookups.iter().map(|lookup| &*lookup.run).collect()
     }
 
-    /// Answers one question about this run.
+    /// Answers one lookup of this run.
     pub(super) fn answer(&mut self, run: &str, answer: Answer) {
-        let at = self.asked.iter().position(|question| question.run == run);
-        let question = self.asked.remove(at.unwrap_or_else(|| panic!("{run} is not being asked for")));
-        self.ledger.answered(question.id, answer, self.now);
-        self.settle();
+        let at = self.lookups.iter().position(|lookup| lookup.run == run);
+        let lookup = self.lookups.remove(at.unwrap_or_else(|| panic!("no lookup of {run} is in flight")));
+        self.ledger.handle_answer(lookup.id, answer, self.now);
+        self.perform_actions();
     }
 
-    /// Answers every question, and those that follow at once.
+    /// Answers every lookup, and those that follow at once.
     pub(super) fn answer_all(&mut self, answer: &Answer) {
-        while let Some(question) = self.asked.pop() {
-            self.ledger.answered(question.id, answer.clone(), self.now);
-            self.settle();
+        while let Some(lookup) = self.lookups.pop() {
+            self.ledger.handle_answer(lookup.id, answer.clone(), self.now);
+            self.perform_actions();
         }
     }
 
     // === patches ===
 
-    /// Takes out the one patch under way.
+    /// Takes the only patch in flight.
     pub(super) fn patch(&mut self) -> MarkPatch {
         assert_eq!(self.patches.len(), 1, "{:?}", self.patches);
         self.patches.remove(0)
     }
 
-    pub(super) fn patched(&mut self, patch: MarkPatch, result: Result<(), MarkError>) {
-        self.ledger.patched(patch, result, self.now);
-        self.settle();
+    pub(super) fn answer_patch(&mut self, patch: MarkPatch, result: Result<(), MarkError>) {
+        self.ledger.handle_patch(patch, result, self.now);
+        self.perform_actions();
     }
 
-    /// The API server applies every patch, says so, and the watch shows the outcome.
+    /// Applies every patch, answers it, and shows the outcome to the watch.
     pub(super) fn write_marks(&mut self) {
         while let Some(patch) = self.patches.pop() {
             let run = patch.name.to_string();
             let applied = self.store.get(&run).map(|workflow| with_patch(workflow, &patch.change));
-            self.patched(patch, Ok(()));
+            self.answer_patch(patch, Ok(()));
             if let Some(workflow) = applied {
                 self.apply(workflow);
             }
@@ -217,40 +225,51 @@ impl Bench {
 
     // === time ===
 
-    /// Lets time pass, on both clocks, with every timer on the way.
+    /// Advances both clocks, with every timer on the way.
     pub(super) fn wait(&mut self, duration: Duration) {
         let (begin, end) = (self.now, self.now.instant + duration);
         loop {
-            let next = self.ledger.next_deadline().filter(|at| *at <= end);
+            let next = self.ledger.poll_timeout().filter(|at| *at <= end);
             self.now.instant = next.unwrap_or(end).max(self.now.instant);
             let passed = (self.now.instant - begin.instant).as_secs();
             self.now.unix = begin.unix + i64::try_from(passed).unwrap();
-            self.ledger.tick(self.now);
-            self.settle();
+            self.ledger.handle_timeout(self.now);
+            self.perform_actions();
             if next.is_none() {
                 return;
             }
         }
     }
 
-    /// The wall clock is set, and nothing else happens.
-    pub(super) fn set_clock(&mut self, by: i64) {
-        self.now.unix += by;
-        self.ledger.tick(self.now);
-        self.settle();
+    /// Moves the wall clock, without any other input.
+    pub(super) fn move_clock(&mut self, seconds: i64) {
+        self.now.unix += seconds;
+        self.ledger.handle_timeout(self.now);
+        self.perform_actions();
     }
 
-    /// How many of the reports so far are of this kind.
+    // === assertions ===
+
+    /// The number of reports of this kind so far.
     pub(super) fn reported(&self, kind: impl Fn(&Report) -> bool) -> usize {
         self.reports.iter().filter(|report| kind(report)).count()
     }
+
+    pub(super) fn has_timer(&self, timer: impl Fn(&Timer) -> bool) -> bool {
+        self.ledger.timers.running().any(timer)
+    }
+
+    /// Asserts that the ledger remembers nothing and waits for nothing.
+    pub(super) fn assert_empty(&self) {
+        assert_empty(&self.ledger);
+    }
 }
 
-/// Nothing is remembered, nothing is awaited.
-pub(super) fn assert_empty(bench: &Bench) {
-    let ledger = &bench.ledger;
+/// Asserts that a ledger remembers nothing and waits for nothing.
+pub(super) fn assert_empty(ledger: &Ledger) {
     assert_eq!(ledger.timers.running().collect::<Vec<_>>(), Vec::<&Timer>::new());
-    assert!(ledger.namespaces.is_empty() && ledger.streams.is_empty(), "{ledger:#?}");
+    assert!(ledger.registry.namespaces.is_empty() && ledger.registry.streams.is_empty(), "{ledger:#?}");
     assert!(ledger.lookups.is_empty(), "{:#?}", ledger.lookups);
-    assert_eq!((ledger.marks.len(), ledger.departed.len()), (0, 0));
+    assert!(ledger.dirty.is_empty());
+    assert_eq!((ledger.marks.len(), ledger.deleted.len()), (0, 0));
 }

@@ -1,0 +1,121 @@
+//! The inputs and outputs of the ledger, as plain values.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    delivery::{Handoff, LookupError, MarkError, MarkPatch, StreamId},
+    model::{ArtifactTypes, RunModels, Subscription, SubscriptionName, Uid, Workflow, event::SkipReason},
+};
+
+/// A point in time on both clocks: pauses follow the monotonic clock, the ages of runs the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::delivery) struct Now {
+    /// The monotonic clock.
+    pub instant: Instant,
+    /// The wall clock, in seconds since the Unix epoch. It may jump.
+    pub unix: i64,
+}
+
+/// The position of a run in the order of delivery: oldest first. The UID tells apart two runs of the same second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Age {
+    created: i64,
+    pub(super) uid: Uid,
+}
+
+impl Age {
+    pub(super) fn of(workflow: &Workflow) -> Self {
+        Self { created: workflow.created, uid: workflow.uid }
+    }
+}
+
+/// One lookup, through all its attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(in crate::delivery) struct LookupId(pub(super) u64);
+
+/// Builds the payload of a run's event for a subscription. An error is final.
+pub(in crate::delivery) type Encode<'a> =
+    dyn Fn(&Workflow, &RunModels, &Subscription) -> Result<Bytes, SkipReason> + 'a;
+
+/// A task for the driver.
+#[derive(Debug)]
+pub(in crate::delivery) enum Action {
+    /// Look up the models of a run, then call [`super::Ledger::handle_answer`].
+    Lookup { id: LookupId, workflow: Arc<Workflow>, types: Arc<ArtifactTypes>, attempt: u32 },
+    /// Drop the remembered answers about a run: it was restarted.
+    Forget(Uid),
+    /// Give an event to a stream.
+    HandOff {
+        stream: StreamId,
+        subscription: Arc<Subscription>,
+        handoff: Handoff,
+        workflow: Arc<Workflow>,
+        /// The time for which the run was pending.
+        pending_for: Duration,
+        /// An earlier stream of the subscription ended before it confirmed the event.
+        redelivery: bool,
+    },
+    /// Patch a Workflow, then call [`super::Ledger::handle_patch`].
+    Patch { patch: MarkPatch, attempt: u32 },
+    /// End a stream from this side.
+    Close(StreamId),
+    /// Read the records of a namespace, then call [`super::Ledger::reread`].
+    Reread(Arc<str>),
+    /// Stop following a namespace.
+    Unfollow(Arc<str>),
+    /// Log, count and trace an occurrence.
+    Report(Report),
+}
+
+/// An occurrence for logs, metrics and traces.
+#[derive(Debug)]
+pub(in crate::delivery) enum Report {
+    /// A stream attached, with this number of pending runs.
+    Attached { stream: StreamId, subscription: Arc<Subscription>, peer: Option<SocketAddr>, pending: usize },
+    /// A stream ended. The events of these runs were not confirmed and will be redelivered.
+    Ended { subscription: Arc<Subscription>, unconfirmed: Vec<Arc<Workflow>> },
+    /// An event was confirmed.
+    Confirmed {
+        subscription: Arc<Subscription>,
+        workflow: Arc<Workflow>,
+        since_handoff: Duration,
+        pending_for: Duration,
+    },
+    /// A lookup failed and will be retried. `given_up` is set once, when retries become rare.
+    LookupFailed { workflow: Arc<Workflow>, error: LookupError, attempt: u32, retry_in: Duration, given_up: bool },
+    /// An answer ignored executions that are older than the run.
+    ForeignExecutions { workflow: Arc<Workflow>, count: usize },
+    /// A subscription receives no event for a run.
+    Skipped { subscription: Arc<Subscription>, workflow: Arc<Workflow>, reason: SkipReason },
+    /// Marks were written or removed.
+    Marked { patch: MarkPatch, attempt: u32 },
+    /// Marks could not be written or removed. Without `retry_in` they need not be.
+    MarkFailed { patch: MarkPatch, error: MarkError, attempt: u32, retry_in: Option<Duration> },
+    /// A Workflow has no room for another mark: the delivery is remembered only in memory.
+    MarksFull { workflow: Arc<Workflow>, subscription: SubscriptionName },
+    /// Several peers have shared a subscription for a while.
+    Shared { namespace: Arc<str>, subscription: SubscriptionName, peers: usize },
+    /// A run whose Workflow was deleted was not delivered in time.
+    Expired { workflow: Arc<Workflow> },
+}
+
+/// Gauges of what is pending.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::delivery) struct Stats {
+    /// Attached streams.
+    pub(in crate::delivery) streams: usize,
+    /// Subscriptions with more than one stream.
+    pub(in crate::delivery) shared_subscriptions: usize,
+    /// Pending runs, counted once for each stream.
+    pub(in crate::delivery) pending_runs: usize,
+    /// The time since which the oldest of those is pending.
+    pub(in crate::delivery) oldest_pending: Option<Instant>,
+    /// Workflows with marks to be written or removed.
+    pub(in crate::delivery) pending_marks: usize,
+}

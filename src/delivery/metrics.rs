@@ -1,0 +1,212 @@
+//! Metrics of the delivery task.
+
+use std::{fmt, sync::atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::model::event::SkipReason;
+
+/// The run's namespace; bounded by the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct NamespaceLabel {
+    pub(super) namespace: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct SkippedLabel {
+    pub(super) reason: Skipped,
+}
+
+/// The `code` of an error, which is one of a bounded set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ErrorLabel {
+    pub(super) reason: &'static str,
+}
+
+/// The trace of the run behind an observation, as 32 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct TraceExemplar {
+    pub(super) trace_id: String,
+}
+
+/// Reasons for which a succeeded run is not delivered as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Skipped {
+    NoModel,
+    NoPipelineName,
+    TooLarge,
+    /// Lookups have become rare, because ML Metadata does not know the run.
+    NoContext,
+    /// Lookups have become rare, because the run's context belongs to another namespace.
+    ForeignContext,
+    /// Executions older than the run were ignored.
+    ForeignExecution,
+    /// The delivery cannot be marked.
+    MarksFull,
+    /// The Workflow was deleted, and the delivery did not succeed in time.
+    Expired,
+}
+
+impl Skipped {
+    const ALL: [Self; 8] = [
+        Self::NoModel,
+        Self::NoPipelineName,
+        Self::TooLarge,
+        Self::NoContext,
+        Self::ForeignContext,
+        Self::ForeignExecution,
+        Self::MarksFull,
+        Self::Expired,
+    ];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::NoModel => "no_model",
+            Self::NoPipelineName => "no_pipeline_name",
+            Self::TooLarge => "too_large",
+            Self::NoContext => "no_context",
+            Self::ForeignContext => "foreign_context",
+            Self::ForeignExecution => "foreign_execution",
+            Self::MarksFull => "marks_full",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl From<SkipReason> for Skipped {
+    fn from(reason: SkipReason) -> Self {
+        match reason {
+            SkipReason::NoModel => Self::NoModel,
+            SkipReason::NoPipelineName => Self::NoPipelineName,
+            SkipReason::TooLarge => Self::TooLarge,
+        }
+    }
+}
+
+impl EncodeLabelValue for Skipped {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
+/// Usual reasons for a lookup to fail. Other gRPC codes appear when they occur.
+const LOOKUP_ERRORS: [&str; 5] = ["no_context", "foreign_context", "unavailable", "timeout", "malformed"];
+/// Reasons for a patch to be retried.
+const MARK_ERRORS: [&str; 3] = ["conflict", "transient", "refused"];
+
+/// A histogram whose buckets lead to traces.
+pub(super) type DurationHistogram = HistogramWithExemplars<TraceExemplar>;
+
+fn durations() -> DurationHistogram {
+    HistogramWithExemplars::new(
+        [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0].into_iter(),
+    )
+}
+
+/// Metrics of the delivery task. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DeliveryMetrics {
+    pub(super) sent: Family<NamespaceLabel, Counter>,
+    pub(super) redelivered: Family<NamespaceLabel, Counter>,
+    pub(super) confirmed: Family<NamespaceLabel, Counter>,
+    pub(super) skipped: Family<SkippedLabel, Counter>,
+    pub(super) lookup_retries: Family<ErrorLabel, Counter>,
+    pub(super) mark_retries: Family<ErrorLabel, Counter>,
+    pub(super) handoff_duration: DurationHistogram,
+    pub(super) confirmation_duration: DurationHistogram,
+    /// Attached streams.
+    pub streams: Gauge,
+    pub(super) shared_subscriptions: Gauge,
+    pub(super) pending_runs: Gauge,
+    pub(super) oldest_pending: Gauge<f64, AtomicU64>,
+    pub(super) pending_marks: Gauge,
+}
+
+impl DeliveryMetrics {
+    /// Creates and registers the metrics.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            sent: Family::default(),
+            redelivered: Family::default(),
+            confirmed: Family::default(),
+            skipped: Family::default(),
+            lookup_retries: Family::default(),
+            mark_retries: Family::default(),
+            handoff_duration: durations(),
+            confirmation_duration: durations(),
+            streams: Gauge::default(),
+            shared_subscriptions: Gauge::default(),
+            pending_runs: Gauge::default(),
+            oldest_pending: Gauge::default(),
+            pending_marks: Gauge::default(),
+        };
+        // A series that appears with its first count has no rate then, so the known ones exist from the start.
+        for reason in Skipped::ALL {
+            drop(metrics.skipped.get_or_create(&SkippedLabel { reason }));
+        }
+        for reason in LOOKUP_ERRORS {
+            drop(metrics.lookup_retries.get_or_create(&ErrorLabel { reason }));
+        }
+        for reason in MARK_ERRORS {
+            drop(metrics.mark_retries.get_or_create(&ErrorLabel { reason }));
+        }
+        registry.register("events_sent", "Events handed to a stream", metrics.sent.clone());
+        registry.register(
+            "events_redelivered",
+            "Events handed to a stream again, because an earlier stream ended before it confirmed them",
+            metrics.redelivered.clone(),
+        );
+        registry.register("events_confirmed", "Events that a subscriber has confirmed", metrics.confirmed.clone());
+        registry.register(
+            "runs_skipped",
+            "Succeeded runs for which a subscription received no event, or none yet, by reason",
+            metrics.skipped.clone(),
+        );
+        registry.register(
+            "lookup_retries",
+            "Failed lookups that are retried, by reason of the failure",
+            metrics.lookup_retries.clone(),
+        );
+        registry.register(
+            "mark_retries",
+            "Failed patches of marks that are retried, by reason of the failure",
+            metrics.mark_retries.clone(),
+        );
+        registry.register(
+            "event_handoff_duration_seconds",
+            "Time from a succeeded run's becoming pending for a stream to the hand-off of its event",
+            metrics.handoff_duration.clone(),
+        );
+        registry.register(
+            "event_confirmation_duration_seconds",
+            "Time from a succeeded run's becoming pending for a stream to the confirmation of its event",
+            metrics.confirmation_duration.clone(),
+        );
+        registry.register("subscribers", "Streams attached to a subscription", metrics.streams.clone());
+        registry.register(
+            "subscriptions_shared",
+            "Subscriptions with more than one attached stream",
+            metrics.shared_subscriptions.clone(),
+        );
+        registry.register(
+            "runs_pending",
+            "Succeeded runs not yet confirmed by a stream, counted once for each stream",
+            metrics.pending_runs.clone(),
+        );
+        registry.register(
+            "oldest_pending_run_timestamp_seconds",
+            "Time at which the oldest pending run became pending, 0 without one",
+            metrics.oldest_pending.clone(),
+        );
+        registry.register(
+            "marks_pending",
+            "Workflows with marks to be written or removed",
+            metrics.pending_marks.clone(),
+        );
+        metrics
+    }
+}
