@@ -3,10 +3,7 @@
 #[path = "build/revision.rs"]
 mod revision;
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-};
+use std::{env, fs, path::PathBuf};
 
 use prost::Message;
 
@@ -20,23 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         fs::write(out.join(name).with_extension("bin"), descriptors.encode_to_vec())?;
         tonic_prost_build::configure().codec_path(codec).compile_fds(descriptors)?;
     }
-    compile_test_protocol(&out)?;
 
     println!("cargo:rustc-env={}={}", revision::VARIABLE, revision::of_this_build());
-    Ok(())
-}
-
-/// The tests write runs into a real ML Metadata store through calls that the product does not have. What is generated
-/// for them lies apart, for `tests/peers` to include; a source tree without tests builds without it.
-fn compile_test_protocol(out: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let source = Path::new("tests/peers/proto");
-    if !source.is_dir() {
-        return Ok(());
-    }
-    println!("cargo:rerun-if-changed={}", source.display());
-    let target = out.join("peers");
-    fs::create_dir_all(&target)?;
-    let descriptors = protox::compile(["metadata_store_write.proto"], [source])?;
-    tonic_prost_build::configure().build_server(false).out_dir(target).compile_fds(descriptors)?;
     Ok(())
 }

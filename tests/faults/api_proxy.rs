@@ -12,9 +12,8 @@ use axum::{
 use http::{Method, StatusCode, header};
 use serde_json::json;
 use tempfile::TempDir;
+use test_support::Cluster;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
-
-use crate::peers::Cluster;
 
 /// More than a Workflow of these tests has.
 const BODY: usize = 4 << 20;

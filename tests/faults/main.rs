@@ -10,16 +10,9 @@ mod api_server;
 mod crashes;
 mod marks;
 mod metadata_store;
-#[path = "../peers/mod.rs"]
-mod peers;
-#[path = "../served/program.rs"]
-mod program;
 mod replicas;
-mod report;
 mod scale;
 mod scene;
-#[path = "../served/mod.rs"]
-mod served;
 mod soak;
 mod subscribers;
 mod wire;

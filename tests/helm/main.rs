@@ -8,10 +8,6 @@
 mod applied;
 mod docs;
 mod installed;
-#[path = "../peers/mod.rs"]
-mod peers;
-#[path = "../served/program.rs"]
-mod program;
 mod rendered;
 
 use std::{
@@ -20,8 +16,8 @@ use std::{
     process::{Command, Output},
 };
 
-use peers::{Peers, manifests};
 use serde_json::Value;
+use test_support::{Peers, manifests};
 
 /// As kfp-operator's documentation expects it.
 const RELEASE: &str = "kfp-operator";
@@ -41,8 +37,7 @@ fn variants() -> Vec<PathBuf> {
     files
 }
 
-async fn peers() -> Option<Peers> {
-    Peers::find().await?;
+async fn peers() -> Peers {
     Peers::with(&["etcd", "kube-apiserver", "mlmd", "grpc-client", "helm"]).await
 }
 

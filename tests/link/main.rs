@@ -2,8 +2,6 @@
 
 mod grpc_go;
 mod odd;
-#[path = "../peers/mod.rs"]
-mod peers;
 mod server;
 mod speed;
 mod tap;

@@ -8,9 +8,8 @@ use http::{Method, Request};
 use kube::{Client, Config, core::Status};
 use model_update_eventsource::sim::Sim;
 use serde_json::{Value, json};
+use test_support::{NewWorkflow, Peers, SOON, SharedCluster, Workflows};
 use tokio::time::timeout;
-
-use crate::peers::{NewWorkflow, Peers, SOON, SharedCluster, Workflows};
 
 /// What a client says to get metadata only.
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
@@ -36,10 +35,10 @@ impl World {
         Self::new("team".to_owned(), config, Server::Simulated { _sim: sim })
     }
 
-    async fn real() -> Option<Self> {
-        let cluster = Peers::find().await?.cluster().await;
+    async fn real() -> Self {
+        let cluster = Peers::find().await.cluster().await;
         let (namespace, config) = (cluster.namespace("sim").await, cluster.admin_config().await);
-        Some(Self::new(namespace, config, Server::Real { _cluster: cluster }))
+        Self::new(namespace, config, Server::Real { _cluster: cluster })
     }
 
     fn new(namespace: String, mut config: Config, server: Server) -> Self {

@@ -2,11 +2,7 @@
 
 mod kubernetes;
 mod metadata;
-#[path = "../peers/mod.rs"]
-mod peers;
 mod product;
-#[path = "../served/mod.rs"]
-mod served;
 
 /// Makes two tests of each scenario, one on the simulated world and one on the real.
 macro_rules! on_both {
@@ -22,9 +18,9 @@ macro_rules! on_both {
         mod real {
             $(
                 #[tokio::test]
+                #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
                 async fn $scenario() {
-                    let Some(world) = super::World::real().await else { return };
-                    super::$scenario(world).await;
+                    super::$scenario(super::World::real().await).await;
                 }
             )+
         }

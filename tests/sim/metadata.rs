@@ -3,23 +3,21 @@
 use std::collections::BTreeSet;
 
 use model_update_eventsource::sim::{self, Sim};
-use tonic::{Code, Status, transport::Channel};
-
-use crate::{
-    on_both,
-    peers::{
-        self, MetadataStore, Peers, Writer,
-        proto::{
-            Artifact, Context, Event, Execution, GetArtifactTypeRequest, GetArtifactsByContextRequest,
-            GetContextByTypeAndNameRequest, GetContextsByExecutionRequest, GetEventsByArtifactIDsRequest,
-            GetExecutionsByContextRequest, GetParentContextsByContextRequest, ListOperationOptions, artifact,
-            event::{Type, path::step},
-            execution::State,
-            metadata_store_service_client::MetadataStoreServiceClient,
-            value,
-        },
+use test_support::{
+    MetadataStore, Peers, Writer,
+    ml_metadata::{
+        Artifact, Context, Event, Execution, GetArtifactTypeRequest, GetArtifactsByContextRequest,
+        GetContextByTypeAndNameRequest, GetContextsByExecutionRequest, GetEventsByArtifactIDsRequest,
+        GetExecutionsByContextRequest, GetParentContextsByContextRequest, ListOperationOptions, artifact,
+        event::{Type, path::step},
+        execution::State,
+        metadata_store_service_client::MetadataStoreServiceClient,
+        value,
     },
 };
+use tonic::{Code, Status, transport::Channel};
+
+use crate::on_both;
 
 on_both!(
     an_absent_context_is_ok_and_empty,
@@ -48,7 +46,7 @@ enum Store {
 
 enum Run {
     Simulated(sim::Run),
-    Real(peers::Run),
+    Real(test_support::Run),
 }
 
 /// A task in the words of both.
@@ -74,10 +72,10 @@ impl World {
         Self { client, store: Store::Simulated(sim) }
     }
 
-    async fn real() -> Option<Self> {
-        let store = Peers::find().await?.metadata_store().await;
+    async fn real() -> Self {
+        let store = Peers::find().await.metadata_store().await;
         let writer = store.writer().await;
-        Some(Self { client: writer.client.clone(), store: Store::Real(writer, store) })
+        Self { client: writer.client.clone(), store: Store::Real(writer, store) }
     }
 
     async fn tfx_run(&self, pipeline: &str, workflow: &str) -> Run {
@@ -111,15 +109,15 @@ impl World {
                 Written { execution: written.execution, artifacts: written.artifacts }
             }
             (Store::Real(..), Run::Real(run)) => {
-                let mut new = peers::Task::new("Pusher");
+                let mut new = test_support::Task::new("Pusher");
                 for &id in task.reads {
-                    new = new.input(peers::Model::existing(id, "model"));
+                    new = new.input(test_support::Model::existing(id, "model"));
                 }
                 for &id in task.puts_out_again {
-                    new = new.output(peers::Model::existing(id, "pushed_model"));
+                    new = new.output(test_support::Model::existing(id, "pushed_model"));
                 }
                 for uri in task.pushes {
-                    let model = peers::Model::pushed(uri).text("pushed_destination", uri);
+                    let model = test_support::Model::pushed(uri).text("pushed_destination", uri);
                     new = new.output(model.text("name", "old-name"));
                 }
                 let written = run.task(if task.cached { new.state(State::Cached) } else { new }).await;
@@ -188,7 +186,7 @@ fn named(contexts: &[Context]) -> BTreeSet<(&str, &str)> {
     contexts.iter().map(|context| (context.r#type(), context.name())).collect()
 }
 
-fn text(value: Option<&peers::proto::Value>) -> Option<&str> {
+fn text(value: Option<&test_support::ml_metadata::Value>) -> Option<&str> {
     match &value?.value {
         Some(value::Value::StringValue(text)) => Some(text),
         _ => None,

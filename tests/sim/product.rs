@@ -10,13 +10,12 @@ use model_update_eventsource::{
         play::{Form, Play, Player, What},
     },
 };
+use test_support::{CATCH_UP, TestServer};
 use tokio::{sync::mpsc, time::timeout};
-
-use crate::served::{SOON, Served};
 
 const MARK: &str = "published.pipelines.kubeflow.org/model-update";
 
-async fn start() -> (Sim, Served) {
+async fn start() -> (Sim, TestServer) {
     let sim = Sim::start().await.expect("a simulation");
     let config = Config {
         metadata_store: sim.metadata_url(),
@@ -24,7 +23,7 @@ async fn start() -> (Sim, Served) {
         confirm_after: Duration::from_millis(100),
         ..Config::default()
     };
-    let served = Served::start(config).await;
+    let served = TestServer::start(config).await;
     (sim, served)
 }
 
@@ -36,7 +35,7 @@ async fn marked(sim: &Sim, name: &str) {
     };
     let mut version = sim.version();
     let marked = version.wait_for(|_| is_marked());
-    timeout(SOON, marked).await.expect("a mark in time").expect("the simulation goes on");
+    timeout(CATCH_UP, marked).await.expect("a mark in time").expect("the simulation goes on");
 }
 
 /// A run that pushed this, as it is when it has succeeded.
@@ -54,7 +53,7 @@ async fn what_is_played_is_announced_and_marked() {
         let (steps, mut taken) = mpsc::channel(16);
         let play = Play { form, pace: Duration::ZERO, ..Play::default() };
         Player::new(&sim, play, steps).run().await.expect("the API server takes it all");
-        let event: serde_json::Value = serde_json::from_str(&events.next().await).expect("JSON");
+        let event: serde_json::Value = serde_json::from_str(&events.next_payload().await).expect("JSON");
         assert_eq!(event["pipelineName"], "penguin-pipeline");
         let location = "gs://models/penguin-pipeline/Pusher/pushed_model/1";
         assert_eq!(event["servingModelArtifacts"][0]["location"], location);
@@ -76,7 +75,7 @@ async fn a_recurring_run_that_succeeded_before_anybody_listened_is_announced_by_
     let mut events = served.subscribe("kfpNamespace: demo").await;
     let expected =
         r#"{"pipelineName":"penguin","servingModelArtifacts":[{"name":"own name","location":"gs://models/1"}]}"#;
-    assert_eq!(events.next().await, expected);
+    assert_eq!(events.next_payload().await, expected);
     served.stop().await;
 }
 
@@ -104,7 +103,10 @@ async fn a_mark_that_was_refused_is_written_later_and_its_event_is_not_sent_agai
     succeeded(&sim, "first", Model::pushed("gs://models/1"));
     assert_eq!(events.next_locations().await, ["gs://models/1"]);
     let mut requests = sim.requests();
-    timeout(SOON, requests.wait_for(|requests| requests.patches >= 2)).await.expect("tried again").expect("it goes on");
+    timeout(CATCH_UP, requests.wait_for(|requests| requests.patches >= 2))
+        .await
+        .expect("tried again")
+        .expect("it goes on");
     sim.refuse_patches(None);
     marked(&sim, "first").await;
     succeeded(&sim, "second", Model::pushed("gs://models/2"));

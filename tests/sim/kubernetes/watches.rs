@@ -5,12 +5,10 @@ use std::time::Duration;
 use futures::{AsyncBufReadExt as _, Stream, TryStreamExt as _};
 use http::Request;
 use serde_json::{Value, json};
+use test_support::{NewWorkflow, SOON};
 
 use super::{METADATA, World, label};
-use crate::{
-    on_both,
-    peers::{NewWorkflow, SOON},
-};
+use crate::on_both;
 
 on_both!(
     an_object_that_enters_the_selection_is_added_and_one_that_leaves_is_deleted,

@@ -1,18 +1,15 @@
-//! Whole runs in ML Metadata, as TFX (on Kubeflow Pipelines v1) and Kubeflow Pipelines v2 write them.
+//! Runs in ML Metadata, as TFX (on Kubeflow Pipelines v1) and Kubeflow Pipelines v2 write them.
 
 use super::{
-    Writer,
-    metadata_writer::{
-        Pair, Properties, Written, int,
-        proto::{Artifact, Context, Execution, artifact, event::Type, execution},
-        text,
-    },
+    Writer, Written,
+    metadata_writer::{Pair, Properties, int, text},
 };
+use crate::ml_metadata::{Artifact, Context, Execution, artifact, event::Type, execution};
 
-/// How many runs are written in one transaction.
-const AT_ONCE: usize = 500;
+/// Runs that are written in one transaction.
+const BATCH: usize = 500;
 
-/// An artifact that a task puts out, or (`existing`) reads.
+/// An artifact that a task outputs or reads.
 #[derive(Clone, Debug)]
 pub struct Model {
     artifact_type: String,
@@ -21,7 +18,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// A live artifact of this type at this URI; empty: without a URI.
+    /// A live artifact of this type at this URI; an empty URI stands for none.
     pub fn new(artifact_type: &str, key: &str, uri: &str) -> Self {
         let uri = (!uri.is_empty()).then(|| uri.to_owned());
         let mut artifact = Artifact { uri, ..Artifact::default() };
@@ -29,43 +26,43 @@ impl Model {
         Self { artifact_type: artifact_type.to_owned(), artifact, key: key.to_owned() }
     }
 
-    /// What the Pusher of TFX puts out when it has pushed.
+    /// The output of a TFX Pusher that has pushed.
     pub fn pushed(uri: &str) -> Self {
         Self::new("PushedModel", "pushed_model", uri).number("pushed", 1)
     }
 
-    /// What the Pusher of TFX records for a model that was not blessed.
+    /// The output of a TFX Pusher for a model that was not blessed.
     pub fn unblessed(uri: &str) -> Self {
         Self::new("PushedModel", "pushed_model", uri).number("pushed", 0)
     }
 
-    /// One that is there already, by its id.
+    /// An artifact that exists, by its id.
     pub fn existing(id: i64, key: &str) -> Self {
         let mut model = Self::new("", key, "");
         model.artifact.id = Some(id);
         model
     }
 
-    /// With the artifact's own name.
+    /// Sets the artifact's name.
     pub fn named(mut self, name: &str) -> Self {
         self.artifact.name = Some(name.to_owned());
         self
     }
 
-    /// With a custom property that is text (`name` is what TFX wrote until 1.10).
+    /// Sets a text custom property (TFX wrote `name` until 1.10).
     pub fn text(mut self, property: &str, value: &str) -> Self {
         self.artifact.custom_properties.insert(property.to_owned(), text(value));
         self
     }
 
-    /// With a custom property that is a whole number.
+    /// Sets an integer custom property.
     pub fn number(mut self, property: &str, value: i64) -> Self {
         self.artifact.custom_properties.insert(property.to_owned(), int(value));
         self
     }
 }
 
-/// A task of a run, with what it reads and puts out.
+/// A task of a run with its inputs and outputs.
 #[derive(Clone, Debug)]
 pub struct Task {
     name: String,
@@ -75,51 +72,51 @@ pub struct Task {
 }
 
 impl Task {
-    /// A task of this name that has completed.
+    /// A completed task of this name.
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), execution_type: None, state: execution::State::Complete, models: Vec::new() }
     }
 
-    /// TFX's Pusher, which has pushed a model to this URI.
+    /// A TFX Pusher that has pushed a model to this URI.
     pub fn pusher(uri: &str) -> Self {
         Self::new("Pusher").output(Model::pushed(uri))
     }
 
-    /// Puts this out.
+    /// Adds an output.
     pub fn output(self, model: Model) -> Self {
         self.event(Type::Output, model)
     }
 
-    /// Reads this.
+    /// Adds an input.
     pub fn input(self, model: Model) -> Self {
         self.event(Type::Input, model)
     }
 
-    /// Has to do with this in another way.
+    /// Adds an event of another type.
     pub fn event(mut self, direction: Type, model: Model) -> Self {
         self.models.push((direction, model));
         self
     }
 
-    /// As an execution of another type: an importer is one.
+    /// Sets the execution type, for example that of an importer.
     pub fn executed_as(mut self, execution_type: &str) -> Self {
         self.execution_type = Some(execution_type.to_owned());
         self
     }
 
-    /// In another state than COMPLETE: a cached task of Kubeflow Pipelines v2 is CACHED.
+    /// Sets the state: a cached task of Kubeflow Pipelines v2 is CACHED.
     pub fn state(mut self, state: execution::State) -> Self {
         self.state = state;
         self
     }
 }
 
-/// A run's contexts, ready to take tasks.
+/// The contexts of a run, to which tasks are added.
 #[derive(Clone, Debug)]
 pub struct Run {
     writer: Writer,
     kind: Kind,
-    /// The id of the context that is the run itself.
+    /// The id of the context of the run itself.
     pub context: i64,
     contexts: Vec<i64>,
 }
@@ -133,14 +130,15 @@ enum Kind {
 }
 
 impl Writer {
-    /// A run of TFX on Kubeflow Pipelines v1: the context `pipeline_run` is named like the Workflow.
+    /// Creates a run of TFX on Kubeflow Pipelines v1. Its context `pipeline_run` has the name of the Workflow.
     pub async fn tfx_run(&self, pipeline: &str, workflow: &str) -> Run {
         let parent = self.context("pipeline", pipeline, Properties::new()).await;
         let context = self.context("pipeline_run", workflow, Properties::new()).await;
         Run { writer: self.clone(), kind: Kind::Tfx(pipeline.to_owned()), context, contexts: vec![parent, context] }
     }
 
-    /// A run of Kubeflow Pipelines v2: the context `system.PipelineRun` is named by the run's id, below the pipeline's.
+    /// Creates a run of Kubeflow Pipelines v2. Its context `system.PipelineRun` has the run's id as its name and the
+    /// pipeline's context as its parent.
     pub async fn kfp_run(&self, pipeline: &str, run_id: &str, namespace: &str) -> Run {
         let parent = self.context("system.Pipeline", pipeline, Properties::new()).await;
         let properties = Properties::from([
@@ -155,8 +153,8 @@ impl Writer {
 }
 
 impl Writer {
-    /// Many runs of TFX at once, each of which has pushed one model, named as TFX did until 1.10: much faster than one by
-    /// one. `runs` are the names of the Workflows and where the models are.
+    /// Writes TFX runs in batches, each with one pushed model that is named as in TFX 1.10: much faster than one by one.
+    /// `runs` are the names of the Workflows and the locations of the models.
     pub async fn tfx_runs(&self, pipeline: &str, runs: &[(String, String)]) {
         let run_type = Some(self.context_type("pipeline_run").await);
         let pusher = Some(self.execution_type("tfx.components.Pusher").await);
@@ -165,7 +163,7 @@ impl Writer {
             self.context("pipeline", pipeline, Properties::new()).await,
             self.context("node", &format!("{pipeline}.Pusher"), Properties::new()).await,
         ];
-        for runs in runs.chunks(AT_ONCE) {
+        for runs in runs.chunks(BATCH) {
             let contexts = runs.iter().map(|(name, _)| Context {
                 type_id: run_type,
                 name: Some(name.clone()),
@@ -184,18 +182,21 @@ impl Writer {
             });
             let artifacts = self.artifacts(artifacts.collect()).await;
 
-            let written = || executions.iter().zip(&artifacts);
-            self.output_events("pushed_model", written()).await;
-            let of_each = written()
-                .zip(&contexts)
-                .flat_map(|(ids, own)| [*own, shared[0], shared[1]].map(|context| (context, *ids.0, *ids.1)));
-            self.attribute_all(of_each).await;
+            let written = executions.into_iter().zip(artifacts);
+            let written: Vec<_> =
+                written.map(|(execution, artifact)| Written { execution, artifacts: vec![artifact] }).collect();
+            self.output_events("pushed_model", &written).await;
+            let in_contexts = written
+                .iter()
+                .zip(contexts)
+                .flat_map(|(written, run)| [run, shared[0], shared[1]].map(|context| (context, written)));
+            self.add_to_contexts(in_contexts).await;
         }
     }
 }
 
 impl Run {
-    /// Writes one task, all that it read and put out included, in one transaction; returns the ids.
+    /// Writes a task with its inputs and outputs in one transaction and returns the ids.
     pub async fn task(&self, task: Task) -> Written {
         let mut contexts = self.contexts.clone();
         let mut custom_properties = Properties::new();

@@ -1,14 +1,12 @@
-//! Jaeger, which gives back what it was sent. Built only when somebody asks (about two minutes):
-//! `cargo test --test neighbours -- --ignored jaeger`.
+//! Jaeger returns the spans that it received.
 
 use serde_json::json;
-
-use crate::peers::{Peers, SOON, eventually, post_json};
+use test_support::{Peers, SOON, eventually, plain_http};
 
 #[tokio::test]
-#[ignore = "builds Jaeger, which takes minutes"]
-async fn jaeger_gives_back_the_spans_of_a_trace() {
-    let Some(peers) = Peers::with(&["jaeger"]).await else { return };
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn jaeger_returns_the_spans_of_a_trace() {
+    let peers = Peers::with(&["jaeger"]).await;
     let jaeger = peers.jaeger().await;
     let trace = "0af7651916cd43dd8448eb211c80319c";
     assert!(jaeger.spans(trace).await.is_empty());
@@ -17,8 +15,8 @@ async fn jaeger_gives_back_the_spans_of_a_trace() {
         "startTimeUnixNano": "1700000000000000000", "endTimeUnixNano": "1700000001000000000",
     });
     let spans = json!({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]});
-    post_json(&format!("{}/v1/traces", jaeger.otlp_http_url()), &spans).await.expect("the spans are taken");
-    let spans = eventually(SOON, "the span is there", async || {
+    plain_http::post_json(&format!("{}/v1/traces", jaeger.otlp_http_url()), &spans).await.expect("accepted");
+    let spans = eventually(SOON, "the span", async || {
         let spans = jaeger.spans(trace).await;
         (!spans.is_empty()).then_some(spans)
     })

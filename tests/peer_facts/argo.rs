@@ -1,9 +1,8 @@
 //! Argo Events' own EventSource, bus and Sensor, end to end. `tests/argo` has the product before them.
 
-use crate::peers::{Peers, SOON, START};
-use crate::subscriber::{Server, event};
+use test_support::{Peers, SOON, START};
 
-const NAMES: [&str; 2] = ["argo-events", "nats-server"];
+use crate::subscriber::{Server, event};
 
 fn event_source(server: &Server) -> String {
     format!(
@@ -30,8 +29,9 @@ spec:
 ";
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn argo_carries_an_event_from_its_event_source_over_the_bus_to_its_sensor() {
-    let Some(peers) = Peers::with(&NAMES).await else { return };
+    let peers = Peers::with(&["argo-events", "nats-server"]).await;
     let mut server = Server::start().await;
     let bus = peers.jet_stream().await;
     let mut argo = peers.argo_events(&bus, Some(&event_source(&server)), Some(SENSOR));
@@ -45,8 +45,9 @@ async fn argo_carries_an_event_from_its_event_source_over_the_bus_to_its_sensor(
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn argo_says_what_its_controller_would_refuse() {
-    let Some(peers) = Peers::with(&NAMES).await else { return };
+    let peers = Peers::with(&["argo-events", "nats-server"]).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("sensor.yaml");
     std::fs::write(&file, SENSOR).expect("the file can be written");

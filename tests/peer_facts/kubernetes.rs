@@ -9,8 +9,7 @@ use kube::{
     core::DynamicObject,
 };
 use serde_json::{Value, json};
-
-use crate::peers::{Cluster, NewWorkflow, PHASE_LABEL, Peers, SOON, Workflows, eventually, rule};
+use test_support::{Cluster, NewWorkflow, PHASE_LABEL, Peers, SOON, Workflows, eventually, rule};
 
 const MARK: &str = "published.pipelines.kubeflow.org/model-update";
 
@@ -29,8 +28,9 @@ async fn version(workflows: &Workflows) -> String {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_merge_patch_with_the_uid_of_the_object_is_accepted() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
     let uid = workflows.create(NewWorkflow::named("run")).await.uid().expect("a uid");
@@ -39,8 +39,9 @@ async fn a_merge_patch_with_the_uid_of_the_object_is_accepted() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_merge_patch_with_the_uid_of_a_predecessor_is_invalid_for_the_field_metadata_uid() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
     let uid = workflows.create(NewWorkflow::named("run")).await.uid().expect("a uid");
@@ -55,8 +56,9 @@ async fn a_merge_patch_with_the_uid_of_a_predecessor_is_invalid_for_the_field_me
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_merge_patch_for_what_is_gone_is_not_found() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
     let uid = workflows.create(NewWorkflow::named("run")).await.uid().expect("a uid");
@@ -66,8 +68,9 @@ async fn a_merge_patch_for_what_is_gone_is_not_found() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_merge_patch_with_a_stale_version_is_a_conflict() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
     let version = workflows.create(NewWorkflow::named("run")).await.resource_version().expect("a version");
@@ -78,8 +81,9 @@ async fn a_merge_patch_with_a_stale_version_is_a_conflict() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_patch_can_be_answered_with_metadata_only() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
     let uid = workflows.create(NewWorkflow::named("run")).await.uid().expect("a uid");
@@ -91,8 +95,9 @@ async fn a_patch_can_be_answered_with_metadata_only() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_refused_patch_names_user_verb_resource_and_namespace() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let namespace = cluster.namespace("rights").await;
     cluster.workflows(&namespace).await.create(NewWorkflow::named("run")).await;
@@ -111,8 +116,9 @@ async fn a_refused_patch_names_user_verb_resource_and_namespace() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn withdrawn_rights_do_not_cut_a_running_watch_but_refuse_the_next() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let namespace = cluster.namespace("rights").await;
     let account = cluster.service_account(&namespace, "watcher").await;
@@ -134,8 +140,9 @@ async fn withdrawn_rights_do_not_cut_a_running_watch_but_refuse_the_next() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_watch_for_metadata_only_brings_labels_annotations_and_managed_fields() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let workflows = cluster.workflows(&cluster.namespace("watch").await).await;
     let from = version(&workflows).await;
@@ -159,8 +166,9 @@ async fn a_watch_for_metadata_only_brings_labels_annotations_and_managed_fields(
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_api_server_counts_its_open_watches() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let cluster = peers.private_cluster().await;
     let workflows = cluster.workflows(&cluster.namespace("watch").await).await;
     assert_eq!(cluster.open_watches("workflows").await, 0);
@@ -186,8 +194,9 @@ async fn first_event(cluster: &Cluster, namespace: &str, from: &str) -> WatchEve
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_version_that_was_compacted_away_is_answered_with_200_and_a_410_as_event() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let mut cluster = peers.private_cluster().await;
     let namespace = cluster.namespace("compaction").await;
     let workflows = cluster.workflows(&namespace).await;
@@ -205,8 +214,9 @@ async fn a_version_that_was_compacted_away_is_answered_with_200_and_a_410_as_eve
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_restarted_api_server_goes_on_with_a_watch_or_says_410_though_nothing_was_compacted() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let mut cluster = peers.private_cluster().await;
     let url = cluster.url();
     let namespace = cluster.namespace("resume").await;
@@ -235,8 +245,9 @@ async fn review(cluster: &Cluster, token: &str, audiences: &[&str]) -> TokenRevi
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_token_review_says_whose_token_it_is_or_why_it_is_none() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let namespace = cluster.namespace("tokens").await;
     let account = cluster.service_account(&namespace, "subscriber").await;

@@ -1,4 +1,4 @@
-//! Plain HTTP/1.1 to a neighbour on loopback.
+//! Plain HTTP/1.1 to a server on loopback.
 
 use bytes::Bytes;
 use http::{Method, Request, header::CONTENT_TYPE};
@@ -6,21 +6,21 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
 
-/// The body of the answer.
+/// Returns the body of the response.
 ///
 /// # Errors
-/// Where there is no answer, or its status is no success; the text says which.
+/// A missing response or a status other than 2xx, as text with the URL.
 pub async fn get(url: &str) -> Result<String, String> {
     send(Method::GET, url, Bytes::new()).await
 }
 
-/// Posts JSON; returns the JSON of the answer.
+/// Posts JSON and returns the JSON of the response.
 ///
 /// # Errors
-/// As [`get`], and where the answer is not JSON.
+/// As [`get`], and a response that is not JSON.
 pub async fn post_json(url: &str, body: &Value) -> Result<Value, String> {
-    let answer = send(Method::POST, url, Bytes::from(body.to_string())).await?;
-    serde_json::from_str(&answer).map_err(|error| format!("{url}: {error}: {answer}"))
+    let response = send(Method::POST, url, Bytes::from(body.to_string())).await?;
+    serde_json::from_str(&response).map_err(|error| format!("{url}: {error}: {response}"))
 }
 
 async fn send(method: Method, url: &str, body: Bytes) -> Result<String, String> {

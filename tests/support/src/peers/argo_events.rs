@@ -1,5 +1,4 @@
-//! Argo Events' own EventSource and Sensor on a real JetStream bus; see `go/argo-events`. Ask for them by name:
-//! `Peers::with(&["argo-events", "nats-server", …])`.
+//! Argo Events' EventSource and Sensor on a real JetStream bus, see `tests/peers/go/argo-events`.
 
 use std::{
     fs,
@@ -10,31 +9,32 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{Peers, START, eventually, ports::free_port, process::Neighbour};
+use super::{Peers, START};
+use crate::{ChildProcess, eventually, free_port};
 
 /// A NATS server with JetStream.
 #[derive(Debug)]
 pub struct JetStream {
-    process: Neighbour,
+    process: ChildProcess,
     port: u16,
 }
 
 impl Peers {
-    /// A bus of the test's own, empty.
+    /// Starts an empty bus.
     pub async fn jet_stream(&self) -> JetStream {
         let mut bus =
-            JetStream { process: Neighbour::new("nats-server", self.program("nats-server")), port: free_port() };
+            JetStream { process: ChildProcess::new("nats-server", self.program("nats-server")), port: free_port() };
         bus.start().await;
         bus
     }
 
-    /// Runs an EventSource, a Sensor or both, given as YAML. An EventSource dials its server 5 s after its start, and
-    /// again every 5 s after a stream has ended.
+    /// Starts an EventSource, a Sensor or both, given as YAML. An EventSource connects 5 s after its start, and 5 s after
+    /// each end of a stream.
     pub fn argo_events(&self, bus: &JetStream, event_source: Option<&str>, sensor: Option<&str>) -> ArgoEvents {
         self.argo(bus, event_source, sensor, None)
     }
 
-    /// Runs a Sensor whose triggers touch Kubernetes, as the account of this kubeconfig.
+    /// Starts a Sensor with the account of this kubeconfig.
     pub fn argo_sensor(&self, bus: &JetStream, sensor: &str, kubeconfig: &Path) -> ArgoEvents {
         self.argo(bus, None, Some(sensor), Some(kubeconfig))
     }
@@ -46,7 +46,7 @@ impl Peers {
         sensor: Option<&str>,
         kubeconfig: Option<&Path>,
     ) -> ArgoEvents {
-        let mut process = Neighbour::new("argo-events", self.program("argo-events"));
+        let mut process = ChildProcess::new("argo-events", self.program("argo-events"));
         let mut args = vec!["run".to_owned()];
         let files = [
             ("bus", Some(bus.config())),
@@ -56,7 +56,7 @@ impl Peers {
         for (flag, text) in files {
             if let Some(text) = text {
                 let file = process.folder().join(flag);
-                fs::write(&file, text).expect("its folder can be written");
+                fs::write(&file, text).expect("the folder is writable");
                 args.push(format!("--{flag}={}", file.display()));
             }
         }
@@ -66,41 +66,36 @@ impl Peers {
         ArgoEvents { process }
     }
 
-    /// Whether Argo's controller would take every object in this YAML file; its refusal, if not.
+    /// Validates every object in this YAML file as Argo's controller does.
+    ///
+    /// # Errors
+    /// The controller's message.
     pub fn argo_validates(&self, file: &Path) -> Result<(), String> {
         let output = Command::new(self.program("argo-events")).arg("validate").arg(file).output();
         let output = output.expect("argo-events can be started");
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
 
-    /// The folder with Argo's CustomResourceDefinitions, one YAML file each.
+    /// The folder of Argo's CustomResourceDefinitions, one YAML file each.
     pub fn argo_crds(&self) -> PathBuf {
         self.program("argo-events").with_file_name("crds")
     }
 }
 
 impl JetStream {
-    /// A BusConfig that leads here, as Argo's controller would write it.
-    pub fn config(&self) -> String {
+    /// The BusConfig for this bus, as Argo's controller writes it.
+    fn config(&self) -> String {
         let stream = "maxMsgs: 1000\nmaxAge: 72h\nmaxBytes: -1\nreplicas: 1\nduplicates: 300s\n";
         let url = format!("nats://127.0.0.1:{}", self.port);
         serde_json::json!({"jetstream": {"url": url, "streamConfig": stream}}).to_string()
     }
 
-    /// SIGKILL; what it stored stays.
-    pub fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    /// Starts it (again, on its port).
-    pub async fn start(&mut self) {
+    async fn start(&mut self) {
         let file = |name: &str| self.process.folder().join(name);
-        // Argo asks for TLS always, and does not look at the certificate.
-        if !file("tls.crt").exists() {
-            let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-            fs::write(file("tls.crt"), signed.cert.pem()).expect("its folder can be written");
-            fs::write(file("tls.key"), signed.signing_key.serialize_pem()).expect("its folder can be written");
-        }
+        // Argo always uses TLS and does not verify the certificate.
+        let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        fs::write(file("tls.crt"), signed.cert.pem()).expect("the folder is writable");
+        fs::write(file("tls.key"), signed.signing_key.serialize_pem()).expect("the folder is writable");
         let flag = |flag: &str, name: &str| format!("--{flag}={}", file(name).display());
         let args = [
             "--addr=127.0.0.1".to_owned(),
@@ -114,21 +109,21 @@ impl JetStream {
         self.process.set_args(args);
         self.process.start();
         eventually(START, "nats-server listens", async || {
-            assert!(self.process.is_running(), "nats-server ends as soon as it starts: {}", self.process.log());
+            assert!(self.process.is_running(), "nats-server has ended: {}", self.process.log());
             TcpStream::connect(("127.0.0.1", self.port)).await
         })
         .await;
     }
 }
 
-/// Argo's own code, running.
+/// A running EventSource, Sensor or both.
 #[derive(Debug)]
 pub struct ArgoEvents {
-    process: Neighbour,
+    process: ChildProcess,
 }
 
 impl ArgoEvents {
-    /// Waits for a line of its log that holds all of these; returns the line. A Sensor's `log` trigger writes what it got.
+    /// Waits for a log line that contains all of these and returns it. A Sensor's `log` trigger logs its input.
     pub async fn logged(&mut self, deadline: Duration, parts: &[&str]) -> String {
         let what = format!("a line of Argo Events' log with {parts:?}");
         eventually(deadline, &what, async || {
@@ -139,23 +134,8 @@ impl ArgoEvents {
         .await
     }
 
-    /// All that it has logged.
+    /// Everything logged so far.
     pub fn log(&self) -> String {
         self.process.log()
-    }
-
-    /// SIGSTOP.
-    pub fn pause(&self) {
-        self.process.pause();
-    }
-
-    /// SIGCONT.
-    pub fn resume(&self) {
-        self.process.resume();
-    }
-
-    /// SIGKILL.
-    pub fn kill(&mut self) {
-        self.process.kill();
     }
 }

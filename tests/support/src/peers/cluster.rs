@@ -1,4 +1,4 @@
-//! A real API server on a real etcd. No controllers run: a Deployment is stored, never started.
+//! kube-apiserver on etcd. No controllers run, so a Deployment is stored and never started.
 
 use std::{
     fs,
@@ -13,34 +13,34 @@ use kube::{
     api::{ObjectMeta, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use super::{Peers, START, Workflows, eventually, plain_http, ports::free_port, process::Neighbour};
+use super::{Peers, START, Workflows};
+use crate::{ChildProcess, eventually, free_port, metrics, plain_http};
 
 /// The cluster administrator's token.
 const ADMIN: &str = "admin";
 
-/// How often a start is tried with new ports: another process may have taken one meanwhile.
+/// Starts with new ports before the test fails: another process may have taken a port meanwhile.
 const START_ATTEMPTS: usize = 3;
 
 impl Peers {
-    /// The cluster that all tests of this binary share; the Workflow CRD is there. Each test takes a
-    /// [`Cluster::namespace`] of its own, and leaves what belongs to all as it is.
+    /// Returns the cluster that all tests of a binary share, with the Workflow CRD. Each test uses a
+    /// [`Cluster::namespace`] and leaves cluster-wide objects alone.
     pub async fn cluster(&self) -> SharedCluster {
         static SHARED: OnceCell<Cluster> = OnceCell::const_new();
         SharedCluster(SHARED.get_or_init(|| self.private_cluster()).await)
     }
 
-    /// A cluster of the test's own, for faults; the Workflow CRD is there.
+    /// Starts a cluster with the Workflow CRD, for tests with faults or cluster-wide objects.
     pub async fn private_cluster(&self) -> Cluster {
         let cluster = self.bare_cluster().await;
         cluster.install_workflow_crd().await;
         cluster
     }
 
-    /// As [`Peers::private_cluster`], without the Workflow CRD.
-    pub async fn bare_cluster(&self) -> Cluster {
+    async fn bare_cluster(&self) -> Cluster {
         let etcd = Etcd::start(self).await;
         let mut cluster = Cluster::new(self, etcd);
         for attempt in 1.. {
@@ -48,14 +48,14 @@ impl Peers {
                 break;
             }
             cluster.api_server.print_log();
-            assert!(attempt < START_ATTEMPTS, "kube-apiserver ends as soon as it starts: its log is above");
+            assert!(attempt < START_ATTEMPTS, "kube-apiserver has ended, see its log above");
             cluster.port = free_port();
         }
         cluster
     }
 }
 
-/// A borrowed [`Cluster`] that prints its logs when the test that borrowed it fails.
+/// A borrowed [`Cluster`] that prints its logs if the borrowing test fails.
 #[derive(Debug)]
 pub struct SharedCluster(&'static Cluster);
 
@@ -78,17 +78,17 @@ impl Drop for SharedCluster {
 /// kube-apiserver and its etcd.
 #[derive(Debug)]
 pub struct Cluster {
-    api_server: Neighbour,
+    api_server: ChildProcess,
     port: u16,
     etcd: Etcd,
 }
 
 impl Cluster {
     fn new(peers: &Peers, etcd: Etcd) -> Self {
-        let api_server = Neighbour::new("kube-apiserver", peers.program("kube-apiserver"));
+        let api_server = ChildProcess::new("kube-apiserver", peers.program("kube-apiserver"));
         let key = rcgen::KeyPair::generate().expect("a key pair");
         let write = |name: &str, text: String| {
-            fs::write(api_server.folder().join(name), text).expect("its folder can be written");
+            fs::write(api_server.folder().join(name), text).expect("the folder is writable");
         };
         write("sa.key", key.serialize_pem());
         write("sa.pub", key.public_key_pem());
@@ -96,64 +96,56 @@ impl Cluster {
         Self { api_server, port: free_port(), etcd }
     }
 
-    /// `https://127.0.0.1:PORT`; it stays the same over restarts.
+    /// `https://127.0.0.1:PORT`, the same after a restart.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// What is signed by this is the API server; PEM.
-    pub fn ca_file(&self) -> PathBuf {
+    /// The API server's certificate authority, in PEM.
+    fn ca_file(&self) -> PathBuf {
         self.api_server.folder().join("certificates/apiserver.crt")
     }
 
-    /// A kubeconfig with this bearer token, as a value.
-    pub fn kubeconfig(&self, token: &str) -> Kubeconfig {
-        let kubeconfig = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": self.url(), "certificate-authority": self.ca_file()}}],
-            "users": [{"name": "test", "user": {"token": token}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "default"}}],
-        });
-        serde_json::from_value(kubeconfig).expect("a kubeconfig")
+    fn kubeconfig(&self, token: &str) -> Value {
+        let cluster = json!({"server": self.url(), "certificate-authority": self.ca_file()});
+        kubeconfig(&cluster, &json!({"token": token}))
     }
 
-    /// A kubeconfig file with this bearer token, for `KUBECONFIG` (JSON is YAML). It goes with the cluster.
+    /// Writes a kubeconfig file with this bearer token, removed with the cluster.
     pub fn kubeconfig_file(&self, token: &str) -> PathBuf {
         let path = self.api_server.folder().join(format!("kubeconfig-{}", uuid::Uuid::from_u128(rand::random())));
-        let text = serde_json::to_string(&self.kubeconfig(token)).expect("a kubeconfig as JSON");
-        fs::write(&path, text).expect("its folder can be written");
+        fs::write(&path, self.kubeconfig(token).to_string()).expect("the folder is writable");
         path
     }
 
-    /// The cluster administrator's kubeconfig file.
+    /// Writes the cluster administrator's kubeconfig file.
     pub fn admin_kubeconfig_file(&self) -> PathBuf {
         self.kubeconfig_file(ADMIN)
     }
 
-    /// A client configuration with this bearer token.
+    /// Returns a client configuration with this bearer token.
     pub async fn config(&self, token: &str) -> Config {
         let options = KubeConfigOptions::default();
-        Config::from_custom_kubeconfig(self.kubeconfig(token), &options).await.expect("a client configuration")
+        let kubeconfig: Kubeconfig = serde_json::from_value(self.kubeconfig(token)).expect("a kubeconfig");
+        Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a client configuration")
     }
 
-    /// The cluster administrator's client configuration.
+    /// Returns the cluster administrator's client configuration.
     pub async fn admin_config(&self) -> Config {
         self.config(ADMIN).await
     }
 
-    /// A client as cluster administrator. Each call makes a new one, bound to the runtime of the calling test.
+    /// Returns a new client of the cluster administrator, bound to the runtime of the calling test.
     pub async fn client(&self) -> Client {
         Client::try_from(self.admin_config().await).expect("a client")
     }
 
-    /// A client with this bearer token.
+    /// Returns a client with this bearer token.
     pub async fn client_with(&self, token: &str) -> Client {
         Client::try_from(self.config(token).await).expect("a client")
     }
 
-    /// A new namespace whose name begins so.
+    /// Creates a namespace with this name prefix and returns its name.
     pub async fn namespace(&self, prefix: &str) -> String {
         let metadata = ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() };
         let namespace = Namespace { metadata, ..Namespace::default() };
@@ -162,61 +154,49 @@ impl Cluster {
         created.metadata.name.expect("a generated name")
     }
 
-    /// The Workflows of a namespace.
+    /// Returns access to the Workflows of a namespace, as cluster administrator.
     pub async fn workflows(&self, namespace: &str) -> Workflows {
         Workflows::new(self.client().await, namespace)
     }
 
-    /// The API server's own metrics, in the text format.
-    pub async fn metrics(&self) -> String {
-        self.request_text("/metrics").await.expect("the API server's metrics")
-    }
-
-    /// How many watches of this resource (`workflows`) are open, by the API server's own count.
+    /// Open watches of this resource (`workflows`), counted by the API server.
     pub async fn open_watches(&self, resource: &str) -> u64 {
-        let resource = format!("resource=\"{resource}\"");
-        let metrics = self.metrics().await;
-        let mut watches = 0;
-        for line in metrics.lines().filter(|line| line.starts_with("apiserver_longrunning_requests{")) {
-            if line.contains(&resource) && line.contains("verb=\"WATCH\"") {
-                let count = line.rsplit_once(' ').and_then(|(_, count)| count.parse::<u64>().ok());
-                watches += count.unwrap_or_else(|| panic!("no count: {line}"));
-            }
-        }
-        watches
+        let page = self.request_text("/metrics").await.expect("metrics");
+        let labels = [&*format!("resource=\"{resource}\""), "verb=\"WATCH\""];
+        metrics::sum(&page, "apiserver_longrunning_requests", &labels) as u64
     }
 
-    /// SIGKILL to the API server; etcd goes on.
+    /// Sends SIGKILL to the API server; etcd continues.
     pub fn kill_api_server(&mut self) {
         self.api_server.kill();
     }
 
-    /// Starts the API server again, on the port that it had, and waits until it is ready.
+    /// Restarts the API server on its port and waits until it is ready.
     ///
     /// # Panics
-    /// If it ends, or is not ready in time.
+    /// If it ends or is not ready in time.
     pub async fn start_api_server(&mut self) {
-        assert!(self.try_start().await, "kube-apiserver ends as soon as it starts");
+        assert!(self.try_start().await, "kube-apiserver has ended");
     }
 
-    /// SIGSTOP: connections stay open and nobody answers.
+    /// Sends SIGSTOP to the API server: connections stay open without a response.
     pub fn pause_api_server(&self) {
         self.api_server.pause();
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT to the API server.
     pub fn resume_api_server(&self) {
         self.api_server.resume();
     }
 
-    /// Forgets every revision before the current one, as etcd does in a cluster every few minutes. What an API server
-    /// still has in memory, it still serves: compact while it is away, and after something has changed. (After a restart
-    /// an earlier version is mostly too old even without this: its watch cache begins with its own first list.)
+    /// Compacts etcd up to the current revision, as a cluster does every few minutes. A running API server still serves
+    /// what its watch cache contains: compact while it is down, after a change. (After a restart an earlier version is
+    /// mostly too old even without this: the watch cache begins with its own first list.)
     pub async fn compact_etcd(&self) {
         self.etcd.compact().await;
     }
 
-    /// Whether it came up; not, if it ended.
+    /// Starts the API server and waits; returns whether it is ready (true) or has ended.
     async fn try_start(&mut self) -> bool {
         let args = self.api_server_args();
         self.api_server.set_args(args);
@@ -226,7 +206,7 @@ impl Cluster {
                 return Ok(false);
             }
             if !self.ca_file().exists() {
-                return Err("it has no certificate yet".to_owned());
+                return Err("there is no certificate yet".to_owned());
             }
             self.request_text("/readyz").await.map(|_ok| true).map_err(|error| error.to_string())
         });
@@ -254,7 +234,7 @@ impl Cluster {
             ("authorization-mode", "RBAC".to_owned()),
             ("token-auth-file", file("tokens.csv")),
             ("endpoint-reconciler-type", "none".to_owned()),
-            // No controller makes the default service account of a namespace, and no pod runs.
+            // No controller creates the default service account of a namespace, and no Pod runs.
             ("disable-admission-plugins", "ServiceAccount".to_owned()),
         ];
         flags.into_iter().map(|(flag, value)| format!("--{flag}={value}")).collect()
@@ -263,14 +243,14 @@ impl Cluster {
 
 #[derive(Debug)]
 struct Etcd {
-    process: Neighbour,
+    process: ChildProcess,
     port: u16,
 }
 
 impl Etcd {
     async fn start(peers: &Peers) -> Self {
         for attempt in 1.. {
-            let mut etcd = Self { process: Neighbour::new("etcd", peers.program("etcd")), port: free_port() };
+            let mut etcd = Self { process: ChildProcess::new("etcd", peers.program("etcd")), port: free_port() };
             let data = etcd.process.folder().join("data");
             etcd.process.set_args(etcd_args(&etcd.url(), &data));
             etcd.process.start();
@@ -284,7 +264,7 @@ impl Etcd {
                 return etcd;
             }
             etcd.process.print_log();
-            assert!(attempt < START_ATTEMPTS, "etcd ends as soon as it starts: its log is above");
+            assert!(attempt < START_ATTEMPTS, "etcd has ended, see its log above");
         }
         unreachable!("the attempts are counted")
     }
@@ -294,9 +274,9 @@ impl Etcd {
     }
 
     async fn compact(&self) {
-        let nothing = json!({"key": "AA=="});
+        let any_key = json!({"key": "AA=="});
         let answer =
-            plain_http::post_json(&format!("{}/v3/kv/range", self.url()), &nothing).await.expect("etcd answers");
+            plain_http::post_json(&format!("{}/v3/kv/range", self.url()), &any_key).await.expect("etcd answers");
         let revision = answer["header"]["revision"].as_str().expect("a revision");
         let compaction = json!({"revision": revision, "physical": true});
         plain_http::post_json(&format!("{}/v3/kv/compaction", self.url()), &compaction).await.expect("etcd compacts");
@@ -316,4 +296,23 @@ fn etcd_args(client: &str, data: &Path) -> Vec<String> {
     let mut args: Vec<_> = flags.into_iter().map(|(flag, value)| format!("--{flag}={value}")).collect();
     args.push("--unsafe-no-fsync".to_owned());
     args
+}
+
+fn kubeconfig(cluster: &Value, user: &Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "clusters": [{"name": "test", "cluster": cluster}],
+        "users": [{"name": "test", "user": user}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "default"}}],
+    })
+}
+
+/// Writes a kubeconfig file for a server without TLS and without credentials into this folder.
+pub fn plain_kubeconfig(folder: &Path, server: &str) -> PathBuf {
+    let path = folder.join("kubeconfig");
+    let text = kubeconfig(&json!({"server": server}), &json!({})).to_string();
+    fs::write(&path, text).expect("the folder is writable");
+    path
 }

@@ -3,20 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use test_support::{Line, Peers, SOON};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status};
 
-use crate::peers::{Line, Peers, SOON};
-use proto::eventing_server::{Eventing, EventingServer};
-use proto::{Event, EventSource};
-
-mod proto {
-    #![allow(missing_docs, unreachable_pub, reason = "generated")]
-    pub(crate) use tonic_prost::ProstCodec as Codec;
-    tonic::include_proto!("generic");
-}
+use test_support::generic::{
+    Event, EventSource,
+    eventing_server::{Eventing, EventingServer},
+};
 
 pub(crate) type Events = mpsc::Sender<Result<Event, Status>>;
 
@@ -68,8 +64,9 @@ pub(crate) fn event(payload: &str) -> Result<Event, Status> {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn it_subscribes_as_argo_events_does_and_reports_every_event_and_the_end() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let mut server = Server::start().await;
     let client = peers.grpc_go_client(server.addr, "kfpNamespace: team").name("other").token("secret").window(70_000);
     let mut client = client.start();
@@ -89,8 +86,9 @@ async fn it_subscribes_as_argo_events_does_and_reports_every_event_and_the_end()
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn it_reports_a_refusal_with_its_message_and_a_server_that_is_not_there() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let server = Server::start().await;
     let refused = peers.grpc_go_client(server.addr, "").start().next(SOON).await;
     let message = "kfpNamespace is missing".to_owned();
@@ -102,8 +100,9 @@ async fn it_reports_a_refusal_with_its_message_and_a_server_that_is_not_there() 
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn it_cancels_after_as_many_events_as_it_was_told() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let mut server = Server::start().await;
     let mut client = peers.grpc_go_client(server.addr, "kfpNamespace: team").count(1).start();
     let (_, _, events) = server.stream().await;
@@ -114,8 +113,9 @@ async fn it_cancels_after_as_many_events_as_it_was_told() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn paused_it_reads_nothing_and_resumed_everything() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let mut server = Server::start().await;
     let mut client = peers.grpc_go_client(server.addr, "kfpNamespace: team").start();
     let (_, _, events) = server.stream().await;

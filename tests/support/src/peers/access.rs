@@ -1,4 +1,4 @@
-//! Service accounts, what they may do, and their tokens.
+//! Service accounts, their rights and their tokens.
 
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
@@ -11,9 +11,10 @@ use kube::{
     api::{DeleteParams, ObjectMeta, PostParams},
 };
 
-use super::{Cluster, SOON, eventually};
+use super::Cluster;
+use crate::{SOON, eventually};
 
-/// Rights on one resource: `rule("argoproj.io", "workflows", &["list", "watch", "patch"])`.
+/// Returns rights on one resource: `rule("argoproj.io", "workflows", &["list", "watch", "patch"])`.
 pub fn rule(group: &str, resource: &str, verbs: &[&str]) -> PolicyRule {
     PolicyRule {
         api_groups: Some(vec![group.to_owned()]),
@@ -26,24 +27,24 @@ pub fn rule(group: &str, resource: &str, verbs: &[&str]) -> PolicyRule {
 /// A service account.
 #[derive(Clone, Debug)]
 pub struct ServiceAccount {
-    /// Where it is.
+    /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
 }
 
-/// Rights that were given, to be taken back by [`Cluster::revoke`].
+/// Granted rights, see [`Cluster::revoke`].
 #[derive(Debug)]
 pub struct Grant {
     account: ServiceAccount,
-    /// None: in all namespaces.
+    /// `None` stands for all namespaces.
     namespace: Option<String>,
     name: String,
     rules: Vec<PolicyRule>,
 }
 
 impl Cluster {
-    /// A new service account without any rights.
+    /// Creates a service account without rights.
     pub async fn service_account(&self, namespace: &str, name: &str) -> ServiceAccount {
         let accounts = Api::<Account>::namespaced(self.client().await, namespace);
         let account = Account { metadata: named(name), ..Account::default() };
@@ -51,17 +52,17 @@ impl Cluster {
         ServiceAccount { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// A token of the account, for these audiences; none: for the API server itself.
+    /// Returns a token of the account for these audiences, or for the API server itself if there are none.
     pub async fn token(&self, account: &ServiceAccount, audiences: &[&str]) -> String {
         let accounts = Api::<Account>::namespaced(self.client().await, &account.namespace);
         let audiences = Some(audiences.iter().map(|&audience| audience.to_owned()).collect());
         let spec = TokenRequestSpec { audiences, ..TokenRequestSpec::default() };
         let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
         let answer = accounts.create_token_request(&account.name, &PostParams::default(), &request).await;
-        answer.expect("a token").status.and_then(|status| status.token).expect("the answer holds it")
+        answer.expect("a token").status.and_then(|status| status.token).expect("the answer contains it")
     }
 
-    /// Gives rights, in one namespace or (`None`) in all; returns when the API server acts on it.
+    /// Grants rights in one namespace or (`None`) in all, and waits until they are in effect.
     pub async fn grant(&self, account: &ServiceAccount, namespace: Option<&str>, rules: Vec<PolicyRule>) -> Grant {
         let name = format!("{}-{}-{}", account.namespace, account.name, uuid::Uuid::from_u128(rand::random()));
         let client = self.client().await;
@@ -94,11 +95,11 @@ impl Cluster {
             Api::all(client).create(&params, &binding).await.expect("a cluster role binding");
         }
         let grant = Grant { account: account.clone(), namespace: namespace.map(str::to_owned), name, rules };
-        self.takes_effect(&grant, true).await;
+        self.wait_for(&grant, true).await;
         grant
     }
 
-    /// Takes rights back (only the binding goes, as an operator would do it); returns when the API server acts on it.
+    /// Revokes rights by deleting the binding, as an operator would, and waits until that is in effect.
     pub async fn revoke(&self, grant: Grant) {
         let client = self.client().await;
         let params = DeleteParams::default();
@@ -110,19 +111,19 @@ impl Cluster {
             None => Api::<ClusterRoleBinding>::all(client).delete(&grant.name, &params).await.map(drop),
         };
         deleted.expect("the binding was there");
-        self.takes_effect(&grant, false).await;
+        self.wait_for(&grant, false).await;
     }
 
-    /// The authorizer sees roles through watches of its own: a moment later.
-    async fn takes_effect(&self, grant: &Grant, wanted: bool) {
+    /// Waits until the authorizer has seen the change: it watches roles and bindings.
+    async fn wait_for(&self, grant: &Grant, granted: bool) {
         let reviews = Api::<SubjectAccessReview>::all(self.client().await);
-        let what = format!("rights of {}: {wanted}", grant.account.name);
+        let what = format!("rights of {}: {granted}", grant.account.name);
         for review in grant.reviews() {
             eventually(SOON, &what, async || {
                 let answer =
                     reviews.create(&PostParams::default(), &review).await.map_err(|error| error.to_string())?;
                 let allowed = answer.status.is_some_and(|status| status.allowed);
-                (allowed == wanted).then_some(()).ok_or_else(|| format!("{review:?} is answered {allowed}"))
+                (allowed == granted).then_some(()).ok_or_else(|| format!("allowed: {allowed}: {review:?}"))
             })
             .await;
         }
@@ -130,13 +131,14 @@ impl Cluster {
 }
 
 impl ServiceAccount {
-    /// As whom the API server knows it.
+    /// The name of the user that the API server authenticates.
     pub fn user(&self) -> String {
         format!("system:serviceaccount:{}:{}", self.namespace, self.name)
     }
 }
 
 impl Grant {
+    /// One question to the authorizer for each group, resource and verb.
     fn reviews(&self) -> Vec<SubjectAccessReview> {
         let mut reviews = Vec::new();
         for rule in &self.rules {

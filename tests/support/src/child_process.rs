@@ -1,10 +1,10 @@
-//! One process of a neighbour: its folder, its log, its signals, and its end.
+//! A child process with a folder, a log and signals, which never outlives the test binary.
 //!
-//! **Nothing outlives the test.** A process is killed when its [`Neighbour`] is dropped. A test binary that is killed
-//! itself, or that holds a neighbour in a static, drops nothing; for these, every process has a companion: a shell that
-//! reads from a pipe whose other end only the test binary holds. At the end of that pipe the companion kills the process
-//! and removes its folder. (`PR_SET_PDEATHSIG` would need unsafe code, and only Linux has it.) The process takes over the
-//! process id of the shell that starts both, so that signals and the exit status are its own.
+//! A process is killed when its [`ChildProcess`] is dropped. A test binary that is killed, or that holds a process in a
+//! static, drops nothing. So each process has a guard: a shell that reads from a pipe whose other end only the test binary
+//! holds. At the end of that pipe the guard kills the process and removes its folder. (`PR_SET_PDEATHSIG` would need unsafe
+//! code, and only Linux has it.) The process replaces the shell that starts the guard, so signals and the exit status are
+//! its own.
 
 use std::{
     ffi::OsString,
@@ -19,11 +19,11 @@ use std::{
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
-use super::eventually;
+use crate::eventually;
 
-/// `$1` is the folder; the rest is the command. `$$` in the companion is the process id that `exec` hands on. A process
-/// that is dying may still write into the folder once: hence the second attempt to remove it.
-const COMPANION: &str = r#"
+/// Starts the guard and becomes the program. `$1` is the folder, the rest is the command; `$$` in the guard is the process
+/// id that `exec` keeps. A dying process may still write into the folder once: hence the second attempt to remove it.
+const START_WITH_GUARD: &str = r#"
 folder=$1; shift
 exec 3<&0
 ( read -r _ || {
@@ -33,51 +33,52 @@ exec 3<&0
 exec "$@" </dev/null 3<&-
 "#;
 
-/// How much of a log is printed when a test fails.
+/// Lines of a log that are printed when a test fails.
 const TAIL: usize = 150;
 
-/// A neighbour's process, which can be started, ended and started again with the same folder and log.
+/// A process that can be started, ended and restarted with the same folder and log.
 #[derive(Debug)]
-pub struct Neighbour {
+pub struct ChildProcess {
     name: &'static str,
     program: PathBuf,
     args: Vec<OsString>,
     folder: TempDir,
     running: Option<Running>,
+    /// Length of the log before the latest start.
     log_start: u64,
 }
 
 #[derive(Debug)]
 struct Running {
     child: Child,
-    /// Dropped without a word, it kills the process; a line says that this is not needed any more.
-    lifeline: ChildStdin,
+    /// The guard's pipe: a line ends the guard, the end of the pipe makes it kill the process.
+    guard: ChildStdin,
 }
 
-impl Neighbour {
-    /// A neighbour that is not started yet, with a folder of its own.
+impl ChildProcess {
+    /// Returns a process that is not started yet, with a temporary folder.
     pub fn new(name: &'static str, program: PathBuf) -> Self {
-        let folder = tempfile::Builder::new().prefix(&format!("peer-{name}-")).tempdir().expect("a temporary folder");
+        let folder = tempfile::Builder::new().prefix(&format!("test-{name}-")).tempdir().expect("a temporary folder");
         Self { name, program, args: Vec::new(), folder, running: None, log_start: 0 }
     }
 
-    /// Its folder, which goes with it.
+    /// The folder of the process, removed with it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The arguments of the next start.
+    /// Sets the arguments of the next start.
     pub fn set_args(&mut self, args: impl IntoIterator<Item = impl Into<OsString>>) {
         self.args = args.into_iter().map(Into::into).collect();
     }
 
-    /// Starts it; stdout and stderr go to its log, behind those of earlier starts.
+    /// Starts the process; stdout and stderr are appended to its log.
     pub fn start(&mut self) {
         let log = self.open_log();
         self.spawn(Stdio::from(log));
     }
 
-    /// Starts it with stdout for the caller to read; stderr goes to its log.
+    /// Starts the process and returns its stdout; stderr is appended to its log.
     pub fn start_piped(&mut self) -> ChildStdout {
         self.spawn(Stdio::piped());
         let running = self.running.as_mut().expect("just started");
@@ -88,12 +89,12 @@ impl Neighbour {
         assert!(self.running.is_none(), "{} is running already", self.name);
         self.log_start = fs::metadata(self.log_path()).map_or(0, |log| log.len());
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", COMPANION, "sh"]).arg(self.folder()).arg(&self.program).args(&self.args);
-        // A group of its own: an interrupt at the terminal is for the test binary, whose end is then theirs.
+        command.args(["-c", START_WITH_GUARD, "sh"]).arg(self.folder()).arg(&self.program).args(&self.args);
+        // A process group for each, so that an interrupt at the terminal reaches the test binary only.
         command.process_group(0).stdin(Stdio::piped()).stdout(stdout).stderr(self.open_log());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{} cannot be started: {error}", self.name));
-        let lifeline = child.stdin.take().expect("stdin is a pipe");
-        self.running = Some(Running { child, lifeline });
+        let guard = child.stdin.take().expect("stdin is a pipe");
+        self.running = Some(Running { child, guard });
     }
 
     fn open_log(&self) -> File {
@@ -104,77 +105,77 @@ impl Neighbour {
         self.folder().join("log")
     }
 
-    /// What it has written since its latest start.
+    /// The log since the latest start.
     pub fn log(&self) -> String {
         let log = fs::read(self.log_path()).unwrap_or_default();
         let start = usize::try_from(self.log_start).expect("a log that fits into memory").min(log.len());
         String::from_utf8_lossy(&log[start..]).into_owned()
     }
 
-    /// Prints the end of its log, of all its starts. A failing test calls it by dropping the neighbour.
+    /// Prints the tail of the log of all starts. Dropping the process in a failing test calls this.
     #[allow(clippy::print_stdout, reason = "the test runner shows what a failing test prints")]
-    pub fn print_log(&self) {
+    pub(crate) fn print_log(&self) {
         let log = fs::read(self.log_path()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(TAIL)..];
-        println!("--- {}: the last {} of {} lines of its log", self.name, tail.len(), lines.len());
+        println!("--- {}: the last {} of {} log lines", self.name, tail.len(), lines.len());
         for line in tail {
             println!("{line}");
         }
-        println!("--- {}: end of its log", self.name);
+        println!("--- {}: end of the log", self.name);
     }
 
-    /// Whether it is still there; a process that ended by itself is reaped.
-    pub fn is_running(&mut self) -> bool {
+    /// Whether the process has been started and not ended. A process that ended by itself is reaped.
+    pub(crate) fn is_running(&mut self) -> bool {
         self.exit_status().is_none() && self.running.is_some()
     }
 
-    /// The exit status of a process that has ended by itself, once.
+    /// Returns the exit status of a process that ended by itself, once.
     fn exit_status(&mut self) -> Option<ExitStatus> {
-        let status = self.running.as_mut()?.child.try_wait().expect("it is our child")?;
-        self.reaped();
+        let status = self.running.as_mut()?.child.try_wait().expect("it is a child of this process")?;
+        self.release_guard();
         Some(status)
     }
 
-    /// Waits for its end; returns its exit status.
+    /// Waits until the process ends by itself and returns its exit status.
     ///
     /// # Panics
-    /// If it goes on for longer, or was not running.
+    /// If it runs longer than `deadline`, or was not running.
     pub async fn exited(&mut self, deadline: Duration) -> ExitStatus {
         assert!(self.running.is_some(), "{} is not running", self.name);
         eventually(deadline, &format!("the end of {}", self.name), async || self.exit_status()).await
     }
 
-    /// The companion need not kill what is gone: its process id may soon be another's.
-    fn reaped(&mut self) {
+    /// Ends the guard of a reaped process: another process may soon have the same id.
+    fn release_guard(&mut self) {
         if let Some(mut running) = self.running.take() {
-            // It may be gone itself: then it needs no word.
-            let _told = running.lifeline.write_all(b"\n");
+            // The guard may have ended as well.
+            let _written = running.guard.write_all(b"\n");
         }
     }
 
-    /// SIGKILL, and waits until it is gone. Nothing where it does not run.
+    /// Sends SIGKILL and reaps the process. Does nothing if it is not running.
     pub fn kill(&mut self) {
         if let Some(running) = self.running.as_mut() {
-            running.child.kill().expect("it is our child");
-            running.child.wait().expect("it is our child");
-            self.reaped();
+            running.child.kill().expect("it is a child of this process");
+            running.child.wait().expect("it is a child of this process");
+            self.release_guard();
         }
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// SIGSTOP; returns when it has stopped.
+    /// Sends SIGSTOP and waits until the process has stopped.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
-        waitid(WaitId::Pid(self.pid()), WaitIdOptions::STOPPED).expect("it is our child");
+        waitid(WaitId::Pid(self.pid()), WaitIdOptions::STOPPED).expect("it is a child of this process");
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
@@ -183,7 +184,7 @@ impl Neighbour {
         kill_process(self.pid(), signal).unwrap_or_else(|error| panic!("{}: {signal:?}: {error}", self.name));
     }
 
-    /// Its process id.
+    /// The process id.
     ///
     /// # Panics
     /// If it is not running.
@@ -193,7 +194,7 @@ impl Neighbour {
     }
 }
 
-impl Drop for Neighbour {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.print_log();

@@ -1,4 +1,4 @@
-//! Workflows on the API server, as Argo's controller and Kubeflow leave them there.
+//! Workflows on the API server, as Argo's controller and Kubeflow write them.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,18 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{Cluster, SOON, eventually};
+use super::Cluster;
+use crate::{SOON, eventually};
 
-/// The label in which Argo's controller repeats `status.phase`.
+/// The label in which Argo's controller copies `status.phase`.
 pub const PHASE_LABEL: &str = "workflows.argoproj.io/phase";
 
 const COMPLETED_LABEL: &str = "workflows.argoproj.io/completed";
 const RUN_ID_LABEL: &str = "pipeline/runid";
 
 impl Cluster {
-    /// The kind `Workflow` of Argo Workflows, as far as the API server has to know it.
-    pub async fn install_workflow_crd(&self) {
+    /// Installs the kind `Workflow` of Argo Workflows with a schema that accepts every field.
+    pub(super) async fn install_workflow_crd(&self) {
         let crd: CustomResourceDefinition = serde_json::from_value(json!({
             "apiVersion": "apiextensions.k8s.io/v1",
             "kind": "CustomResourceDefinition",
@@ -42,7 +43,7 @@ impl Cluster {
         .expect("a CustomResourceDefinition");
         let crds = Api::<CustomResourceDefinition>::all(self.client().await);
         crds.create(&PostParams::default(), &crd).await.expect("the CRD is accepted");
-        // Established comes before the first request for it is served.
+        // The API server establishes a kind before it serves it.
         let workflows = Api::<DynamicObject>::all_with(self.client().await, &resource());
         eventually(SOON, "Workflows are served", async || workflows.list(&Default::default()).await).await;
     }
@@ -52,7 +53,7 @@ fn resource() -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Workflow"))
 }
 
-/// A Workflow to be created.
+/// A Workflow that is not created yet.
 #[derive(Clone, Debug, Default)]
 pub struct NewWorkflow {
     metadata: ObjectMeta,
@@ -60,19 +61,19 @@ pub struct NewWorkflow {
 }
 
 impl NewWorkflow {
-    /// One of this name, without anything that says it was a pipeline's run.
+    /// A Workflow of this name without labels and annotations of Kubeflow.
     pub fn named(name: &str) -> Self {
         let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
         Self { metadata, phase: None }
     }
 
-    /// One whose name the API server makes from this prefix; Argo's own habit is a prefix that ends with `-`.
-    pub fn generated(prefix: &str) -> Self {
+    /// A Workflow whose name the API server generates from this prefix.
+    fn generated(prefix: &str) -> Self {
         let metadata = ObjectMeta { generate_name: Some(prefix.to_owned()), ..ObjectMeta::default() };
         Self { metadata, phase: None }
     }
 
-    /// A run of a TFX pipeline on Kubeflow Pipelines v1: its compiler wrote the name of the pipeline down.
+    /// A run of a TFX pipeline on Kubeflow Pipelines v1, whose compiler wrote the pipeline's name into an annotation.
     pub fn tfx_v1(name: &str, pipeline: &str) -> Self {
         let spec = json!({"description": "", "inputs": [], "name": pipeline});
         Self::named(name)
@@ -83,7 +84,7 @@ impl NewWorkflow {
             .run_id(&uuid::Uuid::from_u128(rand::random()).to_string())
     }
 
-    /// A recurring run of Kubeflow Pipelines v1: nothing on it was written by the compiler.
+    /// A recurring run of Kubeflow Pipelines v1, without annotations of the compiler.
     pub fn recurring_v1(name: &str) -> Self {
         Self::named(name)
             .label("scheduledworkflows.kubeflow.org/isOwnedByScheduledWorkflow", "true")
@@ -91,55 +92,55 @@ impl NewWorkflow {
             .run_id(&uuid::Uuid::from_u128(rand::random()).to_string())
     }
 
-    /// A run on Kubeflow Pipelines v2: its name begins with the pipeline's.
+    /// A run on Kubeflow Pipelines v2, whose name begins with the pipeline's.
     pub fn kfp_v2(pipeline: &str, run_id: &str) -> Self {
         Self::generated(&format!("{pipeline}-"))
             .annotation("pipelines.kubeflow.org/run_name", &format!("Run of {pipeline}"))
             .run_id(run_id)
     }
 
-    /// The label that Kubeflow's API server puts on every run that it submits.
+    /// Sets the label of every run that Kubeflow's API server submits.
     pub fn run_id(self, run_id: &str) -> Self {
         self.label(RUN_ID_LABEL, run_id)
     }
 
-    /// With this label.
+    /// Sets a label.
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.metadata.labels.get_or_insert_default().insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// With this annotation.
+    /// Sets an annotation.
     pub fn annotation(mut self, key: &str, value: &str) -> Self {
         self.metadata.annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// In this phase from the start.
+    /// Sets the phase.
     pub fn phase(mut self, phase: &str) -> Self {
         self.phase = Some(phase.to_owned());
         self
     }
 }
 
-/// The Workflows of one namespace, as cluster administrator.
+/// The Workflows of a namespace.
 #[derive(Clone, Debug)]
 pub struct Workflows {
     api: Api<DynamicObject>,
 }
 
 impl Workflows {
-    /// Through this client.
+    /// The Workflows of a namespace through this client.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self { api: Api::namespaced_with(client, namespace, &resource()) }
     }
 
-    /// kube's own view of them.
+    /// Returns kube's API of the Workflows.
     pub fn api(&self) -> &Api<DynamicObject> {
         &self.api
     }
 
-    /// Creates one; returns it as stored.
+    /// Creates a Workflow and returns it as stored.
     pub async fn create(&self, new: NewWorkflow) -> DynamicObject {
         let mut status = json!({});
         let mut new = new;
@@ -155,7 +156,7 @@ impl Workflows {
         self.api.create(&PostParams::default(), &workflow).await.expect("the Workflow is accepted")
     }
 
-    /// Changes the phase as Argo's controller does: status and labels in one update, which is one MODIFIED.
+    /// Changes the phase as Argo's controller does: status and labels in one update.
     pub async fn set_phase(&self, name: &str, phase: &str) -> DynamicObject {
         let labels = json!({PHASE_LABEL: phase, COMPLETED_LABEL: completed(phase).to_string()});
         self.merge(name, &json!({"metadata": {"labels": labels}, "status": {"phase": phase}})).await
@@ -171,41 +172,41 @@ impl Workflows {
         self.merge(name, &json!({"metadata": {"annotations": {key: value}}})).await
     }
 
-    /// A merge patch that is expected to be accepted.
+    /// Applies a merge patch and returns the Workflow as stored.
     pub async fn merge(&self, name: &str, patch: &Value) -> DynamicObject {
         self.try_merge(name, patch).await.expect("the patch is accepted")
     }
 
-    /// A merge patch.
+    /// Applies a merge patch.
     ///
     /// # Errors
     /// The API server's refusal.
     ///
     /// # Panics
-    /// If there is no answer.
+    /// If there is no response.
     pub async fn try_merge(&self, name: &str, patch: &Value) -> Result<DynamicObject, Box<Status>> {
         match self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(workflow) => Ok(workflow),
             Err(kube::Error::Api(status)) => Err(status),
-            Err(error) => panic!("no answer to a patch: {error}"),
+            Err(error) => panic!("no response to a patch: {error}"),
         }
     }
 
-    /// As it is stored now.
+    /// Returns a Workflow as stored.
     pub async fn get(&self, name: &str) -> DynamicObject {
-        self.api.get(name).await.expect("the Workflow is there")
+        self.api.get(name).await.expect("the Workflow exists")
     }
 
-    /// Its annotations that begin with this prefix.
+    /// Returns the annotations with this prefix.
     pub async fn annotations(&self, name: &str, prefix: &str) -> BTreeMap<String, String> {
         let mut annotations = self.get(name).await.metadata.annotations.unwrap_or_default();
         annotations.retain(|key, _| key.starts_with(prefix));
         annotations
     }
 
-    /// Deletes it; it has no finalizers, so it is gone.
+    /// Deletes a Workflow at once: it has no finalizers.
     pub async fn delete(&self, name: &str) {
-        self.api.delete(name, &DeleteParams::default()).await.expect("the Workflow was there");
+        self.api.delete(name, &DeleteParams::default()).await.expect("the Workflow exists");
     }
 }
 

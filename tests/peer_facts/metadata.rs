@@ -2,16 +2,15 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tonic::Code;
-
-use crate::peers::{
+use test_support::{
     Model, Peers, Run, Task, Writer,
-    proto::{
+    ml_metadata::{
         Artifact, Event, Execution, GetArtifactTypeRequest, GetArtifactsByContextRequest,
         GetContextByTypeAndNameRequest, GetEventsByArtifactIDsRequest, GetExecutionsByContextRequest,
         GetParentContextsByContextRequest, ListOperationOptions, PutArtifactsRequest, event::Type, execution::State,
     },
 };
+use tonic::Code;
 
 async fn artifacts(writer: &Writer, context: i64) -> Vec<Artifact> {
     let request = GetArtifactsByContextRequest { context_id: Some(context), options: None };
@@ -31,8 +30,9 @@ async fn events(writer: &Writer, artifact: i64) -> Vec<Event> {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn an_absent_context_is_ok_and_empty_whether_its_type_is_known_or_not() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let mut writer = store.writer().await;
     for type_is_known in [false, true] {
@@ -49,8 +49,9 @@ async fn an_absent_context_is_ok_and_empty_whether_its_type_is_known_or_not() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn what_a_run_only_read_is_listed_among_its_artifacts_and_told_apart_by_its_events() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let writer = store.writer().await;
     let earlier = writer.tfx_run("penguin", "run-1").await.task(Task::pusher("gs://root/1")).await;
@@ -68,8 +69,9 @@ async fn what_a_run_only_read_is_listed_among_its_artifacts_and_told_apart_by_it
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn an_artifact_comes_with_its_types_name_its_properties_and_its_place() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let writer = store.writer().await;
     let run = writer.tfx_run("penguin", "run-1").await;
@@ -85,13 +87,14 @@ async fn an_artifact_comes_with_its_types_name_its_properties_and_its_place() {
     assert!(pushed.custom_properties.contains_key("name") && pushed.custom_properties.contains_key("pushed"));
     let second = &events(&writer, written.artifacts[1]).await[0];
     let steps: Vec<_> = second.path.as_ref().expect("a path").steps.iter().map(|step| step.value.clone()).collect();
-    use crate::peers::proto::event::path::step::Value::{Index, Key};
+    use test_support::ml_metadata::event::path::step::Value::{Index, Key};
     assert_eq!(steps, [Some(Key("pushed_model".to_owned())), Some(Index(1))]);
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_listing_ends_where_there_is_no_token() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let mut writer = store.writer().await;
     let run = writer.tfx_run("penguin", "run-1").await;
@@ -118,8 +121,9 @@ async fn a_listing_ends_where_there_is_no_token() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_run_of_kubeflow_v2_lies_below_its_pipeline() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let mut writer = store.writer().await;
     let run = writer.kfp_run("penguin", "0b7ee1d6", "team").await;
@@ -131,8 +135,9 @@ async fn a_run_of_kubeflow_v2_lies_below_its_pipeline() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_cached_task_is_a_new_execution_that_puts_out_an_old_artifact() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let writer = store.writer().await;
     let push = |run: Run, model| async move { run.task(Task::new("push").output(model).state(State::Cached)).await };
@@ -153,8 +158,9 @@ async fn a_cached_task_is_a_new_execution_that_puts_out_an_old_artifact() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_time_of_an_executions_creation_is_the_servers_and_a_test_can_move_it() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let writer = store.writer().await;
     let run = writer.tfx_run("penguin", "run-1").await;
@@ -166,8 +172,9 @@ async fn the_time_of_an_executions_creation_is_the_servers_and_a_test_can_move_i
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn an_error_comes_with_its_own_code() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let mut client = store.writer().await.client;
     let request = GetArtifactTypeRequest { type_name: Some("Nothing".to_owned()) };
