@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use futures::StreamExt as _;
 use model_update_eventsource::{eventsource::Subscriber, model::workflow::MARK_PREFIX};
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
-use test_support::{Cluster, Line, NewWorkflow, Peers, SHUTDOWN, SOON, ServerProcess, Task};
+use test_support::{Cluster, Line, NewWorkflow, Peers, SHUTDOWN, SOON, ServerProcess, Task, plain_kubeconfig};
 
 /// A URL under which nobody answers: port 9 is `discard`, and below those that are given out.
 const NOWHERE: &str = "http://127.0.0.1:9";
@@ -26,15 +26,7 @@ async fn succeeded(cluster: &Cluster, writer: &test_support::Writer, namespace: 
 }
 
 fn kubeconfig_of_nobody(folder: &Path) -> std::path::PathBuf {
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "x",
-        "clusters": [{"name": "x", "cluster": {"server": NOWHERE}}],
-        "users": [{"name": "x", "user": {}}],
-        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-    });
-    let path = folder.join("kubeconfig");
-    fs::write(&path, kubeconfig.to_string()).unwrap();
-    path
+    plain_kubeconfig(folder, NOWHERE)
 }
 
 #[tokio::test]

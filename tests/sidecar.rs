@@ -16,7 +16,8 @@ use std::{
 use model_update_eventsource::{app::Config, model::workflow::MARK_PREFIX};
 use serde_json::{Value, json};
 use test_support::{
-    Cluster, Line, NewWorkflow, Peers, SHUTDOWN, SOON, ServerProcess, ServiceAccount, Task, eventually, manifests,
+    Cluster, Line, NewWorkflow, Peers, SHUTDOWN, SOON, ServerProcess, ServiceAccount, Task, eventually, find_object,
+    manifests,
 };
 
 const NAME: &str = "model-update-eventsource";
@@ -47,13 +48,8 @@ async fn rendered() -> Vec<Value> {
     kustomize(&peers, &file("tests/sidecar")).unwrap()
 }
 
-fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
-    let is_it = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
-    objects.iter().find(is_it).unwrap_or_else(|| panic!("no {kind} {name}"))
-}
-
 fn deployment(objects: &[Value]) -> &Value {
-    find(objects, "Deployment", "kfp-operator-controller-manager")
+    find_object(objects, "Deployment", "kfp-operator-controller-manager")
 }
 
 fn pod(deployment: &Value) -> &Value {
@@ -74,7 +70,7 @@ async fn everything_of_the_operator_stays_as_it_was() {
     let rendered = rendered().await;
     for before in read(OPERATOR) {
         let (kind, name) = (before["kind"].as_str().unwrap(), before["metadata"]["name"].as_str().unwrap());
-        let mut after = find(&rendered, kind, name).clone();
+        let mut after = find_object(&rendered, kind, name).clone();
         if kind == "Deployment" {
             let pod = after["spec"]["template"]["spec"].as_object_mut().unwrap();
             assert_eq!(pod.remove("initContainers").unwrap().as_array().unwrap().len(), 1);
@@ -137,7 +133,7 @@ async fn no_port_is_taken_twice_by_number_or_by_name_and_the_services_lead_to_th
     for (service, flag, port) in [("server", "--listen", 50051), ("metrics", "--admin-listen", 8090)] {
         assert!(args.contains(&&*format!("{flag}=0.0.0.0:{port}")), "{args:?}");
         assert!(ports(sidecar).iter().any(|declared| declared["containerPort"] == port), "{port}");
-        let service = find(&rendered, "Service", &format!("kfp-operator-{NAME}-{service}"));
+        let service = find_object(&rendered, "Service", &format!("kfp-operator-{NAME}-{service}"));
         assert_eq!(&service["spec"]["selector"], pod_labels);
         assert_eq!(service["metadata"]["namespace"], deployment["metadata"]["namespace"]);
         let [only] = &service["spec"]["ports"].as_array().unwrap()[..] else { panic!("{service}") };
@@ -155,11 +151,11 @@ async fn the_rights_are_three_verbs_for_whichever_account_the_operator_runs_as()
     let other = operator.replace("serviceAccountName: kfp-operator-controller-manager", "serviceAccountName: other");
     for (operator, account) in [(&operator, "kfp-operator-controller-manager"), (&other, "other")] {
         let rendered = kustomize(&peers, overlay(operator).path()).unwrap();
-        let role = find(&rendered, "ClusterRole", &format!("kfp-operator-{NAME}"));
+        let role = find_object(&rendered, "ClusterRole", &format!("kfp-operator-{NAME}"));
         let rules =
             json!([{"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["list", "watch", "patch"]}]);
         assert_eq!(role["rules"], rules);
-        let binding = find(&rendered, "ClusterRoleBinding", &format!("kfp-operator-{NAME}"));
+        let binding = find_object(&rendered, "ClusterRoleBinding", &format!("kfp-operator-{NAME}"));
         assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
         let subject = json!({"kind": "ServiceAccount", "name": account, "namespace": "kfp-operator-system"});
         assert_eq!(binding["subjects"], json!([subject]));

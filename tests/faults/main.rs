@@ -15,7 +15,6 @@ mod scale;
 mod scene;
 mod soak;
 mod subscribers;
-mod wire;
 
 /// Held by a test that starts neighbours of its own or measures a time: two cores do not bear many at once.
 async fn alone() -> tokio::sync::MutexGuard<'static, ()> {

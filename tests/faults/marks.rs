@@ -30,6 +30,7 @@ const ANSWERS: [(Patches, &str, &str); 7] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn whatever_patches_are_answered_each_event_comes_once_and_the_marks_are_written_at_last() {
     join_all(ANSWERS.map(|(fate, counted, fault)| marks_fare(fate, counted, fault))).await;
 }

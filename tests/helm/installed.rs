@@ -34,7 +34,7 @@ async fn helm_installs_upgrades_and_removes_it_and_says_what_to_do_next() {
 /// What the Pod of `helm test` runs, at this server.
 async fn tested(peers: &Peers, server: &str) -> Output {
     let objects = rendered(peers, &[]);
-    let pod = find(&objects, "Pod", &format!("{FULLNAME}-test"));
+    let pod = find_object(&objects, "Pod", &format!("{FULLNAME}-test"));
     let args = pod["spec"]["containers"][0]["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
     let dialled = format!("--server=http://{FULLNAME}-server.{NAMESPACE}:50051");
     let args: Vec<_> =

@@ -17,7 +17,7 @@ use std::{
 };
 
 use serde_json::Value;
-use test_support::{Peers, manifests};
+use test_support::{Peers, find_object, manifests};
 
 /// As kfp-operator's documentation expects it.
 const RELEASE: &str = "kfp-operator";
@@ -62,9 +62,4 @@ fn rendered(peers: &Peers, more: &[&str]) -> Vec<Value> {
     let output = helm(peers, &args);
     assert!(output.status.success(), "{more:?}: {}", said(&output));
     manifests(&String::from_utf8(output.stdout).unwrap())
-}
-
-fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
-    let is_it = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
-    objects.iter().find(is_it).unwrap_or_else(|| panic!("no {kind} {name}"))
 }

@@ -9,7 +9,7 @@ use crate::tap::Tap;
 
 async fn subscriber(server: &Server, tap: &Tap, count: usize) -> (GrpcGoClient, Session) {
     let peers = Peers::with(&["grpc-client"]).await;
-    let client = peers.grpc_go_client(tap.addr, "").count(count).start();
+    let client = peers.grpc_go_client(tap.address, "").count(count).start();
     (client, server.session().await)
 }
 

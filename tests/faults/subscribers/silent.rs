@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use test_support::{
-    RunningServer, Tally,
+    RunningServer, Tally, TcpProxy,
     generic::{Event, EventSource, eventing_client::EventingClient},
     model_location, report,
 };
@@ -12,10 +12,7 @@ use tokio::time::{Instant, interval, timeout};
 use tonic::{Streaming, transport::Endpoint};
 
 use super::STEADY;
-use crate::{
-    scene::{SOON, Scene, take_all, take_rest},
-    wire::Wire,
-};
+use crate::scene::{SOON, Scene, take_all, take_rest};
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
@@ -66,10 +63,10 @@ async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need
     let program = scene.program(&[]).await;
     let mut steady = scene.subscriber(&program, STEADY).await;
     let to = program.listen;
-    let wires = [Wire::to(to).await, Wire::to(to).await, Wire::narrow(to, 4096).await];
+    let wires = [TcpProxy::start(to).await, TcpProxy::start(to).await, TcpProxy::with_small_buffer(to, 4096).await];
     let _vanished = TcpStream::connect(to).await.expect("accepted");
     let client =
-        |wire: &Wire, more: &str| scene.peers.grpc_go_client(wire.address, &format!("{}{more}", scene.config()));
+        |wire: &TcpProxy, more: &str| scene.peers.grpc_go_client(wire.address, &format!("{}{more}", scene.config()));
     let _idle = client(&wires[0], "\npipelines: [nobodys]").name("idle").start();
     let mut busy = client(&wires[1], "").name("busy").start();
     // Flow control would keep the server from filling the wire.
@@ -80,7 +77,7 @@ async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need
     scene.marked(&before, &every).await;
 
     let since = Instant::now();
-    wires.iter().for_each(Wire::swallow_everything);
+    wires.iter().for_each(TcpProxy::pause);
     // More than sockets hold.
     let lost = scene.succeed_with(&mut tally, &every, 12, 400_000).await;
     take_all(&mut steady, STEADY, &mut tally).await;
@@ -112,11 +109,13 @@ async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn subscribers_that_never_read_are_handed_256_events_each_and_hold_up_nobody() {
     stuck(Tally::new("subscribers never read, small events"), 300, 0, 256, 16 * 1024).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn subscribers_that_never_read_are_handed_four_mebibytes_and_one_event_more_and_hold_up_nobody() {
     stuck(Tally::new("subscribers never read, large events"), 30, 400_000, 12, 64 * 1024).await;
 }

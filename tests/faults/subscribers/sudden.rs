@@ -4,14 +4,11 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use futures::StreamExt as _;
 use model_update_eventsource::eventsource::Subscriber;
-use test_support::{GrpcGoClient, RunningServer, Tally, model_location, report};
+use test_support::{GrpcGoClient, RunningServer, Tally, TcpProxy, model_location, report};
 use tokio::time::{Instant, interval, timeout, timeout_at};
 
 use super::STEADY;
-use crate::{
-    scene::{SOON, Scene, run_of, take, take_all, take_rest},
-    wire::Wire,
-};
+use crate::scene::{SOON, Scene, run_of, take, take_all, take_rest};
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
@@ -27,11 +24,11 @@ async fn a_killed_subscriber_gets_again_what_it_had_not_confirmed_and_nothing_el
 async fn a_half_closing_subscriber_can_prove_nothing_more_and_gets_again_what_it_had_not_confirmed() {
     let scene = Scene::open().await;
     let program = scene.program(&[]).await;
-    let mut wire = Wire::to(program.listen).await;
+    let mut wire = TcpProxy::start(program.listen).await;
     let address = wire.address;
     breaks(&scene, &program, address, Tally::new("subscriber half-closes"), async |_| {
         wire.half_close();
-        timeout(SOON, wire.closed_by_server()).await.expect("the server closes its side, too");
+        timeout(SOON, wire.closed()).await.expect("the server closes its side, too");
     })
     .await;
 }

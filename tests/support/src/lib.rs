@@ -54,6 +54,7 @@ pub mod plain_http;
 mod ports;
 mod server_process;
 mod tally;
+mod tcp_proxy;
 mod test_server;
 
 pub use child_process::ChildProcess;
@@ -66,6 +67,7 @@ pub use peers::{
 pub use ports::free_port;
 pub use server_process::{RunningServer, SHUTDOWN, ServerProcess};
 pub use tally::{Tally, model_location, report};
+pub use tcp_proxy::TcpProxy;
 pub use test_server::{Events, TestServer};
 
 /// Argo Events' generic EventSource, both sides.
