@@ -1,5 +1,5 @@
-//! Rules for the sources: imports run one way, adapters do not import each other, generated types stay in their adapter,
-//! files stay short, and every file is compiled.
+//! Rules for the sources: imports run one way, adapters do not import each other, generated types stay in their
+//! adapter, files stay short, and every file is compiled.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
@@ -10,8 +10,8 @@ use std::{
     process::Command,
 };
 
-/// Rank of each module: it may import modules of a lower rank, but none of the same rank. Leaves are for all modules, and
-/// import only each other.
+/// Rank of each module: it may import modules of a lower rank, but none of the same rank. Leaves are for all modules,
+/// and import only each other.
 const ORDER: [(&str, u8); 16] = [
     ("main", 7),
     ("cli", 6),
@@ -159,8 +159,8 @@ fn read(file: &Path) -> String {
     fs::read_to_string(root().join(file)).unwrap()
 }
 
-/// Returns the root files of all crates: library, program, integration tests (`tests/x.rs` and `tests/x/main.rs`), and the
-/// workspace's other members with their build scripts.
+/// Returns the root files of all crates: library, program, integration tests (`tests/x.rs` and `tests/x/main.rs`), and
+/// the workspace's other members with their build scripts.
 fn roots() -> impl Iterator<Item = PathBuf> {
     let manifest = read(Path::new("Cargo.toml"));
     let members = manifest.lines().find_map(|line| line.strip_prefix("members = [")?.strip_suffix(']')).unwrap();
@@ -219,8 +219,8 @@ fn normal(path: &Path) -> PathBuf {
     })
 }
 
-/// Returns the top-level modules that a source names through `crate::` or enough `super::`. `depth` is the number of modules
-/// down to this file.
+/// Returns the top-level modules that a source names through `crate::` or enough `super::`. `depth` is the number of
+/// modules down to this file.
 fn imports(source: &str, depth: usize) -> BTreeSet<String> {
     let tokens = tokens(source);
     let at = |index: usize| tokens.get(index).map_or("", String::as_str);

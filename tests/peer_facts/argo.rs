@@ -1,4 +1,4 @@
-//! Argo Events' own EventSource, bus and Sensor, end to end. `tests/argo` has the product before them.
+//! Argo Events' EventSource, bus and Sensor, end to end without the product. `tests/argo` tests them with it.
 
 use test_support::{Peers, SOON, START};
 
@@ -30,7 +30,7 @@ spec:
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn argo_carries_an_event_from_its_event_source_over_the_bus_to_its_sensor() {
+async fn argo_delivers_an_event_through_the_bus_to_its_sensor() {
     let peers = Peers::with(&["argo-events", "nats-server"]).await;
     let mut server = Server::start().await;
     let bus = peers.jet_stream().await;
@@ -46,15 +46,15 @@ async fn argo_carries_an_event_from_its_event_source_over_the_bus_to_its_sensor(
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn argo_says_what_its_controller_would_refuse() {
+async fn argo_validates_as_its_controller_does() {
     let peers = Peers::with(&["argo-events", "nats-server"]).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("sensor.yaml");
-    std::fs::write(&file, SENSOR).expect("the file can be written");
+    std::fs::write(&file, SENSOR).expect("the file is writable");
     assert_eq!(peers.argo_validates(&file), Ok(()));
-    // The documentation of the Go server forgot it.
-    std::fs::write(&file, SENSOR.replace("        name: print\n", "")).expect("the file can be written");
-    let refusal = peers.argo_validates(&file).expect_err("a trigger has a name");
+    // As in the documentation of the Go server.
+    std::fs::write(&file, SENSOR.replace("        name: print\n", "")).expect("the file is writable");
+    let refusal = peers.argo_validates(&file).expect_err("a trigger needs a name");
     assert!(refusal.contains("name"), "{refusal}");
     assert!(peers.argo_crds().join("argoproj.io_sensors.yaml").exists());
 }

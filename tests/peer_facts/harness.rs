@@ -1,4 +1,4 @@
-//! The test support: faults do what their names say, and no process outlives its test.
+//! The test support: faults have their effect, and no process outlives its test.
 
 use std::{
     env,

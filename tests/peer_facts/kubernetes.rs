@@ -1,4 +1,4 @@
-//! What the API server answers to the watch and the patches of the product.
+//! The API server's responses to the product's watches and patches.
 
 use futures::TryStreamExt as _;
 use http::Request;
@@ -18,10 +18,10 @@ fn mark_for(uid: &str) -> Value {
 }
 
 async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(SOON, future).await.expect("it happens soon")
+    tokio::time::timeout(SOON, future).await.expect("in time")
 }
 
-/// The version of the whole list, from which a watch goes on.
+/// Returns the version of the list, from which a watch continues.
 async fn version(workflows: &Workflows) -> String {
     let list = workflows.api().list_metadata(&Default::default()).await.expect("a list");
     list.metadata.resource_version.expect("a list has a version")
@@ -40,7 +40,7 @@ async fn a_merge_patch_with_the_uid_of_the_object_is_accepted() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_merge_patch_with_the_uid_of_a_predecessor_is_invalid_for_the_field_metadata_uid() {
+async fn a_merge_patch_with_the_uid_of_a_predecessor_is_invalid() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
@@ -48,7 +48,7 @@ async fn a_merge_patch_with_the_uid_of_a_predecessor_is_invalid_for_the_field_me
     workflows.delete("run").await;
     workflows.create(NewWorkflow::named("run")).await;
 
-    let refusal = workflows.try_merge("run", &mark_for(&uid)).await.expect_err("another object has the name now");
+    let refusal = workflows.try_merge("run", &mark_for(&uid)).await.expect_err("another object has this name");
     assert_eq!((refusal.code, refusal.reason.as_str()), (422, "Invalid"));
     let causes = refusal.details.expect("details").causes;
     assert!(causes.iter().any(|cause| cause.field == "metadata.uid"), "{causes:?}");
@@ -57,13 +57,13 @@ async fn a_merge_patch_with_the_uid_of_a_predecessor_is_invalid_for_the_field_me
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_merge_patch_for_what_is_gone_is_not_found() {
+async fn a_merge_patch_of_a_deleted_object_is_not_found() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
     let uid = workflows.create(NewWorkflow::named("run")).await.uid().expect("a uid");
     workflows.delete("run").await;
-    let refusal = workflows.try_merge("run", &mark_for(&uid)).await.expect_err("it is gone");
+    let refusal = workflows.try_merge("run", &mark_for(&uid)).await.expect_err("it is deleted");
     assert_eq!((refusal.code, refusal.reason.as_str()), (404, "NotFound"));
 }
 
@@ -82,7 +82,7 @@ async fn a_merge_patch_with_a_stale_version_is_a_conflict() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_patch_can_be_answered_with_metadata_only() {
+async fn the_response_to_a_patch_can_be_metadata_only() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
@@ -117,7 +117,7 @@ async fn a_refused_patch_names_user_verb_resource_and_namespace() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn withdrawn_rights_do_not_cut_a_running_watch_but_refuse_the_next() {
+async fn revoked_rights_keep_a_running_watch_and_refuse_the_next() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let namespace = cluster.namespace("rights").await;
@@ -131,7 +131,7 @@ async fn withdrawn_rights_do_not_cut_a_running_watch_but_refuse_the_next() {
 
     cluster.revoke(grant).await;
     cluster.workflows(&namespace).await.create(NewWorkflow::named("after")).await;
-    let event = within(watch.try_next()).await.expect("the watch goes on").expect("an event");
+    let event = within(watch.try_next()).await.expect("the watch continues").expect("an event");
     assert!(matches!(&event, WatchEvent::Added(workflow) if workflow.name_any() == "after"), "{event:?}");
 
     let next = watched.api().watch_metadata(&WatchParams::default(), "0").await.map(drop);
@@ -141,7 +141,7 @@ async fn withdrawn_rights_do_not_cut_a_running_watch_but_refuse_the_next() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_watch_for_metadata_only_brings_labels_annotations_and_managed_fields() {
+async fn a_metadata_watch_has_labels_annotations_and_managed_fields() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let workflows = cluster.workflows(&cluster.namespace("watch").await).await;
@@ -179,23 +179,23 @@ async fn the_api_server_counts_its_open_watches() {
     eventually(SOON, "no watch is counted", async || cluster.open_watches("workflows").await == 0).await;
 }
 
-/// The start of a watch, as the API server answers it: its status, and the first event.
+/// Starts a watch and returns its first event. The response has the status 200.
 async fn first_event(cluster: &Cluster, namespace: &str, from: &str) -> WatchEvent<PartialObjectMeta<DynamicObject>> {
     let path = format!("/apis/argoproj.io/v1alpha1/namespaces/{namespace}/workflows?watch=true&resourceVersion={from}");
     let request = Request::get(path)
         .header("accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
         .body(Vec::new())
         .expect("a request");
-    // A status other than 200 would be an error here, and no event.
+    // Another status than 200 is an error here.
     let client = cluster.client().await;
-    let events = client.request_events(request).await.expect("a watch is answered with 200");
+    let events = client.request_events(request).await.expect("the status of a watch is 200");
     let mut events = std::pin::pin!(events);
     within(events.try_next()).await.expect("no error").expect("an event")
 }
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_version_that_was_compacted_away_is_answered_with_200_and_a_410_as_event() {
+async fn a_watch_from_a_compacted_version_begins_with_a_410_event() {
     let peers = Peers::find().await;
     let mut cluster = peers.private_cluster().await;
     let namespace = cluster.namespace("compaction").await;
@@ -215,7 +215,7 @@ async fn a_version_that_was_compacted_away_is_answered_with_200_and_a_410_as_eve
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_restarted_api_server_goes_on_with_a_watch_or_says_410_though_nothing_was_compacted() {
+async fn a_restarted_api_server_continues_a_watch_or_begins_with_410() {
     let peers = Peers::find().await;
     let mut cluster = peers.private_cluster().await;
     let url = cluster.url();
@@ -228,11 +228,11 @@ async fn a_restarted_api_server_goes_on_with_a_watch_or_says_410_though_nothing_
     cluster.start_api_server().await;
     assert_eq!(cluster.url(), url, "the port is the same");
     workflows.set_phase("run", "Succeeded").await;
-    // Its watch cache begins with its own first list, and its start writes to etcd: versions from before may be too old.
+    // The watch cache begins with its own first list, and the start writes to etcd: earlier versions may be too old.
     let event = first_event(&cluster, &namespace, &from).await;
-    let goes_on = matches!(&event, WatchEvent::Modified(run) if run.labels()[PHASE_LABEL] == "Succeeded");
+    let continues = matches!(&event, WatchEvent::Modified(run) if run.labels()[PHASE_LABEL] == "Succeeded");
     let too_old = matches!(&event, WatchEvent::Error(status) if status.code == 410);
-    assert!(goes_on || too_old, "{event:?}");
+    assert!(continues || too_old, "{event:?}");
 }
 
 async fn review(cluster: &Cluster, token: &str, audiences: &[&str]) -> TokenReviewStatus {
@@ -240,13 +240,13 @@ async fn review(cluster: &Cluster, token: &str, audiences: &[&str]) -> TokenRevi
     let spec = TokenReviewSpec { token: token.to_owned(), audiences: Some(audiences) };
     let review = TokenReview { spec, ..TokenReview::default() };
     let reviews = Api::<TokenReview>::all(cluster.client().await);
-    let answer = reviews.create(&PostParams::default(), &review).await.expect("a review is answered with 201");
+    let answer = reviews.create(&PostParams::default(), &review).await.expect("the status of a review is 201");
     answer.status.expect("a status")
 }
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_token_review_says_whose_token_it_is_or_why_it_is_none() {
+async fn a_token_review_returns_the_user_or_the_reason() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;
     let namespace = cluster.namespace("tokens").await;

@@ -1,4 +1,4 @@
-//! What ML Metadata answers to the calls of the product.
+//! ML Metadata's responses to the product's calls.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -31,7 +31,7 @@ async fn events(writer: &Writer, artifact: i64) -> Vec<Event> {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn an_absent_context_is_ok_and_empty_whether_its_type_is_known_or_not() {
+async fn an_absent_context_is_ok_and_empty() {
     let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let mut writer = store.writer().await;
@@ -41,7 +41,7 @@ async fn an_absent_context_is_ok_and_empty_whether_its_type_is_known_or_not() {
         }
         let request = GetContextByTypeAndNameRequest {
             type_name: Some("pipeline_run".to_owned()),
-            context_name: Some("nobody".to_owned()),
+            context_name: Some("absent".to_owned()),
         };
         let answer = writer.client.get_context_by_type_and_name(request).await;
         assert_eq!(answer.expect("OK").into_inner().context, None, "type known: {type_is_known}");
@@ -50,7 +50,7 @@ async fn an_absent_context_is_ok_and_empty_whether_its_type_is_known_or_not() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn what_a_run_only_read_is_listed_among_its_artifacts_and_told_apart_by_its_events() {
+async fn an_input_is_among_a_runs_artifacts_with_an_input_event() {
     let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let writer = store.writer().await;
@@ -70,7 +70,7 @@ async fn what_a_run_only_read_is_listed_among_its_artifacts_and_told_apart_by_it
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn an_artifact_comes_with_its_types_name_its_properties_and_its_place() {
+async fn an_artifact_has_the_name_of_its_type_and_its_properties() {
     let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let writer = store.writer().await;
@@ -81,7 +81,7 @@ async fn an_artifact_comes_with_its_types_name_its_properties_and_its_place() {
 
     let listed = artifacts(&writer, run.context).await;
     assert_eq!(listed.len(), 2);
-    let pushed = listed.iter().find(|artifact| artifact.id() == written.artifacts[0]).expect("it is there");
+    let pushed = listed.iter().find(|artifact| artifact.id() == written.artifacts[0]).expect("it is listed");
     assert_eq!((pushed.r#type(), pushed.uri()), ("PushedModel", "gs://root/1"));
     assert_eq!(pushed.name, None);
     assert!(pushed.custom_properties.contains_key("name") && pushed.custom_properties.contains_key("pushed"));
@@ -93,7 +93,7 @@ async fn an_artifact_comes_with_its_types_name_its_properties_and_its_place() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_listing_ends_where_there_is_no_token() {
+async fn the_last_page_has_no_token() {
     let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let mut writer = store.writer().await;
@@ -122,7 +122,7 @@ async fn a_listing_ends_where_there_is_no_token() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_run_of_kubeflow_v2_lies_below_its_pipeline() {
+async fn the_parent_of_a_kubeflow_v2_run_is_its_pipeline() {
     let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let mut writer = store.writer().await;
@@ -136,7 +136,7 @@ async fn a_run_of_kubeflow_v2_lies_below_its_pipeline() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_cached_task_is_a_new_execution_that_puts_out_an_old_artifact() {
+async fn a_cached_task_is_a_new_execution_with_an_old_artifact() {
     let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let writer = store.writer().await;
@@ -159,7 +159,7 @@ async fn a_cached_task_is_a_new_execution_that_puts_out_an_old_artifact() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn the_time_of_an_executions_creation_is_the_servers_and_a_test_can_move_it() {
+async fn the_server_sets_creation_times_and_a_test_can_backdate_them() {
     let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let writer = store.writer().await;
@@ -173,7 +173,7 @@ async fn the_time_of_an_executions_creation_is_the_servers_and_a_test_can_move_i
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn an_error_comes_with_its_own_code() {
+async fn errors_have_codes() {
     let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let mut client = store.writer().await.client;
@@ -181,6 +181,6 @@ async fn an_error_comes_with_its_own_code() {
     let refusal = client.get_artifact_type(request).await.expect_err("there is no such type");
     assert_eq!(refusal.code(), Code::NotFound, "{refusal:?}");
     let request = PutArtifactsRequest { artifacts: vec![Artifact::default()] };
-    let refusal = client.put_artifacts(request).await.expect_err("an artifact has a type");
+    let refusal = client.put_artifacts(request).await.expect_err("an artifact needs a type");
     assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal:?}");
 }

@@ -1,4 +1,4 @@
-//! The subscriber with grpc-go says what happens to it.
+//! The grpc-go subscriber reports what happens to its stream.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use test_support::generic::{
 
 pub(crate) type Events = mpsc::Sender<Result<Event, Status>>;
 
-/// Passes every stream on to the test: the request, and where to put events.
+/// Sends the request and the event sender of every stream to the test.
 struct Service(mpsc::UnboundedSender<(Request<()>, EventSource, Events)>);
 
 #[tonic::async_trait]
@@ -33,7 +33,7 @@ impl Eventing for Service {
         }
         let (events, stream) = mpsc::channel(16);
         let request = Request::from_parts(metadata, extensions, ());
-        self.0.send((request, message, events)).expect("the test listens");
+        self.0.send((request, message, events)).expect("the test receives");
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -55,7 +55,7 @@ impl Server {
     }
 
     pub(crate) async fn stream(&mut self) -> (Request<()>, EventSource, Events) {
-        tokio::time::timeout(SOON, self.streams.recv()).await.expect("a stream soon").expect("the server runs")
+        tokio::time::timeout(SOON, self.streams.recv()).await.expect("a stream in time").expect("the server runs")
     }
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn event(payload: &str) -> Result<Event, Status> {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn it_subscribes_as_argo_events_does_and_reports_every_event_and_the_end() {
+async fn it_subscribes_as_argo_does_and_reports_events_and_the_end() {
     let peers = Peers::find().await;
     let mut server = Server::start().await;
     let client = peers.grpc_go_client(server.addr, "kfpNamespace: team").name("other").token("secret").window(70_000);
@@ -87,21 +87,21 @@ async fn it_subscribes_as_argo_events_does_and_reports_every_event_and_the_end()
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn it_reports_a_refusal_with_its_message_and_a_server_that_is_not_there() {
+async fn it_reports_a_refusal_and_an_absent_server() {
     let peers = Peers::find().await;
     let server = Server::start().await;
     let refused = peers.grpc_go_client(server.addr, "").start().next(SOON).await;
     let message = "kfpNamespace is missing".to_owned();
     assert_eq!(refused, Some(Line::Status { code: "InvalidArgument".to_owned(), message }));
 
-    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
-    let refused = peers.grpc_go_client(nobody, "kfpNamespace: team").start().next(SOON).await;
+    let no_listener = SocketAddr::from(([127, 0, 0, 1], 1));
+    let refused = peers.grpc_go_client(no_listener, "kfpNamespace: team").start().next(SOON).await;
     assert!(matches!(&refused, Some(Line::Status { code, .. }) if code == "Unavailable"), "{refused:?}");
 }
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn it_cancels_after_as_many_events_as_it_was_told() {
+async fn it_cancels_after_the_given_number_of_events() {
     let peers = Peers::find().await;
     let mut server = Server::start().await;
     let mut client = peers.grpc_go_client(server.addr, "kfpNamespace: team").count(1).start();
@@ -114,7 +114,7 @@ async fn it_cancels_after_as_many_events_as_it_was_told() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn paused_it_reads_nothing_and_resumed_everything() {
+async fn it_reads_nothing_while_paused_and_everything_after() {
     let peers = Peers::find().await;
     let mut server = Server::start().await;
     let mut client = peers.grpc_go_client(server.addr, "kfpNamespace: team").start();
@@ -122,10 +122,10 @@ async fn paused_it_reads_nothing_and_resumed_everything() {
     assert_eq!(client.next(SOON).await, Some(Line::Open(true)));
     client.pause();
     for _ in 0..10 {
-        events.send(event("late")).await.expect("its kernel takes it");
+        events.send(event("late")).await.expect("its kernel receives it");
     }
     let silence = tokio::time::timeout(Duration::from_millis(300), client.next(SOON)).await;
-    assert!(silence.is_err(), "a stopped process says {silence:?}");
+    assert!(silence.is_err(), "a paused process printed {silence:?}");
     client.resume();
     for _ in 0..10 {
         assert_eq!(client.payload(SOON).await, "late");

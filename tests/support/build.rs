@@ -1,5 +1,5 @@
-//! Compiles the protocols that tests speak themselves: both sides of Argo Events' generic EventSource, and the calls that
-//! write to ML Metadata, which the product does not have.
+//! Compiles the protocols that tests speak themselves: both sides of Argo Events' generic EventSource, and the calls
+//! that write to ML Metadata, which the product does not have.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (folder, name, servers) in

@@ -1,10 +1,10 @@
 //! A child process with a folder, a log and signals, which never outlives the test binary.
 //!
 //! A process is killed when its [`ChildProcess`] is dropped. A test binary that is killed, or that holds a process in a
-//! static, drops nothing. So each process has a guard: a shell that reads from a pipe whose other end only the test binary
-//! holds. At the end of that pipe the guard kills the process and removes its folder. (`PR_SET_PDEATHSIG` would need unsafe
-//! code, and only Linux has it.) The process replaces the shell that starts the guard, so signals and the exit status are
-//! its own.
+//! static, drops nothing. So each process has a guard: a shell that reads from a pipe whose other end only the test
+//! binary holds. At the end of that pipe the guard kills the process and removes its folder. (`PR_SET_PDEATHSIG` would
+//! need unsafe code, and only Linux has it.) The process replaces the shell that starts the guard, so signals and the
+//! exit status are its own.
 
 use std::{
     ffi::OsString,
@@ -21,8 +21,9 @@ use tempfile::TempDir;
 
 use crate::eventually;
 
-/// Starts the guard and becomes the program. `$1` is the folder, the rest is the command; `$$` in the guard is the process
-/// id that `exec` keeps. A dying process may still write into the folder once: hence the second attempt to remove it.
+/// Starts the guard and becomes the program. `$1` is the folder, the rest is the command; `$$` in the guard is the
+/// process id that `exec` keeps. A dying process may still write into the folder once: hence the second attempt to
+/// remove it.
 const START_WITH_GUARD: &str = r#"
 folder=$1; shift
 exec 3<&0

@@ -1,11 +1,11 @@
-//! Test support, compiled once for all integration tests: real peers of the product, the server under test, TCP and HTTP
-//! helpers, and the figures that fault tests print.
+//! Test support, compiled once for all integration tests: real peers of the product, the server under test, TCP and
+//! HTTP helpers, and the figures that fault tests print.
 //!
 //! # Peers
 //!
-//! etcd with kube-apiserver, ML Metadata, a subscriber with grpc-go, and on demand Argo Events, NATS JetStream, Jaeger and
-//! others. `tests/peers/build` builds the programs once, into a cache outside the tree; `tests/run` calls it before the
-//! tests start.
+//! etcd with kube-apiserver, ML Metadata, a subscriber with grpc-go, and on demand Argo Events, NATS JetStream, Jaeger
+//! and others. `tests/peers/build` builds the programs once, into a cache outside the tree; `tests/run` calls it before
+//! the tests start.
 //!
 //! ```ignore
 //! #[tokio::test]
@@ -37,13 +37,14 @@
 //!
 //! # The server under test
 //!
-//! [`TestServer`] runs in the test's process, [`ServerProcess`] and [`RunningServer`] are the program as users start it.
+//! [`TestServer`] runs in the test's process, [`ServerProcess`] and [`RunningServer`] are the program as users start
+//! it.
 //!
 //! # Processes and waiting
 //!
-//! Every process ends with the test that started it, also when the test binary is killed ([`ChildProcess`]). Each writes a
-//! log, and a failing test prints its tail. Nothing sleeps for a fixed time: [`eventually`] polls a condition until a
-//! deadline.
+//! Every process ends with the test that started it, also when the test binary is killed ([`ChildProcess`]). Each
+//! writes a log, and a failing test prints its tail. Nothing sleeps for a fixed time: [`eventually`] polls a condition
+//! until a deadline.
 
 mod child_process;
 mod eventually;

@@ -20,9 +20,10 @@ const PROGRAM: &str = "model-update-eventsource";
 
 /// Returns the path of the program that cargo built for the tests.
 ///
-/// Cargo sets `CARGO_BIN_EXE_…` at compile time for the integration tests of the program's own package only, and this is
-/// another package; so the tests would have to hand it in with every call. At run time cargo sets it since 1.94. Before,
-/// the program is beside the folder `deps` of the test binary, where cargo links it before it starts a test.
+/// `env!("CARGO_BIN_EXE_…")` is for the integration tests of the program's own package: each of them would have to pass
+/// it with every call. Recent versions of cargo set the variable at run time, too. Without it the program is taken from
+/// the profile's folder, to which cargo links it before it starts a test: the parent of the test binary's folder
+/// `deps`.
 fn program() -> PathBuf {
     if let Some(path) = env::var_os(format!("CARGO_BIN_EXE_{PROGRAM}")) {
         return path.into();

@@ -37,7 +37,7 @@ pub struct ServiceAccount {
 #[derive(Debug)]
 pub struct Grant {
     account: ServiceAccount,
-    /// `None` stands for all namespaces.
+    /// `None` means all namespaces.
     namespace: Option<String>,
     name: String,
     rules: Vec<PolicyRule>,

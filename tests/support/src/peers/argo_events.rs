@@ -28,8 +28,8 @@ impl Peers {
         bus
     }
 
-    /// Starts an EventSource, a Sensor or both, given as YAML. An EventSource connects 5 s after its start, and 5 s after
-    /// each end of a stream.
+    /// Starts an EventSource, a Sensor or both, given as YAML. An EventSource connects 5 s after its start, and 5 s
+    /// after each end of a stream.
     pub fn argo_events(&self, bus: &JetStream, event_source: Option<&str>, sensor: Option<&str>) -> ArgoEvents {
         self.argo(bus, event_source, sensor, None)
     }

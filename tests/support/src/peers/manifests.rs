@@ -30,7 +30,8 @@ pub fn find_object<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Valu
 }
 
 impl Cluster {
-    /// Applies an object as this field manager (server-side apply) and returns it as stored. Unknown fields are an error.
+    /// Applies an object as this field manager (server-side apply) and returns it as stored. Unknown fields are an
+    /// error.
     ///
     /// # Errors
     /// The API server's refusal.

@@ -18,7 +18,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// A live artifact of this type at this URI; an empty URI stands for none.
+    /// A live artifact of this type at this URI; an empty URI means none.
     pub fn new(artifact_type: &str, key: &str, uri: &str) -> Self {
         let uri = (!uri.is_empty()).then(|| uri.to_owned());
         let mut artifact = Artifact { uri, ..Artifact::default() };
@@ -153,8 +153,8 @@ impl Writer {
 }
 
 impl Writer {
-    /// Writes TFX runs in batches, each with one pushed model that is named as in TFX 1.10: much faster than one by one.
-    /// `runs` are the names of the Workflows and the locations of the models.
+    /// Writes TFX runs in batches, each with one pushed model, named as TFX did until 1.10: much faster than one by
+    /// one. `runs` are the names of the Workflows and the locations of the models.
     pub async fn tfx_runs(&self, pipeline: &str, runs: &[(String, String)]) {
         let run_type = Some(self.context_type("pipeline_run").await);
         let pusher = Some(self.execution_type("tfx.components.Pusher").await);
