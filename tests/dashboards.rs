@@ -87,7 +87,7 @@ impl Prometheus {
 
 /// A server, one run of each outcome, and a Prometheus that has seen it all.
 async fn world() -> (Peers, RunningServer, Prometheus, Vec<Box<dyn std::any::Any>>) {
-    let peers = Peers::with(&["etcd", "kube-apiserver", "mlmd", "grpc-client", "prometheus"]).await;
+    let peers = Peers::with(&["prometheus"]).await;
     let cluster = peers.cluster().await;
     let store = peers.metadata_store().await;
     let namespace = cluster.namespace("team").await;

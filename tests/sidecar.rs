@@ -220,7 +220,7 @@ async fn the_image_of_the_sidecar_is_of_this_version() {
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn laid_over_an_operator_that_runs_already_it_becomes_the_same_and_stays_when_the_operator_is_applied_again() {
-    let peers = Peers::with(&["etcd", "kube-apiserver", "kustomize"]).await;
+    let peers = Peers::with(&["kustomize"]).await;
     let rendered = kustomize(&peers, &file("tests/sidecar")).unwrap();
     let cluster = peers.private_cluster().await;
     let operator = read(OPERATOR);
@@ -240,7 +240,7 @@ async fn laid_over_an_operator_that_runs_already_it_becomes_the_same_and_stays_w
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn with_the_sidecars_arguments_and_the_operators_account_an_event_goes_out_is_marked_and_the_drain_is_short() {
-    let peers = Peers::with(&["etcd", "kube-apiserver", "mlmd", "grpc-client", "kustomize"]).await;
+    let peers = Peers::with(&["kustomize"]).await;
     let rendered = kustomize(&peers, &file("tests/sidecar")).unwrap();
     let cluster = peers.private_cluster().await;
     for object in &rendered {

@@ -22,7 +22,7 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let peers = Peers::with(&["etcd", "kube-apiserver", "mlmd", "grpc-client", "jaeger"]).await;
+        let peers = Peers::with(&["jaeger"]).await;
         let cluster = peers.cluster().await;
         let store = peers.metadata_store().await;
         let jaeger = peers.jaeger().await;

@@ -47,7 +47,7 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let peers = Peers::with(&["etcd", "kube-apiserver", "mlmd", "argo-events", "nats-server"]).await;
+        let peers = Peers::with(&["argo-events", "nats-server"]).await;
         let cluster = peers.cluster().await;
         let store = peers.metadata_store().await;
         let writer = store.writer().await;

@@ -135,7 +135,7 @@ async fn our_server_takes_the_configuration_of_every_event_source() {
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_token_is_ignored_today_as_its_example_says() {
     assert!(examples::text("eventsource/auth-secret.yaml").contains("# - The server ignores the token today."));
-    let peers = Peers::with(&["grpc-client"]).await;
+    let peers = Peers::find().await;
     let (_sim, served) = serve().await;
     let event_source = examples::find(&examples::objects("eventsource/auth-secret.yaml"), "EventSource");
     let config = examples::entry(&event_source).1["config"].as_str().unwrap();
@@ -147,7 +147,7 @@ async fn a_token_is_ignored_today_as_its_example_says() {
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn every_object_applies_to_an_api_server_with_argo_events_kinds() {
-    let peers = Peers::with(&["etcd", "kube-apiserver", "argo-events"]).await;
+    let peers = Peers::with(&["argo-events"]).await;
     let cluster = peers.private_cluster().await;
     let client = cluster.client().await;
     let crds = Api::<CustomResourceDefinition>::all(client.clone());

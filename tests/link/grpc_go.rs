@@ -8,7 +8,7 @@ use crate::server::{PATIENCE, Server, Session, within};
 use crate::tap::Tap;
 
 async fn subscriber(server: &Server, tap: &Tap, count: usize) -> (GrpcGoClient, Session) {
-    let peers = Peers::with(&["grpc-client"]).await;
+    let peers = Peers::find().await;
     let client = peers.grpc_go_client(tap.address, "").count(count).start();
     (client, server.session().await)
 }

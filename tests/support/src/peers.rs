@@ -35,7 +35,7 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../peers/build");
 /// Deadline of [`SCRIPT`]: `tests/run` calls it before the tests start, `cargo test` alone does not.
 const BUILD: Duration = Duration::from_secs(45 * 60);
 
-/// The peers that most tests need. The script has the same default.
+/// The peers that every test receives.
 const DEFAULT: [&str; 4] = ["etcd", "kube-apiserver", "mlmd", "grpc-client"];
 
 /// The built programs of peers.
@@ -51,19 +51,19 @@ impl Peers {
     /// If they cannot be built.
     pub async fn find() -> &'static Self {
         static FOUND: OnceCell<Peers> = OnceCell::const_new();
-        FOUND.get_or_init(|| Self::with(&DEFAULT)).await
+        FOUND.get_or_init(|| Self::with(&[])).await
     }
 
-    /// Returns the peers of these names (`tests/peers/build --list`).
+    /// Returns the same and the peers of these names (`tests/peers/build --list`).
     ///
-    /// `tests/run` reads the names from the source to build them before the test starts: write them as literals.
+    /// `tests/run` reads the names from the source, to build these peers before the test starts: write them as literals.
     ///
     /// # Panics
     /// As [`Peers::find`].
     pub async fn with(names: &[&str]) -> Self {
         let mut build = Command::new(SCRIPT);
         // Progress and errors go to the terminal.
-        build.args(names).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        build.args(DEFAULT).args(names).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let output = timeout(BUILD, build.output())
             .await
             .expect("tests/peers/build took too long")
