@@ -2,10 +2,7 @@
 
 mod build_info;
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-};
+use std::{env, fs, path::PathBuf};
 
 use prost::Message;
 
@@ -19,23 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         fs::write(out.join(name).with_extension("bin"), descriptors.encode_to_vec())?;
         tonic_prost_build::configure().codec_path(codec).compile_fds(descriptors)?;
     }
-    compile_test_protocol(&out)?;
 
     println!("cargo:rustc-env={}={}", build_info::VARIABLE, build_info::revision());
-    Ok(())
-}
-
-/// Compiles the calls with which tests write into a real ML Metadata server, for `tests/peers`. A source tree without
-/// tests builds without them.
-fn compile_test_protocol(out: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let source = Path::new("tests/peers/proto");
-    if !source.is_dir() {
-        return Ok(());
-    }
-    println!("cargo:rerun-if-changed={}", source.display());
-    let target = out.join("peers");
-    fs::create_dir_all(&target)?;
-    let descriptors = protox::compile(["metadata_store_write.proto"], [source])?;
-    tonic_prost_build::configure().build_server(false).out_dir(target).compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,19 +1,17 @@
 //! What the gRPC port offers beside the service: health and reflection, before neighbours in memory.
 
-mod served;
-
 use model_update_eventsource::{app::Config, sim::Sim};
-use served::{SOON, Served};
+use test_support::{CATCH_UP, TestServer};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::{v1, v1alpha};
 
-async fn world() -> (Sim, Served, Channel) {
+async fn world() -> (Sim, TestServer, Channel) {
     let sim = Sim::start().await.expect("the simulation starts");
     let config =
         Config { metadata_store: sim.metadata_url(), kubernetes: Some(sim.kube_config()), ..Config::default() };
-    let served = Served::start(config).await;
+    let served = TestServer::start(config).await;
     let channel = Endpoint::from_shared(format!("http://{}", served.address)).expect("a URL").connect_lazy();
     (sim, served, channel)
 }
@@ -27,7 +25,7 @@ async fn health_follows_readiness_until_the_drain() {
         let mut watch = client.watch(request).await.expect("it is known").into_inner();
         let serving = |status: i32| status == i32::from(ServingStatus::Serving);
         let statuses = async { while !serving(watch.message().await.expect("no error").expect("a status").status) {} };
-        timeout(SOON, statuses).await.expect("it serves");
+        timeout(CATCH_UP, statuses).await.expect("it serves");
     }
     let mut watch = client.watch(HealthCheckRequest::default()).await.expect("it is known").into_inner();
     let ended = async {

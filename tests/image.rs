@@ -146,6 +146,7 @@ fn what_it_copies_is_what_a_build_may_see_and_cargo_lacks_nothing() {
 }
 
 fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
     if from.is_dir() {
         fs::create_dir(to).unwrap();
         for entry in fs::read_dir(from).unwrap() {

@@ -1,5 +1,5 @@
-//! The rules of the house, read from its sources: imports run one way, the adapters do not know each other, generated
-//! types stay in their adapter, files stay readable, and no file lies around that nothing compiles.
+//! Rules for the sources: imports run one way, adapters do not import each other, generated types stay in their
+//! adapter, files stay short, and every file is compiled.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
@@ -10,8 +10,8 @@ use std::{
     process::Command,
 };
 
-/// Who may import whom: a module may import those with a smaller number. Those with the same number do not know each
-/// other. Leaves may be imported by all and import nothing but each other.
+/// Rank of each module: it may import modules of a lower rank, but none of the same rank. Leaves are for all modules,
+/// and import only each other.
 const ORDER: [(&str, u8); 16] = [
     ("main", 7),
     ("cli", 6),
@@ -32,7 +32,7 @@ const ORDER: [(&str, u8); 16] = [
 ];
 const ADAPTER: u8 = 4;
 const LEAF: u8 = 0;
-/// About what a reader holds in mind at once. Long tests go to a `tests.rs` beside their subject, or to several below it.
+/// Limit for a file. Long unit tests go to a `tests.rs` beside their subject, or to several files below it.
 const MAX_LINES: usize = 450;
 
 #[test]
@@ -43,14 +43,13 @@ fn imports_run_one_way() {
         let modules = module_path(&file);
         let Some(&importer) = modules.first() else { continue };
         let Some(&rank) = order.get(importer) else {
-            wrong
-                .push(format!("{}: the module `{importer}` has no place in ORDER of tests/imports.rs", file.display()));
+            wrong.push(format!("{}: the module `{importer}` is missing in ORDER of tests/imports.rs", file.display()));
             continue;
         };
         for imported in imports(&read(&file), modules.len()).into_iter().filter(|name| name != importer) {
             let allowed = match order.get(imported.as_str()) {
                 Some(&other) => other == LEAF || (other < rank && rank != LEAF),
-                // Something that lib.rs itself defines.
+                // An item of lib.rs.
                 None => true,
             };
             if !allowed {
@@ -58,7 +57,7 @@ fn imports_run_one_way() {
             }
         }
     }
-    assert!(wrong.is_empty(), "imports against the order in src/lib.rs:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "imports that break the order in src/lib.rs:\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -89,25 +88,35 @@ fn no_file_is_too_long() {
 
 #[test]
 fn every_source_file_is_compiled() {
-    let roots = [PathBuf::from("src/lib.rs"), PathBuf::from("src/main.rs")].into_iter().chain(test_roots());
-    let mut reached = BTreeSet::new();
-    let mut open: Vec<PathBuf> = roots.collect();
+    let mut compiled = BTreeSet::new();
+    let roots: Vec<PathBuf> = roots().collect();
+    let mut open = roots.clone();
     while let Some(file) = open.pop() {
-        if reached.insert(file.clone()) {
-            open.extend(declared(&file));
+        if compiled.insert(file.clone()) {
+            open.extend(declared(&file, roots.contains(&file)));
         }
     }
-    let forgotten: Vec<String> = sources("src")
+    let not_compiled: Vec<String> = sources("src")
         .into_iter()
         .chain(sources("tests"))
-        .filter(|file| !reached.contains(file))
+        .filter(|file| !compiled.contains(file))
         .map(|file| file.display().to_string())
         .collect();
-    assert!(forgotten.is_empty(), "declared by no `mod`, so never compiled:\n{}", forgotten.join("\n"));
+    assert!(not_compiled.is_empty(), "without a `mod`, so never compiled:\n{}", not_compiled.join("\n"));
+}
+
+/// `tests/run` finds the peers of a test by these literals, to build them before the test starts.
+#[test]
+fn peers_are_named_by_literals() {
+    for file in sources("tests").into_iter().filter(|file| !file.starts_with("tests/support")) {
+        let text = read(&file);
+        let mut calls = text.split("Peers::with(").skip(1);
+        assert!(file.ends_with("imports.rs") || calls.all(|call| call.starts_with("&[\"")), "{}", file.display());
+    }
 }
 
 #[test]
-fn the_reader_of_sources_finds_what_it_looks_for() {
+fn imports_are_found_in_every_form() {
     let source = r#"
         use crate::{model::{Uid, Workflow}, store, telemetry::{self, log}}; // not crate::cli
         use super::super::delivery::Driver;
@@ -119,7 +128,7 @@ fn the_reader_of_sources_finds_what_it_looks_for() {
     assert_eq!(found, ["admin", "delivery", "k8s", "model", "store", "telemetry"]);
 }
 
-/// The Rust files under a folder of the project that belong to it: those that git knows, or all, where there is no git.
+/// Returns the Rust files under a folder: those in git's index, or all if there is no git.
 fn sources(folder: &str) -> Vec<PathBuf> {
     let listed = Command::new("git").args(["ls-files", "-z", folder]).current_dir(root()).output();
     let tracked = listed.ok().filter(|output| output.status.success()).map(|output| {
@@ -127,7 +136,7 @@ fn sources(folder: &str) -> Vec<PathBuf> {
         names.split_terminator('\0').map(PathBuf::from).collect::<Vec<_>>()
     });
     let mut files = tracked.filter(|files| !files.is_empty()).unwrap_or_else(|| walk(Path::new(folder)));
-    // A file that is deleted and not committed yet is still listed.
+    // The index still contains a file whose deletion is not staged.
     files.retain(|file| file.extension().is_some_and(|extension| extension == "rs") && root().join(file).exists());
     files
 }
@@ -150,27 +159,31 @@ fn read(file: &Path) -> String {
     fs::read_to_string(root().join(file)).unwrap()
 }
 
-/// What cargo makes a test of: `tests/x.rs` and `tests/x/main.rs`.
-fn test_roots() -> impl Iterator<Item = PathBuf> {
-    sources("tests").into_iter().filter(|file| {
+/// Returns the root files of all crates: library, program, integration tests (`tests/x.rs` and `tests/x/main.rs`), and
+/// the workspace's other members with their build scripts.
+fn roots() -> impl Iterator<Item = PathBuf> {
+    let manifest = read(Path::new("Cargo.toml"));
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = [")?.strip_suffix(']')).unwrap();
+    let members: Vec<PathBuf> = members.split(", ").map(|member| member.trim_matches('"').into()).collect();
+    let tests = sources("tests").into_iter().filter(|file| {
         let depth = file.components().count();
         depth == 2 || (depth == 3 && file.ends_with("main.rs"))
-    })
+    });
+    let members = members.into_iter().flat_map(|member| ["src/lib.rs", "build.rs"].map(|file| member.join(file)));
+    ["src/lib.rs", "src/main.rs"].map(PathBuf::from).into_iter().chain(tests).chain(members)
 }
 
-/// `src/a/b.rs` is the module `a::b`; lib.rs is none.
+/// Returns the module of a file: `a::b` for `src/a/b.rs`, none for lib.rs.
 fn module_path(file: &Path) -> Vec<&str> {
     let inside = file.strip_prefix("src").unwrap().with_extension("");
     let modules: Vec<&str> = file.iter().skip(1).map(|part| part.to_str().unwrap().trim_end_matches(".rs")).collect();
     if inside == Path::new("lib") { Vec::new() } else { modules }
 }
 
-/// The files that a file's `mod x;` name, with `#[path = "…"]` heeded.
-fn declared(file: &Path) -> Vec<PathBuf> {
+/// Returns the files that the `mod x;` of a file name, also through `#[path = "…"]`.
+fn declared(file: &Path, is_root: bool) -> Vec<PathBuf> {
     let folder = file.parent().unwrap();
-    let is_root = ["lib.rs", "main.rs", "mod.rs"].iter().any(|name| file.ends_with(name))
-        || test_roots().any(|root| root == file);
-    let below = if is_root { folder.to_owned() } else { file.with_extension("") };
+    let below = if is_root || file.ends_with("mod.rs") { folder.to_owned() } else { file.with_extension("") };
     let text = read(file);
     let mut path_attribute = None;
     let mut files = Vec::new();
@@ -193,7 +206,7 @@ fn declared(file: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Takes out `a/..`.
+/// Resolves `a/..`.
 fn normal(path: &Path) -> PathBuf {
     path.iter().fold(PathBuf::new(), |mut whole, part| {
         if part == ".." {
@@ -206,8 +219,8 @@ fn normal(path: &Path) -> PathBuf {
     })
 }
 
-/// The modules on the crate's top level that a source names, through `crate::` or enough `super::`. `depth` is the
-/// number of modules down to this file.
+/// Returns the top-level modules that a source names through `crate::` or enough `super::`. `depth` is the number of
+/// modules down to this file.
 fn imports(source: &str, depth: usize) -> BTreeSet<String> {
     let tokens = tokens(source);
     let at = |index: usize| tokens.get(index).map_or("", String::as_str);
@@ -248,7 +261,7 @@ fn imports(source: &str, depth: usize) -> BTreeSet<String> {
     found
 }
 
-/// The name that a path goes on with, or those that a group of paths does.
+/// Adds the next name of a path, or the first names of a group of paths.
 fn first_names(rest: &[String], found: &mut BTreeSet<String>) {
     let is_name = |token: &String| token.chars().all(|c| c.is_alphanumeric() || c == '_');
     if rest.first().is_some_and(|token| token != "{") {
@@ -272,7 +285,7 @@ fn first_names(rest: &[String], found: &mut BTreeSet<String>) {
     }
 }
 
-/// Names, `::`, and other characters one by one; without comments, texts and characters in quotes.
+/// Returns names, `::` and other single characters, without comments and literals.
 fn tokens(source: &str) -> Vec<String> {
     let chars: Vec<char> = source.chars().collect();
     let starts = |index: usize, text: &str| text.chars().enumerate().all(|(i, c)| chars.get(index + i) == Some(&c));

@@ -1,7 +1,5 @@
 //! The side of ML Metadata against the real one, with runs as TFX and Kubeflow Pipelines write them.
 
-mod peers;
-
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -12,11 +10,11 @@ use model_update_eventsource::{
     mlmd::{LookupMetrics, Mlmd, Options},
     model::{ArtifactTypes, Phase, PipelineName, RunId, RunModels, Workflow, event},
 };
-use peers::{
-    MetadataStore, Model, Peers, Run, Task, Writer,
-    proto::{Artifact, artifact, event::Type, execution::State},
-};
 use prometheus_client::registry::Registry;
+use test_support::{
+    MetadataStore, Model, Peers, Run, Task, Writer,
+    ml_metadata::{Artifact, artifact, event::Type, execution::State},
+};
 
 /// An execution that is older than its Workflow by more than clocks differ.
 const LONG_AGO: Duration = Duration::from_secs(24 * 3600);
@@ -29,12 +27,12 @@ struct Bench {
 }
 
 impl Bench {
-    async fn start() -> Option<Self> {
-        let store = Peers::find().await?.metadata_store().await;
+    async fn start() -> Self {
+        let store = Peers::find().await.metadata_store().await;
         let writer = store.writer().await;
         let metrics = LookupMetrics::new(&mut Registry::default());
         let mlmd = Mlmd::new(&store.url(), &Options::default(), metrics).expect("a URL");
-        Some(Self { store, writer, mlmd })
+        Self { store, writer, mlmd }
     }
 
     async fn find(&self, run: &Workflow) -> Result<Arc<RunModels>, LookupError> {
@@ -96,8 +94,9 @@ async fn kfp_run(bench: &Bench) -> Run {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn tfx_on_kfp_v1_is_found_by_the_name_of_its_workflow() {
-    let Some(bench) = Bench::start().await else { return };
+    let bench = Bench::start().await;
     let run = bench.writer.tfx_run("penguin", "run-x").await;
     let examples = Model::new("Examples", "examples", "gs://root/examples");
     run.task(Task::new("CsvExampleGen").output(examples)).await;
@@ -126,8 +125,9 @@ async fn tfx_on_kfp_v1_is_found_by_the_name_of_its_workflow() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn kfp_v2_is_found_by_its_run_id_and_named_by_its_pipelines_context() {
-    let Some(bench) = Bench::start().await else { return };
+    let bench = Bench::start().await;
     let run = kfp_run(&bench).await;
     let by_shim = Model::new("system.Model", "model", "gs://root/shim").number("pushed", 1);
     run.task(Task::new("push").output(by_shim)).await;
@@ -153,8 +153,9 @@ async fn kfp_v2_is_found_by_its_run_id_and_named_by_its_pipelines_context() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn what_was_not_pushed_has_no_place_or_is_gone_is_no_model() {
-    let Some(bench) = Bench::start().await else { return };
+    let bench = Bench::start().await;
     let run = bench.writer.tfx_run("penguin", "run-x").await;
     run.task(Task::new("Pusher").output(Model::unblessed("gs://root/unblessed"))).await;
     run.task(Task::new("Pusher").output(Model::pushed(""))).await;
@@ -175,8 +176,9 @@ async fn what_was_not_pushed_has_no_place_or_is_gone_is_no_model() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_model_that_the_run_only_read_is_not_its_model_and_a_cached_one_is() {
-    let Some(bench) = Bench::start().await else { return };
+    let bench = Bench::start().await;
     let earlier = bench.writer.kfp_run("taxi", "an-earlier-run", "team-a").await;
     let old = earlier.task(Task::new("push").output(Model::new("tfx.PushedModel", "pushed", "gs://root/old"))).await;
     bench.store.backdate(old.execution, LONG_AGO);
@@ -194,8 +196,9 @@ async fn a_model_that_the_run_only_read_is_not_its_model_and_a_cached_one_is() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn an_imported_model_is_not_put_out() {
-    let Some(bench) = Bench::start().await else { return };
+    let bench = Bench::start().await;
     let run = kfp_run(&bench).await;
     let imported = Model::new("tfx.PushedModel", "artifact", "gs://elsewhere/base");
     run.task(Task::new("importer").executed_as("system.ImporterExecution").output(imported)).await;
@@ -203,8 +206,9 @@ async fn an_imported_model_is_not_put_out() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn every_page_of_a_large_run_is_read() {
-    let Some(bench) = Bench::start().await else { return };
+    let bench = Bench::start().await;
     let run = bench.writer.tfx_run("penguin", "run-x").await;
     let location = |place: usize| format!("gs://root/{place}");
     let many = (0..250).fold(Task::new("Pusher"), |task, place| {
@@ -219,8 +223,9 @@ async fn every_page_of_a_large_run_is_read() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn what_belongs_to_others_is_told_as_foreign() {
-    let Some(bench) = Bench::start().await else { return };
+    let bench = Bench::start().await;
     // Another tenant's run with our run's id.
     let theirs = bench.writer.kfp_run("taxi", RUN_ID, "team-b").await;
     theirs.task(Task::new("push").output(Model::new("tfx.PushedModel", "pushed", "gs://theirs"))).await;
@@ -244,8 +249,9 @@ async fn what_belongs_to_others_is_told_as_foreign() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_context_that_is_not_there_yet_is_found_when_it_comes() {
-    let Some(bench) = Bench::start().await else { return };
+    let bench = Bench::start().await;
     let (tfx, kfp) = (compiled("run-x"), kfp_v2(RUN_ID));
     for run in [&tfx, &kfp] {
         assert_eq!(bench.find(run).await, Err(LookupError::NoContext), "not even the type is there");
@@ -259,8 +265,9 @@ async fn a_context_that_is_not_there_yet_is_found_when_it_comes() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_store_that_is_down_or_comes_back_empty_is_never_read_as_no_model() {
-    let Some(mut bench) = Bench::start().await else { return };
+    let mut bench = Bench::start().await;
     bench.writer.tfx_run("penguin", "run-x").await.task(Task::pusher("gs://root/1")).await;
     assert_eq!(bench.locations(&compiled("run-x")).await, ["gs://root/1"]);
     bench.store.kill();
@@ -268,8 +275,8 @@ async fn a_store_that_is_down_or_comes_back_empty_is_never_read_as_no_model() {
         let answer = bench.find(&compiled("run-x")).await;
         assert!(matches!(answer, Err(LookupError::Failed { code: "unavailable", .. })), "{answer:?}");
     }
-    bench.store.restart_same_port(false).await;
+    bench.store.restart().await;
     assert_eq!(bench.locations(&compiled("run-x")).await, ["gs://root/1"], "at the first try");
-    bench.store.restart_same_port(true).await;
+    bench.store.restart_empty().await;
     assert_eq!(bench.find(&compiled("run-x")).await, Err(LookupError::NoContext));
 }

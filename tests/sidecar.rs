@@ -5,10 +5,6 @@
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 #![allow(clippy::print_stdout, reason = "the time a drain takes is for people to read")]
 
-mod peers;
-#[path = "served/program.rs"]
-mod program;
-
 use std::{
     collections::BTreeSet,
     fs,
@@ -18,9 +14,11 @@ use std::{
 };
 
 use model_update_eventsource::{app::Config, model::workflow::MARK_PREFIX};
-use peers::{Cluster, Line, NewWorkflow, Peers, SOON, ServiceAccount, Task, eventually, manifests};
-use program::{Program, SHUTDOWN};
 use serde_json::{Value, json};
+use test_support::{
+    Cluster, Line, NewWorkflow, Peers, SHUTDOWN, SOON, ServerProcess, ServiceAccount, Task, eventually, find_object,
+    manifests,
+};
 
 const NAME: &str = "model-update-eventsource";
 const OPERATOR: &str = "tests/sidecar/operator.yaml";
@@ -45,18 +43,13 @@ fn kustomize(peers: &Peers, folder: &Path) -> Result<Vec<Value>, String> {
     }
 }
 
-async fn rendered() -> Option<Vec<Value>> {
-    let peers = Peers::with(&["kustomize"]).await?;
-    Some(kustomize(&peers, &file("tests/sidecar")).unwrap())
-}
-
-fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
-    let is_it = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
-    objects.iter().find(is_it).unwrap_or_else(|| panic!("no {kind} {name}"))
+async fn rendered() -> Vec<Value> {
+    let peers = Peers::with(&["kustomize"]).await;
+    kustomize(&peers, &file("tests/sidecar")).unwrap()
 }
 
 fn deployment(objects: &[Value]) -> &Value {
-    find(objects, "Deployment", "kfp-operator-controller-manager")
+    find_object(objects, "Deployment", "kfp-operator-controller-manager")
 }
 
 fn pod(deployment: &Value) -> &Value {
@@ -72,11 +65,12 @@ fn texts(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn everything_of_the_operator_stays_as_it_was() {
-    let Some(rendered) = rendered().await else { return };
+    let rendered = rendered().await;
     for before in read(OPERATOR) {
         let (kind, name) = (before["kind"].as_str().unwrap(), before["metadata"]["name"].as_str().unwrap());
-        let mut after = find(&rendered, kind, name).clone();
+        let mut after = find_object(&rendered, kind, name).clone();
         if kind == "Deployment" {
             let pod = after["spec"]["template"]["spec"].as_object_mut().unwrap();
             assert_eq!(pod.remove("initContainers").unwrap().as_array().unwrap().len(), 1);
@@ -86,8 +80,9 @@ async fn everything_of_the_operator_stays_as_it_was() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_sidecar_is_a_native_one_that_no_probe_ties_to_the_operators_readiness() {
-    let Some(rendered) = rendered().await else { return };
+    let rendered = rendered().await;
     let sidecar = sidecar(deployment(&rendered));
     assert_eq!((&sidecar["name"], &sidecar["restartPolicy"]), (&json!(NAME), &json!("Always")));
     for probe in ["readinessProbe", "startupProbe", "livenessProbe", "lifecycle"] {
@@ -97,8 +92,9 @@ async fn the_sidecar_is_a_native_one_that_no_probe_ties_to_the_operators_readine
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_sidecar_is_restricted_and_cannot_use_up_its_pods_share_of_the_node() {
-    let Some(rendered) = rendered().await else { return };
+    let rendered = rendered().await;
     let sidecar = sidecar(deployment(&rendered));
     let security = json!({
         "allowPrivilegeEscalation": false,
@@ -117,8 +113,9 @@ async fn the_sidecar_is_restricted_and_cannot_use_up_its_pods_share_of_the_node(
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn no_port_is_taken_twice_by_number_or_by_name_and_the_services_lead_to_the_sidecars() {
-    let Some(rendered) = rendered().await else { return };
+    let rendered = rendered().await;
     let deployment = deployment(&rendered);
     let ports = |container: &Value| container["ports"].as_array().unwrap().clone();
     let (mut numbers, mut names) = (BTreeSet::from(TAKEN), BTreeSet::new());
@@ -136,7 +133,7 @@ async fn no_port_is_taken_twice_by_number_or_by_name_and_the_services_lead_to_th
     for (service, flag, port) in [("server", "--listen", 50051), ("metrics", "--admin-listen", 8090)] {
         assert!(args.contains(&&*format!("{flag}=0.0.0.0:{port}")), "{args:?}");
         assert!(ports(sidecar).iter().any(|declared| declared["containerPort"] == port), "{port}");
-        let service = find(&rendered, "Service", &format!("kfp-operator-{NAME}-{service}"));
+        let service = find_object(&rendered, "Service", &format!("kfp-operator-{NAME}-{service}"));
         assert_eq!(&service["spec"]["selector"], pod_labels);
         assert_eq!(service["metadata"]["namespace"], deployment["metadata"]["namespace"]);
         let [only] = &service["spec"]["ports"].as_array().unwrap()[..] else { panic!("{service}") };
@@ -147,17 +144,18 @@ async fn no_port_is_taken_twice_by_number_or_by_name_and_the_services_lead_to_th
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_rights_are_three_verbs_for_whichever_account_the_operator_runs_as() {
-    let Some(peers) = Peers::with(&["kustomize"]).await else { return };
+    let peers = Peers::with(&["kustomize"]).await;
     let operator = fs::read_to_string(file(OPERATOR)).unwrap();
     let other = operator.replace("serviceAccountName: kfp-operator-controller-manager", "serviceAccountName: other");
     for (operator, account) in [(&operator, "kfp-operator-controller-manager"), (&other, "other")] {
         let rendered = kustomize(&peers, overlay(operator).path()).unwrap();
-        let role = find(&rendered, "ClusterRole", &format!("kfp-operator-{NAME}"));
+        let role = find_object(&rendered, "ClusterRole", &format!("kfp-operator-{NAME}"));
         let rules =
             json!([{"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["list", "watch", "patch"]}]);
         assert_eq!(role["rules"], rules);
-        let binding = find(&rendered, "ClusterRoleBinding", &format!("kfp-operator-{NAME}"));
+        let binding = find_object(&rendered, "ClusterRoleBinding", &format!("kfp-operator-{NAME}"));
         assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
         let subject = json!({"kind": "ServiceAccount", "name": account, "namespace": "kfp-operator-system"});
         assert_eq!(binding["subjects"], json!([subject]));
@@ -165,8 +163,9 @@ async fn the_rights_are_three_verbs_for_whichever_account_the_operator_runs_as()
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn an_operator_of_another_name_is_refused_and_not_passed_over_in_silence() {
-    let Some(peers) = Peers::with(&["kustomize"]).await else { return };
+    let peers = Peers::with(&["kustomize"]).await;
     let operator = fs::read_to_string(file(OPERATOR)).unwrap();
     let other = operator.replace("name: kfp-operator-controller-manager\n", "name: another-controller-manager\n");
     let refusal = kustomize(&peers, overlay(&other).path()).unwrap_err();
@@ -192,14 +191,15 @@ fn overlay(operator: &str) -> tempfile::TempDir {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn what_the_documentation_has_its_readers_write_renders_and_adds_a_variable() {
-    let Some(peers) = Peers::with(&["kustomize"]).await else { return };
+    let peers = Peers::with(&["kustomize"]).await;
     let page = fs::read_to_string(file("docs/sidecar.md")).unwrap();
     let block = page.split("   ```yaml\n").nth(1).and_then(|rest| rest.split("   ```").next()).unwrap();
     let folder = overlay(&fs::read_to_string(file(OPERATOR)).unwrap());
     fs::write(folder.path().join("kustomization.yaml"), block).unwrap();
     let rendered = kustomize(&peers, folder.path()).unwrap();
-    let (plain, documented) = (self::rendered().await.unwrap(), sidecar(deployment(&rendered)));
+    let (plain, documented) = (self::rendered().await, sidecar(deployment(&rendered)));
     let names = |sidecar: &Value| -> BTreeSet<String> {
         sidecar["env"].as_array().unwrap().iter().map(|variable| variable["name"].to_string()).collect()
     };
@@ -218,8 +218,9 @@ async fn the_image_of_the_sidecar_is_of_this_version() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn laid_over_an_operator_that_runs_already_it_becomes_the_same_and_stays_when_the_operator_is_applied_again() {
-    let Some(peers) = Peers::with(&["etcd", "kube-apiserver", "kustomize"]).await else { return };
+    let peers = Peers::with(&["kustomize"]).await;
     let rendered = kustomize(&peers, &file("tests/sidecar")).unwrap();
     let cluster = peers.private_cluster().await;
     let operator = read(OPERATOR);
@@ -237,9 +238,9 @@ async fn laid_over_an_operator_that_runs_already_it_becomes_the_same_and_stays_w
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn with_the_sidecars_arguments_and_the_operators_account_an_event_goes_out_is_marked_and_the_drain_is_short() {
-    let neighbours = ["etcd", "kube-apiserver", "mlmd", "grpc-client", "kustomize"];
-    let Some(peers) = Peers::with(&neighbours).await else { return };
+    let peers = Peers::with(&["kustomize"]).await;
     let rendered = kustomize(&peers, &file("tests/sidecar")).unwrap();
     let cluster = peers.private_cluster().await;
     for object in &rendered {
@@ -256,8 +257,8 @@ async fn with_the_sidecars_arguments_and_the_operators_account_an_event_goes_out
     assert_eq!(args[0], "serve");
     let here = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"];
     let store = peers.metadata_store().await;
-    let program = Program::start_in(&environment, &kubeconfig, &store.url(), &[&args[1..], &here].concat());
-    let mut server = program.serving().await;
+    let program = ServerProcess::start_with_env(&environment, &kubeconfig, &store.url(), &[&args[1..], &here].concat());
+    let mut server = program.listening().await;
     server.ready().await;
 
     let namespace = cluster.namespace("team").await;
@@ -276,8 +277,8 @@ async fn with_the_sidecars_arguments_and_the_operators_account_an_event_goes_out
     workflows.create(NewWorkflow::tfx_v1("run-2", "penguin").phase("Succeeded")).await;
     subscriber.payload(SOON).await;
     let asked = Instant::now();
-    server.program.0.terminate();
-    assert_eq!(server.program.0.exited(SHUTDOWN).await.code(), Some(0));
+    server.process.terminate();
+    assert_eq!(server.process.exited(SHUTDOWN).await.code(), Some(0));
     println!("drained in {:.2?}, with one event to be confirmed and marked", asked.elapsed());
     assert_eq!(workflows.annotations("run-2", MARK_PREFIX).await.len(), 1);
 }

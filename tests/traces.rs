@@ -1,12 +1,10 @@
 //! The way from a Workflow to its event, as a real Jaeger shows it.
 
-mod peers;
-#[path = "served/program.rs"]
-mod program;
-
-use peers::{Cluster, Jaeger, MetadataStore, Model, NewWorkflow, Peers, SOON, Task, Workflows, eventually};
-use program::{Program, Serving};
 use serde_json::Value;
+use test_support::{
+    Cluster, Jaeger, MetadataStore, Model, NewWorkflow, Peers, RunningServer, SOON, ServerProcess, Task, Workflows,
+    eventually,
+};
 
 const PIPELINE: &str = "penguin-pipeline";
 const SERVICE: &str = "model-update-eventsource";
@@ -15,7 +13,7 @@ const STREAM: &str = "generic.Eventing/StartEventSource";
 
 struct World {
     peers: Peers,
-    cluster: peers::SharedCluster,
+    cluster: test_support::SharedCluster,
     store: MetadataStore,
     jaeger: Jaeger,
     namespace: String,
@@ -23,19 +21,18 @@ struct World {
 }
 
 impl World {
-    async fn start() -> Option<Self> {
-        Peers::find().await?;
-        let peers = Peers::with(&["etcd", "kube-apiserver", "mlmd", "grpc-client", "jaeger"]).await?;
+    async fn start() -> Self {
+        let peers = Peers::with(&["jaeger"]).await;
         let cluster = peers.cluster().await;
         let store = peers.metadata_store().await;
         let jaeger = peers.jaeger().await;
         let namespace = cluster.namespace("team").await;
         let workflows = cluster.workflows(&namespace).await;
-        Some(Self { peers, cluster, store, jaeger, namespace, workflows })
+        Self { peers, cluster, store, jaeger, namespace, workflows }
     }
 
     /// A server that sends its traces to Jaeger, over HTTP or gRPC.
-    async fn serve(&self, protocol: &str, more: &[&str]) -> Serving {
+    async fn serve(&self, protocol: &str, more: &[&str]) -> RunningServer {
         let endpoint = if protocol == "grpc" { self.jaeger.otlp_grpc_url() } else { self.jaeger.otlp_http_url() };
         let environment = [
             format!("OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}"),
@@ -43,7 +40,8 @@ impl World {
             "OTEL_BSP_SCHEDULE_DELAY=100".to_owned(),
         ];
         let kubeconfig = self.cluster.admin_kubeconfig_file();
-        let serving = Program::start_in(&environment, &kubeconfig, &self.store.url(), more).serving().await;
+        let serving =
+            ServerProcess::start_with_env(&environment, &kubeconfig, &self.store.url(), more).listening().await;
         serving.ready().await;
         serving
     }
@@ -163,8 +161,9 @@ async fn marked(workflows: &Workflows, name: &str, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_run_has_one_whole_trace_found_by_its_uid_over_either_transport() {
-    let Some(world) = World::start().await else { return };
+    let world = World::start().await;
     for (protocol, name) in [("http/protobuf", "by-http"), ("grpc", "by-grpc")] {
         let serving = world.serve(protocol, &[]).await;
         let config = format!("{}\ninclude: [traceparent]", world.config());
@@ -197,7 +196,7 @@ async fn a_run_has_one_whole_trace_found_by_its_uid_over_either_transport() {
 
         // The stream has a trace of its own, which is there when it has ended; what it carried links to it.
         let streams = send.references("FOLLOWS_FROM");
-        serving.stopped().await;
+        serving.stop().await;
         let is_linked =
             |span: &Value| span["operationName"] == STREAM && streams.iter().any(|id| span["spanID"] == *id);
         eventually(SOON, "the stream's span", async || world.jaeger.latest_spans(SERVICE).await.iter().any(is_linked))
@@ -206,8 +205,9 @@ async fn a_run_has_one_whole_trace_found_by_its_uid_over_either_transport() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_run_that_argo_traces_joins_its_trace() {
-    let Some(world) = World::start().await else { return };
+    let world = World::start().await;
     let serving = world.serve("http/protobuf", &[]).await;
     let mut subscriber = world.peers.grpc_go_client(serving.listen, &world.config()).start();
     let trace = "0af7651916cd43dd8448eb211c80319c";
@@ -219,8 +219,9 @@ async fn a_run_that_argo_traces_joins_its_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_redelivery_is_a_span_of_its_own_with_a_link_to_the_first() {
-    let Some(world) = World::start().await else { return };
+    let world = World::start().await;
     let serving = world.serve("http/protobuf", &["--confirm-after=4s"]).await;
     let mut first = world.peers.grpc_go_client(serving.listen, &world.config()).start();
     let uid = world.succeeded(NewWorkflow::tfx_v1("again", PIPELINE), "again").await;
@@ -244,8 +245,9 @@ async fn a_redelivery_is_a_span_of_its_own_with_a_link_to_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn two_replicas_mean_the_same_root() {
-    let Some(world) = World::start().await else { return };
+    let world = World::start().await;
     let (one, two) = (world.serve("http/protobuf", &[]).await, world.serve("grpc", &[]).await);
     let mut deploy = world.peers.grpc_go_client(one.listen, &world.config()).name("deploy").start();
     let mut evaluate = world.peers.grpc_go_client(two.listen, &world.config()).name("evaluate").start();
@@ -265,8 +267,9 @@ async fn two_replicas_mean_the_same_root() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn failed_attempts_and_runs_without_a_model_are_there_to_see() {
-    let Some(mut world) = World::start().await else { return };
+    let mut world = World::start().await;
     let serving = world.serve("http/protobuf", &[]).await;
     let mut subscriber = world.peers.grpc_go_client(serving.listen, &world.config()).start();
 
@@ -290,7 +293,7 @@ async fn failed_attempts_and_runs_without_a_model_are_there_to_see() {
         spans.iter().filter(failed).count()
     };
     eventually(SOON, "three failed attempts", async || attempts().await >= 3).await;
-    world.store.restart_same_port(false).await;
+    world.store.restart().await;
     subscriber.payload(SOON).await;
     let spans = world.spans(&trace_of(&uid), &["send model-update"]).await;
     assert_whole(&spans);
@@ -317,16 +320,17 @@ async fn failed_attempts_and_runs_without_a_model_are_there_to_see() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_first_refusal_of_an_event_source_has_a_trace_and_its_repetitions_have_none() {
-    let Some(world) = World::start().await else { return };
+    let world = World::start().await;
     let serving = world.serve("http/protobuf", &[]).await;
     for name in ["team-a", "team-a", "team-b"] {
         let mut refused = world.peers.grpc_go_client(serving.listen, "kfpNamespaces: oops").name(name).start();
         let end = refused.next(SOON).await;
-        assert!(matches!(&end, Some(peers::Line::Status { code, .. }) if code == "InvalidArgument"), "{end:?}");
+        assert!(matches!(&end, Some(test_support::Line::Status { code, .. }) if code == "InvalidArgument"), "{end:?}");
     }
     // What was recorded is sent before the program ends.
-    serving.stopped().await;
+    serving.stop().await;
     let mut spans: Vec<_> = world.jaeger.latest_spans(SERVICE).await.into_iter().map(Span).collect();
     spans.retain(|span| span.name() == STREAM);
     let mut names: Vec<_> = spans.iter().filter_map(|span| span.tag("modelupdate.event_source")?.as_str()).collect();
@@ -340,13 +344,15 @@ async fn the_first_refusal_of_an_event_source_has_a_trace_and_its_repetitions_ha
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_collector_that_is_not_there_costs_no_event_and_one_line() {
-    let Some(world) = World::start().await else { return };
+    let world = World::start().await;
     let environment =
         ["OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:9".to_owned(), "OTEL_BSP_SCHEDULE_DELAY=50".to_owned()];
     let cluster: &Cluster = &world.cluster;
-    let program = Program::start_in(&environment, &cluster.admin_kubeconfig_file(), &world.store.url(), &[]);
-    let serving = program.serving().await;
+    let program =
+        ServerProcess::start_with_env(&environment, &cluster.admin_kubeconfig_file(), &world.store.url(), &[]);
+    let serving = program.listening().await;
     serving.ready().await;
     let mut subscriber = world.peers.grpc_go_client(serving.listen, &world.config()).start();
     for name in ["one", "two", "three"] {
@@ -355,8 +361,8 @@ async fn a_collector_that_is_not_there_costs_no_event_and_one_line() {
         marked(&world.workflows, name, 1).await;
     }
     let message = "spans cannot be sent";
-    let lines = || serving.program.0.log().lines().filter(|line| line.contains(message)).count();
+    let lines = || serving.process.log().lines().filter(|line| line.contains(message)).count();
     eventually(SOON, "a line that says so", async || lines() == 1).await;
     assert_eq!(lines(), 1);
-    serving.stopped().await;
+    serving.stop().await;
 }

@@ -5,17 +5,15 @@
 
 mod deliveries;
 mod events;
-#[path = "../peers/mod.rs"]
-mod peers;
-#[path = "../served/mod.rs"]
-mod served;
 mod server;
 
 use std::time::Duration;
 
 use model_update_eventsource::app::Config;
-use peers::{MetadataStore, Model, NewWorkflow, Peers, SharedCluster, Task, Workflows, Writer, eventually, rule};
-use served::{SOON, Served};
+use test_support::{
+    CATCH_UP, MetadataStore, Model, NewWorkflow, Peers, SharedCluster, Task, TestServer, Workflows, Writer, eventually,
+    rule,
+};
 
 const PIPELINE: &str = "penguin-pipeline";
 
@@ -24,18 +22,18 @@ struct World {
     cluster: SharedCluster,
     store: MetadataStore,
     writer: Writer,
-    served: Served,
+    served: TestServer,
     namespace: String,
     workflows: Workflows,
 }
 
 impl World {
-    async fn start() -> Option<Self> {
+    async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    async fn start_with(adjust: impl FnOnce(&mut Config)) -> Option<Self> {
-        let peers = Peers::find().await?;
+    async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
+        let peers = Peers::find().await;
         let cluster = peers.cluster().await;
         let store = peers.metadata_store().await;
         let mut config = Config {
@@ -45,11 +43,11 @@ impl World {
             ..Config::default()
         };
         adjust(&mut config);
-        let served = Served::start(config).await;
+        let served = TestServer::start(config).await;
         let namespace = cluster.namespace("team").await;
         let workflows = cluster.workflows(&namespace).await;
         let writer = store.writer().await;
-        Some(Self { cluster, store, writer, served, namespace, workflows })
+        Self { cluster, store, writer, served, namespace, workflows }
     }
 
     fn config(&self) -> String {
@@ -78,7 +76,7 @@ impl World {
     }
 
     async fn marked(&self, name: &str) {
-        eventually(SOON, &format!("a mark on {name}"), async || !self.marks(name).await.is_empty()).await;
+        eventually(CATCH_UP, &format!("a mark on {name}"), async || !self.marks(name).await.is_empty()).await;
     }
 }
 

@@ -2,12 +2,14 @@
 
 use model_update_eventsource::model::workflow::MARK_PREFIX;
 use serde_json::json;
+use test_support::{examples, manifests};
 
-use crate::{CARRIED, PIPELINE, World, examples, location, peers::manifests, started};
+use crate::{CARRIED, PIPELINE, World, location, started};
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_new_model_is_deployed_and_a_workflow_started_with_it_once_even_if_the_event_comes_twice() {
-    let Some(world) = World::start().await else { return };
+    let world = World::start().await;
     let namespace = world.cluster.namespace("deploying").await;
     let services = world.inference_services(&namespace).await;
     services.create("penguin").await;
@@ -46,12 +48,13 @@ async fn a_new_model_is_deployed_and_a_workflow_started_with_it_once_even_if_the
     argo.triggered(3).await;
     services.serves("penguin", "deploying-2").await;
     assert_eq!(started(&workflows).await.len(), 2);
-    server.stopped().await;
+    server.stop().await;
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn an_inference_service_that_is_not_there_is_waited_for_and_not_made_out_of_a_patch() {
-    let Some(world) = World::start().await else { return };
+    let world = World::start().await;
     let namespace = world.cluster.namespace("absent").await;
     let services = world.inference_services(&namespace).await;
     let server = world.serve().await;
@@ -66,5 +69,5 @@ async fn an_inference_service_that_is_not_there_is_waited_for_and_not_made_out_o
     argo.sensors[0].logged(CARRIED, &refused).await;
     services.create("penguin").await;
     services.serves("penguin", "absent-1").await;
-    server.stopped().await;
+    server.stop().await;
 }

@@ -1,6 +1,8 @@
 //! The documented EventSource and Sensor.
 
-use crate::{CARRIED, PIPELINE, World, examples, location, peers::eventually};
+use test_support::{eventually, examples};
+
+use crate::{CARRIED, PIPELINE, World, location};
 
 const NAMESPACE: &str = "kubeflow-pipelines";
 
@@ -12,8 +14,9 @@ fn payload(run: &str) -> String {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_documented_sensor_lets_its_pipeline_through_to_its_trigger_and_stops_another() {
-    let Some(world) = World::start().await else { return };
+    let world = World::start().await;
     world.create_namespace(NAMESPACE).await;
     let server = world.serve().await;
     let event_source = examples::find(&examples::objects("eventsource/plain.yaml"), "EventSource");
@@ -30,5 +33,5 @@ async fn the_documented_sensor_lets_its_pipeline_through_to_its_trigger_and_stop
     for index in 0..4 {
         world.marked(NAMESPACE, &format!("documented-{index}"), "model-update").await;
     }
-    server.stopped().await;
+    server.stop().await;
 }

@@ -9,16 +9,7 @@
 
 mod deploying;
 mod documented;
-#[path = "../examples/objects.rs"]
-mod examples;
-#[path = "../peers/mod.rs"]
-mod peers;
-#[path = "../served/program.rs"]
-mod program;
 mod replaced;
-#[path = "../faults/report.rs"]
-#[allow(dead_code, reason = "it is written for the tests of faults")]
-mod report;
 mod teams;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -29,12 +20,11 @@ use kube::{
     api::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, PostParams},
 };
 use model_update_eventsource::model::workflow::MARK_PREFIX;
-use peers::{
-    ArgoEvents, JetStream, MetadataStore, NewWorkflow, Peers, SOON, START, ServiceAccount, SharedCluster, Task,
-    Workflows, Writer, eventually, ports::free_port,
-};
-use program::{Program, Serving};
 use serde_json::{Value, json};
+use test_support::{
+    ArgoEvents, JetStream, MetadataStore, NewWorkflow, Peers, RunningServer, SOON, START, ServerProcess,
+    ServiceAccount, SharedCluster, Task, Workflows, Writer, eventually, free_port,
+};
 
 /// What the examples are about.
 const PIPELINE: &str = "penguin-pipeline";
@@ -56,19 +46,19 @@ struct World {
 }
 
 impl World {
-    async fn start() -> Option<Self> {
-        let peers = Peers::with(&["etcd", "kube-apiserver", "mlmd", "argo-events", "nats-server"]).await?;
+    async fn start() -> Self {
+        let peers = Peers::with(&["argo-events", "nats-server"]).await;
         let cluster = peers.cluster().await;
         let store = peers.metadata_store().await;
         let writer = store.writer().await;
         let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        Some(Self { peers, cluster, store, writer, listen })
+        Self { peers, cluster, store, writer, listen }
     }
 
     /// The program, with its defaults, at this world's address.
-    async fn serve(&self) -> Serving {
+    async fn serve(&self) -> RunningServer {
         let kubeconfig = self.cluster.admin_kubeconfig_file();
-        let server = Program::start_on(self.listen, &kubeconfig, &self.store.url(), &[]).serving().await;
+        let server = ServerProcess::start_at(self.listen, &kubeconfig, &self.store.url(), &[]).listening().await;
         assert_eq!(server.listen, self.listen);
         server
     }

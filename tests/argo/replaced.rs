@@ -2,12 +2,9 @@
 
 use std::time::Instant;
 
-use crate::{
-    Argo, CARRIED, PIPELINE, REDIAL, World, examples, location,
-    peers::{eventually, manifests},
-    program::Serving,
-    report::{self, Tally, say},
-};
+use test_support::{RunningServer, Tally, eventually, examples, manifests, model_location, report};
+
+use crate::{Argo, CARRIED, PIPELINE, REDIAL, World, location};
 
 const SUBSCRIPTION: &str = "model-update";
 /// How many runs finish in each of the four moments.
@@ -47,9 +44,9 @@ impl Scene {
         &self,
         fault: &'static str,
         word: &str,
-        server: Serving,
-        go: impl AsyncFnOnce(Serving),
-    ) -> (Serving, Tally) {
+        server: RunningServer,
+        go: impl AsyncFnOnce(RunningServer),
+    ) -> (RunningServer, Tally) {
         let before = self.prepare(&format!("{word}-before")).await;
         self.succeed(&before).await;
         self.marked(&before).await;
@@ -65,7 +62,7 @@ impl Scene {
         let back = Instant::now();
         let connected = async || self.argo.connections() > connections;
         eventually(REDIAL, "Argo Events connects again", connected).await;
-        say(format_args!("{fault}: connected again {:.1} s after it was back", back.elapsed().as_secs_f64()));
+        report(format_args!("{fault}: connected again {:.1} s after it was back", back.elapsed().as_secs_f64()));
 
         // They are the last in their stream, and the bus keeps its order: what comes twice has come before.
         let after = self.prepare(&format!("{word}-after")).await;
@@ -82,7 +79,7 @@ impl Scene {
             let mut tally = Tally::new(fault);
             runs.iter().for_each(|run| tally.expect(SUBSCRIPTION, &location(run)));
             let triggered = self.argo.logged();
-            let triggered = triggered.iter().filter(|payload| report::location(payload).starts_with(&prefix));
+            let triggered = triggered.iter().filter(|payload| model_location(payload).starts_with(&prefix));
             triggered.for_each(|payload| tally.delivered_payload(payload));
             if tally.is_complete() { Ok(tally) } else { Err(tally) }
         })
@@ -91,8 +88,9 @@ impl Scene {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_server_replaced_or_killed_is_found_again_and_no_run_is_lost() {
-    let Some(world) = World::start().await else { return };
+    let world = World::start().await;
     let namespace = world.cluster.namespace("replaced").await;
     let server = world.serve().await;
     let event_source = examples::text("eventsource/plain.yaml").replace("kubeflow-pipelines", &namespace);
@@ -101,7 +99,7 @@ async fn a_server_replaced_or_killed_is_found_again_and_no_run_is_lost() {
     let argo = world.argo(&event_source, &[&sensor]).await;
     let scene = Scene { world, namespace, argo };
 
-    let terminate = async |server: Serving| server.stopped().await;
+    let terminate = async |server: RunningServer| server.stop().await;
     let (server, books) =
         scene.replaced("server replaced (SIGTERM) below Argo Events", "term", server, terminate).await;
     // It says goodbye only when what it has handed off is confirmed and marked.
@@ -109,12 +107,12 @@ async fn a_server_replaced_or_killed_is_found_again_and_no_run_is_lost() {
 
     // When the first of those that succeed just then has been read: its mark is a second away.
     let read = scene.argo.events() + RUNS + 1;
-    let kill = async |mut server: Serving| {
+    let kill = async |mut server: RunningServer| {
         eventually(CARRIED, "the event is read", async || scene.argo.events() >= read).await;
-        server.program.0.kill();
+        server.process.kill();
     };
     let (server, books) = scene.replaced("server killed (SIGKILL) below Argo Events", "kill", server, kill).await;
     // What was read and not marked yet comes again: that is what at least once means.
     books.conclude(RUNS);
-    server.stopped().await;
+    server.stop().await;
 }

@@ -2,8 +2,9 @@
 
 use kube::api::DynamicObject;
 use serde_json::json;
+use test_support::{Workflows, examples};
 
-use crate::{Argo, InferenceServices, PIPELINE, World, examples, location, peers::Workflows, started};
+use crate::{Argo, InferenceServices, PIPELINE, World, location, started};
 
 /// A team's files, applied and running.
 async fn team(world: &World, file: &str) -> Argo {
@@ -14,8 +15,9 @@ async fn team(world: &World, file: &str) -> Argo {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn two_teams_on_one_server_get_their_own_models_and_cannot_touch_each_others() {
-    let Some(world) = World::start().await else { return };
+    let world = World::start().await;
     for namespace in ["team-a", "team-b"] {
         world.create_namespace(namespace).await;
     }
@@ -52,7 +54,7 @@ async fn two_teams_on_one_server_get_their_own_models_and_cannot_touch_each_othe
     let starter = world.token("team-b", "roll-out-model-sensor").await;
     let starter = Workflows::new(world.cluster.client_with(&starter).await, "team-a");
     forbidden(starter.api().get("team-a-1").await);
-    server.stopped().await;
+    server.stop().await;
 }
 
 fn forbidden(answer: kube::Result<DynamicObject>) {

@@ -3,12 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
-mod objects;
-#[path = "../peers/mod.rs"]
-mod peers;
-#[path = "../served/mod.rs"]
-mod served;
-
 use std::{collections::BTreeSet, fs, path::Path};
 
 use k8s_openapi::{
@@ -19,9 +13,8 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 use model_update_eventsource::{app::Config, sim::Sim};
-use peers::{Line, Peers, SOON, eventually, manifests};
 use serde_json::Value;
-use served::Served;
+use test_support::{Line, Peers, SOON, TestServer, eventually, examples, manifests};
 
 /// Every file, and the kinds of the objects in it: what is not here is no example.
 const EXAMPLES: [(&str, &[&str]); 10] = [
@@ -42,11 +35,11 @@ const URL: &str = "kfp-operator-model-update-eventsource-server.kfp-operator-sys
 
 /// The objects of every file, and those of the manifest in the README.
 fn all_objects() -> impl Iterator<Item = (&'static str, Value)> {
-    let readme = objects::text("../README.md");
+    let readme = examples::text("../README.md");
     let manifest = readme.split("```yaml\n").find(|block| block.starts_with("apiVersion: ")).expect("a manifest");
     let manifest = manifests(manifest.split("```").next().expect("never empty"));
     let examples =
-        EXAMPLES.into_iter().flat_map(|(file, _)| objects::objects(file).into_iter().map(move |o| (file, o)));
+        EXAMPLES.into_iter().flat_map(|(file, _)| examples::objects(file).into_iter().map(move |o| (file, o)));
     examples.chain(manifest.into_iter().map(|object| ("README.md", object)))
 }
 
@@ -57,11 +50,11 @@ fn event_sources() -> impl Iterator<Item = (&'static str, Value)> {
 #[test]
 fn every_file_is_an_example_that_the_tests_know_and_the_readme_lists() {
     let mut found = BTreeSet::new();
-    walk(&objects::folder(), &mut found);
+    walk(&examples::folder(), &mut found);
     assert!(found.remove("README.md"));
     let known: BTreeSet<String> = EXAMPLES.iter().map(|(file, _)| (*file).to_owned()).collect();
     assert_eq!(found, known, "left: the files under examples/; right: EXAMPLES in this file");
-    let readme = objects::text("README.md");
+    let readme = examples::text("README.md");
     let rows = readme.lines().filter_map(|line| line.strip_prefix("| [")?.split_once(']'));
     let listed: Vec<&str> = rows.map(|(file, _)| file).collect();
     assert_eq!(listed.iter().map(|&file| file.to_owned()).collect::<BTreeSet<_>>(), known, "the table in the README");
@@ -76,7 +69,7 @@ fn walk(folder: &Path, found: &mut BTreeSet<String>) {
         if path.is_dir() {
             walk(&path, found);
         } else {
-            found.insert(path.strip_prefix(objects::folder()).unwrap().to_str().unwrap().to_owned());
+            found.insert(path.strip_prefix(examples::folder()).unwrap().to_str().unwrap().to_owned());
         }
     }
 }
@@ -84,8 +77,8 @@ fn walk(folder: &Path, found: &mut BTreeSet<String>) {
 #[test]
 fn every_file_holds_what_it_is_there_for_and_says_what_to_change() {
     for (file, kinds) in EXAMPLES {
-        let text = objects::text(file);
-        let objects = objects::objects(file);
+        let text = examples::text(file);
+        let objects = examples::objects(file);
         let mut found: Vec<_> = objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
         let mut seen = BTreeSet::new();
         found.retain(|kind| seen.insert(*kind));
@@ -98,7 +91,7 @@ fn every_file_holds_what_it_is_there_for_and_says_what_to_change() {
 #[test]
 fn every_event_source_dials_the_documented_service_in_plaintext() {
     for (file, event_source) in event_sources() {
-        let (name, entry) = objects::entry(&event_source);
+        let (name, entry) = examples::entry(&event_source);
         assert_eq!(name, "model-update", "{file}");
         assert_eq!((&entry["url"], &entry["insecure"]), (&URL.into(), &true.into()), "{file}");
     }
@@ -118,11 +111,11 @@ fn every_sensor_depends_on_an_event_source_of_the_examples_in_its_namespace() {
 }
 
 /// A server before a simulation, which a subscription does not see the difference of.
-async fn serve() -> (Sim, Served) {
+async fn serve() -> (Sim, TestServer) {
     let sim = Sim::start().await.unwrap();
     let config =
         Config { metadata_store: sim.metadata_url(), kubernetes: Some(sim.kube_config()), ..Config::default() };
-    let served = Served::start(config).await;
+    let served = TestServer::start(config).await;
     (sim, served)
 }
 
@@ -131,7 +124,7 @@ async fn our_server_takes_the_configuration_of_every_event_source() {
     let (_sim, served) = serve().await;
     let mut streams = Vec::new();
     for (file, event_source) in event_sources() {
-        let (name, entry) = objects::entry(&event_source);
+        let (name, entry) = examples::entry(&event_source);
         let config = entry["config"].as_str().unwrap();
         let taken = served.try_subscribe(name, config).await;
         streams.push(taken.unwrap_or_else(|refusal| panic!("{file}: {refusal}")));
@@ -145,20 +138,22 @@ async fn our_server_takes_the_configuration_of_every_event_source() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_token_is_ignored_today_as_its_example_says() {
-    assert!(objects::text("eventsource/auth-secret.yaml").contains("# - The server ignores the token today."));
-    let Some(peers) = Peers::with(&["grpc-client"]).await else { return };
+    assert!(examples::text("eventsource/auth-secret.yaml").contains("# - The server ignores the token today."));
+    let peers = Peers::find().await;
     let (_sim, served) = serve().await;
-    let event_source = objects::find(&objects::objects("eventsource/auth-secret.yaml"), "EventSource");
-    let config = objects::entry(&event_source).1["config"].as_str().unwrap();
+    let event_source = examples::find(&examples::objects("eventsource/auth-secret.yaml"), "EventSource");
+    let config = examples::entry(&event_source).1["config"].as_str().unwrap();
     let mut subscriber = peers.grpc_go_client(served.address, config).token("nobody's").start();
     assert_eq!(subscriber.next(SOON).await, Some(Line::Open(true)));
     served.stop().await;
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn every_object_applies_to_an_api_server_with_argo_events_kinds() {
-    let Some(peers) = Peers::with(&["etcd", "kube-apiserver", "argo-events"]).await else { return };
+    let peers = Peers::with(&["argo-events"]).await;
     let cluster = peers.private_cluster().await;
     let client = cluster.client().await;
     let crds = Api::<CustomResourceDefinition>::all(client.clone());
@@ -180,7 +175,7 @@ async fn every_object_applies_to_an_api_server_with_argo_events_kinds() {
     }
     for (file, _) in EXAMPLES {
         let namespace = cluster.namespace("example").await;
-        for mut object in objects::objects(file) {
+        for mut object in examples::objects(file) {
             object["metadata"].as_object_mut().unwrap().entry("namespace").or_insert_with(|| namespace.as_str().into());
             let applied = cluster.apply("examples", &object).await;
             applied.unwrap_or_else(|refusal| panic!("{file}: {}: {object}", refusal.message));
@@ -189,8 +184,9 @@ async fn every_object_applies_to_an_api_server_with_argo_events_kinds() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn argo_events_own_validation_finds_nothing_wrong() {
-    let Some(peers) = Peers::with(&["argo-events"]).await else { return };
+    let peers = Peers::with(&["argo-events"]).await;
     let folder = tempfile::tempdir().unwrap();
     let mut judged = 0;
     for (index, (file, object)) in all_objects().enumerate() {

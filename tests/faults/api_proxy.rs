@@ -1,7 +1,7 @@
 //! Stands before the real API server, speaks plain HTTP, and passes everything on as cluster administrator: but patches it
 //! answers as it is told.
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -12,9 +12,8 @@ use axum::{
 use http::{Method, StatusCode, header};
 use serde_json::json;
 use tempfile::TempDir;
+use test_support::{Cluster, plain_kubeconfig};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
-
-use crate::peers::Cluster;
 
 /// More than a Workflow of these tests has.
 const BODY: usize = 4 << 20;
@@ -63,15 +62,7 @@ impl ApiProxy {
 
     /// A kubeconfig by which a program comes through here.
     pub(crate) fn kubeconfig_file(&self) -> PathBuf {
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": format!("http://{}", self.address)}}],
-            "users": [{"name": "test", "user": {}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        });
-        let path = self.folder.path().join("kubeconfig");
-        fs::write(&path, kubeconfig.to_string()).unwrap();
-        path
+        plain_kubeconfig(self.folder.path(), &format!("http://{}", self.address))
     }
 
     /// From now on patches fare so.

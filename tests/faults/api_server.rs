@@ -7,13 +7,12 @@ mod refused;
 use std::{collections::BTreeSet, path::Path};
 
 use model_update_eventsource::model::workflow::MARK_PREFIX;
-
-use crate::{
-    peers::{Cluster, GrpcGoClient, Line, MetadataStore, NewWorkflow, Peers, Task, Workflows, Writer, eventually},
-    program::{Program, Serving},
-    report::Tally,
-    scene::SOON,
+use test_support::{
+    Cluster, GrpcGoClient, Line, MetadataStore, NewWorkflow, Peers, RunningServer, ServerProcess, Tally, Task,
+    Workflows, Writer, eventually,
 };
+
+use crate::scene::SOON;
 
 const SUBSCRIPTION: &str = "model-update";
 const PIPELINE: &str = "penguin-pipeline";
@@ -30,25 +29,25 @@ struct Site {
 }
 
 impl Site {
-    async fn open() -> Option<Self> {
-        let peers = Peers::find().await?;
+    async fn open() -> Self {
+        let peers = Peers::find().await;
         let cluster = peers.private_cluster().await;
         let store = peers.metadata_store().await;
         let namespace = cluster.namespace("team").await;
         let workflows = cluster.workflows(&namespace).await;
         let writer = store.writer().await;
-        Some(Self { cluster, namespace, workflows, store, writer })
+        Self { cluster, namespace, workflows, store, writer }
     }
 
     /// The real program, ready.
-    async fn program(&self, kubeconfig: &Path) -> Serving {
-        let program = Program::start(kubeconfig, &self.store.url(), &[]).serving().await;
+    async fn program(&self, kubeconfig: &Path) -> RunningServer {
+        let program = ServerProcess::start(kubeconfig, &self.store.url(), &[]).listening().await;
         program.ready().await;
         program
     }
 
-    async fn subscriber(&self, program: &Serving) -> GrpcGoClient {
-        let peers = Peers::find().await.expect("they were there");
+    async fn subscriber(&self, program: &RunningServer) -> GrpcGoClient {
+        let peers = Peers::find().await;
         let config = format!("kfpNamespace: {}", self.namespace);
         let mut client = peers.grpc_go_client(program.listen, &config).name(SUBSCRIPTION).start();
         assert_eq!(client.next(SOON).await, Some(Line::Open(true)));

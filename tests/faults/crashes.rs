@@ -3,11 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use test_support::{GrpcGoClient, Line, RunningServer, ServerProcess, Tally, model_location};
+
 use crate::{
     api_proxy::{ApiProxy, Patches},
-    peers::{GrpcGoClient, Line},
-    program::{Program, Serving},
-    report::{Tally, location},
     scene::{SOON, Scene, run_of, take_all, take_rest},
 };
 
@@ -25,7 +24,7 @@ const STEPS: [(&str, &str); 7] = [
 ];
 
 /// Its first life: it dies of a fail point.
-async fn dies_at(scene: &Scene, point: &str, pass: usize) -> Serving {
+async fn dies_at(scene: &Scene, point: &str, pass: usize) -> RunningServer {
     let environment = [format!("MODEL_UPDATE_FAILPOINT={point}:{pass}")];
     scene.program_with(&environment, &scene.cluster.admin_kubeconfig_file(), &[]).await
 }
@@ -36,7 +35,7 @@ async fn until_broken(client: &mut GrpcGoClient, tally: &mut Tally) -> BTreeSet<
     loop {
         match client.next(SOON).await {
             Some(Line::Event { payload, .. }) => {
-                let location = location(&payload);
+                let location = model_location(&payload);
                 tally.delivered(SUBSCRIPTION, &location);
                 received.insert(location);
             }
@@ -48,10 +47,16 @@ async fn until_broken(client: &mut GrpcGoClient, tally: &mut Tally) -> BTreeSet<
 
 /// The server has died: another takes its place, and everything comes; again comes only what had been read and was not
 /// marked.
-async fn resurrected(scene: &Scene, mut tally: Tally, mut dead: Serving, received: BTreeSet<String>, runs: &[String]) {
+async fn resurrected(
+    scene: &Scene,
+    mut tally: Tally,
+    mut dead: RunningServer,
+    received: BTreeSet<String>,
+    runs: &[String],
+) {
     use std::os::unix::process::ExitStatusExt as _;
 
-    let status = dead.program.0.exited(SOON).await;
+    let status = dead.process.exited(SOON).await;
     assert_eq!(status.signal(), Some(9), "{status}");
     let mut unmarked = BTreeSet::new();
     for location in received {
@@ -59,8 +64,8 @@ async fn resurrected(scene: &Scene, mut tally: Tally, mut dead: Serving, receive
             unmarked.insert(location);
         }
     }
-    let next = Program::start_on(dead.listen, &scene.cluster.admin_kubeconfig_file(), &scene.store_url(), &[]);
-    let next = next.serving().await;
+    let next = ServerProcess::start_at(dead.listen, &scene.cluster.admin_kubeconfig_file(), &scene.store_url(), &[]);
+    let next = next.listening().await;
     let mut client = scene.subscriber(&next, SUBSCRIPTION).await;
     let before: BTreeSet<_> = tally.delivered_more_than(1).collect();
     assert!(before.is_empty(), "twice before the death: {before:?}");
@@ -77,9 +82,10 @@ async fn resurrected(scene: &Scene, mut tally: Tally, mut dead: Serving, receive
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(all(feature = "failpoints", feature = "peers")), ignore = "needs real peers and fail points: tests/run")]
 async fn a_server_killed_at_any_step_of_a_delivery_loses_nothing_and_repeats_only_what_was_read_and_unmarked() {
     for (point, fault) in STEPS {
-        let Some(scene) = Scene::open().await else { return };
+        let scene = Scene::open().await;
         let mut tally = Tally::new(fault);
         let server = dies_at(&scene, point, 1).await;
         let mut client = scene.subscriber(&server, SUBSCRIPTION).await;
@@ -90,9 +96,10 @@ async fn a_server_killed_at_any_step_of_a_delivery_loses_nothing_and_repeats_onl
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(all(feature = "failpoints", feature = "peers")), ignore = "needs real peers and fail points: tests/run")]
 async fn a_server_killed_in_the_middle_of_a_burst_loses_nothing_and_repeats_only_what_was_read_and_unmarked() {
     for (point, fault) in STEPS {
-        let Some(scene) = Scene::open().await else { return };
+        let scene = Scene::open().await;
         let mut tally = Tally::new(format!("{fault}, in a burst"));
         // So that there is a burst: they are all there when the server comes.
         let runs = scene.succeed(&mut tally, &[SUBSCRIPTION], 50).await;
@@ -106,12 +113,13 @@ async fn a_server_killed_in_the_middle_of_a_burst_loses_nothing_and_repeats_only
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_server_killed_while_a_patch_is_under_way_repeats_the_event_unless_the_patch_has_been_applied() {
     for (fate, fault, duplicates) in [
         (Patches::Unanswered, "killed while a patch is on its way", 1),
         (Patches::AppliedUnanswered, "killed while a patch's answer is on its way", 0),
     ] {
-        let Some(scene) = Scene::open().await else { return };
+        let scene = Scene::open().await;
         let mut tally = Tally::new(fault);
         let proxy = ApiProxy::before(&scene.cluster).await;
         proxy.let_patches(fate);
@@ -121,7 +129,7 @@ async fn a_server_killed_while_a_patch_is_under_way_repeats_the_event_unless_the
         take_all(&mut client, SUBSCRIPTION, &mut tally).await;
         proxy.struck(1, SOON).await;
         assert_eq!(scene.marks(&runs[0]).await.is_empty(), duplicates == 1);
-        server.program.0.kill();
+        server.process.kill();
 
         let next = scene.program(&[]).await;
         let mut client = scene.subscriber(&next, SUBSCRIPTION).await;

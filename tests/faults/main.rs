@@ -10,19 +10,11 @@ mod api_server;
 mod crashes;
 mod marks;
 mod metadata_store;
-#[path = "../peers/mod.rs"]
-mod peers;
-#[path = "../served/program.rs"]
-mod program;
 mod replicas;
-mod report;
 mod scale;
 mod scene;
-#[path = "../served/mod.rs"]
-mod served;
 mod soak;
 mod subscribers;
-mod wire;
 
 /// Held by a test that starts neighbours of its own or measures a time: two cores do not bear many at once.
 async fn alone() -> tokio::sync::MutexGuard<'static, ()> {

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use model_update_eventsource::model::workflow::MARK_PREFIX;
+use test_support::{Model, NewWorkflow, Tally, Task, eventually, model_location, rule};
 
 use crate::{
     api_proxy::{ApiProxy, Patches},
-    peers::{Model, NewWorkflow, Task, eventually, rule},
-    report::{Tally, location},
     scene::{SOON, Scene, run_of, take, take_all, take_rest},
 };
 
@@ -31,12 +30,13 @@ const ANSWERS: [(Patches, &str, &str); 7] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn whatever_patches_are_answered_each_event_comes_once_and_the_marks_are_written_at_last() {
     join_all(ANSWERS.map(|(fate, counted, fault)| marks_fare(fate, counted, fault))).await;
 }
 
 async fn marks_fare(fate: Patches, counted: &str, fault: &'static str) {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let mut tally = Tally::new(fault);
     let proxy = ApiProxy::before(&scene.cluster).await;
     proxy.let_patches(fate);
@@ -55,7 +55,7 @@ async fn marks_fare(fate: Patches, counted: &str, fault: &'static str) {
     proxy.struck(2, AGAIN).await;
     let outcome = format!("outcome=\"{counted}\"");
     eventually(AGAIN, &format!("{fault}: {outcome}"), async || {
-        server.metric("modelupdate_mark_patches_total", &outcome).await >= 1.0
+        server.metric("modelupdate_mark_patches_total", &[&outcome]).await >= 1.0
     })
     .await;
 
@@ -66,8 +66,9 @@ async fn marks_fare(fate: Patches, counted: &str, fault: &'static str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn without_the_right_to_patch_events_come_and_are_marked_once_it_is_given() {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let mut tally = Tally::new("no right to patch");
     let account = scene.cluster.service_account(&scene.namespace, "reader").await;
     let reads = rule("argoproj.io", "workflows", &["list", "watch"]);
@@ -77,9 +78,9 @@ async fn without_the_right_to_patch_events_come_and_are_marked_once_it_is_given(
     let mut client = scene.subscriber(&server, SUBSCRIPTION).await;
     let runs = scene.succeed(&mut tally, &[SUBSCRIPTION], 3).await;
     take_all(&mut client, SUBSCRIPTION, &mut tally).await;
-    server.metric_is("modelupdate_marks_pending", "", 3.0).await;
+    server.metric_is("modelupdate_marks_pending", &[], 3.0).await;
     eventually(SOON, "three refusals", async || {
-        server.metric("modelupdate_mark_patches_total", "outcome=\"refused\"").await >= 3.0
+        server.metric("modelupdate_mark_patches_total", &["outcome=\"refused\""]).await >= 3.0
     })
     .await;
     let patches = rule("argoproj.io", "workflows", &["patch"]);
@@ -90,8 +91,9 @@ async fn without_the_right_to_patch_events_come_and_are_marked_once_it_is_given(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_workflow_without_room_for_a_mark_is_announced_once_and_holds_up_no_other() {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let mut tally = Tally::new("annotations are full");
     let server = scene.program(&[]).await;
     let mut client = scene.subscriber(&server, SUBSCRIPTION).await;
@@ -106,7 +108,7 @@ async fn a_workflow_without_room_for_a_mark_is_announced_once_and_holds_up_no_ot
     scene.workflows.create(full.phase("Succeeded")).await;
     take_all(&mut client, SUBSCRIPTION, &mut tally).await;
     eventually(SOON, "the API server's refusal", async || {
-        server.metric("modelupdate_mark_patches_total", "outcome=\"refused\"").await >= 1.0
+        server.metric("modelupdate_mark_patches_total", &["outcome=\"refused\""]).await >= 1.0
     })
     .await;
     let others = scene.succeed(&mut tally, &[SUBSCRIPTION], 3).await;
@@ -120,8 +122,9 @@ async fn a_workflow_without_room_for_a_mark_is_announced_once_and_holds_up_no_ot
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_workflow_deleted_while_its_event_is_pending_is_announced_all_the_same() {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let mut tally = Tally::new("deleted while pending");
     let server = scene.program(&[]).await;
     let mut client = scene.subscriber(&server, SUBSCRIPTION).await;
@@ -129,23 +132,24 @@ async fn a_workflow_deleted_while_its_event_is_pending_is_announced_all_the_same
     let name = format!("{}-deleted", scene.namespace);
     scene.workflows.create(NewWorkflow::tfx_v1(&name, &scene.namespace).phase("Succeeded")).await;
     eventually(SOON, "a first question", async || {
-        server.metric("modelupdate_lookup_retries_total", "reason=\"no_context\"").await >= 1.0
+        server.metric("modelupdate_lookup_retries_total", &["reason=\"no_context\""]).await >= 1.0
     })
     .await;
     scene.workflows.delete(&name).await;
-    server.metric_is("modelupdate_workflows", "", 0.0).await;
+    server.metric_is("modelupdate_workflows", &[], 0.0).await;
     let location = format!("gs://root/{name}");
     tally.expect(SUBSCRIPTION, &location);
     scene.model(&name, &location).await;
     take_all(&mut client, SUBSCRIPTION, &mut tally).await;
-    server.metric_is("modelupdate_runs_pending", "", 0.0).await;
-    server.metric_is("modelupdate_marks_pending", "", 0.0).await;
+    server.metric_is("modelupdate_runs_pending", &[], 0.0).await;
+    server.metric_is("modelupdate_marks_pending", &[], 0.0).await;
     tally.conclude(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_namesake_of_a_deleted_workflow_gets_neither_its_mark_nor_its_silence() {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let mut tally = Tally::new("deleted and recreated under its name");
     let proxy = ApiProxy::before(&scene.cluster).await;
     proxy.let_patches(Patches::Refused(500));
@@ -170,11 +174,11 @@ async fn a_namesake_of_a_deleted_workflow_gets_neither_its_mark_nor_its_silence(
     let (uid, second) = run(&format!("{}-2", scene.namespace), "Running").await;
     proxy.let_patches(Patches::Pass);
     // The mark of the first had its turn when nothing is pending any more.
-    server.metric_is("modelupdate_marks_pending", "", 0.0).await;
+    server.metric_is("modelupdate_marks_pending", &[], 0.0).await;
     assert!(scene.marks(&name).await.is_empty(), "the first one's mark");
     tally.expect(SUBSCRIPTION, &second);
     scene.workflows.set_phase(&name, "Succeeded").await;
-    assert_eq!(location(&client.payload(SOON).await), second);
+    assert_eq!(model_location(&client.payload(SOON).await), second);
     tally.delivered(SUBSCRIPTION, &second);
     let key = format!("{MARK_PREFIX}{SUBSCRIPTION}");
     eventually(SOON, "a mark of its own", async || {

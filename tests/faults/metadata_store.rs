@@ -11,11 +11,9 @@ mod proxy;
 use std::time::Duration;
 
 use model_update_eventsource::app::Config;
-
-use crate::{
-    peers::{MetadataStore, NewWorkflow, Peers, SharedCluster, Task, Workflows, Writer},
-    report::{Tally, location},
-    served::{Events, Served},
+use test_support::{
+    Events, MetadataStore, NewWorkflow, Peers, SharedCluster, Tally, Task, TestServer, Workflows, Writer,
+    model_location,
 };
 
 const PIPELINE: &str = "penguin-pipeline";
@@ -25,7 +23,7 @@ struct World {
     #[expect(dead_code, reason = "it prints its logs when the test fails")]
     cluster: SharedCluster,
     writer: Writer,
-    served: Served,
+    served: TestServer,
     ours: Team,
     theirs: Team,
 }
@@ -47,7 +45,7 @@ impl World {
             confirm_after: Duration::from_millis(100),
             ..Config::default()
         };
-        let served = Served::start(config).await;
+        let served = TestServer::start(config).await;
         let ours = Team::subscribe(&cluster, &served, "ours").await;
         let theirs = Team::subscribe(&cluster, &served, "theirs").await;
         Self { cluster, writer: store.writer().await, served, ours, theirs }
@@ -103,7 +101,7 @@ impl World {
 }
 
 impl Team {
-    async fn subscribe(cluster: &SharedCluster, served: &Served, prefix: &str) -> Self {
+    async fn subscribe(cluster: &SharedCluster, served: &TestServer, prefix: &str) -> Self {
         let namespace = cluster.namespace(prefix).await;
         let workflows = cluster.workflows(&namespace).await;
         let events = served.subscribe(&format!("kfpNamespace: {namespace}")).await;
@@ -118,9 +116,9 @@ impl Team {
 
     /// The location of the next event's model.
     async fn next(&mut self, tally: &mut Tally) -> String {
-        let payload = self.events.next().await;
+        let payload = self.events.next_payload().await;
         tally.delivered_payload(&payload);
-        location(&payload)
+        model_location(&payload)
     }
 }
 

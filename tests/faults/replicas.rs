@@ -13,12 +13,9 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use crate::{
-    peers::{GrpcGoClient, Line},
-    program::Serving,
-    report::{Tally, location, say},
-    scene::{SOON, Scene, run_of, take, take_all, take_rest},
-};
+use test_support::{GrpcGoClient, Line, RunningServer, Tally, model_location, report};
+
+use crate::scene::{SOON, Scene, run_of, take, take_all, take_rest};
 
 /// The subscription that two streams have.
 const SHARED: &str = "shared";
@@ -30,12 +27,12 @@ struct Stream {
 }
 
 impl Stream {
-    async fn of(scene: &Scene, program: &Serving) -> Self {
+    async fn of(scene: &Scene, program: &RunningServer) -> Self {
         Self { client: scene.subscriber(program, SHARED).await, received: Vec::new() }
     }
 
     async fn take(&mut self) {
-        self.received.push(location(&self.client.payload(SOON).await));
+        self.received.push(model_location(&self.client.payload(SOON).await));
     }
 
     /// Books all that came, each of it once.
@@ -58,8 +55,9 @@ async fn until_all_came(a: &mut Stream, b: &mut Stream, runs: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn different_subscriptions_on_two_replicas_each_get_every_event_once() {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let mut tally = Tally::new("two replicas, different subscriptions");
     let both = ["first", "second"];
     let replicas = [scene.program(&[]).await, scene.program(&[]).await];
@@ -83,31 +81,33 @@ async fn different_subscriptions_on_two_replicas_each_get_every_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn one_subscription_on_two_replicas_gets_every_event_at_most_once_a_stream_and_marks_are_common() {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let tally = Tally::new("two replicas, the same subscription");
     let [one, other] = [scene.program(&[]).await, scene.program(&[]).await];
     two_streams(&scene, tally, &one, &other).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn two_streams_of_one_subscription_on_one_replica_each_get_every_event_and_neither_waits() {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let tally = Tally::new("two streams on one subscription of one replica");
     let program = scene.program(&[]).await;
     two_streams(&scene, tally, &program, &program).await;
 }
 
 /// Two streams of one subscription share runs; then one freezes and is killed.
-async fn two_streams(scene: &Scene, mut tally: Tally, one: &Serving, other: &Serving) {
+async fn two_streams(scene: &Scene, mut tally: Tally, one: &RunningServer, other: &RunningServer) {
     let same = one.listen == other.listen;
     let (mut reads, mut freezes) = (Stream::of(scene, one).await, Stream::of(scene, other).await);
-    one.metric_is("modelupdate_subscriptions_shared", "", if same { 1.0 } else { 0.0 }).await;
+    one.metric_is("modelupdate_subscriptions_shared", &[], if same { 1.0 } else { 0.0 }).await;
     let runs = scene.succeed(&mut tally, &[SHARED], 20).await;
     until_all_came(&mut reads, &mut freezes, &runs).await;
     scene.marked(&runs, &[SHARED]).await;
     for replica in [one, other] {
-        replica.metric_is("modelupdate_runs_pending", "", 0.0).await;
+        replica.metric_is("modelupdate_runs_pending", &[], 0.0).await;
     }
 
     // The other one confirms for both, and waits for nobody.
@@ -117,9 +117,11 @@ async fn two_streams(scene: &Scene, mut tally: Tally, one: &Serving, other: &Ser
     until_all_came(&mut reads, &mut freezes, &alone).await;
     scene.marked(&alone, &[SHARED]).await;
     let lasted = began.elapsed().as_secs_f64();
-    say(format_args!("  10 runs made, delivered to one stream and marked, while the other is frozen: {lasted:.1} s"));
+    report(format_args!(
+        "  10 runs made, delivered to one stream and marked, while the other is frozen: {lasted:.1} s"
+    ));
     freezes.client.kill();
-    other.has_said("stream ended", SHARED).await;
+    other.logged_for("stream ended", SHARED).await;
     scene.seen_by(other).await;
 
     // What one has confirmed is done for its sibling's successor: the next run is the first that it gets.
@@ -128,7 +130,7 @@ async fn two_streams(scene: &Scene, mut tally: Tally, one: &Serving, other: &Ser
     successor.take().await;
     assert_eq!(run_of(&successor.received[0]), next[0]);
     scene.marked(&next, &[SHARED]).await;
-    one.metric_is("modelupdate_runs_pending", "", 0.0).await;
+    one.metric_is("modelupdate_runs_pending", &[], 0.0).await;
     [reads, freezes, successor].into_iter().for_each(|stream| stream.close(&mut tally));
     // To a second stream of the subscription went 20 runs at most, and one more.
     tally.conclude(21);
@@ -138,7 +140,7 @@ async fn two_streams(scene: &Scene, mut tally: Tally, one: &Serving, other: &Ser
 async fn to_the_end(client: &mut GrpcGoClient, received: &mut Vec<String>) {
     loop {
         match client.next(SOON).await {
-            Some(Line::Event { payload, .. }) => received.push(location(&payload)),
+            Some(Line::Event { payload, .. }) => received.push(model_location(&payload)),
             Some(Line::Open(_)) => {}
             Some(Line::Status { code, .. }) => return assert_eq!(code, "Unavailable"),
             None => panic!("it ends with a status"),
@@ -147,9 +149,10 @@ async fn to_the_end(client: &mut GrpcGoClient, received: &mut Vec<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_replica_killed_in_mid_burst_loses_nothing_and_only_what_it_had_not_marked_comes_again() {
     const BURST: usize = 150;
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let mut tally = Tally::new("one of two replicas SIGKILLed in mid-burst");
     let both = ["argo", "bystander"];
     let fast = ["--confirm-after=100ms"];
@@ -159,9 +162,9 @@ async fn a_replica_killed_in_mid_burst_loses_nothing_and_only_what_it_had_not_ma
     let mut received = Vec::new();
     let mid_burst = async {
         while received.len() < BURST / 5 {
-            received.push(location(&argo.payload(SOON).await));
+            received.push(model_location(&argo.payload(SOON).await));
         }
-        killed.program.0.kill();
+        killed.process.kill();
         to_the_end(&mut argo, &mut received).await;
         let mut unmarked = 0;
         for location in &received {
@@ -172,7 +175,7 @@ async fn a_replica_killed_in_mid_burst_loses_nothing_and_only_what_it_had_not_ma
         (scene.subscriber(&stays, "argo").await, unmarked)
     };
     let (runs, (mut argo, unmarked)) = tokio::join!(scene.succeed(&mut tally, &both, BURST), mid_burst);
-    say(format_args!(
+    report(format_args!(
         "  {} of {BURST} had come when it was killed, {unmarked} of these were not marked",
         received.len()
     ));

@@ -2,20 +2,15 @@
 //! a namespace and programs of their own; a run's name begins with its namespace's, because ML Metadata knows no
 //! namespaces.
 
-use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use model_update_eventsource::model::workflow::MARK_PREFIX;
-use serde_json::Value;
-use tokio::sync::OnceCell;
-
-use super::{
-    peers::{
-        GrpcGoClient, Line, MetadataStore, NewWorkflow, Peers, SharedCluster, Task, Workflows, Writer, eventually,
-    },
-    program::{Program, Serving},
-    report::{Tally, location},
+use test_support::{
+    GrpcGoClient, Line, MetadataStore, NewWorkflow, Peers, RunningServer, ServerProcess, SharedCluster, Tally, Task,
+    Workflows, Writer, eventually, model_location,
 };
+use tokio::sync::OnceCell;
 
 /// How long an event, a mark or a figure may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -35,27 +30,28 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// A new one, or `None` where there are no neighbours.
-    pub(crate) async fn open() -> Option<Self> {
+    /// Opens a scene.
+    pub(crate) async fn open() -> Self {
         static STORE: OnceCell<MetadataStore> = OnceCell::const_new();
-        let peers = Peers::find().await?;
+        let peers = Peers::find().await;
         let cluster = peers.cluster().await;
         let store = STORE.get_or_init(|| peers.metadata_store()).await;
         let namespace = cluster.namespace("team").await;
         let workflows = cluster.workflows(&namespace).await;
-        Some(Self { peers, cluster, namespace, workflows, store, writer: store.writer().await })
+        Self { peers, cluster, namespace, workflows, store, writer: store.writer().await }
     }
 
     /// The real program, for this namespace, ready.
-    pub(crate) async fn program(&self, more: &[&str]) -> Serving {
+    pub(crate) async fn program(&self, more: &[&str]) -> RunningServer {
         self.program_with(&[], &self.cluster.admin_kubeconfig_file(), more).await
     }
 
     /// One with these variables in its environment, and this way to the API server.
-    pub(crate) async fn program_with(&self, environment: &[String], kubeconfig: &Path, more: &[&str]) -> Serving {
+    pub(crate) async fn program_with(&self, environment: &[String], kubeconfig: &Path, more: &[&str]) -> RunningServer {
         let namespaces = format!("--namespaces={}", self.namespace);
         let flags = [&[&*namespaces], more].concat();
-        let program = Program::start_in(environment, kubeconfig, &self.store.url(), &flags).serving().await;
+        let program =
+            ServerProcess::start_with_env(environment, kubeconfig, &self.store.url(), &flags).listening().await;
         program.ready().await;
         program
     }
@@ -71,12 +67,12 @@ impl Scene {
     }
 
     /// A grpc-go client with a stream of its own on this program, which has accepted it.
-    pub(crate) async fn subscriber(&self, program: &Serving, subscription: &str) -> GrpcGoClient {
+    pub(crate) async fn subscriber(&self, program: &RunningServer, subscription: &str) -> GrpcGoClient {
         self.subscriber_at(program.listen, subscription).await
     }
 
     /// One that may find its server dying.
-    pub(crate) fn subscriber_that_may_be_refused(&self, program: &Serving, subscription: &str) -> GrpcGoClient {
+    pub(crate) fn subscriber_that_may_be_refused(&self, program: &RunningServer, subscription: &str) -> GrpcGoClient {
         self.peers.grpc_go_client(program.listen, &self.config()).name(subscription).start()
     }
 
@@ -128,12 +124,12 @@ impl Scene {
     }
 
     /// Waits until this program has seen what has happened to Workflows so far: a watch keeps their order.
-    pub(crate) async fn seen_by(&self, program: &Serving) {
+    pub(crate) async fn seen_by(&self, program: &RunningServer) {
         let last = NewWorkflow::tfx_v1(&format!("{}-{}", self.namespace, rand::random::<u32>()), &self.namespace);
         self.workflows.create(last.phase("Running")).await;
         let listed = self.workflows.api().list(&Default::default()).await.expect("a list").items.len();
         eventually(SOON, "the latest Workflow in its memory", async || {
-            program.metric("modelupdate_workflows", "").await >= listed as f64
+            program.metric("modelupdate_workflows", &[]).await >= listed as f64
         })
         .await;
     }
@@ -176,59 +172,16 @@ pub(crate) async fn take_all(client: &mut GrpcGoClient, subscription: &str, tall
 
 /// Takes the next event; returns its location.
 pub(crate) async fn take(client: &mut GrpcGoClient, subscription: &str, tally: &mut Tally) -> String {
-    let location = location(&client.payload(SOON).await);
+    let location = model_location(&client.payload(SOON).await);
     tally.delivered(subscription, &location);
     location
 }
 
 /// Books what came and nobody has taken; returns the locations.
 pub(crate) fn take_rest(client: &mut GrpcGoClient, subscription: &str, tally: &mut Tally) -> Vec<String> {
-    let rest = client.said().into_iter().filter_map(|line| match line {
-        Line::Event { payload, .. } => Some(location(&payload)),
+    let rest = client.buffered().into_iter().filter_map(|line| match line {
+        Line::Event { payload, .. } => Some(model_location(&payload)),
         _ => None,
     });
     rest.inspect(|location| tally.delivered(subscription, location)).collect()
-}
-
-impl Serving {
-    /// The sum of a metric over the label sets that contain this (empty: all).
-    pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
-        let page = self.get("/metrics").await.unwrap();
-        let series = page.lines().filter_map(|line| line.rsplit_once(' '));
-        let fits = |series: &str| series.split('{').next() == Some(name) && series.contains(label);
-        series.filter(|(series, _)| fits(series)).map(|(_, value)| value.parse::<f64>().unwrap()).sum()
-    }
-
-    /// Waits until a metric has this value.
-    pub(crate) async fn metric_is(&self, name: &str, label: &str, value: f64) {
-        eventually(SOON, &format!("{name} {label} is {value}"), async || {
-            let now = self.metric(name, label).await;
-            #[expect(clippy::float_cmp, reason = "they count")]
-            if now == value { Ok(()) } else { Err(now) }
-        })
-        .await;
-    }
-
-    /// Waits until its log says this of a subscription; returns the line.
-    pub(crate) async fn has_said(&self, message: &str, subscription: &str) -> Value {
-        self.has_said_within(SOON, message, subscription).await
-    }
-
-    /// Waits so long for that.
-    pub(crate) async fn has_said_within(&self, deadline: Duration, message: &str, subscription: &str) -> Value {
-        eventually(deadline, &format!("{message:?} of {subscription}"), async || {
-            let log = self.program.0.log();
-            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            lines.find(|line| line["message"] == message && line["subscription"] == subscription)
-        })
-        .await
-    }
-
-    /// Its resident memory, in KiB.
-    pub(crate) fn resident(&self) -> u64 {
-        let pid = self.program.0.pid().as_raw_nonzero();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
-    }
 }

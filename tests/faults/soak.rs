@@ -18,6 +18,7 @@ mod world;
 
 use std::{env, sync::Arc, time::Duration};
 
+use test_support::{Peers, Tally, report};
 use tokio::{
     sync::mpsc,
     task::{JoinSet, LocalSet},
@@ -32,11 +33,7 @@ use self::{
     subscriber::{Blow, Subscriber, config},
     world::World,
 };
-use crate::{
-    alone,
-    peers::Peers,
-    report::{Tally, say},
-};
+use crate::alone;
 
 /// Without a word from the environment: short enough for every change.
 const SECONDS: u64 = 40;
@@ -47,14 +44,15 @@ const SEED: u64 = 4;
 const HEALED: Duration = Duration::from_secs(330);
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn random_faults_lose_nothing_repeat_only_what_they_explain_and_leave_memory_flat() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let _alone = alone().await;
     let seed = number("MODEL_UPDATE_SOAK_SEED", SEED);
     let length = Duration::from_secs(number("MODEL_UPDATE_SOAK_SECONDS", SECONDS));
     let _seed = Seed(seed);
     let plan = Plan::new(seed, length);
-    say(format_args!("soak: seed {seed}, {length:?}: {plan}"));
+    report(format_args!("soak: seed {seed}, {length:?}: {plan}"));
     // What waits with `eventually` stays on its thread.
     LocalSet::new().run_until(soak(peers, plan)).await;
 }
@@ -80,7 +78,7 @@ struct Seed(u64);
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            say(format_args!("soak: it was seed {}", self.0));
+            report(format_args!("soak: it was seed {}", self.0));
         }
     }
 }
@@ -208,7 +206,7 @@ impl Soak {
             let lost: Vec<_> = expected.into_iter().filter(|&delivery| !chronicle.books().has(delivery)).collect();
             return self.fail("this never came", &lost).await;
         }
-        say(format_args!("soak: complete {:.1?} after all was healed", chronicle.now() - all_is_well));
+        report(format_args!("soak: complete {:.1?} after all was healed", chronicle.now() - all_is_well));
         self.over.cancel();
         std::mem::take(&mut self.lives).join_all().await;
     }
@@ -249,10 +247,10 @@ impl Soak {
         let (explained, unexplained) = self.world.chronicle.books().audit();
         let causes: Vec<_> = explained.iter().map(|(cause, times)| format!("{times} by {cause}")).collect();
         let causes = if causes.is_empty() { "none came".to_owned() } else { causes.join(", ") };
-        say(format_args!("soak: repetitions explained: {causes}"));
+        report(format_args!("soak: repetitions explained: {causes}"));
         let growth = memory.growth();
         if let Some(growth) = growth {
-            say(format_args!("soak: resident memory of the first server: {growth}"));
+            report(format_args!("soak: resident memory of the first server: {growth}"));
         }
         self.fail("nothing explains that this came again", &unexplained).await;
         tally.conclude(explained.values().sum());

@@ -4,12 +4,9 @@ use http::StatusCode;
 use kube::api::{Patch, PatchParams};
 use model_update_eventsource::model::workflow::MARK_PREFIX;
 use serde_json::json;
+use test_support::{Cluster, NewWorkflow, SOON, ServerProcess, ServiceAccount, Task, Workflows, eventually};
 
 use super::*;
-use crate::{
-    peers::{Cluster, NewWorkflow, SOON, ServiceAccount, Task, Workflows, eventually},
-    program::Program,
-};
 
 /// What Helm needs where it renders for the cluster: its own namespace and those that are named in values.
 async fn namespaces(cluster: &Cluster, names: &[&str]) {
@@ -27,8 +24,9 @@ async fn apply(cluster: &Cluster, objects: &[Value]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_real_api_server_takes_every_variant() {
-    let Some(peers) = peers().await else { return };
+    let peers = peers().await;
     let cluster = peers.private_cluster().await;
     namespaces(&cluster, &[NAMESPACE, "team-a", "team-b"]).await;
     for definition in manifests(include_str!("monitoring-crds.yaml")) {
@@ -59,8 +57,9 @@ async fn as_account(cluster: &Cluster, namespace: &str) -> Workflows {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_account_may_mark_and_unmark_and_change_nothing_else_of_a_workflow() {
-    let Some(peers) = peers().await else { return };
+    let peers = peers().await;
     let cluster = peers.private_cluster().await;
     namespaces(&cluster, &[NAMESPACE]).await;
     apply(&cluster, &rendered(&peers, &[])).await;
@@ -111,8 +110,9 @@ async fn the_account_may_mark_and_unmark_and_change_nothing_else_of_a_workflow()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn with_listed_namespaces_the_server_runs_with_roles_there_and_has_no_rights_elsewhere() {
-    let Some(peers) = peers().await else { return };
+    let peers = peers().await;
     let cluster = peers.private_cluster().await;
     namespaces(&cluster, &[NAMESPACE, "team-a", "team-b", "team-c"]).await;
     apply(&cluster, &rendered(&peers, &["--values", "helm/ci/namespaces-values.yaml"])).await;
@@ -121,7 +121,7 @@ async fn with_listed_namespaces_the_server_runs_with_roles_there_and_has_no_righ
     let kubeconfig = cluster.kubeconfig_file(&token);
     let store = peers.metadata_store().await;
 
-    let server = Program::start(&kubeconfig, &store.url(), &["--namespaces=team-a,team-b"]).serving().await;
+    let server = ServerProcess::start(&kubeconfig, &store.url(), &["--namespaces=team-a,team-b"]).listening().await;
     server.ready().await;
     let mut client = peers.grpc_go_client(server.listen, "kfpNamespace: team-b").start();
     let workflows = cluster.workflows("team-b").await;
@@ -131,6 +131,6 @@ async fn with_listed_namespaces_the_server_runs_with_roles_there_and_has_no_righ
     // The mark is one that the policy lets through.
     eventually(SOON, "the mark", async || workflows.annotations("run-b", MARK_PREFIX).await.len() == 1).await;
 
-    let elsewhere = Program::start(&kubeconfig, &store.url(), &["--namespaces=team-c"]).serving().await;
-    elsewhere.is_not_ready("forbidden").await;
+    let elsewhere = ServerProcess::start(&kubeconfig, &store.url(), &["--namespaces=team-c"]).listening().await;
+    elsewhere.not_ready("forbidden").await;
 }

@@ -1,14 +1,13 @@
 //! Helm installs it into a cluster in which nothing starts, and what `helm test` would run is run.
 
+use test_support::{NewWorkflow, RunningServer, SOON, ServerProcess, eventually};
+
 use super::*;
-use crate::{
-    peers::{NewWorkflow, SOON, eventually},
-    program::{Program, Serving},
-};
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn helm_installs_upgrades_and_removes_it_and_says_what_to_do_next() {
-    let Some(peers) = peers().await else { return };
+    let peers = peers().await;
     let cluster = peers.private_cluster().await;
     let kubeconfig = cluster.admin_kubeconfig_file();
     let run = |args: &[&str]| {
@@ -35,7 +34,7 @@ async fn helm_installs_upgrades_and_removes_it_and_says_what_to_do_next() {
 /// What the Pod of `helm test` runs, at this server.
 async fn tested(peers: &Peers, server: &str) -> Output {
     let objects = rendered(peers, &[]);
-    let pod = find(&objects, "Pod", &format!("{FULLNAME}-test"));
+    let pod = find_object(&objects, "Pod", &format!("{FULLNAME}-test"));
     let args = pod["spec"]["containers"][0]["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
     let dialled = format!("--server=http://{FULLNAME}-server.{NAMESPACE}:50051");
     let args: Vec<_> =
@@ -46,20 +45,23 @@ async fn tested(peers: &Peers, server: &str) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn helm_test_succeeds_at_a_server_that_serves_and_says_why_elsewhere() {
-    let Some(peers) = peers().await else { return };
+    let peers = peers().await;
     let mut cluster = peers.private_cluster().await;
     let store = peers.metadata_store().await;
     let namespace = cluster.namespace("team").await;
     cluster.workflows(&namespace).await.create(NewWorkflow::tfx_v1("run", "penguin")).await;
-    let server: Serving = Program::start(&cluster.admin_kubeconfig_file(), &store.url(), &[]).serving().await;
+    let server: RunningServer =
+        ServerProcess::start(&cluster.admin_kubeconfig_file(), &store.url(), &[]).listening().await;
     server.ready().await;
     let url = format!("http://{}", server.listen);
     eventually(SOON, "health follows readiness", async || tested(&peers, &url).await.status.success()).await;
 
     // One that cannot reach its API server is there and does not serve.
     cluster.kill_api_server();
-    let unready: Serving = Program::start(&cluster.admin_kubeconfig_file(), &store.url(), &[]).serving().await;
+    let unready: RunningServer =
+        ServerProcess::start(&cluster.admin_kubeconfig_file(), &store.url(), &[]).listening().await;
     let output = tested(&peers, &format!("http://{}", unready.listen)).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("does not serve: NOT_SERVING. Its /readyz says why"), "{}", said(&output));

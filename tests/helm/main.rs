@@ -8,10 +8,6 @@
 mod applied;
 mod docs;
 mod installed;
-#[path = "../peers/mod.rs"]
-mod peers;
-#[path = "../served/program.rs"]
-mod program;
 mod rendered;
 
 use std::{
@@ -20,8 +16,8 @@ use std::{
     process::{Command, Output},
 };
 
-use peers::{Peers, manifests};
 use serde_json::Value;
+use test_support::{Peers, find_object, manifests};
 
 /// As kfp-operator's documentation expects it.
 const RELEASE: &str = "kfp-operator";
@@ -41,9 +37,8 @@ fn variants() -> Vec<PathBuf> {
     files
 }
 
-async fn peers() -> Option<Peers> {
-    Peers::find().await?;
-    Peers::with(&["etcd", "kube-apiserver", "mlmd", "grpc-client", "helm"]).await
+async fn peers() -> Peers {
+    Peers::with(&["helm"]).await
 }
 
 /// Runs Helm at home in an empty folder, so that nothing on this machine counts.
@@ -67,9 +62,4 @@ fn rendered(peers: &Peers, more: &[&str]) -> Vec<Value> {
     let output = helm(peers, &args);
     assert!(output.status.success(), "{more:?}: {}", said(&output));
     manifests(&String::from_utf8(output.stdout).unwrap())
-}
-
-fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
-    let is_it = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
-    objects.iter().find(is_it).unwrap_or_else(|| panic!("no {kind} {name}"))
 }

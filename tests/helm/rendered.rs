@@ -5,8 +5,9 @@ use model_update_eventsource::app::Config;
 use super::*;
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn helm_has_nothing_to_say_against_any_variant() {
-    let Some(peers) = peers().await else { return };
+    let peers = peers().await;
     for variant in variants() {
         let output = helm(&peers, &["lint", "--strict", "helm", "--values", variant.to_str().unwrap()]);
         assert!(output.status.success(), "{variant:?}: {}", said(&output));
@@ -14,8 +15,9 @@ async fn helm_has_nothing_to_say_against_any_variant() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_wrong_value_is_refused_by_name() {
-    let Some(peers) = peers().await else { return };
+    let peers = peers().await;
     for (wrong, words) in [
         ("replicaCount=many", "'/replicaCount': got string, want integer"),
         ("replicas=2", "additional properties 'replicas' not allowed"),
@@ -51,27 +53,29 @@ async fn a_wrong_value_is_refused_by_name() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_service_has_the_name_and_the_port_that_kfp_operators_documentation_dials() {
-    let Some(peers) = peers().await else { return };
+    let peers = peers().await;
     let objects = rendered(&peers, &[]);
-    let service = find(&objects, "Service", "kfp-operator-model-update-eventsource-server");
+    let service = find_object(&objects, "Service", "kfp-operator-model-update-eventsource-server");
     assert_eq!(service["metadata"]["namespace"], NAMESPACE);
     assert_eq!(service["spec"]["ports"][0]["port"], 50051);
     // It leads to the server's Pods, to a port that they have, and not to those of `helm test`.
-    let labels = &find(&objects, "Deployment", FULLNAME)["spec"]["template"]["metadata"]["labels"];
-    let test = &find(&objects, "Pod", &format!("{FULLNAME}-test"))["metadata"]["labels"];
+    let labels = &find_object(&objects, "Deployment", FULLNAME)["spec"]["template"]["metadata"]["labels"];
+    let test = &find_object(&objects, "Pod", &format!("{FULLNAME}-test"))["metadata"]["labels"];
     let selector = service["spec"]["selector"].as_object().unwrap();
     assert!(selector.iter().all(|(key, value)| labels[key] == *value));
     assert!(!selector.iter().all(|(key, value)| test[key] == *value));
-    let container = &find(&objects, "Deployment", FULLNAME)["spec"]["template"]["spec"]["containers"][0];
+    let container = &find_object(&objects, "Deployment", FULLNAME)["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["ports"][0]["name"], service["spec"]["ports"][0]["targetPort"]);
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_server_is_told_what_its_own_defaults_are_unless_values_say_otherwise() {
-    let Some(peers) = peers().await else { return };
+    let peers = peers().await;
     let variable = |objects: &[Value], name: &str| {
-        let deployment = find(objects, "Deployment", FULLNAME);
+        let deployment = find_object(objects, "Deployment", FULLNAME);
         let env = deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
         env.iter().find(|variable| variable["name"] == name).map(|variable| variable["value"].clone())
     };
@@ -95,8 +99,9 @@ async fn the_server_is_told_what_its_own_defaults_are_unless_values_say_otherwis
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn every_pod_meets_the_restricted_pod_security_standard() {
-    let Some(peers) = peers().await else { return };
+    let peers = peers().await;
     for variant in variants() {
         let objects = rendered(&peers, &["--values", variant.to_str().unwrap()]);
         let deployments = objects.iter().filter(|object| object["kind"] == "Deployment");
@@ -116,17 +121,18 @@ async fn every_pod_meets_the_restricted_pod_security_standard() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn monitoring_carries_the_alerts_and_the_dashboards_as_they_are() {
-    let Some(peers) = peers().await else { return };
+    let peers = peers().await;
     let objects = rendered(&peers, &["--values", "helm/ci/monitoring-values.yaml"]);
-    let rules = &find(&objects, "PrometheusRule", FULLNAME)["spec"]["groups"];
+    let rules = &find_object(&objects, "PrometheusRule", FULLNAME)["spec"]["groups"];
     let alerts = fs::read_to_string(file("alerts/model-update-eventsource.yaml")).unwrap();
     let runbooks = "https://runbooks.example.com/model-update/";
     let alerts = alerts.replace("runbook_url: docs/runbooks/", &format!("runbook_url: {runbooks}"));
     assert_eq!(*rules, manifests(&alerts)[0]["groups"]);
     assert!(rules.to_string().contains(runbooks));
     for name in ["operations", "traces"] {
-        let map = find(&objects, "ConfigMap", &format!("{FULLNAME}-dashboard-{name}"));
+        let map = find_object(&objects, "ConfigMap", &format!("{FULLNAME}-dashboard-{name}"));
         assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
         let shown: Value =
             serde_json::from_str(map["data"][format!("model-update-eventsource-{name}.json")].as_str().unwrap())
@@ -134,8 +140,8 @@ async fn monitoring_carries_the_alerts_and_the_dashboards_as_they_are() {
         let dashboard = fs::read_to_string(file(&format!("dashboards/{name}.json"))).unwrap();
         assert_eq!(shown, serde_json::from_str::<Value>(&dashboard).unwrap());
     }
-    let service = find(&objects, "Service", &format!("{FULLNAME}-metrics"));
-    let monitor = &find(&objects, "ServiceMonitor", FULLNAME)["spec"];
+    let service = find_object(&objects, "Service", &format!("{FULLNAME}-metrics"));
+    let monitor = &find_object(&objects, "ServiceMonitor", FULLNAME)["spec"];
     let wanted = monitor["selector"]["matchLabels"].as_object().unwrap();
     assert!(wanted.iter().all(|(key, value)| service["metadata"]["labels"][key] == *value));
     assert_eq!(monitor["endpoints"][0]["port"], service["spec"]["ports"][0]["name"]);

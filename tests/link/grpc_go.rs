@@ -2,21 +2,23 @@
 
 use std::time::Duration;
 
-use crate::peers::{GrpcGoClient, Line, Peers};
+use test_support::{GrpcGoClient, Line, Peers};
+
 use crate::server::{PATIENCE, Server, Session, within};
 use crate::tap::Tap;
 
-async fn subscriber(server: &Server, tap: &Tap, count: usize) -> Option<(GrpcGoClient, Session)> {
-    let peers = Peers::with(&["grpc-client"]).await?;
-    let client = peers.grpc_go_client(tap.addr, "").count(count).start();
-    Some((client, server.session().await))
+async fn subscriber(server: &Server, tap: &Tap, count: usize) -> (GrpcGoClient, Session) {
+    let peers = Peers::find().await;
+    let client = peers.grpc_go_client(tap.address, "").count(count).start();
+    (client, server.session().await)
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn each_event_is_confirmed() {
     let server = Server::start().await;
     let tap = Tap::start(server.addr).await;
-    let Some((mut client, mut session)) = subscriber(&server, &tap, 1_000).await else { return };
+    let (mut client, mut session) = subscriber(&server, &tap, 1_000).await;
     for sequence in 0..100 {
         let total = session.hand_off(format!("event {sequence}").into_bytes()).await;
         session.confirmed(total).await.expect("confirmed");
@@ -27,10 +29,11 @@ async fn each_event_is_confirmed() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn many_events_are_confirmed_by_far_fewer_pings() {
     let server = Server::start().await;
     let tap = Tap::start(server.addr).await;
-    let Some((mut client, mut session)) = subscriber(&server, &tap, 5_000).await else { return };
+    let (mut client, mut session) = subscriber(&server, &tap, 5_000).await;
     let reader = tokio::spawn(async move {
         for _ in 0..5_000 {
             client.payload(PATIENCE).await;
@@ -49,10 +52,11 @@ async fn many_events_are_confirmed_by_far_fewer_pings() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_frozen_client_confirms_nothing_until_it_goes_on() {
     let server = Server::start().await;
     let tap = Tap::start(server.addr).await;
-    let Some((mut client, mut session)) = subscriber(&server, &tap, 1_000).await else { return };
+    let (mut client, mut session) = subscriber(&server, &tap, 1_000).await;
     let first = session.hand_off(b"first".to_vec()).await;
     session.confirmed(first).await.expect("confirmed");
     assert_eq!(client.payload(PATIENCE).await, "first");
@@ -64,7 +68,7 @@ async fn a_frozen_client_confirms_nothing_until_it_goes_on() {
         last = session.hand_off(vec![b'x'; 300]).await;
     }
     session.unconfirmed_for(Duration::from_millis(700), first).await;
-    assert!(client.said().is_empty());
+    assert!(client.buffered().is_empty());
 
     client.resume();
     session.confirmed(last).await.expect("confirmed");
@@ -75,10 +79,11 @@ async fn a_frozen_client_confirms_nothing_until_it_goes_on() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_client_that_cancels_closes_its_account() {
     let server = Server::start().await;
     let tap = Tap::start(server.addr).await;
-    let Some((mut client, mut session)) = subscriber(&server, &tap, 1).await else { return };
+    let (mut client, mut session) = subscriber(&server, &tap, 1).await;
     session.hand_off(b"only".to_vec()).await;
     assert_eq!(client.payload(PATIENCE).await, "only");
     session.closed().await;
@@ -86,10 +91,11 @@ async fn a_client_that_cancels_closes_its_account() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_client_that_is_killed_while_frozen_closes_its_account_and_confirms_nothing() {
     let server = Server::start().await;
     let tap = Tap::start(server.addr).await;
-    let Some((mut client, mut session)) = subscriber(&server, &tap, 1_000).await else { return };
+    let (mut client, mut session) = subscriber(&server, &tap, 1_000).await;
     client.pause();
     let total = session.hand_off(vec![b'x'; 300]).await;
     session.unconfirmed_for(Duration::from_millis(200), 0).await;

@@ -19,7 +19,7 @@ fn headers<const N: usize>(headers: [(&'static str, String); N]) -> MetadataMap 
 async fn answers_and_requests_with_long_headers_pass_and_are_confirmed() {
     let server = Server::start().await;
     let tap = Tap::start(server.addr).await;
-    let mut client = client(tap.addr).await;
+    let mut client = client(tap.address).await;
     // A first stream keeps PINGs coming while the headers of the next go out.
     let (mut first_events, mut first) = server.subscribe(&mut client, "first").await;
     for round in 0..20 {
@@ -52,9 +52,9 @@ async fn a_clients_own_header_of_that_name_does_not_pass_for_ours() {
 async fn what_was_handed_off_before_a_shutdown_is_confirmed_after_the_goaway() {
     let server = Server::start().await;
     let tap = Tap::start(server.addr).await;
-    let mut client = client(tap.addr).await;
+    let mut client = client(tap.address).await;
     let (mut events, mut session) = server.subscribe(&mut client, "drains").await;
-    tap.stall();
+    tap.pause_responses();
     let before = session.hand_off(vec![1; 100]).await;
     server.shut_down();
     // It takes nobody in any more, so it has begun to shut down.
@@ -62,7 +62,7 @@ async fn what_was_handed_off_before_a_shutdown_is_confirmed_after_the_goaway() {
         tokio::task::yield_now().await;
     }
     let after = session.hand_off(vec![1; 100]).await;
-    tap.go_on();
+    tap.resume();
     session.confirmed(before).await.expect("confirmed");
     session.confirmed(after).await.expect("confirmed");
     session.end();

@@ -14,15 +14,11 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
-use proto::eventing_client::EventingClient;
-use proto::eventing_server::{Eventing, EventingServer};
-use proto::{Event, EventSource};
-
-pub(crate) mod proto {
-    #![allow(missing_docs, unreachable_pub)]
-    pub(crate) use tonic_prost::ProstCodec as Codec;
-    tonic::include_proto!("generic");
-}
+use test_support::generic::{
+    Event, EventSource,
+    eventing_client::EventingClient,
+    eventing_server::{Eventing, EventingServer},
+};
 
 pub(crate) type Client = EventingClient<Channel>;
 

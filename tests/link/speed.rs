@@ -6,6 +6,10 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use model_update_eventsource::eventsource::link::Link;
+use test_support::generic::{
+    Event, EventSource,
+    eventing_server::{Eventing, EventingServer},
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -13,8 +17,6 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
-use crate::server::proto::eventing_server::{Eventing, EventingServer};
-use crate::server::proto::{Event, EventSource};
 use crate::server::{Server, client, within};
 
 const EVENTS: usize = 100_000;

@@ -10,9 +10,8 @@ use http::{Method, Request};
 use kube::{Client, Config, core::Status};
 use model_update_eventsource::sim::{NewWorkflow, Sim};
 use serde_json::{Value, json};
+use test_support::{Peers, SOON, SharedCluster};
 use tokio::time::timeout;
-
-use crate::peers::{Peers, SOON, SharedCluster};
 
 /// The `Accept` headers for metadata without the rest of the objects.
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
@@ -38,10 +37,10 @@ impl TestEnv {
         Self::new("team".to_owned(), config, Server::Simulated(sim))
     }
 
-    async fn real() -> Option<Self> {
-        let cluster = Peers::find().await?.cluster().await;
+    async fn real() -> Self {
+        let cluster = Peers::find().await.cluster().await;
         let (namespace, config) = (cluster.namespace("sim").await, cluster.admin_config().await);
-        Some(Self::new(namespace, config, Server::Real { _cluster: cluster }))
+        Self::new(namespace, config, Server::Real { _cluster: cluster })
     }
 
     fn new(namespace: String, config: Config, server: Server) -> Self {

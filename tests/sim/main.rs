@@ -2,11 +2,7 @@
 
 mod kubernetes;
 mod metadata;
-#[path = "../peers/mod.rs"]
-mod peers;
 mod product;
-#[path = "../served/mod.rs"]
-mod served;
 
 /// Makes two tests of each scenario, one with a simulated server and one with the real one.
 macro_rules! on_both {
@@ -22,9 +18,9 @@ macro_rules! on_both {
         mod real {
             $(
                 #[tokio::test]
+                #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
                 async fn $scenario() {
-                    let Some(env) = super::TestEnv::real().await else { return };
-                    super::$scenario(env).await;
+                    super::$scenario(super::TestEnv::real().await).await;
                 }
             )+
         }

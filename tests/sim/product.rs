@@ -7,13 +7,12 @@ use model_update_eventsource::{
     app::Config,
     sim::{Model, NewWorkflow, Run, Sim, Task},
 };
+use test_support::{SOON, TestServer};
 use tokio::time::timeout;
-
-use crate::served::{SOON, Served};
 
 const MARK: &str = "published.pipelines.kubeflow.org/model-update";
 
-async fn start() -> (Sim, Served) {
+async fn start() -> (Sim, TestServer) {
     let sim = Sim::start().await.expect("a simulation");
     let config = Config {
         metadata_store: sim.metadata_url(),
@@ -21,7 +20,7 @@ async fn start() -> (Sim, Served) {
         confirm_after: Duration::from_millis(100),
         ..Config::default()
     };
-    let served = Served::start(config).await;
+    let served = TestServer::start(config).await;
     (sim, served)
 }
 
@@ -59,7 +58,7 @@ async fn runs_of_both_flavors_are_sent_and_marked() {
         sim.put_task(&run, Task::new("Trainer").output(Model::new("Model", "model", "")));
         sim.put_task(&run, Task::new("Pusher").output(model));
         sim.set_phase("demo", name, "Succeeded").expect("stored");
-        let event: serde_json::Value = serde_json::from_str(&events.next().await).expect("JSON");
+        let event: serde_json::Value = serde_json::from_str(&events.next_payload().await).expect("JSON");
         assert_eq!(event["pipelineName"], "penguin");
         assert_eq!(event["servingModelArtifacts"][0]["location"], location);
         marked(&sim, name).await;
@@ -79,7 +78,7 @@ async fn an_earlier_recurring_run_is_sent_with_its_pipelines_name() {
     let mut events = served.subscribe("kfpNamespace: demo").await;
     let expected =
         r#"{"pipelineName":"penguin","servingModelArtifacts":[{"name":"own name","location":"gs://models/1"}]}"#;
-    assert_eq!(events.next().await, expected);
+    assert_eq!(events.next_payload().await, expected);
     served.stop().await;
 }
 

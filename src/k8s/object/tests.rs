@@ -58,11 +58,11 @@ fn a_pipeline_may_have_no_name() {
 fn labels_are_read_under_their_names() {
     let labels = json!({PHASE_LABEL: "Succeeded", RUN_ID_LABEL: "a run", EVENTS_PUBLISHED_LABEL: "true"});
     let workflow = record(json!({"uid": UID, "labels": labels}));
-    assert!(workflow.succeeded() && workflow.labelled);
+    assert!(workflow.succeeded() && workflow.events_published);
     assert_eq!(workflow.run_id.unwrap().to_string(), "a run");
     let labels = json!({PHASE_LABEL: "Failed", RUN_ID_LABEL: "", EVENTS_PUBLISHED_LABEL: "false"});
     let workflow = record(json!({"uid": UID, "labels": labels}));
-    assert!(!workflow.succeeded() && !workflow.labelled);
+    assert!(!workflow.succeeded() && !workflow.events_published);
     assert_eq!(workflow.run_id.unwrap().to_string(), "");
 }
 

@@ -3,17 +3,18 @@
 use std::{env, fs, time::Instant};
 
 use futures::{StreamExt as _, stream};
+use test_support::report;
 
 use super::*;
 use crate::{
     alone,
-    report::say,
     scene::{take, take_all, take_rest},
 };
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_compaction_while_the_watch_is_away_loses_nothing_and_repeats_nothing() {
-    let Some(mut site) = Site::open().await else { return };
+    let mut site = Site::open().await;
     let mut tally = Tally::new("etcd compacted while the watch is away");
     let program = site.program(&site.cluster.admin_kubeconfig_file()).await;
     let mut client = site.subscriber(&program).await;
@@ -23,23 +24,23 @@ async fn a_compaction_while_the_watch_is_away_loses_nothing_and_repeats_nothing(
     }
     site.marked(&["delivered", "deleted"]).await;
     site.pushed(&mut tally, "finished-meanwhile").await;
-    let lists = program.metric("modelupdate_watch_lists_total", "").await;
+    let lists = program.metric("modelupdate_watch_lists_total", &[]).await;
 
-    program.program.0.pause();
+    program.process.pause();
     site.workflows.set_phase("finished-meanwhile", "Succeeded").await;
     site.succeeded(&mut tally, "came-meanwhile").await;
     site.workflows.delete("deleted").await;
     site.cluster.compact_etcd().await;
     site.cluster.kill_api_server();
     site.cluster.start_api_server().await;
-    program.program.0.resume();
+    program.process.resume();
 
     take_all(&mut client, SUBSCRIPTION, &mut tally).await;
     site.marked(&["delivered", "finished-meanwhile", "came-meanwhile"]).await;
-    let again = program.metric("modelupdate_watch_lists_total", "").await;
+    let again = program.metric("modelupdate_watch_lists_total", &[]).await;
     assert!(again > lists, "it was listed anew: {lists}, {again}");
-    assert!(program.metric("modelupdate_watch_errors_total", "kind=\"expired\"").await >= 1.0);
-    program.metric_is("modelupdate_workflows", "", 3.0).await;
+    assert!(program.metric("modelupdate_watch_errors_total", &["kind=\"expired\""]).await >= 1.0);
+    program.metric_is("modelupdate_workflows", &[], 3.0).await;
     take_rest(&mut client, SUBSCRIPTION, &mut tally);
     tally.conclude(0);
 }
@@ -51,9 +52,10 @@ const WORKFLOWS: usize = 20_000;
 const OCTETS_EACH: f64 = 1500.0;
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_relist_of_twenty_thousand_workflows_takes_no_second_table_and_asks_for_nothing_anew() {
     let _alone = alone().await;
-    let Some(mut site) = Site::open().await else { return };
+    let mut site = Site::open().await;
     let mut tally = Tally::new("a large list anew");
     let count: usize = env::var("MODEL_UPDATE_RELISTED").map_or(WORKFLOWS, |count| count.parse().unwrap());
     let program = site.program(&site.cluster.admin_kubeconfig_file()).await;
@@ -61,7 +63,7 @@ async fn a_relist_of_twenty_thousand_workflows_takes_no_second_table_and_asks_fo
     site.succeeded(&mut tally, "delivered").await;
     take(&mut client, SUBSCRIPTION, &mut tally).await;
     site.marked(&["delivered"]).await;
-    let empty = program.resident();
+    let empty = program.resident_kib();
 
     let began = Instant::now();
     let other = site.cluster.namespace("crowd").await;
@@ -76,20 +78,20 @@ async fn a_relist_of_twenty_thousand_workflows_takes_no_second_table_and_asks_fo
         .await;
     #[expect(clippy::cast_precision_loss, reason = "few")]
     let all = (count + 1) as f64;
-    program.metric_is("modelupdate_workflows", "", all).await;
-    let (created, full) = (began.elapsed(), program.resident());
+    program.metric_is("modelupdate_workflows", &[], all).await;
+    let (created, full) = (began.elapsed(), program.resident_kib());
 
-    let lookups = program.metric("modelupdate_lookups_total", "").await;
-    let lists = program.metric("modelupdate_watch_lists_total", "").await;
+    let lookups = program.metric("modelupdate_lookups_total", &[]).await;
+    let lists = program.metric("modelupdate_watch_lists_total", &[]).await;
     forget_peak(&program);
     site.cluster.kill_api_server();
     site.cluster.start_api_server().await;
     let back = Instant::now();
-    eventually(SOON, "a list", async || program.metric("modelupdate_watch_lists_total", "").await > lists).await;
+    eventually(SOON, "a list", async || program.metric("modelupdate_watch_lists_total", &[]).await > lists).await;
     let (listed, peak) = (back.elapsed(), peak(&program));
-    let settled = program.resident();
+    let settled = program.resident_kib();
     // Nothing has changed, so nobody was woken: no run was looked at again.
-    assert_eq!(program.metric("modelupdate_lookups_total", "").await, lookups);
+    assert_eq!(program.metric("modelupdate_lookups_total", &[]).await, lookups);
     site.succeeded(&mut tally, "after").await;
     take(&mut client, SUBSCRIPTION, &mut tally).await;
     site.marked(&["after"]).await;
@@ -97,7 +99,7 @@ async fn a_relist_of_twenty_thousand_workflows_takes_no_second_table_and_asks_fo
 
     #[expect(clippy::cast_precision_loss, reason = "few")]
     let each = |kib: u64| kib.saturating_sub(empty) as f64 * 1024.0 / count as f64;
-    say(format_args!(
+    report(format_args!(
         "{count} Workflows, created in {created:.0?} and listed anew in {listed:.1?}: resident {empty} KiB without, {full} \
          KiB with them ({:.0} B each), {peak} KiB at most during the list ({:.0} B each), {settled} KiB after",
         each(full),
@@ -108,13 +110,13 @@ async fn a_relist_of_twenty_thousand_workflows_takes_no_second_table_and_asks_fo
 }
 
 /// Lets the kernel begin a new peak of the resident memory.
-fn forget_peak(program: &Serving) {
-    fs::write(format!("/proc/{}/clear_refs", program.program.0.pid().as_raw_nonzero()), "5").unwrap();
+fn forget_peak(program: &RunningServer) {
+    fs::write(format!("/proc/{}/clear_refs", program.process.pid().as_raw_nonzero()), "5").unwrap();
 }
 
 /// The most resident memory since then, in KiB.
-fn peak(program: &Serving) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", program.program.0.pid().as_raw_nonzero())).unwrap();
+fn peak(program: &RunningServer) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", program.process.pid().as_raw_nonzero())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }

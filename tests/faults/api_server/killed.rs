@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use test_support::report;
+
 use super::*;
 use crate::{
     alone,
-    report::say,
     scene::{take, take_rest},
 };
 
@@ -14,9 +15,10 @@ const RESTARTS: usize = 5;
 const BOUND: Duration = Duration::from_secs(6);
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn runs_that_finish_right_after_the_api_server_is_back_are_announced_soon_and_late_marks_are_written() {
     let _alone = alone().await;
-    let Some(mut site) = Site::open().await else { return };
+    let mut site = Site::open().await;
     let mut tally = Tally::new("API server killed and back");
     let program = site.program(&site.cluster.admin_kubeconfig_file()).await;
     let mut client = site.subscriber(&program).await;
@@ -45,7 +47,7 @@ async fn runs_that_finish_right_after_the_api_server_is_back_are_announced_soon_
 
     took.sort();
     let median = took[took.len() / 2];
-    say(format_args!("API server back: first event after {took:.2?}, median {median:.2?}, wanted 2 s"));
+    report(format_args!("API server back: first event after {took:.2?}, median {median:.2?}, wanted 2 s"));
     assert!(median < BOUND, "{took:?}");
     tally.conclude(0);
 }

@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use test_support::{report, rule};
+
 use super::*;
-use crate::{
-    peers::rule,
-    report::say,
-    scene::{take, take_all, take_rest},
-};
+use crate::scene::{take, take_all, take_rest};
 
 /// A watch lasts 15 s, and is then refused.
 const REFUSED: Duration = Duration::from_secs(40);
@@ -19,8 +17,9 @@ const HANG: Duration = Duration::from_secs(40);
 const NOTICED: Duration = Duration::from_secs(35);
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn withdrawn_rights_are_reported_and_nothing_is_lost_when_they_are_given_back() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let mut tally = Tally::new("rights withdrawn and given back");
     let account = site.cluster.service_account(&site.namespace, "server").await;
     let rights = || vec![rule("argoproj.io", "workflows", &["list", "watch", "patch"])];
@@ -36,16 +35,16 @@ async fn withdrawn_rights_are_reported_and_nothing_is_lost_when_they_are_given_b
     let withdrawn = Instant::now();
     // A watch that runs goes on, as Kubernetes has it: this one may still come, and cannot be marked.
     site.succeeded(&mut tally, "meanwhile").await;
-    eventually(REFUSED, "the watch is down", async || program.metric("modelupdate_watches_up", "").await == 0.0).await;
+    eventually(REFUSED, "the watch is down", async || program.metric("modelupdate_watches_up", &[]).await == 0.0).await;
     let down = withdrawn.elapsed();
-    assert!(program.metric("modelupdate_watch_errors_total", "").await >= 1.0);
+    assert!(program.metric("modelupdate_watch_errors_total", &[]).await >= 1.0);
     site.succeeded(&mut tally, "unseen").await;
     eventually(UNREADY, "not ready, because of the rights", async || match program.get("/readyz").await {
         Err(refusal) if refusal.contains("forbidden") => Ok(()),
         other => Err(other),
     })
     .await;
-    say(format_args!("rights withdrawn: watch down after {down:.1?}, not ready after {:.0?}", withdrawn.elapsed()));
+    report(format_args!("rights withdrawn: watch down after {down:.1?}, not ready after {:.0?}", withdrawn.elapsed()));
     assert!(program.get("/livez").await.is_ok());
 
     site.cluster.grant(&account, None, rights()).await;
@@ -58,8 +57,9 @@ async fn withdrawn_rights_are_reported_and_nothing_is_lost_when_they_are_given_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn an_api_server_that_hangs_for_forty_seconds_is_noticed_and_nothing_is_lost_when_it_goes_on() {
-    let Some(site) = Site::open().await else { return };
+    let site = Site::open().await;
     let mut tally = Tally::new("API server hangs for 40 s");
     let program = site.program(&site.cluster.admin_kubeconfig_file()).await;
     let mut client = site.subscriber(&program).await;
@@ -69,21 +69,21 @@ async fn an_api_server_that_hangs_for_forty_seconds_is_noticed_and_nothing_is_lo
 
     site.cluster.pause_api_server();
     let hangs = Instant::now();
-    eventually(NOTICED, "the watch is down", async || program.metric("modelupdate_watches_up", "").await == 0.0).await;
+    eventually(NOTICED, "the watch is down", async || program.metric("modelupdate_watches_up", &[]).await == 0.0).await;
     let noticed = hangs.elapsed();
-    assert!(program.metric("modelupdate_watch_errors_total", "").await >= 1.0);
-    assert!(program.metric("modelupdate_marks_pending", "").await >= 1.0);
+    assert!(program.metric("modelupdate_watch_errors_total", &[]).await >= 1.0);
+    assert!(program.metric("modelupdate_marks_pending", &[]).await >= 1.0);
     tokio::time::sleep_until((hangs + HANG).into()).await;
     site.cluster.resume_api_server();
     let back = Instant::now();
     site.workflows.set_phase("afterwards", "Succeeded").await;
     take_all(&mut client, SUBSCRIPTION, &mut tally).await;
-    say(format_args!(
+    report(format_args!(
         "API server hangs: noticed after {noticed:.1?}; goes on: first event after {:.1?}",
         back.elapsed()
     ));
     site.marked(&["unmarked", "afterwards"]).await;
-    program.metric_is("modelupdate_watches_up", "", 1.0).await;
+    program.metric_is("modelupdate_watches_up", &[], 1.0).await;
     program.ready().await;
     take_rest(&mut client, SUBSCRIPTION, &mut tally);
     tally.conclude(0);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::StatusCode;
+use test_support::report;
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -10,7 +11,6 @@ use super::{
     proxy::{ARTIFACTS, CALLS, CONTEXT, EVENTS, EXECUTIONS, Fault, StoreProxy},
     *,
 };
-use crate::report::say;
 
 /// The names of the codes 1 to 16.
 const CODES: [&str; 16] = [
@@ -32,11 +32,11 @@ const CODES: [&str; 16] = [
     "unauthenticated",
 ];
 
-async fn before_a_proxy() -> Option<(World, StoreProxy, MetadataStore)> {
-    let peers = Peers::find().await?;
+async fn before_a_proxy() -> (World, StoreProxy, MetadataStore) {
+    let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let proxy = StoreProxy::start(&store.url()).await;
-    Some((World::start(peers, &store, proxy.url()).await, proxy, store))
+    (World::start(peers, &store, proxy.url()).await, proxy, store)
 }
 
 /// Lets each of these runs meet its fault again and again while healthy ones flow, and then lets them be.
@@ -62,8 +62,9 @@ async fn play(world: &mut World, proxy: &StoreProxy, tally: &mut Tally, faults: 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn an_error_of_any_code_is_never_no_model_and_holds_up_no_other_run() {
-    let Some((mut world, proxy, _store)) = before_a_proxy().await else { return };
+    let (mut world, proxy, _store) = before_a_proxy().await;
     let mut tally = Tally::new("ML Metadata answers errors of all 16 codes");
     // Each code in another call than the one before it. NOT_FOUND for the context is how old servers say that there is
     // none.
@@ -80,8 +81,9 @@ async fn an_error_of_any_code_is_never_no_model_and_holds_up_no_other_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn garbage_is_never_no_model_and_holds_up_no_other_run() {
-    let Some((mut world, proxy, _store)) = before_a_proxy().await else { return };
+    let (mut world, proxy, _store) = before_a_proxy().await;
     let mut tally = Tally::new("ML Metadata answers garbage");
     let kinds = [
         ("http-503", Fault::Http(StatusCode::SERVICE_UNAVAILABLE), "unavailable"),
@@ -113,9 +115,10 @@ async fn garbage_is_never_no_model_and_holds_up_no_other_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn late_answers_hold_up_no_other_run_and_are_answers() {
     const LATE: Duration = Duration::from_secs(10);
-    let Some((mut world, proxy, _store)) = before_a_proxy().await else { return };
+    let (mut world, proxy, _store) = before_a_proxy().await;
     let mut tally = Tally::new("ML Metadata takes 10 s an answer, or for ever");
     for (run, calls) in [
         ("late-context", &[CONTEXT][..]),
@@ -152,11 +155,11 @@ async fn late_answers_hold_up_no_other_run_and_are_answers() {
         }
     }
     assert!(slowest < LATE, "other runs wait for late answers: {slowest:?}");
-    say(format!("beside late answers, other runs are announced after {slowest:?} at most, their writing included"));
+    report(format!("beside late answers, other runs are announced after {slowest:?} at most, their writing included"));
 
     // The one that gets no answer is asked for again.
     let timeout =
-        crate::peers::eventually(3 * LATE, "a lookup to be repeated", async || world.retries("timeout").await >= 1.0);
+        test_support::eventually(3 * LATE, "a lookup to be repeated", async || world.retries("timeout").await >= 1.0);
     timeout.await;
     proxy.played("never", 2).await;
     proxy.misbehave("never", &[], Fault::Never);

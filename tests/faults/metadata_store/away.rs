@@ -1,25 +1,23 @@
 //! ML Metadata hangs, dies, and comes back: as it was, or empty.
 
+use test_support::{SOON, eventually, model_location, report};
 use tokio::time::Instant;
 
 use super::*;
-use crate::{
-    peers::{SOON, eventually},
-    report::say,
-};
 
 /// Another subscription of ours, which begins late. Gets the run whose models are known already.
 async fn subscribe_late(world: &World, known: &str, tally: &mut Tally) -> Events {
     let config = format!("kfpNamespace: {}", world.ours.namespace);
     let mut events = world.served.subscribe_as("late", &config).await;
     tally.expect("late", &at(known));
-    tally.delivered("late", &location(&events.next().await));
+    tally.delivered("late", &model_location(&events.next_payload().await));
     events
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_store_that_hangs_and_then_dies_loses_no_run_and_keeps_back_none_that_is_known() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let mut store = peers.metadata_store().await;
     let mut world = World::start(peers, &store, store.url()).await;
     let mut tally = Tally::new("ML Metadata hangs, dies, and comes back");
@@ -44,20 +42,21 @@ async fn a_store_that_hangs_and_then_dies_loses_no_run_and_keeps_back_none_that_
     drop(late);
 
     let begun = Instant::now();
-    store.restart_same_port(false).await;
+    store.restart().await;
     let back = begun.elapsed();
     for _ in 0..2 {
         world.ours.next(&mut tally).await;
         world.theirs.next(&mut tally).await;
     }
-    say(format!("after ML Metadata is back, all is announced within {:?}", begun.elapsed() - back));
+    report(format!("after ML Metadata is back, all is announced within {:?}", begun.elapsed() - back));
     world.writer = store.writer().await;
     world.conclude(tally).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_store_that_comes_back_empty_is_no_proof_that_a_run_has_no_model() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let mut store = peers.metadata_store().await;
     let mut world = World::start(peers, &store, store.url()).await;
     let mut tally = Tally::new("ML Metadata comes back empty");
@@ -66,7 +65,7 @@ async fn a_store_that_comes_back_empty_is_no_proof_that_a_run_has_no_model() {
     for run in ["forgotten", "theirs-forgotten"] {
         world.artifacts(run).await;
     }
-    store.restart_same_port(true).await;
+    store.restart_empty().await;
     world.writer = store.writer().await;
 
     world.ours.succeed("forgotten", &mut tally).await;

@@ -15,6 +15,13 @@ use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use test_support::{
+    CATCH_UP,
+    ml_metadata::{
+        GetArtifactsByContextRequest, GetArtifactsByContextResponse, GetContextByTypeAndNameRequest,
+        GetContextByTypeAndNameResponse, GetEventsByArtifactIDsRequest,
+    },
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -27,14 +34,6 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tower::ServiceExt as _;
-
-use crate::{
-    peers::proto::{
-        GetArtifactsByContextRequest, GetArtifactsByContextResponse, GetContextByTypeAndNameRequest,
-        GetContextByTypeAndNameResponse, GetEventsByArtifactIDsRequest,
-    },
-    served::SOON,
-};
 
 pub(crate) const CONTEXT: &str = "GetContextByTypeAndName";
 pub(crate) const ARTIFACTS: &str = "GetArtifactsByContext";
@@ -131,7 +130,7 @@ impl StoreProxy {
     pub(crate) async fn played(&self, run: &str, times: usize) {
         let mut played = self.inner.played.subscribe();
         let enough = played.wait_for(|played| played.get(run).is_some_and(|count| *count >= times));
-        timeout(SOON, enough).await.unwrap_or_else(|_| panic!("{run} is not asked for")).expect("the proxy runs");
+        timeout(CATCH_UP, enough).await.unwrap_or_else(|_| panic!("{run} is not asked for")).expect("the proxy runs");
     }
 }
 

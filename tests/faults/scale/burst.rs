@@ -14,6 +14,7 @@ use std::{collections::HashMap, env};
 
 use futures::{StreamExt, stream};
 use model_update_eventsource::eventsource::{ReceivedEvent, Subscriber};
+use test_support::{RunningServer, ServerProcess, eventually, model_location, report};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -21,12 +22,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    alone,
-    peers::eventually,
-    program::{Program, Serving},
-    report::{location, say},
-};
+use crate::alone;
 
 const NAMESPACES: usize = 50;
 /// Ten thousand in a minute.
@@ -69,7 +65,7 @@ async fn prepare(cluster: &SharedCluster, writer: &Writer, count: usize) -> (Vec
         async move { drop(workflows.create(new).await) }
     };
     stream::iter(runs.iter().map(create)).buffer_unordered(AT_ONCE).collect::<()>().await;
-    say(format!(
+    report(format!(
         "{count} runs written to ML Metadata in {written:.1?}, {count} Workflows created in {:.1?}",
         begun.elapsed() - written
     ));
@@ -86,13 +82,13 @@ async fn succeed(runs: Vec<Run>) -> HashMap<String, Instant> {
         (at(&run.name), sent)
     };
     let sent = stream::iter(runs.into_iter().enumerate().map(succeed)).buffer_unordered(4 * AT_ONCE).collect().await;
-    say(format!("all of them succeeded within {:.1?}", begun.elapsed()));
+    report(format!("all of them succeeded within {:.1?}", begun.elapsed()));
     sent
 }
 
 /// Subscribes to every namespace; each event comes out with the time at which it came.
 async fn subscribe(
-    serving: &Serving,
+    serving: &RunningServer,
     namespaces: &[String],
 ) -> (JoinSet<()>, mpsc::UnboundedReceiver<(String, Instant)>) {
     let (came, events) = mpsc::unbounded_channel();
@@ -105,7 +101,7 @@ async fn subscribe(
         subscribers.spawn(async move {
             while let Some(Ok(ReceivedEvent { payload, .. })) = stream.next().await {
                 let payload = String::from_utf8(payload).expect("JSON is UTF-8");
-                came.send((location(&payload), Instant::now())).expect("somebody listens");
+                came.send((model_location(&payload), Instant::now())).expect("somebody listens");
             }
         });
     }
@@ -118,14 +114,15 @@ fn percentile(ages: &[Duration], part: f64) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_burst_of_runs_over_fifty_namespaces_is_announced_once_each() {
-    let Some(peers) = Peers::find().await else { return };
+    let peers = Peers::find().await;
     let _alone = alone().await;
     let count = runs();
     let (cluster, store) = (peers.cluster().await, peers.metadata_store().await);
     let (namespaces, runs) = prepare(&cluster, &store.writer().await, count).await;
     let kubeconfig = cluster.admin_kubeconfig_file();
-    let serving = Program::start(&kubeconfig, &store.url(), &["--mark-rate=1000"]).serving().await;
+    let serving = ServerProcess::start(&kubeconfig, &store.url(), &["--mark-rate=1000"]).listening().await;
     serving.ready().await;
     let before = memory(&serving).await;
     let (subscribers, mut events) = subscribe(&serving, &namespaces).await;
@@ -154,8 +151,8 @@ async fn a_burst_of_runs_over_fifty_namespaces_is_announced_once_each() {
     while let Ok((location, _)) = events.try_recv() {
         tally.delivered("model-update", &location);
     }
-    let looking_up = metric(&serving, "modelupdate_mlmd_lookup_duration_seconds_sum").await / count as f64;
-    say(format!(
+    let looking_up = serving.metric("modelupdate_mlmd_lookup_duration_seconds_sum", &[]).await / count as f64;
+    report(format!(
         "age at delivery: p50 {:.1?}, p99 {:.1?}, most {:.1?}, of which ML Metadata's answers took {looking_up:.1} s on \
          average; memory of the program: {:.0} MiB before, {:.0} MiB at most",
         percentile(&ages, 0.5),
@@ -165,20 +162,13 @@ async fn a_burst_of_runs_over_fifty_namespaces_is_announced_once_each() {
         peak / MIB,
     ));
     drop(subscribers);
-    serving.stopped().await;
+    serving.stop().await;
     tally.conclude(0);
 }
 
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// The program's resident memory in octets.
-async fn memory(serving: &Serving) -> f64 {
-    metric(serving, "process_resident_memory_bytes").await
-}
-
-/// A metric without labels.
-async fn metric(serving: &Serving, name: &str) -> f64 {
-    let page = serving.get("/metrics").await.expect("metrics");
-    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("{name} is missing")).parse().expect("a number")
+async fn memory(serving: &RunningServer) -> f64 {
+    serving.metric("process_resident_memory_bytes", &[]).await
 }

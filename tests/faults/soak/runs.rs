@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use test_support::{Model, NewWorkflow, Task};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     plan::{Kind, Run, SUBSCRIBERS},
     world::World,
 };
-use crate::peers::{Model, NewWorkflow, Task};
 
 /// What Kubeflow's API server adds soon after a run's end: a second MODIFIED.
 const PERSISTED: &str = "pipeline/persistedFinalState";

@@ -6,11 +6,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use test_support::{SHUTDOWN, SOON, ServerProcess, free_port};
+
 use super::{books::How, chronicle::Chronicle, memory::Gauge};
-use crate::{
-    peers::{SOON, ports::free_port, process::Neighbour},
-    program::{Program, SHUTDOWN},
-};
 
 /// What subscribers see of a server.
 #[derive(Debug)]
@@ -28,7 +26,7 @@ pub(crate) struct Server {
     metadata_store: String,
     chronicle: Arc<Chronicle>,
     gauge: Arc<Gauge>,
-    running: Option<(usize, Program)>,
+    running: Option<(usize, ServerProcess)>,
     /// What its former lives have logged.
     logs: Vec<String>,
 }
@@ -71,10 +69,10 @@ impl Server {
     pub(crate) async fn start(&mut self) {
         let life = self.chronicle.note(|books, _| books.server_started(self.number));
         let listen = format!("--listen={}", self.door.address);
-        let program = Program::start(&self.kubeconfig, &self.metadata_store, &[&listen, "--log-level=info"]);
-        program.says("serving").await;
+        let program = ServerProcess::start(&self.kubeconfig, &self.metadata_store, &[&listen, "--log-level=info"]);
+        program.logged("serving").await;
         self.door.set(life, true);
-        self.gauge.follow(Some(program.0.pid()));
+        self.gauge.follow(Some(program.pid()));
         self.running = Some((life, program));
     }
 
@@ -88,21 +86,21 @@ impl Server {
         let asked = self.chronicle.now();
         self.door.set(life, false);
         match how {
-            How::Killed => program.0.kill(),
+            How::Killed => program.kill(),
             How::Terminated => {
-                program.0.terminate();
+                program.terminate();
                 // The process has its ten seconds; what it takes to see its end is ours.
-                let status = program.0.exited(SHUTDOWN + SOON / 10).await;
-                assert_eq!(status.code(), Some(0), "server {}: {}", self.number, program.0.log());
+                let status = program.exited(SHUTDOWN + SOON / 10).await;
+                assert_eq!(status.code(), Some(0), "server {}: {}", self.number, program.log());
             }
         }
         self.chronicle.note(|books, gone| books.server_ended(life, how, asked, gone));
-        self.logs.push(program.0.log());
+        self.logs.push(program.log());
     }
 
     /// What it has ever logged with this word in it, behind its lives' numbers.
     pub(crate) fn log_of(&self, word: &str) -> Vec<String> {
-        let present = self.running.as_ref().map(|(_, Program(process))| Neighbour::log(process));
+        let present = self.running.as_ref().map(|(_, process)| process.log());
         let lives = self.logs.iter().cloned().chain(present).enumerate();
         let lines = lives.flat_map(|(n, log)| {
             let lines: Vec<_> = log.lines().filter(|line| line.contains(word)).map(str::to_owned).collect();

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use test_support::{GrpcGoClient, Line, Peers, model_location};
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval},
@@ -14,10 +15,6 @@ use super::{
     plan::{FaultKind, SUBSCRIBERS},
     runs::number_of,
     server::Door,
-};
-use crate::{
-    peers::{GrpcGoClient, Line, Peers},
-    report::location,
 };
 
 /// Argo's is 5 s.
@@ -105,7 +102,7 @@ impl Subscriber {
         match line {
             Some(Line::Open(_)) => *stream = Some(chronicle.note(|books, _| books.stream_began(door.life()))),
             Some(Line::Event { payload, .. }) => {
-                let run = number_of(&location(&payload));
+                let run = number_of(&model_location(&payload));
                 let stream = stream.expect("the stream opens before its first event");
                 chronicle.note(|books, now| books.received((self.number, run), stream, now));
             }

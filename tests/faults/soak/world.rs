@@ -9,6 +9,7 @@ use kube::{
     runtime::watcher::{self, Event, watcher},
 };
 use model_update_eventsource::model::workflow::MARK_PREFIX;
+use test_support::{Cluster, Grant, MetadataStore, Peers, SOON, ServiceAccount, Task, Workflows, eventually, rule};
 use tokio::{
     sync::{Mutex, RwLock, RwLockReadGuard, mpsc},
     time::{MissedTickBehavior, interval},
@@ -22,7 +23,6 @@ use super::{
     server::Server,
     subscriber::Blow,
 };
-use crate::peers::{Cluster, Grant, MetadataStore, Peers, SOON, ServiceAccount, Task, Workflows, eventually, rule};
 
 /// How often the observer asks again for a watch that was refused it.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -158,7 +158,7 @@ impl World {
         } else {
             store.kill();
             self.chronicle.after(lasts).await;
-            store.restart_same_port(false).await;
+            store.restart().await;
         }
     }
 

@@ -2,28 +2,22 @@
 
 use std::time::Duration;
 
-use proto::{Event, EventSource, eventing_client::EventingClient};
+use test_support::{
+    RunningServer, Tally, TcpProxy,
+    generic::{Event, EventSource, eventing_client::EventingClient},
+    model_location, report,
+};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, interval, timeout};
 use tonic::{Streaming, transport::Endpoint};
 
 use super::STEADY;
-use crate::{
-    program::Serving,
-    report::{Tally, location, say},
-    scene::{SOON, Scene, take_all, take_rest},
-    wire::Wire,
-};
-
-mod proto {
-    #![allow(missing_docs, unreachable_pub, reason = "generated")]
-    pub(crate) use tonic_prost::ProstCodec as Codec;
-    tonic::include_proto!("generic");
-}
+use crate::scene::{SOON, Scene, take_all, take_rest};
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_frozen_subscriber_confirms_nothing_and_its_successor_gets_it_all() {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let mut tally = Tally::new("subscriber SIGSTOPped for 5 s, then killed");
     let both = [STEADY, "frozen"];
     let program = scene.program(&[]).await;
@@ -43,7 +37,7 @@ async fn a_frozen_subscriber_confirms_nothing_and_its_successor_gets_it_all() {
     }
     scene.marked(&meanwhile, &[STEADY]).await;
     frozen.kill();
-    program.has_said("stream ended", "frozen").await;
+    program.logged_for("stream ended", "frozen").await;
     assert!(take_rest(&mut frozen, "frozen", &mut tally).is_empty());
 
     let mut successor = scene.subscriber(&program, "frozen").await;
@@ -61,17 +55,18 @@ const NOTICED: Duration = Duration::from_secs(50);
 /// is full, so that the server cannot even write. And a fourth one, which vanished before it had said anything. Argo sends
 /// no keepalives: its own end would wait for ever.
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need_not_wait_for_that() {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let mut tally = Tally::new("subscriber black-holed");
     let every = [STEADY, "busy", "full"];
     let program = scene.program(&[]).await;
     let mut steady = scene.subscriber(&program, STEADY).await;
     let to = program.listen;
-    let wires = [Wire::to(to).await, Wire::to(to).await, Wire::narrow(to, 4096).await];
+    let wires = [TcpProxy::start(to).await, TcpProxy::start(to).await, TcpProxy::with_small_buffer(to, 4096).await];
     let _vanished = TcpStream::connect(to).await.expect("accepted");
     let client =
-        |wire: &Wire, more: &str| scene.peers.grpc_go_client(wire.address, &format!("{}{more}", scene.config()));
+        |wire: &TcpProxy, more: &str| scene.peers.grpc_go_client(wire.address, &format!("{}{more}", scene.config()));
     let _idle = client(&wires[0], "\npipelines: [nobodys]").name("idle").start();
     let mut busy = client(&wires[1], "").name("busy").start();
     // Flow control would keep the server from filling the wire.
@@ -82,7 +77,7 @@ async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need
     scene.marked(&before, &every).await;
 
     let since = Instant::now();
-    wires.iter().for_each(Wire::swallow_everything);
+    wires.iter().for_each(TcpProxy::pause);
     // More than sockets hold.
     let lost = scene.succeed_with(&mut tally, &every, 12, 400_000).await;
     take_all(&mut steady, STEADY, &mut tally).await;
@@ -91,18 +86,18 @@ async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need
     scene.marked(&lost, &[STEADY, "busy"]).await;
 
     for subscription in ["idle", "busy", "full"] {
-        program.has_said_within(NOTICED + SOON, "stream ended", subscription).await;
-        say(format_args!(
+        program.logged_for_within(NOTICED + SOON, "stream ended", subscription).await;
+        report(format_args!(
             "  {subscription}: its stream was given up {:.1} s after the last octet",
             since.elapsed().as_secs_f64()
         ));
     }
-    program.metric_is("modelupdate_subscribers", "", 2.0).await;
-    program.metric_is("modelupdate_connections", "", 2.0).await;
+    program.metric_is("modelupdate_subscribers", &[], 2.0).await;
+    program.metric_is("modelupdate_connections", &[], 2.0).await;
     for reason in ["silent", "stalled"] {
-        program.metric_is("modelupdate_connections_closed_total", reason, 1.0).await;
+        program.metric_is("modelupdate_connections_closed_total", &[reason], 1.0).await;
     }
-    say(format_args!("  their connections are closed after {:.1} s", since.elapsed().as_secs_f64()));
+    report(format_args!("  their connections are closed after {:.1} s", since.elapsed().as_secs_f64()));
 
     let mut full = scene.subscriber(&program, "full").await;
     take_all(&mut full, "full", &mut tally).await;
@@ -114,11 +109,13 @@ async fn a_black_holed_subscriber_is_given_up_within_50_s_and_its_successor_need
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn subscribers_that_never_read_are_handed_256_events_each_and_hold_up_nobody() {
     stuck(Tally::new("subscribers never read, small events"), 300, 0, 256, 16 * 1024).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn subscribers_that_never_read_are_handed_four_mebibytes_and_one_event_more_and_hold_up_nobody() {
     stuck(Tally::new("subscribers never read, large events"), 30, 400_000, 12, 64 * 1024).await;
 }
@@ -126,7 +123,7 @@ async fn subscribers_that_never_read_are_handed_four_mebibytes_and_one_event_mor
 /// So many runs of this size succeed for four subscribers that never read, with windows of 1 and of 64 octets, and for
 /// the steady one. To each of the four so many are handed.
 async fn stuck(mut tally: Tally, runs: usize, octets: usize, handed_off: usize, memory: u64) {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let stuck = [("one", 1), ("another", 1), ("wider", 64), ("as-wide", 64)];
     let every = [STEADY, "one", "another", "wider", "as-wide"];
     let program = scene.program(&[]).await;
@@ -138,16 +135,16 @@ async fn stuck(mut tally: Tally, runs: usize, octets: usize, handed_off: usize, 
     let first = scene.succeed(&mut tally, &every, 1).await;
     take_all(&mut steady, STEADY, &mut tally).await;
     scene.marked(&first, &[STEADY]).await;
-    let before = program.resident();
+    let before = program.resident_kib();
 
     let began = Instant::now();
     let more = scene.succeed_with(&mut tally, &every, runs - 1, octets).await;
     take_all(&mut steady, STEADY, &mut tally).await;
     scene.marked(&more, &[STEADY]).await;
     let sent = runs + stuck.len() * handed_off;
-    program.metric_is("modelupdate_events_sent_total", &scene.namespace, sent as f64).await;
-    let grown = program.resident().saturating_sub(before);
-    say(format_args!(
+    program.metric_is("modelupdate_events_sent_total", &[&scene.namespace], sent as f64).await;
+    let grown = program.resident_kib().saturating_sub(before);
+    report(format_args!(
         "  {runs} runs of {octets} octets, to the steady one within {:.1} s; {handed_off} handed to each of 4 that do \
          not read: memory grew by {grown} KiB",
         began.elapsed().as_secs_f64()
@@ -161,7 +158,7 @@ async fn stuck(mut tally: Tally, runs: usize, octets: usize, handed_off: usize, 
     if let (Some(mut stream), [(subscription, _)]) = (last, goes_on) {
         while !tally.has_all_of(subscription) {
             let event = timeout(SOON, stream.message()).await.expect("in time").expect("no error").expect("an event");
-            tally.delivered(subscription, &location(std::str::from_utf8(&event.payload).expect("text")));
+            tally.delivered(subscription, &model_location(std::str::from_utf8(&event.payload).expect("text")));
         }
         scene.marked(&first, &[STEADY, subscription]).await;
     }
@@ -174,7 +171,7 @@ async fn stuck(mut tally: Tally, runs: usize, octets: usize, handed_off: usize, 
 }
 
 /// A stream that nobody reads. Not grpc-go's: that one takes no window below 64 KiB.
-async fn never_reads(program: &Serving, subscription: &str, config: &str, window: u32) -> Streaming<Event> {
+async fn never_reads(program: &RunningServer, subscription: &str, config: &str, window: u32) -> Streaming<Event> {
     let endpoint = Endpoint::from_shared(format!("http://{}", program.listen)).expect("a URL");
     let channel = endpoint.initial_stream_window_size(window).connect().await.expect("connected");
     let request = EventSource { name: subscription.to_owned(), config: config.as_bytes().to_vec() };

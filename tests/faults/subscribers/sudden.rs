@@ -4,34 +4,31 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use futures::StreamExt as _;
 use model_update_eventsource::eventsource::Subscriber;
+use test_support::{GrpcGoClient, RunningServer, Tally, TcpProxy, model_location, report};
 use tokio::time::{Instant, interval, timeout, timeout_at};
 
 use super::STEADY;
-use crate::{
-    peers::GrpcGoClient,
-    program::Serving,
-    report::{Tally, location, say},
-    scene::{SOON, Scene, run_of, take, take_all, take_rest},
-    wire::Wire,
-};
+use crate::scene::{SOON, Scene, run_of, take, take_all, take_rest};
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_killed_subscriber_gets_again_what_it_had_not_confirmed_and_nothing_else() {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let program = scene.program(&[]).await;
     let address = program.listen;
     breaks(&scene, &program, address, Tally::new("subscriber SIGKILLed"), async |client| client.kill()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_half_closing_subscriber_can_prove_nothing_more_and_gets_again_what_it_had_not_confirmed() {
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let program = scene.program(&[]).await;
-    let mut wire = Wire::to(program.listen).await;
+    let mut wire = TcpProxy::start(program.listen).await;
     let address = wire.address;
     breaks(&scene, &program, address, Tally::new("subscriber half-closes"), async |_| {
         wire.half_close();
-        timeout(SOON, wire.closed_by_server()).await.expect("the server closes its side, too");
+        timeout(SOON, wire.closed()).await.expect("the server closes its side, too");
     })
     .await;
 }
@@ -39,7 +36,7 @@ async fn a_half_closing_subscriber_can_prove_nothing_more_and_gets_again_what_it
 /// A subscriber confirms some runs and is amid others when this breaks its stream; then its successor comes.
 async fn breaks(
     scene: &Scene,
-    program: &Serving,
+    program: &RunningServer,
     address: SocketAddr,
     mut tally: Tally,
     break_it: impl AsyncFnOnce(&mut GrpcGoClient),
@@ -57,10 +54,10 @@ async fn breaks(
         received.insert(take(&mut broken, "broken", &mut tally).await);
     }
     break_it(&mut broken).await;
-    program.has_said("stream ended", "broken").await;
-    program.metric_is("modelupdate_connections", "", 1.0).await;
+    program.logged_for("stream ended", "broken").await;
+    program.metric_is("modelupdate_connections", &[], 1.0).await;
     received.extend(take_rest(&mut broken, "broken", &mut tally));
-    program.metric_is("modelupdate_marks_pending", "", 0.0).await;
+    program.metric_is("modelupdate_marks_pending", &[], 0.0).await;
     // The only ones that may come twice: received, and not confirmed when the stream ended.
     let mut again = 0;
     for location in received.iter().filter(|location| open.iter().any(|run| run == run_of(location))) {
@@ -86,9 +83,10 @@ fn reconnecting() -> Duration {
 /// Its client is the product's own, which can come and go within one process; as many of grpc-go's would be a test of
 /// how fast processes start.
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_subscriber_that_reconnects_every_100_ms_costs_nobody_anything_and_gets_all_in_the_end() {
     const A_STREAM: Duration = Duration::from_millis(100);
-    let Some(scene) = Scene::open().await else { return };
+    let scene = Scene::open().await;
     let mut tally = Tally::new("subscriber reconnects every 100 ms");
     // No stream of its lasts long enough for a confirmation.
     let program = scene.program(&["--confirm-after=200ms"]).await;
@@ -107,12 +105,12 @@ async fn a_subscriber_that_reconnects_every_100_ms_costs_nobody_anything_and_get
             let leaves = Instant::now() + A_STREAM;
             while let Ok(event) = timeout_at(leaves, events.next()).await {
                 let event = event.expect("the server does not end it").expect("an event");
-                received.push(location(std::str::from_utf8(&event.payload).expect("text")));
+                received.push(model_location(std::str::from_utf8(&event.payload).expect("text")));
             }
             streams += 1;
             // After the first second nothing is new to the server.
             if streams == 10 {
-                resident = Some(program.resident());
+                resident = Some(program.resident_kib());
             }
         }
         (streams, resident.expect("many streams"))
@@ -130,14 +128,14 @@ async fn a_subscriber_that_reconnects_every_100_ms_costs_nobody_anything_and_get
     let ((streams, before), ()) = tokio::join!(comes_and_goes, succeed);
     received.iter().for_each(|location| tally.delivered("restless", location));
     let came = received.len();
-    program.metric_is("modelupdate_subscribers", "", 1.0).await;
-    program.metric_is("modelupdate_connections", "", 1.0).await;
-    let grown = program.resident().saturating_sub(before);
+    program.metric_is("modelupdate_subscribers", &[], 1.0).await;
+    program.metric_is("modelupdate_connections", &[], 1.0).await;
+    let grown = program.resident_kib().saturating_sub(before);
 
     let mut settled = scene.subscriber(&program, "restless").await;
     scene.marked_within(3 * lasting, &runs, &both).await;
     take_rest(&mut settled, "restless", &mut tally);
-    say(format_args!(
+    report(format_args!(
         "  {streams} streams in {lasting:?}, {came} deliveries of 20 runs to them; memory grew by {grown} KiB"
     ));
     assert!(grown < 4 * 1024, "{grown} KiB");

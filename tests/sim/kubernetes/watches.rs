@@ -6,9 +6,10 @@ use futures::{AsyncBufReadExt as _, Stream, TryStreamExt as _};
 use http::Request;
 use model_update_eventsource::sim::NewWorkflow;
 use serde_json::{Value, json};
+use test_support::SOON;
 
 use super::{METADATA, TestEnv, label, version};
-use crate::{on_both, peers::SOON};
+use crate::on_both;
 
 on_both!(
     entering_a_selection_is_added_and_leaving_it_is_deleted,

@@ -1,14 +1,14 @@
-// Command argo-events runs Argo Events' own EventSource and Sensor, without a controller, pods or a cluster.
+// Command argo-events runs Argo Events' EventSource and Sensor without a controller, Pods or a cluster.
 //
 //	argo-events run --bus bus.yaml [--eventsource eventsource.yaml] [--sensor sensor.yaml] [--kubeconfig FILE]
 //	argo-events validate FILE...
 //
-// Argo's own two programs both insist on one port for their metrics; this one starts what they start, in one process and
-// without metrics. `--bus` is a BusConfig (`{"jetstream": {"url": …, "streamConfig": …}}`); the objects are as a user
-// writes them, and an unknown field is an error. Only triggers that touch Kubernetes need `--kubeconfig`. It logs as
-// Argo does, on stdout, and ends with the first of the two that ends, or by SIGTERM.
+// Argo's two programs use the same fixed port for their metrics. This one starts both in one process, without metrics.
+// `--bus` is a BusConfig (`{"jetstream": {"url": …, "streamConfig": …}}`). The objects are as users write them, and an
+// unknown field is an error. Only triggers that call Kubernetes need `--kubeconfig`. The log is Argo's, on stdout. The
+// program ends with the first of the two that ends, or by SIGTERM.
 //
-// `validate` says of each EventSource, Sensor or EventBus whether Argo's controller would take it.
+// `validate` validates each EventSource, Sensor and EventBus as Argo's controller does.
 package main
 
 import (
@@ -37,7 +37,7 @@ import (
 	"github.com/argoproj/argo-events/pkg/shared/logging"
 )
 
-// Where a user's object names no namespace.
+// The namespace of objects without one.
 const defaultNamespace = "default"
 
 func main() {
@@ -63,7 +63,7 @@ func command(arguments []string) error {
 	busFile := flags.String("bus", "", "a BusConfig, YAML or JSON")
 	eventSourceFile := flags.String("eventsource", "", "an EventSource, YAML or JSON")
 	sensorFile := flags.String("sensor", "", "a Sensor, YAML or JSON")
-	kubeconfig := flags.String("kubeconfig", "", "for triggers that touch Kubernetes")
+	kubeconfig := flags.String("kubeconfig", "", "for triggers that call Kubernetes")
 	if err := flags.Parse(arguments[1:]); err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func runSensor(ctx context.Context, object *v1alpha1.Sensor, bus *v1alpha1.BusCo
 	if object.Namespace == "" {
 		object.Namespace = defaultNamespace
 	}
-	// Nobody listens there: a trigger that needs a cluster fails, and says so.
+	// There is no listener: a trigger that needs a cluster fails with an error.
 	config := &rest.Config{Host: "http://127.0.0.1:1"}
 	if kubeconfig != "" {
 		var err error
@@ -145,7 +145,7 @@ func read(file string, into any) error {
 	return nil
 }
 
-// validate judges each of the file's documents by its kind.
+// validate validates each document of the file by its kind.
 func validate(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -186,7 +186,7 @@ func validate(file string) error {
 	return nil
 }
 
-// The bus that our documents recommend; a Sensor's dependencies are judged together with it.
+// The bus that the documentation recommends: the validation of a Sensor needs one.
 func jetStreamBus() *v1alpha1.EventBus {
 	return &v1alpha1.EventBus{Spec: v1alpha1.EventBusSpec{JetStream: &v1alpha1.JetStreamBus{Version: "latest"}}}
 }

@@ -1,0 +1,84 @@
+//! Test support, compiled once for all integration tests: real peers of the product, the server under test, TCP and
+//! HTTP helpers, and the figures that fault tests print.
+//!
+//! # Peers
+//!
+//! etcd with kube-apiserver, ML Metadata, a subscriber with grpc-go, and on demand Argo Events, NATS JetStream, Jaeger
+//! and others. `tests/peers/build` builds the programs once, into a cache outside the tree; `tests/run` calls it before
+//! the tests start.
+//!
+//! ```ignore
+//! #[tokio::test]
+//! #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+//! async fn a_run_is_marked() {
+//!     let peers = Peers::find().await;
+//!     let cluster = peers.cluster().await;                   // one API server for all tests of this binary
+//!     let namespace = cluster.namespace("team").await;       // and a namespace for each test
+//!     let workflows = cluster.workflows(&namespace).await;
+//!     let run = workflows.create(NewWorkflow::tfx_v1("run-x", "penguin-pipeline")).await;
+//!     let store = peers.metadata_store().await;              // one store for each test: it starts quickly
+//!     let writer = store.writer().await;
+//!     writer.tfx_run("penguin-pipeline", "run-x").await.task(Task::pusher("gs://root/1")).await;
+//!     workflows.set_phase("run-x", "Succeeded").await;
+//! }
+//! ```
+//!
+//! | peer | start | faults |
+//! |---|---|---|
+//! | [`Cluster`]: etcd and kube-apiserver | [`Peers::cluster`] (shared), [`Peers::private_cluster`] | [`Cluster::kill_api_server`], [`Cluster::start_api_server`], [`Cluster::pause_api_server`], [`Cluster::compact_etcd`], [`Cluster::revoke`] |
+//! | [`Workflows`], [`NewWorkflow`] | [`Cluster::workflows`] | |
+//! | [`ServiceAccount`], its rights and tokens | [`Cluster::service_account`], [`Cluster::grant`], [`Cluster::token`] | |
+//! | objects from YAML files | [`manifests`], [`Cluster::apply`] | |
+//! | [`MetadataStore`] | [`Peers::metadata_store`] | [`MetadataStore::kill`], [`MetadataStore::restart`], [`MetadataStore::pause`], [`MetadataStore::backdate`] |
+//! | [`Writer`]: runs in ML Metadata, through its API | [`MetadataStore::writer`] | |
+//! | [`GrpcGoClient`] | [`Peers::grpc_go_client`] | [`GrpcGoClient::pause`], [`GrpcGoClient::kill`] |
+//! | [`JetStream`], [`ArgoEvents`] | [`Peers::with`], then [`Peers::jet_stream`], [`Peers::argo_events`], [`Peers::argo_sensor`] | |
+//! | [`Jaeger`] | [`Peers::with`], then [`Peers::jaeger`] | |
+//!
+//! # The server under test
+//!
+//! [`TestServer`] runs in the test's process, [`ServerProcess`] and [`RunningServer`] are the program as users start
+//! it.
+//!
+//! # Processes and waiting
+//!
+//! Every process ends with the test that started it, also when the test binary is killed ([`ChildProcess`]). Each
+//! writes a log, and a failing test prints its tail. Nothing sleeps for a fixed time: [`eventually`] polls a condition
+//! until a deadline.
+
+mod child_process;
+mod eventually;
+pub mod examples;
+mod metrics;
+mod peers;
+pub mod plain_http;
+mod ports;
+mod server_process;
+mod tally;
+mod tcp_proxy;
+mod test_server;
+
+pub use child_process::ChildProcess;
+pub use eventually::{CATCH_UP, Outcome, SOON, eventually};
+pub use peers::{
+    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, Line, MetadataStore, Model, NewWorkflow, PHASE_LABEL,
+    Pair, Peers, Properties, Run, START, ServiceAccount, SharedCluster, Subscribe, Task, Workflows, Writer, Written, find_object, int,
+    manifests, plain_kubeconfig, rule, text,
+};
+pub use ports::free_port;
+pub use server_process::{RunningServer, SHUTDOWN, ServerProcess};
+pub use tally::{Tally, model_location, report};
+pub use tcp_proxy::TcpProxy;
+pub use test_server::{Events, TestServer};
+
+/// Argo Events' generic EventSource, both sides.
+#[allow(clippy::all, missing_docs, reason = "generated")]
+pub mod generic {
+    tonic::include_proto!("generic");
+}
+
+/// ML Metadata's own API, as far as tests write and check runs with it.
+#[allow(clippy::all, missing_docs, reason = "generated")]
+pub mod ml_metadata {
+    tonic::include_proto!("ml_metadata");
+}

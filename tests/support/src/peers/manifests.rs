@@ -1,0 +1,60 @@
+//! Kubernetes objects in YAML, applied as with `kubectl apply --server-side`.
+
+use kube::{
+    Api,
+    api::{DynamicObject, GroupVersionKind, Patch, PatchParams},
+    core::TypeMeta,
+    discovery,
+    error::Status,
+};
+use serde_json::Value;
+
+use super::Cluster;
+
+/// Returns the objects in a YAML text with any number of documents.
+///
+/// # Panics
+/// If the text is not YAML.
+pub fn manifests(yaml: &str) -> Vec<Value> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).unwrap_or_else(|error| panic!("{error}:\n{yaml}"));
+    documents.into_iter().filter(|document| !document.is_null()).collect()
+}
+
+/// Returns the object of this kind and name.
+///
+/// # Panics
+/// If there is none.
+pub fn find_object<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let is_it = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
+    objects.iter().find(is_it).unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+impl Cluster {
+    /// Applies an object as this field manager (server-side apply) and returns it as stored. Unknown fields are an
+    /// error.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    ///
+    /// # Panics
+    /// If the object has no kind or name, or there is no response.
+    pub async fn apply(&self, manager: &str, manifest: &Value) -> Result<Value, Box<Status>> {
+        let types: TypeMeta = serde_json::from_value(manifest.clone()).expect("apiVersion and kind");
+        let kind = GroupVersionKind::try_from(&types).expect("an apiVersion");
+        let client = self.client().await;
+        // Plurals need discovery: that of EventBus is `eventbus`.
+        let discovered = discovery::pinned_kind(&client, &kind).await;
+        let (resource, _) = discovered.unwrap_or_else(|error| panic!("{error}: {manifest}"));
+        let text = |field: &str| manifest["metadata"][field].as_str();
+        let name = text("name").unwrap_or_else(|| panic!("no name: {manifest}"));
+        let api: Api<DynamicObject> = match text("namespace") {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        };
+        match api.patch(name, &PatchParams::apply(manager).validation_strict(), &Patch::Apply(manifest)).await {
+            Ok(stored) => Ok(serde_json::to_value(stored).expect("an object is JSON")),
+            Err(kube::Error::Api(status)) => Err(status),
+            Err(error) => panic!("no response to {manifest}: {error}"),
+        }
+    }
+}
