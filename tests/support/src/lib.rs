@@ -62,8 +62,8 @@ pub use child_process::ChildProcess;
 pub use eventually::{CATCH_UP, Outcome, SOON, eventually};
 pub use peers::{
     ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, Line, MetadataStore, Model, NewWorkflow, PHASE_LABEL,
-    Pair, Peers, Properties, Run, START, ServiceAccount, SharedCluster, Subscribe, Task, Workflows, Writer, Written, find_object, int,
-    manifests, plain_kubeconfig, rule, text,
+    Pair, Peers, Properties, Run, START, ServiceAccount, SharedCluster, Subscribe, Task, Workflows, Writer, Written,
+    find_object, int, manifests, plain_kubeconfig, rule, text,
 };
 pub use ports::free_port;
 pub use server_process::{RunningServer, SHUTDOWN, ServerProcess};
