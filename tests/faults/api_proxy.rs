@@ -74,7 +74,7 @@ impl ApiProxy {
         *self.shared.fault.lock().unwrap() = None;
     }
 
-    /// Waits until the fault was injected into so many patches.
+    /// Waits until the fault was injected into this number of patches.
     pub(crate) async fn injected(&self, patches: usize, deadline: Duration) {
         let mut injected = self.shared.injected.subscribe();
         let enough = timeout(deadline, injected.wait_for(|count| *count >= patches)).await;

@@ -184,7 +184,7 @@ async fn a_recreated_workflow_has_an_event_and_a_mark_of_its_own() {
     tally.conclude(0);
 }
 
-/// Waits until the server has counted so many patches with this outcome.
+/// Waits until the server has counted this number of patches with an outcome.
 async fn patches_counted(server: &RunningServer, deadline: Duration, what: &str, outcome: &str, patches: f64) {
     eventually(deadline, what, async || server.metric("modelupdate_mark_patches_total", &[outcome]).await >= patches)
         .await;

@@ -108,13 +108,12 @@ impl<C: Deref<Target = Cluster>> TestEnv<C> {
         Subscriber::new(client, subscription)
     }
 
-    /// Creates so many succeeded runs with a model, which each of these subscriptions must receive, and returns their
-    /// names.
+    /// Creates succeeded runs with a model, which each of these subscriptions must receive, and returns their names.
     pub(crate) async fn succeed(&self, tally: &mut Tally, subscriptions: &[&str], runs: usize) -> Vec<String> {
         self.succeed_with(tally, subscriptions, runs, 0).await
     }
 
-    /// As [`TestEnv::succeed`], with so many more bytes in each model's location.
+    /// As [`TestEnv::succeed`], with `bytes` more bytes in each model's location.
     pub(crate) async fn succeed_with(
         &self,
         tally: &mut Tally,

@@ -127,7 +127,7 @@ impl StoreProxy {
         self.inner.state().faults.clear();
     }
 
-    /// Waits until the fault of a run was injected so many times.
+    /// Waits until the fault of a run was injected this number of times.
     pub(crate) async fn injected(&self, run: &str, times: usize) {
         let mut injected = self.inner.injected.subscribe();
         let enough = injected.wait_for(|injected| injected.get(run).is_some_and(|count| *count >= times));

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::oracle::Oracle;
 
-/// A log of what happens in a soak, and its clock. All times are since the start.
+/// The recorded history of a soak, with its clock. All times are since the start.
 #[derive(Debug)]
 pub(crate) struct EventLog {
     start: Instant,

@@ -1,5 +1,6 @@
-//! The oracle of a soak: it records who received what, on which stream of which server process, and the faults
-//! meanwhile. From this, and not from what the server reports, it decides which duplicates guarantee G2 allows.
+//! The oracle of a soak. It records which subscriber received which event, on which stream of which server process, and
+//! the faults meanwhile. From these records, and not from what the server reports, it decides which duplicates guarantee
+//! G2 allows.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -110,7 +111,7 @@ impl Span {
     }
 }
 
-/// Records of what happens.
+/// Recording.
 impl Oracle {
     /// Records the start of a server and returns the number of its process.
     pub(crate) fn server_started(&mut self, server: usize) -> usize {
@@ -164,7 +165,7 @@ impl Oracle {
     }
 }
 
-/// Conclusions from the records.
+/// Conclusions from the recorded history.
 impl Oracle {
     pub(crate) fn is_delivered(&self, delivery: Delivery) -> bool {
         self.received.contains_key(&delivery)

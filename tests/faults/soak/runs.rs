@@ -35,7 +35,7 @@ pub(crate) fn number_of(location: &str) -> usize {
 }
 
 /// Executes a run from its creation to its end, and deletes its Workflow where the plan says so, unless `end` is
-/// cancelled first.
+/// canceled first.
 pub(crate) async fn live(env: &SoakEnv, number: usize, run: &Run, end: &CancellationToken) {
     env.log.sleep_until(run.at).await;
     let name = name_of(number);

@@ -40,7 +40,7 @@ pub(crate) fn config(subscriber: usize, namespaces: &[String]) -> String {
 }
 
 impl RedialingSubscriber {
-    /// Dials and reads until `stop` is cancelled.
+    /// Dials and reads until `stop` is canceled.
     pub(crate) async fn run(mut self, peers: &Peers, stop: CancellationToken) {
         let mut ticks = interval(REDIAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
