@@ -12,7 +12,7 @@ use model_update_eventsource::{
 };
 use prometheus_client::registry::Registry;
 use test_support::{
-    MetadataStore, Model, Peers, Run, Task, Writer,
+    MetadataStore, Model, Peers, StoredRun, Task, Writer,
     ml_metadata::{Artifact, artifact, event::Type, execution::State},
 };
 
@@ -89,7 +89,7 @@ fn kfp_v2(run_id: &str) -> Workflow {
 
 const RUN_ID: &str = "33333333-0000-4000-8000-000000000000";
 
-async fn kfp_run(bench: &Bench) -> Run {
+async fn kfp_run(bench: &Bench) -> StoredRun {
     bench.writer.kfp_run("taxi", RUN_ID, "team-a").await
 }
 
@@ -100,7 +100,7 @@ async fn tfx_on_kfp_v1_is_found_by_the_name_of_its_workflow() {
     let run = bench.writer.tfx_run("penguin", "run-x").await;
     let examples = Model::new("Examples", "examples", "gs://root/examples");
     run.task(Task::new("CsvExampleGen").output(examples)).await;
-    let named = Model::pushed("gs://root/1").text("name", "penguin:run-x:Pusher:pushed_model:0");
+    let named = Model::pushed("gs://root/1").property("name", "penguin:run-x:Pusher:pushed_model:0");
     run.task(Task::new("Pusher").output(named)).await;
     // Since TFX 1.10: no name, and here two in one output.
     let unnamed = ["gs://root/2", "gs://root/3"].map(Model::pushed);
@@ -129,7 +129,7 @@ async fn tfx_on_kfp_v1_is_found_by_the_name_of_its_workflow() {
 async fn kfp_v2_is_found_by_its_run_id_and_named_by_its_pipelines_context() {
     let bench = Bench::start().await;
     let run = kfp_run(&bench).await;
-    let by_shim = Model::new("system.Model", "model", "gs://root/shim").number("pushed", 1);
+    let by_shim = Model::new("system.Model", "model", "gs://root/shim").property("pushed", 1);
     run.task(Task::new("push").output(by_shim)).await;
     run.task(Task::new("tfx-push").output(Model::new("tfx.PushedModel", "pushed", "gs://root/tfx"))).await;
     run.task(Task::new("train").output(Model::new("system.Model", "model", "gs://root/trained"))).await;
@@ -159,8 +159,10 @@ async fn what_was_not_pushed_has_no_place_or_is_gone_is_no_model() {
     let run = bench.writer.tfx_run("penguin", "run-x").await;
     run.task(Task::new("Pusher").output(Model::unblessed("gs://root/unblessed"))).await;
     run.task(Task::new("Pusher").output(Model::pushed(""))).await;
-    run.task(Task::new("Pusher").output(Model::new("PushedModel", "pushed_model", "gs://root/no").text("pushed", "0")))
-        .await;
+    run.task(
+        Task::new("Pusher").output(Model::new("PushedModel", "pushed_model", "gs://root/no").property("pushed", "0")),
+    )
+    .await;
     let written = run.task(Task::pusher("gs://root/deleted")).await;
     assert_eq!(bench.locations(&compiled("run-x")).await, ["gs://root/deleted"]);
 
@@ -171,7 +173,7 @@ async fn what_was_not_pushed_has_no_place_or_is_gone_is_no_model() {
         ..Artifact::default()
     };
     deleted.set_state(artifact::State::Deleted);
-    bench.writer.artifact(deleted).await;
+    bench.writer.put_artifacts(vec![deleted]).await;
     assert_eq!(bench.find(&compiled("run-x")).await, Ok(Arc::default()));
 }
 

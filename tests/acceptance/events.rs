@@ -9,7 +9,7 @@ async fn a_succeeded_run_is_announced_byte_for_byte_as_documented_and_marked() {
     let mut events = world.served.subscribe(&world.config()).await;
     let run = world.writer.tfx_run(PIPELINE, "run-x").await;
     let model = Model::pushed("gs://root/Pusher/pushed_model/1638")
-        .text("name", "penguin-pipeline:run-x:Pusher:pushed_model:0");
+        .property("name", "penguin-pipeline:run-x:Pusher:pushed_model:0");
     run.task(Task::new("Pusher").output(model)).await;
     world.workflows.create(NewWorkflow::tfx_v1("run-x", PIPELINE)).await;
     world.workflows.set_phase("run-x", "Running").await;
@@ -121,8 +121,8 @@ async fn kfp_v2_runs_are_announced_for_both_artifact_types_and_a_plain_model_onl
     let mut every = world.served.subscribe(&every).await;
     for (n, model) in [
         Model::new("system.Model", "model", "gs://root/plain"),
-        Model::new("tfx.PushedModel", "pushed_model", "gs://root/tfx").number("pushed", 1),
-        Model::new("system.Model", "model", "gs://root/system").number("pushed", 1),
+        Model::new("tfx.PushedModel", "pushed_model", "gs://root/tfx").property("pushed", 1),
+        Model::new("system.Model", "model", "gs://root/system").property("pushed", 1),
     ]
     .into_iter()
     .enumerate()

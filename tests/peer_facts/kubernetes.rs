@@ -9,7 +9,7 @@ use kube::{
     core::DynamicObject,
 };
 use serde_json::{Value, json};
-use test_support::{Cluster, NewWorkflow, PHASE_LABEL, Peers, SOON, Workflows, eventually, rule};
+use test_support::{Cluster, NewWorkflow, Peers, SOON, Workflows, eventually, rule};
 
 const MARK: &str = "published.pipelines.kubeflow.org/model-update";
 
@@ -161,7 +161,7 @@ async fn a_metadata_watch_has_labels_annotations_and_managed_fields() {
     let WatchEvent::Modified(modified) = within(watch.try_next()).await.expect("no error").expect("an event") else {
         panic!("phase and label change in one MODIFIED")
     };
-    assert_eq!(modified.labels()[PHASE_LABEL], "Succeeded");
+    assert_eq!(modified.labels()["workflows.argoproj.io/phase"], "Succeeded");
     assert_eq!(modified.uid(), added.uid());
 }
 
@@ -230,7 +230,8 @@ async fn a_restarted_api_server_continues_a_watch_or_begins_with_410() {
     workflows.set_phase("run", "Succeeded").await;
     // The watch cache begins with its own first list, and the start writes to etcd: earlier versions may be too old.
     let event = first_event(&cluster, &namespace, &from).await;
-    let continues = matches!(&event, WatchEvent::Modified(run) if run.labels()[PHASE_LABEL] == "Succeeded");
+    let continues =
+        matches!(&event, WatchEvent::Modified(run) if run.labels()["workflows.argoproj.io/phase"] == "Succeeded");
     let too_old = matches!(&event, WatchEvent::Error(status) if status.code == 410);
     assert!(continues || too_old, "{event:?}");
 }

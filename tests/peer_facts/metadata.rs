@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use test_support::{
-    Model, Peers, Run, Task, Writer,
+    Model, Peers, StoredRun, Task, Writer,
     ml_metadata::{
         Artifact, Event, Execution, GetArtifactTypeRequest, GetArtifactsByContextRequest,
         GetContextByTypeAndNameRequest, GetEventsByArtifactIDsRequest, GetExecutionsByContextRequest,
@@ -75,8 +75,9 @@ async fn an_artifact_has_the_name_of_its_type_and_its_properties() {
     let store = peers.metadata_store().await;
     let writer = store.writer().await;
     let run = writer.tfx_run("penguin", "run-1").await;
-    let task =
-        Task::new("Pusher").output(Model::pushed("gs://root/1").text("name", "old-name")).output(Model::unblessed(""));
+    let task = Task::new("Pusher")
+        .output(Model::pushed("gs://root/1").property("name", "old-name"))
+        .output(Model::unblessed(""));
     let written = run.task(task).await;
 
     let listed = artifacts(&writer, run.context).await;
@@ -140,8 +141,9 @@ async fn a_cached_task_is_a_new_execution_with_an_old_artifact() {
     let peers = Peers::find().await;
     let store = peers.metadata_store().await;
     let writer = store.writer().await;
-    let push = |run: Run, model| async move { run.task(Task::new("push").output(model).state(State::Cached)).await };
-    let model = Model::new("system.Model", "pushed_model", "gs://root/1").number("pushed", 1);
+    let push =
+        |run: StoredRun, model| async move { run.task(Task::new("push").output(model).state(State::Cached)).await };
+    let model = Model::new("system.Model", "pushed_model", "gs://root/1").property("pushed", 1);
     let first = push(writer.kfp_run("penguin", "run-1", "team").await, model).await;
     let again = Model::existing(first.artifacts[0], "pushed_model");
     let run = writer.kfp_run("penguin", "run-2", "team").await;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use http::{Method, Request};
 use kube::{Client, Config, core::Status};
-use model_update_eventsource::sim::{NewWorkflow, Sim};
+use model_update_eventsource::sim::Sim;
 use serde_json::{Value, json};
-use test_support::{Peers, SOON, SharedCluster};
+use test_support::{NewWorkflow, Peers, SOON, SharedCluster};
 use tokio::time::timeout;
 
 /// The `Accept` headers for metadata without the rest of the objects.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use model_update_eventsource::sim::{Model, Run, RunContext, Sim, Task, Written};
+use model_update_eventsource::sim::Sim;
 use test_support::{
-    MetadataStore, Pair, Peers, Properties, Writer, int,
+    MetadataStore, Model, Peers, Run, Task, Writer, Written,
     ml_metadata::{
         self as proto, Artifact, Context, Event, Execution, GetArtifactTypeRequest, GetArtifactsByContextRequest,
         GetContextByTypeAndNameRequest, GetContextsByExecutionRequest, GetEventsByArtifactIDsRequest,
@@ -59,14 +59,14 @@ impl TestEnv {
     async fn put_run(&self, run: &Run) -> i64 {
         match &self.store {
             Store::Simulated(sim) => sim.put_run(run),
-            Store::Real(writer, _) => put_run(writer, run).await[0],
+            Store::Real(writer, _) => writer.put_run(run).await.context,
         }
     }
 
     async fn put_task(&self, run: &Run, task: Task) -> Written {
         match &self.store {
             Store::Simulated(sim) => sim.put_task(run, task),
-            Store::Real(writer, _) => put_task(writer, run, task).await,
+            Store::Real(writer, _) => writer.put_task(run, task).await,
         }
     }
 
@@ -117,59 +117,6 @@ impl TestEnv {
         let request = GetContextsByExecutionRequest { execution_id: Some(execution) };
         Ok(self.client.clone().get_contexts_by_execution(request).await?.into_inner().contexts)
     }
-}
-
-async fn put_run(writer: &Writer, run: &Run) -> Vec<i64> {
-    let [own, pipeline] = run.contexts();
-    let is_new = writer.find_context(own.context_type, &own.name).await.is_none();
-    let ids = vec![put_context(writer, own).await, put_context(writer, pipeline).await];
-    if is_new && run.has_parent() {
-        writer.parent(ids[0], ids[1]).await;
-    }
-    ids
-}
-
-async fn put_context(writer: &Writer, context: RunContext) -> i64 {
-    writer.context(context.context_type, &context.name, properties(&context.properties)).await
-}
-
-async fn put_task(writer: &Writer, run: &Run, task: Task) -> Written {
-    let mut contexts = put_run(writer, run).await;
-    if let Some(node) = run.node_context(&task) {
-        contexts.push(put_context(writer, node).await);
-    }
-    let (execution_type, custom_properties) = run.execution(&task);
-    let execution = Execution {
-        type_id: Some(writer.execution_type(&execution_type).await),
-        last_known_state: Some(task.state),
-        custom_properties: properties(&custom_properties),
-        ..Execution::default()
-    };
-    let mut pairs = Vec::new();
-    for event in task.events {
-        let model = event.model;
-        let mut artifact = Artifact { id: model.existing, ..Artifact::default() };
-        if model.existing.is_none() {
-            artifact.type_id = Some(writer.artifact_type(&model.artifact_type).await);
-            artifact.custom_properties = properties(&run.artifact_properties(&model));
-            artifact.uri = Some(model.uri).filter(|uri| !uri.is_empty());
-            artifact.name = model.name;
-            artifact.set_state(artifact::State::Live);
-        }
-        let direction = Type::try_from(event.event_type).expect("a type of events");
-        pairs.push(Pair { artifact, direction, key: model.key, index: event.index });
-    }
-    let written = writer.execution(execution, pairs, &contexts).await;
-    Written { execution: written.execution, artifacts: written.artifacts }
-}
-
-fn properties(properties: &serde_json::Value) -> Properties {
-    let value = |value: &serde_json::Value| match value.as_i64() {
-        Some(number) => int(number),
-        None => test_support::text(value.as_str().expect("a string")),
-    };
-    let properties = properties.as_object().expect("an object").iter();
-    properties.map(|(key, property)| (key.clone(), value(property))).collect()
 }
 
 fn named(contexts: &[Context]) -> BTreeSet<(&str, &str)> {

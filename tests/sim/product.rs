@@ -3,11 +3,8 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use model_update_eventsource::{
-    app::Config,
-    sim::{Model, NewWorkflow, Run, Sim, Task},
-};
-use test_support::{SOON, TestServer};
+use model_update_eventsource::{app::Config, sim::Sim};
+use test_support::{Model, NewWorkflow, Run, SOON, Task, TestServer};
 use tokio::time::timeout;
 
 const MARK: &str = "published.pipelines.kubeflow.org/model-update";

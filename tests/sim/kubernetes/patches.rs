@@ -1,8 +1,8 @@
 //! Creations, patches and deletions.
 
 use http::Method;
-use model_update_eventsource::sim::NewWorkflow;
 use serde_json::{Value, json};
+use test_support::NewWorkflow;
 
 use super::{MERGE_PATCH, METADATA, TestEnv, label, outcome, version};
 use crate::on_both;

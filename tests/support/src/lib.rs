@@ -60,10 +60,10 @@ mod test_server;
 
 pub use child_process::ChildProcess;
 pub use eventually::{CATCH_UP, Outcome, SOON, eventually};
+pub use model_update_eventsource::sim::{Model, NewWorkflow, Run, Task, Written};
 pub use peers::{
-    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, Line, MetadataStore, Model, NewWorkflow, PHASE_LABEL,
-    Pair, Peers, Properties, Run, START, ServiceAccount, SharedCluster, Subscribe, Task, Workflows, Writer, Written,
-    find_object, int, manifests, plain_kubeconfig, rule, text,
+    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, Line, MetadataStore, Peers, START, ServiceAccount,
+    SharedCluster, StoredRun, Subscribe, Workflows, Writer, find_object, manifests, plain_kubeconfig, rule,
 };
 pub use ports::free_port;
 pub use server_process::{RunningServer, SHUTDOWN, ServerProcess};
