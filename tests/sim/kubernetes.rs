@@ -47,7 +47,7 @@ impl TestEnv {
         Self { namespace, client: Client::try_from(config).expect("a client"), server }
     }
 
-    /// The path of the namespace's Workflows with this suffix.
+    /// Returns the path of the namespace's Workflows with this suffix.
     fn path(&self, suffix: &str) -> String {
         format!("/apis/argoproj.io/v1alpha1/namespaces/{}/workflows{suffix}", self.namespace)
     }
@@ -114,13 +114,13 @@ impl TestEnv {
     }
 }
 
-/// The names in a list, in its order.
+/// Returns the names in a list, in its order.
 fn names(list: &Value) -> Vec<&str> {
     let items = list["items"].as_array().into_iter().flatten();
     items.map(|item| item["metadata"]["name"].as_str().expect("a name")).collect()
 }
 
-/// What a client can distinguish in a refusal.
+/// Code, reason and message of a refusal.
 fn outcome(refusal: &Status) -> (u16, &str, &str) {
     (refusal.code, &refusal.reason, &refusal.message)
 }

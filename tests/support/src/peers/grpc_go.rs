@@ -67,7 +67,7 @@ impl Subscribe {
         self.flag("window", &bytes.to_string())
     }
 
-    /// Makes the subscriber cancel the stream after so many events.
+    /// Makes the subscriber cancel the stream after this number of events.
     pub fn count(self, events: usize) -> Self {
         self.flag("count", &events.to_string())
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
     api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
@@ -11,40 +10,8 @@ use kube::{
 use model_update_eventsource::sim::{NewWorkflow, phase_patch};
 use serde_json::{Value, json};
 
-use super::Cluster;
-use crate::{SOON, eventually};
-
-impl Cluster {
-    /// Installs the kind `Workflow` of Argo Workflows with a schema that accepts every field.
-    pub(super) async fn install_workflow_crd(&self) {
-        let crd: CustomResourceDefinition = serde_json::from_value(json!({
-            "apiVersion": "apiextensions.k8s.io/v1",
-            "kind": "CustomResourceDefinition",
-            "metadata": {"name": "workflows.argoproj.io"},
-            "spec": {
-                "group": "argoproj.io",
-                "scope": "Namespaced",
-                "names": {"kind": "Workflow", "listKind": "WorkflowList", "plural": "workflows", "singular": "workflow"},
-                "versions": [{
-                    "name": "v1alpha1",
-                    "served": true,
-                    "storage": true,
-                    "schema": {
-                        "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-                    },
-                }],
-            },
-        }))
-        .expect("a CustomResourceDefinition");
-        let crds = Api::<CustomResourceDefinition>::all(self.client().await);
-        crds.create(&PostParams::default(), &crd).await.expect("the CRD is accepted");
-        // The API server establishes a kind before it serves it.
-        let workflows = Api::<DynamicObject>::all_with(self.client().await, &resource());
-        eventually(SOON, "Workflows are served", async || workflows.list(&Default::default()).await).await;
-    }
-}
-
-fn resource() -> ApiResource {
+/// The kind `Workflow` of Argo Workflows.
+pub(super) fn resource() -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Workflow"))
 }
 
