@@ -26,7 +26,7 @@ async fn version(workflows: &Workflows) -> String {
 async fn a_refused_patch_names_user_verb_resource_and_namespace() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;
-    let namespace = cluster.namespace("rights").await;
+    let namespace = cluster.namespace("permissions").await;
     cluster.workflows(&namespace).await.create(NewWorkflow::named("run")).await;
     let account = cluster.service_account(&namespace, "reader").await;
     cluster.grant(&account, None, vec![rule("argoproj.io", "workflows", &["list", "watch"])]).await;
@@ -47,10 +47,10 @@ async fn a_refused_patch_names_user_verb_resource_and_namespace() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn revoked_rights_keep_a_running_watch_and_refuse_the_next() {
+async fn revoked_permissions_keep_a_running_watch_and_refuse_the_next() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;
-    let namespace = cluster.namespace("rights").await;
+    let namespace = cluster.namespace("permissions").await;
     let account = cluster.service_account(&namespace, "watcher").await;
     let rules = vec![rule("argoproj.io", "workflows", &["list", "watch"])];
     let grant = cluster.grant(&account, Some(&namespace), rules).await;

@@ -28,7 +28,7 @@
 //! |---|---|---|
 //! | [`Cluster`]: etcd and kube-apiserver | [`Peers::cluster`] (shared), [`Peers::private_cluster`] | [`Cluster::kill_api_server`], [`Cluster::start_api_server`], [`Cluster::pause_api_server`], [`Cluster::compact_etcd`], [`Cluster::revoke`] |
 //! | [`Workflows`]: [`NewWorkflow`] | [`Cluster::workflows`] | |
-//! | [`ServiceAccount`], its rights and tokens | [`Cluster::service_account`], [`Cluster::grant`], [`Cluster::token`] | |
+//! | [`ServiceAccount`], its permissions and tokens | [`Cluster::service_account`], [`Cluster::grant`], [`Cluster::token`] | |
 //! | objects from YAML files | [`manifests`], [`Cluster::apply`] | |
 //! | [`MetadataStore`] | [`Peers::metadata_store`] | [`MetadataStore::kill`], [`MetadataStore::restart`], [`MetadataStore::pause`], [`MetadataStore::backdate`] |
 //! | [`Writer`]: [`Run`], [`Task`] and [`Model`] in ML Metadata | [`MetadataStore::writer`] | |

@@ -214,7 +214,7 @@ impl Cluster {
                 return Ok(false);
             }
             if !self.ca_file().exists() {
-                return Err("there is no certificate yet".to_owned());
+                return Err("no certificate yet".to_owned());
             }
             self.request_text("/readyz").await.map(|_ok| true).map_err(|error| error.to_string())
         });

@@ -138,7 +138,7 @@ impl GrpcGoClient {
         }
     }
 
-    /// Returns the lines that are there already.
+    /// Returns the lines that have been read already.
     pub fn buffered(&mut self) -> Vec<Line> {
         std::iter::from_fn(|| self.lines.try_recv().ok()).collect()
     }

@@ -1,5 +1,4 @@
-//! Writing to ML Metadata through its API. Every call is expected to succeed. For calls that may fail there is
-//! [`Writer::client`].
+//! Writing to ML Metadata through its API. Every call is expected to succeed; [`Writer::client`] is for other calls.
 
 use model_update_eventsource::sim::{RunContext, Written};
 use tonic::transport::Channel;

@@ -11,7 +11,7 @@ use crate::ml_metadata::{
     value::Value as AnyValue,
 };
 
-/// Runs that are written in one transaction.
+/// Number of runs that are written in one transaction.
 const BATCH: usize = 500;
 
 /// The contexts of a run, to which tasks are added.
@@ -40,14 +40,13 @@ impl StoredRun {
     }
 
     async fn pair(&self, task_event: &TaskEvent) -> ArtifactAndEvent {
-        let TaskEvent { model, .. } = task_event;
-        let event = event(task_event);
+        let model = &task_event.model;
         let artifact = match model.existing {
-            // The event contains its id. An artifact beside it would overwrite its properties.
+            // The event contains the id. An artifact in the request would overwrite the stored properties.
             Some(_) => None,
             None => Some(artifact(&self.run, model, self.writer.artifact_type(&model.artifact_type).await)),
         };
-        ArtifactAndEvent { artifact, event: Some(event) }
+        ArtifactAndEvent { artifact, event: Some(event(task_event)) }
     }
 }
 
@@ -55,9 +54,10 @@ impl Writer {
     /// Writes the contexts of a run, unless they exist.
     pub async fn put_run(&self, run: &Run) -> StoredRun {
         let [own, pipeline] = run.contexts();
-        let is_new = self.find_context(own.context_type, &own.name).await.is_none();
+        // ML Metadata refuses to add a parent twice.
+        let needs_parent = run.has_parent() && self.find_context(own.context_type, &own.name).await.is_none();
         let (context, pipeline) = (self.put_context(own).await, self.put_context(pipeline).await);
-        if is_new && run.has_parent() {
+        if needs_parent {
             self.put_parent(context, pipeline).await;
         }
         StoredRun { writer: self.clone(), run: run.clone(), context, pipeline }
@@ -148,7 +148,7 @@ fn artifact(run: &Run, model: &Model, type_id: i64) -> Artifact {
     }
 }
 
-/// Returns the event of an artifact that exists or is written beside it.
+/// Returns the event without an execution. Its artifact is an existing one, or that of the same request.
 fn event(event: &TaskEvent) -> Event {
     let steps = [step::Value::Key(event.model.key.clone()), step::Value::Index(event.index)];
     Event {
