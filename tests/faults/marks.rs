@@ -155,7 +155,7 @@ async fn a_recreated_workflow_has_an_event_and_a_mark_of_its_own() {
     let name = format!("{}-recreated", env.namespace);
     let create = async |id: &str, phase: &str| {
         let location = location_of(id);
-        let model = Model::new("system.Model", "model", &location).number("pushed", 1);
+        let model = Model::new("system.Model", "model", &location).property("pushed", 1);
         let run = env.writer.kfp_run(&env.namespace, id, &env.namespace).await;
         run.task(Task::new("push").output(model)).await;
         let workflow = env.workflow(&name).run_id(id).phase(phase);
