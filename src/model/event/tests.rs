@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Artifact, RunId, fixtures::succeeded};
+use crate::model::{Artifact, Phase, RunId, fixtures::succeeded};
 
 fn workflow(pipeline: PipelineName) -> Workflow {
     Workflow {
@@ -122,4 +122,70 @@ fn a_run_without_an_event_has_a_skip_reason() {
     assert_eq!(payload(&penguin(), &largest).map(|payload| payload.len()), Ok(MAX_PAYLOAD));
     let larger = found([model(Some("m"), &"x".repeat(MAX_PAYLOAD - around + 1))]);
     assert_eq!(payload(&penguin(), &larger), Err(SkipReason::TooLarge));
+}
+
+fn failed() -> Workflow {
+    Workflow { phase: Phase::Failed, ..penguin() }
+}
+
+#[test]
+fn a_failed_run_has_a_status_and_no_models() {
+    assert_eq!(
+        text(&failed(), &RunModels::default(), &[]),
+        r#"{"pipelineName":"penguin-pipeline","servingModelArtifacts":[],"status":"failed"}"#
+    );
+    let pushed = found([model(None, "gs://a")]);
+    assert!(text(&failed(), &pushed, &[]).contains(r#""servingModelArtifacts":[],"#), "what it pushed before it failed");
+    let unnamed = Workflow { pipeline: PipelineName::Unknown, ..failed() };
+    let refused = payload(&unnamed, &RunModels::default(), Include::default(), None);
+    assert_eq!(refused, Err(SkipReason::NoPipelineName));
+}
+
+#[test]
+fn status_and_times_are_included_on_request() {
+    let run = Workflow { created: 1_785_578_400, finished: 1_785_578_461, ..penguin() };
+    let include = [IncludeField::Status, IncludeField::CreatedAt, IncludeField::FinishedAt];
+    let json = text(&run, &found([model(Some("m"), "gs://m")]), &include);
+    assert!(
+        json.ends_with(r#","status":"succeeded","createdAt":"2026-08-01T10:00:00Z","finishedAt":"2026-08-01T10:01:01Z"}"#),
+        "{json}"
+    );
+    let unknown = text(&penguin(), &found([model(Some("m"), "gs://m")]), &[IncludeField::FinishedAt]);
+    assert!(!unknown.contains("finishedAt"), "{unknown}");
+}
+
+/// Consumers deduplicate by it: a release that computed other ids would look like new events.
+#[test]
+fn event_ids_never_change() {
+    let models = found([model(None, "gs://a"), model(None, "gs://b")]);
+    assert_eq!(event_id(&penguin(), &models).to_string(), "EXPECTED");
+}
+
+#[test]
+fn an_event_id_depends_on_the_run_its_models_and_its_outcome() {
+    let one = found([model(None, "gs://a"), model(None, "gs://b")]);
+    let other = Workflow { uid: 7.into(), ..penguin() };
+    let ids = [
+        event_id(&penguin(), &one),
+        event_id(&other, &one),
+        event_id(&failed(), &one),
+        event_id(&penguin(), &found([model(None, "gs://a")])),
+        event_id(&penguin(), &found([model(None, "gs://ags://b")])),
+        event_id(&penguin(), &RunModels::default()),
+    ];
+    let distinct: std::collections::HashSet<_> = ids.iter().collect();
+    assert_eq!(distinct.len(), ids.len(), "{ids:?}");
+    let renamed = found([model(Some("x"), "gs://a"), model(Some("y"), "gs://b")]);
+    assert_eq!(event_id(&penguin(), &renamed), ids[0], "names of models do not matter");
+}
+
+#[test]
+fn a_pipeline_name_that_is_too_long_is_none() {
+    let long: std::sync::Arc<str> = "x".repeat(MAX_PIPELINE_NAME + 1).into();
+    let one = RunModels { pipeline: Some(long), ..found([model(None, "gs://a")]) };
+    assert_eq!(pipeline_name(&workflow(PipelineName::Unknown), &one), None);
+    assert_eq!(pipeline_name(&workflow(PipelineName::TooLong), &found([])), None);
+    let named = RunModels { pipeline: Some("taxi".into()), ..found([]) };
+    assert_eq!(pipeline_name(&workflow(PipelineName::TooLong), &named), None, "the Workflow's own name decides");
+    assert_eq!(pipeline_name(&workflow(PipelineName::Unknown), &named), Some("taxi"));
 }
