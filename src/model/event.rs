@@ -199,7 +199,9 @@ pub fn payload(
         workflow_uid: field(IncludeField::WorkflowUid).map(|()| workflow.uid.to_string()),
         run_id: field(IncludeField::RunId).and(workflow.run_id.as_ref()).map(ToString::to_string),
         traceparent: field(IncludeField::Traceparent).and(traceparent),
-        status: (failed || include.has(IncludeField::Status)).then(|| workflow.outcome().map(RunOutcome::as_str)).flatten(),
+        status: (failed || include.has(IncludeField::Status))
+            .then(|| workflow.outcome().map(RunOutcome::as_str))
+            .flatten(),
         created_at: field(IncludeField::CreatedAt).and_then(|()| rfc3339(workflow.created)),
         finished_at: field(IncludeField::FinishedAt).and_then(|()| rfc3339(workflow.finished)),
         event_id: field(IncludeField::EventId).map(|()| event_id(workflow, found).to_string()),

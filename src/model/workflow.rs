@@ -271,6 +271,11 @@ impl Workflow {
         }
     }
 
+    /// Returns whether the run succeeded.
+    pub fn succeeded(&self) -> bool {
+        self.phase == Phase::Succeeded
+    }
+
     /// Returns whether a mark records the delivery of the run's present outcome to this subscription.
     pub fn is_marked_for(&self, subscription: &SubscriptionName) -> bool {
         self.outcome().is_some_and(|outcome| {
