@@ -112,7 +112,7 @@ fn router(admin: Admin) -> Router {
 }
 
 async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
-    let blockers = admin.readiness.blockers();
+    let blockers = admin.readiness.problems();
     if blockers.is_empty() {
         return "ok\n".into_response();
     }
@@ -136,7 +136,7 @@ async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Respons
 }
 
 async fn status(State(admin): State<Arc<Admin>>) -> Html<String> {
-    let blockers = admin.readiness.blockers();
+    let blockers = admin.readiness.problems();
     let ready = match blockers.len() {
         0 => "yes".to_owned(),
         _ => blockers.into_iter().map(|(name, reason)| format!("no, {name}: {reason}")).collect::<Vec<_>>().join("; "),

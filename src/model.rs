@@ -4,17 +4,19 @@
 //! - [`Subscription`]: the filters and options of one logical consumer of a namespace
 //! - [`Artifact`], [`ArtifactTypes`]: which outputs of a run are serving models
 //! - [`event`]: the payload of an event
+//! - [`glob`]: patterns for names of pipelines
 //! - [`trace`]: the ids of a run's trace
 
 pub mod artifact;
 pub mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod glob;
 pub mod subscription;
 pub mod trace;
 pub mod workflow;
 
 pub use artifact::{Artifact, ArtifactTypes, RunModels};
-pub use event::{Include, IncludeField};
-pub use subscription::{PipelineFilter, Subscription, SubscriptionName};
-pub use workflow::{Mark, Names, Phase, PipelineName, RunId, TraceId, Uid, Workflow};
+pub use event::{Include, IncludeField, SkipReason};
+pub use subscription::{FilterReason, PipelineFilter, Statuses, Subscription, SubscriptionName};
+pub use workflow::{Mark, Names, Phase, PipelineName, RunId, RunOutcome, TraceId, Uid, Workflow};

@@ -2,6 +2,7 @@
 
 pub mod grpc;
 mod labels;
+mod limits;
 pub mod log;
 mod otlp;
 mod process;
@@ -10,6 +11,7 @@ mod throttle;
 pub mod trace;
 
 pub(crate) use labels::label_values;
+pub use limits::{Limit, LimitHits};
 pub use otlp::TracingError;
 pub use throttle::LogThrottle;
 pub use trace::Traces;

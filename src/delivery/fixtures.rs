@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::{LookupError, MarkChange, MarkError, MarkPatch, payload};
 use crate::{
     model::{
-        Artifact, Mark, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid, Workflow,
-        event::SkipReason, fixtures::succeeded,
+        Artifact, Mark, PipelineFilter, PipelineName, RunModels, RunOutcome, Statuses, Subscription, SubscriptionName,
+        Uid, Workflow, event::SkipReason, fixtures::succeeded,
     },
     telemetry::Traces,
 };
@@ -35,7 +35,7 @@ pub(super) fn with_patch(workflow: &Workflow, change: &MarkChange) -> Workflow {
     match change {
         MarkChange::Set(names) => {
             marks.retain(|mark| !names.contains(&mark.subscription));
-            marks.extend(names.iter().map(|name| Mark { subscription: name.clone(), current: true }));
+            marks.extend(names.iter().map(|name| Mark { subscription: name.clone(), outcome: RunOutcome::Succeeded }));
         }
         MarkChange::Remove { subscriptions, .. } => marks.retain(|mark| !subscriptions.contains(&mark.subscription)),
     }
@@ -58,7 +58,7 @@ pub(super) fn uid(name: &str) -> Uid {
 }
 
 pub(super) fn mark(subscription: &str) -> Mark {
-    Mark { subscription: name(subscription), current: true }
+    Mark { subscription: name(subscription), outcome: RunOutcome::Succeeded }
 }
 
 pub(super) fn name(subscription: &str) -> SubscriptionName {
@@ -73,6 +73,9 @@ pub(super) fn subscription(subscription: &str) -> Subscription {
         pipelines: PipelineFilter::default(),
         artifact_types: Arc::default(),
         max_age: None,
+        latest_only: false,
+        statuses: Statuses::default(),
+        remember: true,
         include: [].into_iter().collect(),
     }
 }

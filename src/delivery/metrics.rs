@@ -47,15 +47,18 @@ pub(super) enum Skipped {
     ForeignExecution,
     /// The delivery cannot be marked.
     MarksFull,
+    /// With `latestOnly`, a newer run has a model.
+    Superseded,
     /// The Workflow was deleted, and the delivery did not succeed in time.
     Expired,
 }
 
 impl Skipped {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::NoModel,
         Self::NoPipelineName,
         Self::TooLarge,
+        Self::Superseded,
         Self::NoContext,
         Self::ForeignContext,
         Self::ForeignExecution,
@@ -68,6 +71,7 @@ impl Skipped {
             Self::NoModel => "no_model",
             Self::NoPipelineName => "no_pipeline_name",
             Self::TooLarge => "too_large",
+            Self::Superseded => "superseded",
             Self::NoContext => "no_context",
             Self::ForeignContext => "foreign_context",
             Self::ForeignExecution => "foreign_execution",
@@ -83,6 +87,7 @@ impl From<SkipReason> for Skipped {
             SkipReason::NoModel => Self::NoModel,
             SkipReason::NoPipelineName => Self::NoPipelineName,
             SkipReason::TooLarge => Self::TooLarge,
+            SkipReason::Superseded => Self::Superseded,
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use self::{messages::quoted, yaml::MAX_CONFIG};
 use crate::model::{
-    ArtifactTypes, Include, IncludeField, PipelineFilter, Subscription, SubscriptionName,
+    ArtifactTypes, Include, IncludeField, PipelineFilter, Statuses, Subscription, SubscriptionName,
     subscription::{NotADnsLabel, is_dns_label},
 };
 
@@ -126,6 +126,9 @@ pub fn parse(event_source: &str, config: &[u8]) -> Result<Subscription, ConfigEr
         pipelines: pipelines(&keys)?,
         artifact_types: Arc::new(artifact_types(&keys)?),
         max_age: max_age(&keys)?,
+        latest_only: false,
+        statuses: Statuses::default(),
+        remember: true,
         include: include(&keys)?,
     })
 }
@@ -162,13 +165,8 @@ fn subscription(keys: &Map<String, Value>, event_source: &str) -> Result<Subscri
 fn pipelines(keys: &Map<String, Value>) -> Result<PipelineFilter, ConfigError> {
     const EXAMPLE: &str = "a list such as `pipelines: [\"penguin-*\"]`, or leave it out for every pipeline";
     let Some(patterns) = strings(keys, PIPELINES, EXAMPLE)? else { return Ok(PipelineFilter::default()) };
-    PipelineFilter::matching(patterns).map_err(|error| {
-        let why = match error.kind() {
-            // A message of several lines about the generated regular expression.
-            globset::ErrorKind::Regex(_) => "it is too complicated".to_owned(),
-            kind => kind.to_string(),
-        };
-        let problem = format!("{} is not a glob pattern: {why}", quoted(error.glob().unwrap_or_default()));
+    PipelineFilter::matching(patterns).map_err(|(pattern, error)| {
+        let problem = format!("{} is not a glob pattern: {error}", quoted(pattern));
         ConfigError::Value { key: PIPELINES, problem, example: EXAMPLE }
     })
 }

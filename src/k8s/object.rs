@@ -19,7 +19,7 @@ use serde::{
 
 use crate::model::{
     Mark, Names, Phase, PipelineName, RunId, SubscriptionName, TraceId, Uid, Workflow,
-    workflow::{MARK_PREFIX, PIPELINE_SPEC_ANNOTATION, TRACE_ID_ANNOTATION, restarted},
+    workflow::{MARK_PREFIX, PIPELINE_SPEC_ANNOTATION, TRACE_ID_ANNOTATION, stale_marks},
 };
 
 /// A Workflow, decoded from its metadata.
@@ -63,6 +63,8 @@ struct Metadata {
 struct Labels {
     #[serde(rename = "workflows.argoproj.io/phase", deserialize_with = "lenient")]
     phase: String,
+    #[serde(rename = "workflows.argoproj.io/completed", deserialize_with = "lenient")]
+    completed: String,
     #[serde(rename = "pipeline/runid", deserialize_with = "lenient")]
     run_id: Option<String>,
     #[serde(rename = "pipelines.kubeflow.org/events-published", deserialize_with = "lenient")]
@@ -74,7 +76,7 @@ struct Annotations {
     pipeline: PipelineSpec,
     trace_id: Option<TraceId>,
     /// The marks: subscription and value.
-    marks: Vec<(String, Option<Uid>)>,
+    marks: Vec<(String, Box<str>)>,
 }
 
 /// A Workflow without a valid UID.
@@ -92,13 +94,13 @@ impl Object {
         let Self { meta, metadata } = self;
         let Metadata { namespace, name, uid, generate_name, creation_timestamp, labels, annotations, .. } = metadata;
         let Some(uid) = Uid::parse(&uid) else { return Err(Malformed { namespace, name, uid }) };
-        let phase = Phase::from_label(Some(&labels.phase));
+        let phase = Phase::from_labels(Some(&labels.phase), Some(&labels.completed));
         let mut marks: Box<[Mark]> = annotations
             .marks
             .iter()
-            .map(|(subscription, value)| Mark {
-                subscription: SubscriptionName::from_annotation(names.intern(subscription)),
-                current: *value == Some(uid),
+            .filter_map(|(subscription, value)| {
+                let outcome = Mark::parse_value(value, uid)?;
+                Some(Mark { subscription: SubscriptionName::from_annotation(names.intern(subscription)), outcome })
             })
             .collect();
         marks.sort_unstable_by(|a, b| a.subscription.cmp(&b.subscription));
@@ -113,12 +115,17 @@ impl Object {
             name: name.into(),
             uid,
             created: creation_timestamp.parse().map_or(0, Timestamp::as_second),
+            finished: 0,
             phase,
+            resubmitted: false,
             events_published: labels.events_published == "true",
             pipeline,
             run_id: labels.run_id.as_deref().map(RunId::new),
             trace_id: annotations.trace_id,
-            resource_version: meta.resource_version.filter(|_| restarted(phase, &marks)).map(Into::into),
+            resource_version: meta
+                .resource_version
+                .filter(|_| stale_marks(phase, &marks).next().is_some())
+                .map(Into::into),
             marks,
         })
     }
@@ -262,7 +269,7 @@ impl Lenient for Annotations {
                 }
                 AnnotationKey::Mark(subscription) => {
                     let Entry(uid): Entry<String> = map.next_value()?;
-                    annotations.marks.push((subscription, Uid::parse(&uid)));
+                    annotations.marks.push((subscription, uid.into()));
                 }
                 AnnotationKey::Other => drop(map.next_value::<IgnoredAny>()?),
             }

@@ -2,9 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
-
-use super::{ArtifactTypes, Include, PipelineName, Workflow};
+use super::{
+    ArtifactTypes, Include, PipelineName, RunOutcome, Workflow,
+    glob::{self, InvalidGlob},
+};
 
 /// Maximum length of a subscription's name: that of a DNS label, and of the name part of an annotation's key.
 pub const MAX_NAME: usize = 63;
@@ -82,26 +83,90 @@ fn fnv1a(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-/// A filter for names of pipelines.
-#[derive(Clone, Debug, Default)]
-pub struct PipelineFilter(Option<GlobSet>);
+/// A filter for names of pipelines. Each entry is a name and a glob pattern at once: it matches the name that it equals,
+/// and those that it matches as a pattern. Names that Kubeflow ships contain brackets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PipelineFilter(Option<Box<[Box<str>]>>);
 
 impl PipelineFilter {
-    /// Only names that match one of these glob patterns (`*`, `?`, `[a-z]`, `{a,b}`).
+    /// Only names that equal or match one of these entries.
     ///
     /// # Errors
-    /// The first malformed pattern.
-    pub fn matching<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, globset::Error> {
-        let mut set = GlobSetBuilder::new();
-        for pattern in patterns {
-            set.add(Glob::new(pattern)?);
+    /// The first entry that is not a valid pattern.
+    pub fn matching<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, (&'a str, InvalidGlob)> {
+        let mut checked: Vec<Box<str>> = Vec::new();
+        for entry in entries {
+            glob::check(entry).map_err(|error| (entry, error))?;
+            checked.push(entry.into());
         }
-        Ok(Self(Some(set.build()?)))
+        checked.sort_unstable();
+        checked.dedup();
+        Ok(Self(Some(checked.into())))
     }
 
-    /// Returns whether the filter matches the name.
+    /// Returns whether every name matches.
+    pub fn is_unlimited(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Returns whether the filter matches the name. The work is bounded by the sizes of both, but not small: callers
+    /// that ask for many names remember the answers.
     pub fn matches(&self, pipeline: &str) -> bool {
-        self.0.as_ref().is_none_or(|set| set.is_match(pipeline))
+        self.0.as_ref().is_none_or(|entries| {
+            entries.iter().any(|entry| **entry == *pipeline)
+                || entries.iter().any(|entry| glob::matches(entry, pipeline))
+        })
+    }
+}
+
+/// The outcomes of runs that a subscription receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Statuses {
+    /// Runs that succeeded and pushed a model.
+    pub succeeded: bool,
+    /// Runs that failed.
+    pub failed: bool,
+}
+
+impl Default for Statuses {
+    /// Only runs that succeeded.
+    fn default() -> Self {
+        Self { succeeded: true, failed: false }
+    }
+}
+
+impl Statuses {
+    /// Returns whether the subscription receives runs with this outcome.
+    pub fn accept(self, outcome: RunOutcome) -> bool {
+        match outcome {
+            RunOutcome::Succeeded => self.succeeded,
+            RunOutcome::Failed => self.failed,
+        }
+    }
+}
+
+/// The filter of a subscription that excludes a run. Each is a value of a metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FilterReason {
+    /// `pipelines` does not match the pipeline's name.
+    Pipelines,
+    /// The run finished longer ago than `maxAge`.
+    MaxAge,
+    /// `statuses` does not contain the run's outcome.
+    Statuses,
+}
+
+impl FilterReason {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Pipelines, Self::MaxAge, Self::Statuses];
+
+    /// The word for it in metrics, logs, traces and `explain`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pipelines => "pipelines",
+            Self::MaxAge => "max_age",
+            Self::Statuses => "statuses",
+        }
     }
 }
 
@@ -116,23 +181,33 @@ pub struct Subscription {
     pub pipelines: PipelineFilter,
     /// Artifact types that are serving models.
     pub artifact_types: Arc<ArtifactTypes>,
-    /// Maximum age of a run, measured from its creation.
+    /// Maximum age of a run, measured from its end.
     pub max_age: Option<Duration>,
+    /// Of the pending runs of one pipeline, only the newest is sent. The others are marked as superseded.
+    pub latest_only: bool,
+    /// The outcomes of runs that are sent.
+    pub statuses: Statuses,
+    /// False for a stream of a person: it begins with runs that end from now on, and neither marks deliveries nor
+    /// affects those of other streams.
+    pub remember: bool,
     /// Extra fields of the payload.
     pub include: Include,
 }
 
 impl Subscription {
-    /// Returns whether this run exceeds the maximum age. `now` is in seconds since the Unix epoch.
+    /// Returns whether this run exceeds the maximum age. `now` is in seconds since the Unix epoch. The age of a run whose
+    /// end is unknown counts from its creation.
     pub fn is_too_old(&self, workflow: &Workflow, now: i64) -> bool {
-        self.max_age.is_some_and(|max| i128::from(now) - i128::from(workflow.created) > i128::from(max.as_secs()))
+        let end = if workflow.finished == 0 { workflow.created } else { workflow.finished };
+        self.max_age.is_some_and(|max| i128::from(now) - i128::from(end) > i128::from(max.as_secs()))
     }
 
-    /// Returns whether this run may match, as far as the Workflow shows: only a lookup may reveal its pipeline.
-    pub fn may_match(&self, workflow: &Workflow) -> bool {
+    /// The name that `pipelines` is to be matched with, if the Workflow itself contains it for certain. Otherwise only a
+    /// lookup reveals it.
+    pub fn certain_pipeline(workflow: &Workflow) -> Option<&str> {
         match &workflow.pipeline {
-            PipelineName::Spec(name) => self.pipelines.matches(name),
-            PipelineName::Generated(_) | PipelineName::Unknown => true,
+            PipelineName::Spec(name) => Some(name),
+            PipelineName::Generated(_) | PipelineName::Unknown | PipelineName::TooLong => None,
         }
     }
 

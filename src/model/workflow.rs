@@ -8,6 +8,10 @@ use super::SubscriptionName;
 
 /// Label in which Argo's workflow controller copies `status.phase`.
 pub const PHASE_LABEL: &str = "workflows.argoproj.io/phase";
+/// Label that Argo's workflow controller sets to `true` together with a final phase, and removes at a retry.
+pub const COMPLETED_LABEL: &str = "workflows.argoproj.io/completed";
+/// Label that `argo resubmit` sets on the copy; its value is the original's name.
+pub const RESUBMITTED_LABEL: &str = "workflows.argoproj.io/resubmitted-from-workflow";
 /// Label that Kubeflow's API server sets on each Workflow that it submits, one-off and recurring, KFP v1 and v2.
 pub const RUN_ID_LABEL: &str = "pipeline/runid";
 /// Label that kfp-operator's own provider sets after its own delivery. Read (`--skip-labelled`), never written.
@@ -16,10 +20,17 @@ pub const EVENTS_PUBLISHED_LABEL: &str = "pipelines.kubeflow.org/events-publishe
 pub const PIPELINE_SPEC_ANNOTATION: &str = "pipelines.kubeflow.org/pipeline_spec";
 /// Annotation that Argo Workflows 4.1 and later writes when tracing is on: 32 hexadecimal digits.
 pub const TRACE_ID_ANNOTATION: &str = "workflows.argoproj.io/trace-id";
-/// Prefix of the annotations that record deliveries; the subscription's name follows.
+/// Prefix of the annotations, or labels, that record deliveries; the subscription's name follows.
 pub const MARK_PREFIX: &str = "published.pipelines.kubeflow.org/";
+/// Suffix of a mark's value that records the delivery of a failed run.
+pub const FAILED_SUFFIX: &str = ".failed";
 /// Maximum number of marks on a Workflow.
 pub const MAX_MARKS: usize = 32;
+/// Maximum length of a pipeline's name in bytes. A tenant chooses it, and it is kept for every record; Kubeflow's own
+/// limit is 128 characters.
+pub const MAX_PIPELINE_NAME: usize = 512;
+/// Number of interned strings from which on unused ones are looked for.
+const MIN_SHRINK: usize = 1024;
 
 /// The UID of an object in Kubernetes. Unlike a name it is never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -119,19 +130,49 @@ impl fmt::Debug for TraceId {
     }
 }
 
-/// The phase of a Workflow.
+/// The phase of a Workflow, as its labels show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     /// The run succeeded.
     Succeeded,
-    /// Any other phase, or none yet.
-    Other,
+    /// The run failed, or Argo could not carry it out.
+    Failed,
+    /// The run is pending or running. After a final phase, this is a restart.
+    Active,
+    /// Nothing is known: the phase label is absent or new, or a final phase lacks [`COMPLETED_LABEL`]. Argo sets both in
+    /// one update, so this is the state of a recreated Workflow, or of one whose labels were edited. Decisions that were
+    /// made before stay.
+    Unknown,
 }
 
 impl Phase {
-    /// Parses the value of the label [`PHASE_LABEL`].
-    pub fn from_label(value: Option<&str>) -> Self {
-        if value == Some("Succeeded") { Self::Succeeded } else { Self::Other }
+    /// The phase for the values of [`PHASE_LABEL`] and [`COMPLETED_LABEL`].
+    pub fn from_labels(phase: Option<&str>, completed: Option<&str>) -> Self {
+        match (phase, completed) {
+            (Some("Succeeded"), Some("true")) => Self::Succeeded,
+            (Some("Failed" | "Error"), Some("true")) => Self::Failed,
+            (Some("Running" | "Pending"), _) => Self::Active,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// The way in which a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum RunOutcome {
+    /// Phase `Succeeded`.
+    Succeeded,
+    /// Phase `Failed` or `Error`.
+    Failed,
+}
+
+impl RunOutcome {
+    /// The word for it in payloads and configurations.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+        }
     }
 }
 
@@ -144,6 +185,8 @@ pub enum PipelineName {
     Generated(Arc<str>),
     /// Neither, as in recurring runs: only ML Metadata has the name.
     Unknown,
+    /// The Workflow's own name for it exceeds [`MAX_PIPELINE_NAME`]. The run is never sent.
+    TooLong,
 }
 
 impl PipelineName {
@@ -151,19 +194,39 @@ impl PipelineName {
     pub fn known(&self) -> Option<&str> {
         match self {
             Self::Spec(name) | Self::Generated(name) => Some(name),
-            Self::Unknown => None,
+            Self::Unknown | Self::TooLong => None,
         }
     }
 }
 
-/// An annotation that records a delivery: `published.pipelines.kubeflow.org/<subscription>: <UID>`.
+/// An annotation or label that records a delivery: `published.pipelines.kubeflow.org/<subscription>: <UID>`, with the
+/// suffix `.failed` if the event was that of a failed run. Values with another UID are not kept: `argo resubmit` copies
+/// annotations, so a copy has marks that do not count.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mark {
     /// The subscription that received the event.
     pub subscription: SubscriptionName,
-    /// True if the value is the UID of this Workflow. `argo resubmit` copies annotations, so a copy has marks that do
-    /// not count.
-    pub current: bool,
+    /// The outcome that the event reported.
+    pub outcome: RunOutcome,
+}
+
+impl Mark {
+    /// Parses a mark's value. Returns `None` if it does not record a delivery of the Workflow with this UID.
+    pub fn parse_value(value: &str, uid: Uid) -> Option<RunOutcome> {
+        let (text, outcome) = match value.strip_suffix(FAILED_SUFFIX) {
+            Some(text) => (text, RunOutcome::Failed),
+            None => (value, RunOutcome::Succeeded),
+        };
+        (Uid::parse(text) == Some(uid)).then_some(outcome)
+    }
+
+    /// The value of a mark on the Workflow with this UID.
+    pub fn value(uid: Uid, outcome: RunOutcome) -> String {
+        match outcome {
+            RunOutcome::Succeeded => uid.to_string(),
+            RunOutcome::Failed => format!("{uid}{FAILED_SUFFIX}"),
+        }
+    }
 }
 
 /// The record of a Workflow: about a hundred bytes, out of tens of kilobytes.
@@ -177,8 +240,13 @@ pub struct Workflow {
     pub uid: Uid,
     /// `creationTimestamp`, in seconds since the Unix epoch.
     pub created: i64,
+    /// Time of the end of the run in seconds since the Unix epoch, 0 if unknown: the last update by the owner of the
+    /// phase label, Argo's controller.
+    pub finished: i64,
     /// The run's phase.
     pub phase: Phase,
+    /// True if the Workflow is a copy made by `argo resubmit`, which copies the run id as well.
+    pub resubmitted: bool,
     /// True if the label [`EVENTS_PUBLISHED_LABEL`] is `true`.
     pub events_published: bool,
     /// The pipeline's name, as far as the Workflow contains it.
@@ -194,47 +262,76 @@ pub struct Workflow {
 }
 
 impl Workflow {
+    /// The way in which the run ended, if it ended.
+    pub fn outcome(&self) -> Option<RunOutcome> {
+        match self.phase {
+            Phase::Succeeded => Some(RunOutcome::Succeeded),
+            Phase::Failed => Some(RunOutcome::Failed),
+            Phase::Active | Phase::Unknown => None,
+        }
+    }
+
     /// Returns whether the run succeeded.
     pub fn succeeded(&self) -> bool {
         self.phase == Phase::Succeeded
     }
 
-    /// Returns whether a current mark records the delivery to this subscription.
+    /// Returns whether a mark records the delivery of the run's present outcome to this subscription.
     pub fn is_marked_for(&self, subscription: &SubscriptionName) -> bool {
-        self.marks.iter().any(|mark| mark.current && mark.subscription == *subscription)
+        self.outcome().is_some_and(|outcome| {
+            self.marks.iter().any(|mark| mark.outcome == outcome && mark.subscription == *subscription)
+        })
     }
 
-    /// Returns whether the run was restarted (`argo retry`) after a delivery: it has a current mark and is not
-    /// succeeded. Its marks have to be removed, or its next success would not be delivered.
+    /// Returns whether the run was restarted (`argo retry`) after a delivery: some mark records an outcome that it has
+    /// left. Such marks have to be removed, or the next event of the run would not be sent.
     pub fn is_restarted(&self) -> bool {
-        restarted(self.phase, &self.marks)
+        stale_marks(self.phase, &self.marks).next().is_some()
+    }
+
+    /// The marks that [`Workflow::is_restarted`] is about.
+    pub fn stale_marks(&self) -> impl Iterator<Item = &Mark> {
+        stale_marks(self.phase, &self.marks)
     }
 }
 
-/// The rule of [`Workflow::is_restarted`], for code that builds a record.
-pub fn restarted(phase: Phase, marks: &[Mark]) -> bool {
-    phase != Phase::Succeeded && marks.iter().any(|mark| mark.current)
+/// The rule of [`Workflow::stale_marks`], for code that builds a record. A running run has left every outcome, a failed
+/// one its success. After a failure that was delivered, success needs no removal: its mark replaces the other.
+pub fn stale_marks(phase: Phase, marks: &[Mark]) -> impl Iterator<Item = &Mark> {
+    marks.iter().filter(move |mark| match phase {
+        Phase::Active => true,
+        Phase::Failed => mark.outcome == RunOutcome::Succeeded,
+        Phase::Succeeded | Phase::Unknown => false,
+    })
 }
 
-/// Interned strings of many records: namespaces, pipelines, subscriptions.
+/// Interned strings of many records: namespaces, pipelines, subscriptions. Strings without a record are dropped when as
+/// many new ones have come as were kept last time, so deleted Workflows leave nothing behind.
 #[derive(Debug, Default)]
-pub struct Names(HashSet<Arc<str>>);
+pub struct Names {
+    strings: HashSet<Arc<str>>,
+    kept: usize,
+}
 
 impl Names {
     /// Returns the shared copy of `text`.
     pub fn intern(&mut self, text: &str) -> Arc<str> {
-        if let Some(shared) = self.0.get(text) {
+        if let Some(shared) = self.strings.get(text) {
             return shared.clone();
         }
+        if self.strings.len() >= (2 * self.kept).max(MIN_SHRINK) {
+            self.shrink();
+        }
         let shared: Arc<str> = text.into();
-        self.0.insert(shared.clone());
+        self.strings.insert(shared.clone());
         shared
     }
 
     /// Drops the strings without another reference.
     pub fn shrink(&mut self) {
-        self.0.retain(|shared| Arc::strong_count(shared) > 1);
-        self.0.shrink_to_fit();
+        self.strings.retain(|shared| Arc::strong_count(shared) > 1);
+        self.strings.shrink_to_fit();
+        self.kept = self.strings.len();
     }
 }
 
@@ -244,8 +341,8 @@ mod tests {
 
     const UID: &str = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d";
 
-    fn mark(name: &str, current: bool) -> Mark {
-        Mark { subscription: SubscriptionName::new(name).unwrap(), current }
+    fn mark(name: &str, outcome: RunOutcome) -> Mark {
+        Mark { subscription: SubscriptionName::new(name).unwrap(), outcome }
     }
 
     #[test]
@@ -278,24 +375,65 @@ mod tests {
     }
 
     #[test]
-    fn only_the_label_succeeded_is_a_success() {
-        assert_eq!(Phase::from_label(Some("Succeeded")), Phase::Succeeded);
-        for label in [None, Some(""), Some("succeeded"), Some("Running"), Some("Failed"), Some("Error")] {
-            assert_eq!(Phase::from_label(label), Phase::Other, "{label:?}");
+    fn only_a_completed_run_has_an_outcome() {
+        for (phase, completed, expected) in [
+            (Some("Succeeded"), Some("true"), Phase::Succeeded),
+            (Some("Failed"), Some("true"), Phase::Failed),
+            (Some("Error"), Some("true"), Phase::Failed),
+            (Some("Running"), None, Phase::Active),
+            (Some("Running"), Some("true"), Phase::Active),
+            (Some("Pending"), Some("false"), Phase::Active),
+            (Some("Succeeded"), None, Phase::Unknown),
+            (Some("Succeeded"), Some("false"), Phase::Unknown),
+            (Some("Failed"), None, Phase::Unknown),
+            (None, Some("true"), Phase::Unknown),
+            (None, None, Phase::Unknown),
+            (Some(""), Some("true"), Phase::Unknown),
+            (Some("succeeded"), Some("true"), Phase::Unknown),
+            (Some("Skipped"), Some("true"), Phase::Unknown),
+        ] {
+            assert_eq!(Phase::from_labels(phase, completed), expected, "{phase:?}, {completed:?}");
         }
     }
 
     #[test]
-    fn a_run_with_a_current_mark_that_is_not_succeeded_is_restarted() {
-        for (phase, marks, expected) in [
-            (Phase::Other, vec![mark("a", true)], true),
-            (Phase::Other, vec![mark("a", false), mark("b", true)], true),
-            (Phase::Other, vec![mark("a", false)], false),
-            (Phase::Other, vec![], false),
-            (Phase::Succeeded, vec![mark("a", true)], false),
-        ] {
-            assert_eq!(restarted(phase, &marks), expected, "{phase:?} with {marks:?}");
+    fn a_marks_value_names_the_workflow_and_the_outcome() {
+        let uid = Uid::parse(UID).unwrap();
+        for outcome in [RunOutcome::Succeeded, RunOutcome::Failed] {
+            assert_eq!(Mark::parse_value(&Mark::value(uid, outcome), uid), Some(outcome));
         }
+        assert_eq!(Mark::value(uid, RunOutcome::Failed), format!("{UID}.failed"));
+        for value in ["", ".failed", "true", &format!("{UID}.succeeded"), "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4e"] {
+            assert_eq!(Mark::parse_value(value, uid), None, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_mark_is_stale_once_the_run_has_left_its_outcome() {
+        use RunOutcome::{Failed, Succeeded};
+        for (phase, outcome, expected) in [
+            (Phase::Active, Succeeded, true),
+            (Phase::Active, Failed, true),
+            (Phase::Failed, Succeeded, true),
+            (Phase::Failed, Failed, false),
+            (Phase::Succeeded, Succeeded, false),
+            (Phase::Succeeded, Failed, false),
+            (Phase::Unknown, Succeeded, false),
+            (Phase::Unknown, Failed, false),
+        ] {
+            let stale = stale_marks(phase, &[mark("a", outcome)]).count();
+            assert_eq!(stale == 1, expected, "{phase:?} with {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_mark_counts_for_its_own_outcome() {
+        let mut run = crate::model::fixtures::succeeded(PipelineName::Unknown);
+        run.marks = [mark("a", RunOutcome::Succeeded), mark("b", RunOutcome::Failed)].into();
+        let is_marked = |run: &Workflow, name| run.is_marked_for(&SubscriptionName::new(name).unwrap());
+        assert!(is_marked(&run, "a") && !is_marked(&run, "b"));
+        run.phase = Phase::Failed;
+        assert!(!is_marked(&run, "a") && is_marked(&run, "b"));
     }
 
     #[test]
@@ -305,8 +443,19 @@ mod tests {
         assert!(Arc::ptr_eq(&team, &again) && !Arc::ptr_eq(&team, &other));
         drop(other);
         names.shrink();
-        assert_eq!(names.0.len(), 1);
+        assert_eq!(names.strings.len(), 1);
         assert!(Arc::ptr_eq(&team, &names.intern("team")));
+    }
+
+    #[test]
+    fn names_of_deleted_workflows_do_not_accumulate() {
+        let mut names = Names::default();
+        let kept: Vec<_> = (0..100).map(|i| names.intern(&format!("kept {i}"))).collect();
+        for i in 0..100_000 {
+            names.intern(&format!("pipeline {i}"));
+        }
+        assert!(names.strings.len() <= 2 * MIN_SHRINK, "{}", names.strings.len());
+        assert!(Arc::ptr_eq(&kept[7], &names.intern("kept 7")));
     }
 
     #[test]

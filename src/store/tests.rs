@@ -1,7 +1,7 @@
 use futures::FutureExt;
 
 use super::*;
-use crate::model::{Mark, Phase, PipelineName, SubscriptionName, fixtures::succeeded};
+use crate::model::{Mark, Phase, PipelineName, RunOutcome, SubscriptionName, fixtures::succeeded};
 
 fn workflow(namespace: &str, name: &str, uid: u128) -> Workflow {
     let (namespace, name) = (namespace.into(), name.into());
@@ -120,8 +120,8 @@ fn the_journal_holds_restarted_workflows_of_all_namespaces() {
     let store = Store::default();
     let name = SubscriptionName::new("s").unwrap();
     store.apply(Workflow {
-        phase: Phase::Other,
-        marks: [Mark { subscription: name, current: true }].into(),
+        phase: Phase::Active,
+        marks: [Mark { subscription: name, outcome: RunOutcome::Succeeded }].into(),
         ..workflow("b", "again", 1)
     });
     assert_eq!(changes(&store), ["+b/again"]);
@@ -131,8 +131,8 @@ fn the_journal_holds_restarted_workflows_of_all_namespaces() {
 #[test]
 fn the_journal_holds_the_end_of_a_restart() {
     let restarted = |name: &str, uid| Workflow {
-        phase: Phase::Other,
-        marks: [Mark { subscription: SubscriptionName::new("s").unwrap(), current: true }].into(),
+        phase: Phase::Active,
+        marks: [Mark { subscription: SubscriptionName::new("s").unwrap(), outcome: RunOutcome::Succeeded }].into(),
         ..workflow("b", name, uid)
     };
     let store = Store::default();

@@ -235,7 +235,7 @@ async fn a_restarted_run_is_delivered_again() {
     harness.patched(1).await;
     let marks = harness.store.get("team", "one").unwrap().marks.clone();
     let resource_version = Some("7".into());
-    harness.store.apply(Workflow { phase: crate::model::Phase::Other, marks, resource_version, ..run("one") });
+    harness.store.apply(Workflow { phase: crate::model::Phase::Active, marks, resource_version, ..run("one") });
     harness.patched(2).await;
     harness.store.apply(run("one"));
     event(&mut stream).await;

@@ -75,8 +75,7 @@ impl Marks {
     /// Removes the current marks of a run that was restarted, and adds none.
     pub(super) fn remove_all(&mut self, workflow: &Workflow) {
         let Some(resource_version) = workflow.resource_version.clone() else { return };
-        let subscriptions =
-            workflow.marks.iter().filter(|mark| mark.current).map(|mark| mark.subscription.clone()).collect();
+        let subscriptions = workflow.stale_marks().map(|mark| mark.subscription.clone()).collect();
         let pending = self.entry(workflow);
         pending.set.clear();
         pending.remove = Some(MarkChange::Remove { subscriptions, resource_version });

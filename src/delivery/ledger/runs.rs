@@ -106,7 +106,7 @@ impl Ledger {
     /// Reads the marks of a succeeded run: deliveries by this process or another replica.
     fn marks_seen(&mut self, workflow: &Workflow) {
         let uid = workflow.uid;
-        for mark in workflow.marks.iter().filter(|mark| mark.current) {
+        for mark in workflow.marks.iter().filter(|mark| Some(mark.outcome) == workflow.outcome()) {
             let mut streams = Vec::new();
             self.registry.change_state(&workflow.namespace, &mark.subscription, |state| {
                 state.confirmed.remove(&uid);
@@ -168,7 +168,9 @@ impl Ledger {
             return;
         }
         let without_model = namespace.without_model.get(&subscription.artifact_types);
-        if without_model.is_some_and(|runs| runs.contains(&uid)) || !subscription.may_match(workflow) {
+        if without_model.is_some_and(|runs| runs.contains(&uid))
+            || Subscription::certain_pipeline(workflow).is_some_and(|name| !subscription.pipelines.matches(name))
+        {
             return;
         }
         if subscription.is_too_old(workflow, now.unix) {

@@ -2,7 +2,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::workflow::{EVENTS_PUBLISHED_LABEL, PHASE_LABEL, RUN_ID_LABEL};
+use crate::model::{
+    RunOutcome,
+    workflow::{COMPLETED_LABEL, EVENTS_PUBLISHED_LABEL, PHASE_LABEL, RUN_ID_LABEL},
+};
 
 const UID: &str = "0b64ec22-9e1f-4c8e-8a2f-6f1c8f4f6a01";
 
@@ -18,7 +21,7 @@ fn a_kfp_v1_run_becomes_a_record() {
         "name": "penguin-x7f", "namespace": "team-a", "uid": UID, "resourceVersion": "12", "generateName": "other-",
         "creationTimestamp": "2026-08-01T10:00:00Z",
         "managedFields": [{"manager": "x", "fieldsV1": {"f:metadata": {}}}],
-        "labels": {"workflows.argoproj.io/phase": "Succeeded", "pipeline/runid": "9c3a0f0e-8f5b-4f6e-9a35-2f8a4d1c9b77", "a": "b"},
+        "labels": {"workflows.argoproj.io/phase": "Succeeded", "workflows.argoproj.io/completed": "true", "pipeline/runid": "9c3a0f0e-8f5b-4f6e-9a35-2f8a4d1c9b77", "a": "b"},
         "annotations": {
             "pipelines.kubeflow.org/pipeline_spec": "{\"description\":\"d\",\"inputs\":[{\"name\":\"n\"}],\"name\":\"penguin-pipeline\"}",
             "workflows.argoproj.io/trace-id": "0af7651916cd43dd8448eb211c80319c",
@@ -33,8 +36,8 @@ fn a_kfp_v1_run_becomes_a_record() {
     assert_eq!(workflow.pipeline, PipelineName::Spec("penguin-pipeline".into()));
     assert_eq!(workflow.run_id.unwrap().to_string(), "9c3a0f0e-8f5b-4f6e-9a35-2f8a4d1c9b77");
     assert_eq!(workflow.trace_id.unwrap().to_string(), "0af7651916cd43dd8448eb211c80319c");
-    let marks: Vec<_> = workflow.marks.iter().map(|mark| (mark.subscription.as_str(), mark.current)).collect();
-    assert_eq!(marks, [("copied", false), ("update", true)]);
+    let marks: Vec<_> = workflow.marks.iter().map(|mark| (mark.subscription.as_str(), mark.outcome)).collect();
+    assert_eq!(marks, [("update", RunOutcome::Succeeded)], "one of another UID was copied by a resubmission");
     assert_eq!(workflow.resource_version, None, "kept only where marks have to be removed");
 }
 
@@ -56,7 +59,7 @@ fn a_pipeline_may_have_no_name() {
 
 #[test]
 fn labels_are_read_under_their_names() {
-    let labels = json!({PHASE_LABEL: "Succeeded", RUN_ID_LABEL: "a run", EVENTS_PUBLISHED_LABEL: "true"});
+    let labels = json!({PHASE_LABEL: "Succeeded", COMPLETED_LABEL: "true", RUN_ID_LABEL: "a run", EVENTS_PUBLISHED_LABEL: "true"});
     let workflow = record(json!({"uid": UID, "labels": labels}));
     assert!(workflow.succeeded() && workflow.events_published);
     assert_eq!(workflow.run_id.unwrap().to_string(), "a run");
@@ -69,7 +72,9 @@ fn labels_are_read_under_their_names() {
 #[test]
 fn a_restarted_run_keeps_its_resource_version() {
     let marks = json!({"published.pipelines.kubeflow.org/update": UID});
-    let workflow = record(json!({"uid": UID, "resourceVersion": "77", "annotations": marks}));
+    let workflow = record(json!({
+        "uid": UID, "resourceVersion": "77", "annotations": marks, "labels": {PHASE_LABEL: "Running"},
+    }));
     assert!(workflow.is_restarted());
     assert_eq!(workflow.resource_version.as_deref(), Some("77"));
 }
@@ -123,8 +128,7 @@ fn annotations_of_any_size_make_a_small_record() {
     });
     let workflow = record(json!({"uid": UID, "name": "w", "namespace": "n", "annotations": marks}));
     assert_eq!(workflow.pipeline, PipelineName::Spec("penguin".into()));
-    assert_eq!(workflow.marks.len(), 1);
-    assert!(!workflow.marks[0].current);
+    assert!(workflow.marks.is_empty());
 }
 
 #[test]

@@ -73,8 +73,8 @@ impl RunningWatch {
     }
 
     /// Returns the reasons why the server is not ready.
-    fn blockers(&self) -> String {
-        self.readiness.blockers().into_values().collect()
+    fn problems(&self) -> String {
+        self.readiness.problems().into_values().collect()
     }
 
     /// Waits until the store holds exactly these Workflows.
@@ -126,7 +126,7 @@ async fn pages_are_listed_and_then_watched_from_the_lists_version() {
     let second = watched.api.next().await;
     assert_eq!(second.line(), format!("GET {PATH}?&labelSelector=pipeline%2Frunid&limit=250&continue=more"));
     watched.holds(&["a"]).await;
-    let blockers: Vec<_> = watched.readiness.blockers().into_iter().collect();
+    let blockers: Vec<_> = watched.readiness.problems().into_iter().collect();
     let reason = "the first list of Workflows is not complete".to_owned();
     assert_eq!(blockers, [("watch of all namespaces".to_owned(), reason)], "an incomplete list does not count");
     second.answer_list(&[workflow("b", 6)], None);
@@ -250,7 +250,7 @@ async fn pauses_grow_while_lists_fail() {
         longest = (longest * 2).min(2000);
     }
     watched.api.next().await;
-    let reason = watched.blockers();
+    let reason = watched.problems();
     assert!(reason.starts_with("the first list of Workflows is not complete: ") && reason.contains("cannot list"));
 }
 
@@ -274,13 +274,13 @@ async fn two_minutes_of_failure_make_the_server_unready() {
     watch.reset();
     watched.is_unready_after(PendingRequest::reset).await;
     assert_eq!(broken.elapsed().as_secs(), 120);
-    let reason = watched.blockers();
+    let reason = watched.problems();
     assert!(reason.starts_with("failing for 120 s or longer: ") && reason.contains("reset"), "{reason}");
 
     // The reason contains the last error.
     watched.api.next().await.refuse(403, "User cannot watch");
     let refused = watched.api.next().await;
-    assert!(watched.blockers().contains("User cannot watch"));
+    assert!(watched.problems().contains("User cannot watch"));
     // A silent watch has recovered when it has been established for a while.
     let answered = Instant::now();
     let _watch = refused.answer_watch();

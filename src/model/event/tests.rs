@@ -1,10 +1,12 @@
 use super::*;
-use crate::model::{Artifact, RunId, fixtures::succeeded};
+use crate::model::{Artifact, Phase, RunId, fixtures::succeeded};
 
 fn workflow(pipeline: PipelineName) -> Workflow {
     Workflow {
         uid: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef.into(),
         run_id: Some(RunId::new("6c0a0f4e-5f0a-4a8b-9f2e-0d8f3b1f2a3c")),
+        created: 1_785_578_400,
+        finished: 1_785_578_461,
         ..succeeded(pipeline)
     }
 }
@@ -57,7 +59,9 @@ fn included_fields_follow_in_a_fixed_order() {
     let expected = concat!(
         r#"{"pipelineName":"penguin-pipeline","servingModelArtifacts":[{"name":"m","location":"gs://m"}],"#,
         r#""namespace":"team","workflowName":"run-x","workflowUid":"01234567-89ab-cdef-0123-456789abcdef","#,
-        r#""runId":"6c0a0f4e-5f0a-4a8b-9f2e-0d8f3b1f2a3c","traceparent":"00-a-b-01"}"#,
+        r#""runId":"6c0a0f4e-5f0a-4a8b-9f2e-0d8f3b1f2a3c","traceparent":"00-a-b-01","status":"succeeded","#,
+        r#""createdAt":"2026-08-01T10:00:00Z","finishedAt":"2026-08-01T10:01:01Z","#,
+        r#""eventId":"a72204a9-e4c5-5069-aeea-5ec4e2e9143e"}"#,
     );
     assert_eq!(text(&penguin(), &models, &IncludeField::ALL), expected);
     let mut reversed = IncludeField::ALL;
@@ -122,4 +126,75 @@ fn a_run_without_an_event_has_a_skip_reason() {
     assert_eq!(payload(&penguin(), &largest).map(|payload| payload.len()), Ok(MAX_PAYLOAD));
     let larger = found([model(Some("m"), &"x".repeat(MAX_PAYLOAD - around + 1))]);
     assert_eq!(payload(&penguin(), &larger), Err(SkipReason::TooLarge));
+}
+
+fn failed() -> Workflow {
+    Workflow { phase: Phase::Failed, ..penguin() }
+}
+
+#[test]
+fn a_failed_run_has_a_status_and_no_models() {
+    assert_eq!(
+        text(&failed(), &RunModels::default(), &[]),
+        r#"{"pipelineName":"penguin-pipeline","servingModelArtifacts":[],"status":"failed"}"#
+    );
+    let pushed = found([model(None, "gs://a")]);
+    assert!(
+        text(&failed(), &pushed, &[]).contains(r#""servingModelArtifacts":[],"#),
+        "what it pushed before it failed"
+    );
+    let unnamed = Workflow { pipeline: PipelineName::Unknown, ..failed() };
+    let refused = payload(&unnamed, &RunModels::default(), Include::default(), None);
+    assert_eq!(refused, Err(SkipReason::NoPipelineName));
+}
+
+#[test]
+fn status_and_times_are_included_on_request() {
+    let include = [IncludeField::Status, IncludeField::CreatedAt, IncludeField::FinishedAt];
+    let json = text(&penguin(), &found([model(Some("m"), "gs://m")]), &include);
+    assert!(
+        json.ends_with(
+            r#","status":"succeeded","createdAt":"2026-08-01T10:00:00Z","finishedAt":"2026-08-01T10:01:01Z"}"#
+        ),
+        "{json}"
+    );
+    let unknown = Workflow { finished: 0, ..penguin() };
+    let unknown = text(&unknown, &found([model(Some("m"), "gs://m")]), &[IncludeField::FinishedAt]);
+    assert!(!unknown.contains("finishedAt"), "{unknown}");
+}
+
+/// Consumers deduplicate by it: a release that computed other ids would look like new events.
+#[test]
+fn event_ids_never_change() {
+    let models = found([model(None, "gs://a"), model(None, "gs://b")]);
+    assert_eq!(event_id(&penguin(), &models).to_string(), "dbd3cc29-b727-5d0c-9d00-ef89b0df4772");
+}
+
+#[test]
+fn an_event_id_depends_on_the_run_its_models_and_its_outcome() {
+    let one = found([model(None, "gs://a"), model(None, "gs://b")]);
+    let other = Workflow { uid: 7.into(), ..penguin() };
+    let ids = [
+        event_id(&penguin(), &one),
+        event_id(&other, &one),
+        event_id(&failed(), &one),
+        event_id(&penguin(), &found([model(None, "gs://a")])),
+        event_id(&penguin(), &found([model(None, "gs://ags://b")])),
+        event_id(&penguin(), &RunModels::default()),
+    ];
+    let distinct: std::collections::HashSet<_> = ids.iter().collect();
+    assert_eq!(distinct.len(), ids.len(), "{ids:?}");
+    let renamed = found([model(Some("x"), "gs://a"), model(Some("y"), "gs://b")]);
+    assert_eq!(event_id(&penguin(), &renamed), ids[0], "names of models do not matter");
+}
+
+#[test]
+fn a_pipeline_name_that_is_too_long_is_none() {
+    let long: std::sync::Arc<str> = "x".repeat(MAX_PIPELINE_NAME + 1).into();
+    let one = RunModels { pipeline: Some(long), ..found([model(None, "gs://a")]) };
+    assert_eq!(pipeline_name(&workflow(PipelineName::Unknown), &one), None);
+    assert_eq!(pipeline_name(&workflow(PipelineName::TooLong), &found([])), None);
+    let named = RunModels { pipeline: Some("taxi".into()), ..found([]) };
+    assert_eq!(pipeline_name(&workflow(PipelineName::TooLong), &named), None, "the Workflow's own name decides");
+    assert_eq!(pipeline_name(&workflow(PipelineName::Unknown), &named), Some("taxi"));
 }

@@ -6,7 +6,7 @@ use super::harness::*;
 use crate::{
     delivery::{Options, ledger::Report},
     model::{
-        ArtifactTypes, Mark, Phase, PipelineFilter, PipelineName, RunModels, Subscription, Workflow,
+        ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Subscription, Workflow,
         event::{IncludeField, SkipReason},
     },
 };
@@ -30,7 +30,7 @@ fn a_catch_up_delivers_the_oldest_runs_first() {
 fn a_succeeded_run_is_handed_off_with_the_documented_payload() {
     let mut harness = Harness::new();
     let stream = harness.attach(subscription("a"));
-    harness.apply(Workflow { phase: Phase::Other, ..run("one") });
+    harness.apply(Workflow { phase: Phase::Active, ..run("one") });
     assert!(harness.lookups.is_empty());
     harness.apply(run("one"));
     harness.answer_all(&model());
@@ -159,18 +159,6 @@ fn a_run_with_the_subscriptions_mark_counts_as_delivered() {
 }
 
 #[test]
-fn a_mark_inherited_by_a_resubmitted_copy_does_not_count() {
-    let mut harness = Harness::new();
-    let inherited = Mark { current: false, ..mark("a") };
-    harness.apply(Workflow { marks: [inherited].into(), ..run("copy") });
-    let stream = harness.attach(subscription("a"));
-    harness.answer_all(&model());
-    assert_eq!(harness.events(stream), ["copy"]);
-    harness.confirm(stream);
-    assert_eq!(marks_set(&harness.patch()), ["a"]);
-}
-
-#[test]
 fn a_run_delivered_by_another_replica_is_not_handed_off() {
     let mut harness = Harness::new();
     let stream = harness.attach(subscription("a"));
@@ -218,7 +206,7 @@ fn a_restarted_run_is_delivered_again_at_its_next_success() {
     harness.confirm(stream);
     harness.write_marks();
     harness.change("one", |workflow| {
-        workflow.phase = Phase::Other;
+        workflow.phase = Phase::Active;
         workflow.resource_version = Some("5".into());
     });
     harness.write_marks();
@@ -235,7 +223,7 @@ fn a_run_restarted_before_its_mark_is_delivered_again() {
     harness.answer_all(&model());
     harness.confirm(stream);
     let patch = harness.patch();
-    harness.change("one", |workflow| workflow.phase = Phase::Other);
+    harness.change("one", |workflow| workflow.phase = Phase::Active);
     harness.answer_patch(patch, transient());
     harness.change("one", |workflow| workflow.phase = Phase::Succeeded);
     harness.answer_all(&model());
@@ -249,7 +237,7 @@ fn an_event_sent_before_a_restart_confirms_nothing_after_it() {
     let stream = harness.attach(subscription("a"));
     harness.apply(run("one"));
     harness.answer_all(&model());
-    harness.change("one", |workflow| workflow.phase = Phase::Other);
+    harness.change("one", |workflow| workflow.phase = Phase::Active);
     harness.confirm(stream);
     assert!(harness.patches.is_empty());
     harness.change("one", |workflow| workflow.phase = Phase::Succeeded);
@@ -269,7 +257,7 @@ fn a_run_without_a_model_is_looked_up_once_per_success() {
     harness.attach(subscription("a"));
     harness.attach(subscription("b"));
     assert!(harness.lookups.is_empty());
-    harness.change("one", |workflow| workflow.phase = Phase::Other);
+    harness.change("one", |workflow| workflow.phase = Phase::Active);
     assert_eq!(harness.forgotten, [uid("one")]);
     harness.change("one", |workflow| workflow.phase = Phase::Succeeded);
     assert_eq!(harness.looked_up(), ["one"]);

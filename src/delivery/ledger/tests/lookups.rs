@@ -190,7 +190,7 @@ fn an_answer_from_before_a_restart_is_ignored() {
     let mut harness = Harness::new();
     let stream = harness.attach(subscription("a"));
     harness.apply(run("one"));
-    harness.change("one", |workflow| workflow.phase = Phase::Other);
+    harness.change("one", |workflow| workflow.phase = Phase::Active);
     assert_eq!(harness.forgotten, [uid("one")]);
     harness.change("one", |workflow| workflow.phase = Phase::Succeeded);
     assert_eq!(harness.looked_up(), ["one", "one"]);
@@ -204,7 +204,7 @@ fn an_answer_during_a_restart_is_not_remembered() {
     let mut harness = Harness::new();
     harness.attach(subscription("a"));
     harness.apply(run("one"));
-    harness.change("one", |workflow| workflow.phase = Phase::Other);
+    harness.change("one", |workflow| workflow.phase = Phase::Active);
     harness.answer("one", no_model());
     harness.change("one", |workflow| workflow.phase = Phase::Succeeded);
     assert_eq!(harness.looked_up(), ["one"]);
@@ -217,7 +217,7 @@ fn a_restart_resets_the_pauses() {
     harness.apply(run("one"));
     harness.answer("one", foreign());
     harness.end(stream);
-    harness.change("one", |workflow| workflow.phase = Phase::Other);
+    harness.change("one", |workflow| workflow.phase = Phase::Active);
     harness.change("one", |workflow| workflow.phase = Phase::Succeeded);
     harness.attach(subscription("a"));
     assert_eq!(harness.looked_up(), ["one"]);

@@ -22,7 +22,7 @@ fn confirmed_by(subscriptions: &[&str]) -> (Harness, Vec<StreamId>) {
 /// Restarts `one`, which the watch shows at this `resourceVersion`.
 fn restart(harness: &mut Harness, resource_version: &str) {
     harness.change("one", |workflow| {
-        workflow.phase = Phase::Other;
+        workflow.phase = Phase::Active;
         workflow.resource_version = Some(resource_version.into());
     });
 }
@@ -223,14 +223,6 @@ fn marks_of_a_restarted_run_are_removed_without_subscribers() {
 }
 
 #[test]
-fn a_mark_inherited_by_a_running_copy_is_not_removed() {
-    let mut harness = Harness::new();
-    let inherited = crate::model::Mark { current: false, ..mark("a") };
-    harness.apply(Workflow { marks: [inherited].into(), phase: Phase::Other, ..run("copy") });
-    assert!(harness.patches.is_empty());
-}
-
-#[test]
 fn a_conflict_drops_a_removal_until_a_newer_state_is_seen() {
     let (mut harness, _) = confirmed_by(&["a"]);
     harness.write_marks();
@@ -269,7 +261,7 @@ fn a_failed_removal_is_retried_until_the_run_succeeds_again() {
 fn a_mark_written_during_a_restart_is_removed_after_it() {
     let (mut harness, _) = confirmed_by(&["a"]);
     let set = harness.patch();
-    harness.change("one", |workflow| workflow.phase = Phase::Other);
+    harness.change("one", |workflow| workflow.phase = Phase::Active);
     harness.change("one", |workflow| {
         workflow.marks = [mark("a")].into();
         workflow.resource_version = Some("9".into());
@@ -283,7 +275,7 @@ fn a_pending_mark_is_not_written_on_a_restarted_run() {
     let (mut harness, _) = confirmed_by(&["a"]);
     let patch = harness.patch();
     harness.answer_patch(patch, transient());
-    harness.change("one", |workflow| workflow.phase = Phase::Other);
+    harness.change("one", |workflow| workflow.phase = Phase::Active);
     harness.wait(Duration::from_secs(3600));
     assert!(harness.patches.is_empty());
 }

@@ -174,7 +174,7 @@ fn ended_streams_leave_nothing() {
         harness.end(stream);
     }
     for name in ["one", "two", "three"] {
-        harness.change(name, |workflow| workflow.phase = Phase::Other);
+        harness.change(name, |workflow| workflow.phase = Phase::Active);
         harness.delete(name);
     }
     harness.wait(2 * HOUR);

@@ -206,7 +206,7 @@ fn inputs_about_unknown_streams_have_no_effect() {
     harness.acknowledge(stream);
     harness.ledger.handle_ack(StreamId(99), u64::MAX, harness.now);
     harness.apply(run("one"));
-    harness.change("one", |workflow| workflow.phase = Phase::Other);
+    harness.change("one", |workflow| workflow.phase = Phase::Active);
     harness.delete("one");
     harness.perform_actions();
     assert!(harness.handoffs.is_empty() && harness.patches.is_empty());

@@ -115,7 +115,7 @@ impl TestEnv {
                 name: format!("run-{run}").into(),
                 uid: Uid::from(self.next_uid),
                 created: BEGIN + i64::from(run),
-                phase: Phase::Other,
+                phase: Phase::Active,
                 ..succeeded(PipelineName::Generated("penguin".into()))
             };
             self.api.insert(run, Object { workflow, resource_version: 0 });
@@ -124,7 +124,7 @@ impl TestEnv {
     }
 
     pub(super) fn restart(&mut self, run: u8) {
-        self.change(run, |workflow| workflow.phase = Phase::Other);
+        self.change(run, |workflow| workflow.phase = Phase::Active);
     }
 
     pub(super) fn label(&mut self, run: u8) {
