@@ -44,7 +44,7 @@
 //! # Processes and waiting
 //!
 //! Every process ends with the test that started it, also when the test binary is killed ([`ChildProcess`]). Each
-//! writes a log, and a failing test prints its tail. Nothing sleeps for a fixed time: [`eventually`] polls a condition
+//! writes a log, and a failing test prints its tail. Nothing sleeps for a fixed time: [`eventually()`] polls a condition
 //! until a deadline.
 
 mod child_process;
