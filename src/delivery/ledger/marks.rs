@@ -233,6 +233,12 @@ impl Marks {
         self.pending.contains_key(&run)
     }
 
+    /// The number of Workflows that wait for their turn.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.turns.queued()
+    }
+
     /// Asserts that the indexes are empty, as they have to be where nothing is pending.
     #[cfg(test)]
     pub(super) fn assert_empty(&self) {

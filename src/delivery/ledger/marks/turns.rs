@@ -193,6 +193,12 @@ impl Turns {
         namespaces.iter().for_each(|namespace| self.schedule(namespace));
     }
 
+    /// The number of entries that wait.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.namespaces.values().map(|queues| queues.additions.len() + queues.removals.len()).sum()
+    }
+
     /// Returns whether nothing is left.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
