@@ -41,7 +41,13 @@ pub(super) struct Flow {
 
 impl Default for Flow {
     fn default() -> Self {
-        Self { unacknowledged: Budget::new(UNACKNOWLEDGED_LIMIT), ready: Budget::new(READY_LIMIT) }
+        Self::with_limits(UNACKNOWLEDGED_LIMIT, READY_LIMIT)
+    }
+}
+
+impl Flow {
+    pub(super) fn with_limits(unacknowledged: usize, ready: usize) -> Self {
+        Self { unacknowledged: Budget::new(unacknowledged), ready: Budget::new(ready) }
     }
 }
 

@@ -239,6 +239,12 @@ impl Marks {
         self.turns.queued()
     }
 
+    /// The same in one namespace.
+    #[cfg(test)]
+    pub(super) fn queued_in(&self, namespace: &str) -> usize {
+        self.turns.queued_in(namespace)
+    }
+
     /// Asserts that the indexes are empty, as they have to be where nothing is pending.
     #[cfg(test)]
     pub(super) fn assert_empty(&self) {
