@@ -11,8 +11,8 @@ use crate::delivery::{
     },
 };
 
-/// Limits that a few large events reach.
-const UNACKNOWLEDGED: usize = 64 * 1024;
+/// Limits that two large events of a namespace reach.
+const UNACKNOWLEDGED: usize = 48 * 1024;
 const READY: usize = 40 * 1024;
 /// The length of a location that makes an event large.
 const LARGE: usize = 20 * 1024;
@@ -24,9 +24,9 @@ pub(super) fn ledger(options: &Options, seed: u64) -> Ledger {
     ledger
 }
 
-/// The models of a run that has some: every third one has large ones.
+/// The models of a run that has some: every other one has large ones.
 pub(super) fn models_of(uid: Uid) -> Answer {
-    if uid.as_bytes()[15].is_multiple_of(3) { model_at("x".repeat(LARGE).into()) } else { model() }
+    if uid.as_bytes()[15].is_multiple_of(2) { model_at("x".repeat(LARGE).into()) } else { model() }
 }
 
 /// What streams hold, as their subscribers see it.
