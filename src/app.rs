@@ -32,11 +32,12 @@ use crate::{
     admin::{self, Admin},
     delivery::{self, DeliveryMetrics, Driver},
     eventsource::{self, Server, StreamMetrics},
-    k8s::{Client, KubernetesMetrics, PatchMarker, Watch},
+    k8s::{Client, KubernetesMetrics, PatchMarker, Watch, Watches},
     mlmd::{self, LookupMetrics, Mlmd},
+    model::SubscriptionsInUse,
     readiness::Readiness,
     store::Store,
-    telemetry,
+    telemetry::{self, LimitHits},
 };
 
 const DELIVERY: &str = "delivery";
@@ -72,6 +73,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     let subscribers = delivery_metrics.streams.clone();
     let (kubernetes_metrics, lookup_metrics) = (KubernetesMetrics::new(product), LookupMetrics::new(product));
     let stream_metrics = StreamMetrics::new(product);
+    let limits = LimitHits::new(product);
     let readiness = Readiness::default();
     let store = Arc::<Store>::default();
     let kubernetes = match config.kubernetes.clone() {
@@ -80,7 +82,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     };
     let lookup =
         Mlmd::new(&config.metadata_store, &mlmd::Options::default(), lookup_metrics).context("--metadata-store")?;
-    let marker = PatchMarker::new(kubernetes.clone(), Some(config.mark_rate));
+    let marker = PatchMarker::new(kubernetes.clone());
     let options = delivery::Options {
         confirm_after: config.confirm_after,
         skip_labelled: config.skip_labelled,
@@ -98,8 +100,10 @@ pub async fn build(config: Config) -> Result<Bound> {
         traces: config.traces.clone(),
     };
     let server = Server::new(deliveries, options, readiness.clone(), stream_metrics);
-    let watch = |scope| Watch::new(kubernetes.clone(), scope, config.selector.clone(), store.clone(), &readiness);
-    let watches = config.scopes().into_iter().map(watch).collect();
+    let in_use = SubscriptionsInUse::default();
+    let watches =
+        Watches::new(kubernetes, config.selector.clone(), store.clone(), readiness.clone(), in_use, limits);
+    let watches = config.scopes().into_iter().map(|scope| watches.watch(scope)).collect();
     Ok(Bound {
         listener,
         admin_listener,

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    delivery::{MarkChange, MarkError, MarkPatch},
-    model::{Subscription, SubscriptionName, Uid, Workflow, workflow::MAX_MARKS},
+    delivery::{MarkChange, MarkError, MarkPatch, MarkPlace},
+    model::{Mark, RunOutcome, Subscription, SubscriptionName, Uid, Workflow, workflow::MAX_MARKS},
 };
 
 /// Pauses after a failure that may pass by itself.
@@ -133,13 +133,19 @@ impl Marks {
             };
             let change = match pending.remove.take() {
                 Some(remove) => remove,
-                None => MarkChange::Set(pending.set.iter().cloned().collect()),
+                None => MarkChange::Set(
+                    pending
+                        .set
+                        .iter()
+                        .map(|name| Mark { subscription: name.clone(), outcome: RunOutcome::Succeeded })
+                        .collect(),
+                ),
             };
             pending.state = State::InFlight;
             pending.attempt = pending.attempt.saturating_add(1);
             self.in_flight += 1;
             let (namespace, name) = (pending.namespace.clone(), pending.name.clone());
-            let patch = MarkPatch { namespace, name, uid, change };
+            let patch = MarkPatch { namespace, name, uid, change, place: MarkPlace::Annotation };
             return Some(Action::Patch { patch, attempt: pending.attempt });
         }
         None
@@ -161,7 +167,7 @@ impl Marks {
         let attempt = pending.attempt;
         let failed = match (&result, &patch.change) {
             (Ok(()), MarkChange::Set(written)) => {
-                pending.set.retain(|name| !written.contains(name));
+                pending.set.retain(|name| written.iter().all(|mark| mark.subscription != *name));
                 false
             }
             (Ok(()), MarkChange::Remove { .. }) => false,
@@ -180,7 +186,7 @@ impl Marks {
         // The change may have been cancelled while the patch was in flight.
         let retry_in = (failed && !pending.is_empty()).then(|| {
             let (state, backoff) = match &result {
-                Err(MarkError::Refused { .. }) => (State::Parked, PARKED),
+                Err(MarkError::Refused { .. } | MarkError::NoRoom) => (State::Parked, PARKED),
                 _ => (State::AwaitingRetry, RETRY),
             };
             pending.state = state;

@@ -1,17 +1,19 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    k8s::fixtures::{FakeApi, PendingRequest, failure, fake_client, uid_of, workflow},
-    model::{SubscriptionName, Uid},
+    k8s::fixtures::{PendingRequest, failure, fake_client, uid_of, workflow},
+    model::{RunOutcome, SubscriptionName, Uid},
 };
 
 fn set(names: &[&str]) -> MarkPatch {
-    patch(MarkChange::Set(subscriptions(names)))
+    let mark = |subscription| Mark { subscription, outcome: RunOutcome::Succeeded };
+    patch(MarkChange::Set(subscriptions(names).into_iter().map(mark).collect()))
 }
 
 fn patch(change: MarkChange) -> MarkPatch {
-    MarkPatch { namespace: "team".into(), name: "run-x".into(), uid: Uid::parse(&uid_of("run-x")).unwrap(), change }
+    let uid = Uid::parse(&uid_of("run-x")).unwrap();
+    MarkPatch { namespace: "team".into(), name: "run-x".into(), uid, change, place: MarkPlace::Annotation }
 }
 
 fn subscriptions(names: &[&str]) -> Vec<SubscriptionName> {
@@ -22,7 +24,7 @@ fn subscriptions(names: &[&str]) -> Vec<SubscriptionName> {
 async fn answered(answer: impl FnOnce(PendingRequest)) -> (Result<(), MarkError>, PatchOutcome) {
     let (client, mut api) = fake_client();
     let metrics = client.metrics.clone();
-    let marker = PatchMarker::new(client, None);
+    let marker = PatchMarker::new(client);
     let patch = set(&["model-update"]);
     let (result, ()) = tokio::join!(marker.patch(&patch), async { answer(api.next().await) });
     let count = |outcome| metrics.mark_patches.get_or_create(&OutcomeLabel { outcome }).get();
@@ -34,7 +36,7 @@ async fn answered(answer: impl FnOnce(PendingRequest)) -> (Result<(), MarkError>
 /// Sends this patch, and returns the request.
 async fn sent(patch: &MarkPatch) -> PendingRequest {
     let (client, mut api) = fake_client();
-    let marker = PatchMarker::new(client, None);
+    let marker = PatchMarker::new(client);
     tokio::select! {
         result = marker.patch(patch) => panic!("no answer was sent: {result:?}"),
         request = api.next() => request,
@@ -64,8 +66,29 @@ async fn a_removal_has_the_resource_version_as_precondition() {
         json!({"metadata": {
             "uid": uid_of("run-x"), "resourceVersion": "7",
             "annotations": {"published.pipelines.kubeflow.org/deploy": null},
+            "labels": {"published.pipelines.kubeflow.org/deploy": null},
         }})
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_of_a_failed_run_may_be_a_label() {
+    let mark = Mark { subscription: SubscriptionName::new("deploy").unwrap(), outcome: RunOutcome::Failed };
+    let label = MarkPatch { place: MarkPlace::Label, ..patch(MarkChange::Set(vec![mark])) };
+    let uid = uid_of("run-x");
+    assert_eq!(
+        sent(&label).await.json(),
+        json!({"metadata": {
+            "uid": uid, "labels": {"published.pipelines.kubeflow.org/deploy": format!("{uid}.failed")},
+        }})
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_annotations_have_no_room() {
+    let mut full = failure(422, "Too long: may not be more than 262144 bytes");
+    full["details"] = json!({"causes": [{"field": "metadata.annotations", "reason": "FieldValueTooLong"}]});
+    assert_eq!(answered(|request| request.answer(422, &full)).await, (Err(MarkError::NoRoom), PatchOutcome::NoRoom));
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,12 +102,45 @@ async fn an_applied_patch_is_ok() {
     assert_eq!(answered(|request| request.answer(200, &workflow("run-x", 8))).await, (Ok(()), PatchOutcome::Ok));
 }
 
+/// The Status of an absent object.
+fn not_found(kind: &str, name: &str) -> Value {
+    let mut status = failure(404, &format!("{kind}.argoproj.io {name:?} not found"));
+    status["reason"] = json!("NotFound");
+    status["details"] = json!({"name": name, "group": "argoproj.io", "kind": kind});
+    status
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_deleted_or_replaced_workflow_is_gone() {
-    assert_eq!(answered(|request| request.refuse(404, "not found")).await, (Err(MarkError::Gone), PatchOutcome::Gone));
+    let deleted = not_found("workflows", "run-x");
     let mut immutable = failure(422, "field is immutable");
     immutable["details"] = json!({"causes": [{"field": "metadata.uid", "message": "field is immutable"}]});
-    assert_eq!(answered(|request| request.answer(422, &immutable)).await, (Err(MarkError::Gone), PatchOutcome::Gone));
+    for (code, status) in [(404, deleted), (422, immutable)] {
+        let (result, outcome) = answered(|request| request.answer(code, &status)).await;
+        assert_eq!((result, outcome), (Err(MarkError::Gone), PatchOutcome::Gone));
+    }
+}
+
+/// Only the API server knows that a Workflow is gone. A mark that is dropped for another reason is a duplicate later.
+#[tokio::test(start_paused = true)]
+async fn another_404_is_transient() {
+    let mut unnamed = not_found("workflows", "run-x");
+    unnamed["details"] = json!(null);
+    let mut other_reason = not_found("workflows", "run-x");
+    other_reason["reason"] = json!("x");
+    for body in [
+        "<html>404 Not Found</html>".to_owned(),
+        "404 page not found\n".to_owned(),
+        json!({"code": 404, "reason": "NotFound", "details": {"name": "run-x", "kind": "workflows"}}).to_string(),
+        not_found("workflows", "run-y").to_string(),
+        not_found("namespaces", "run-x").to_string(),
+        unnamed.to_string(),
+        other_reason.to_string(),
+    ] {
+        let (result, outcome) = answered(|request| request.answer_text(404, &body)).await;
+        assert!(matches!(result, Err(MarkError::Transient { .. })), "{body}: {result:?}");
+        assert_eq!(outcome, PatchOutcome::Transient);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,6 +156,9 @@ async fn temporary_errors_are_transient() {
         assert_eq!(result, Err(MarkError::Transient { message: format!("{code}: message") }));
         assert_eq!(outcome, PatchOutcome::Transient);
     }
+    let (result, outcome) = answered(|request| request.begin(200, "application/json").reset()).await;
+    assert!(matches!(result, Err(MarkError::Transient { .. })), "{result:?}");
+    assert_eq!(outcome, PatchOutcome::Transient);
     let (result, outcome) = answered(PendingRequest::reset).await;
     let Err(MarkError::Transient { message }) = result else { panic!("not transient: {result:?}") };
     assert!(message.contains("connection reset by peer"), "{message}");
@@ -108,10 +167,13 @@ async fn temporary_errors_are_transient() {
 
 #[tokio::test(start_paused = true)]
 async fn the_answer_of_a_proxy_is_transient() {
-    for (code, body) in [(502, "<html>Bad gateway</html>"), (502, r#"{"error": "no"}"#), (404, r#"{"error": "no"}"#)] {
+    for (code, body) in [(502, "<html>Bad gateway</html>"), (403, "<html>No</html>"), (422, r#"{"error": "no"}"#), (302, "")] {
         let (result, _) = answered(|request| request.answer_text(code, body)).await;
         assert!(matches!(result, Err(MarkError::Transient { .. })), "{code} {body}: {result:?}");
     }
+    let (result, _) = answered(|request| request.answer_with(200, "text/html", "<html>Sign in</html>")).await;
+    let Err(MarkError::Transient { message }) = result else { panic!("not transient: {result:?}") };
+    assert!(message.contains("\"text/html\", not that of an API server"), "{message}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,7 +189,7 @@ async fn other_refusals_carry_their_status() {
 async fn an_unanswered_patch_times_out_after_ten_seconds() {
     let (client, mut api) = fake_client();
     let metrics = client.metrics.clone();
-    let marker = PatchMarker::new(client, None);
+    let marker = PatchMarker::new(client);
     let start = Instant::now();
     let patch = set(&["deploy"]);
     let (result, _unanswered) = tokio::join!(marker.patch(&patch), api.next());
@@ -137,35 +199,17 @@ async fn an_unanswered_patch_times_out_after_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_rate_is_limited_after_a_burst() {
-    let limiter = RateLimiter::new(NonZeroU32::new(10).unwrap());
-    tokio::time::advance(Duration::from_secs(5)).await;
-    let start = Instant::now();
-    for _ in 0..31 {
-        limiter.acquire().await;
+async fn a_refusal_by_admission_keeps_its_words() {
+    for message in [
+        "workflows.argoproj.io \"run-x\" is forbidden: ValidatingAdmissionPolicy 'mue' with binding 'mue' denied request: no",
+        "admission webhook \"validate.kyverno.svc\" denied the request: no",
+    ] {
+        let (client, mut api) = fake_client();
+        let marker = PatchMarker::new(client);
+        let patch = set(&["deploy"]);
+        let (result, ()) = tokio::join!(marker.patch(&patch), async { api.next().await.refuse(422, message) });
+        assert_eq!(result, Err(MarkError::Refused { status: 422, message: message.into() }));
+        let logged_again = marker.logged_admission.lock().unwrap().allows(422, &());
+        assert!(!logged_again, "it was logged");
     }
-    assert_eq!(start.elapsed().as_millis() / 100, 20, "ten of a burst at once, and twenty-one at ten a second");
-}
-
-#[tokio::test(start_paused = true)]
-async fn patches_wait_for_a_permit_and_not_for_each_other() {
-    let (client, mut api) = fake_client();
-    let marker = PatchMarker::new(client, NonZeroU32::new(2));
-    tokio::time::advance(Duration::from_secs(5)).await;
-    let start = Instant::now();
-    let patches: Vec<_> = (0..5).map(|_| set(&["deploy"])).collect();
-    let marked = futures::future::join_all(patches.iter().map(|patch| marker.patch(patch)));
-    let answers = async |api: &mut FakeApi| {
-        let mut held = Vec::new();
-        let mut at = Vec::new();
-        for _ in 0..5 {
-            held.push(api.next().await);
-            at.push(start.elapsed().as_millis());
-        }
-        held.into_iter().for_each(|request| request.answer(200, &workflow("run-x", 8)));
-        at
-    };
-    let (results, at) = tokio::join!(marked, answers(&mut api));
-    assert!(results.iter().all(Result::is_ok), "{results:?}");
-    assert_eq!(at.iter().map(|ms| (ms + 5) / 10 * 10).collect::<Vec<_>>(), [0, 0, 0, 500, 1000]);
 }

@@ -19,7 +19,9 @@ use super::{
 };
 use crate::{
     delivery::{LookupError, LookupLimits, MarkChange, MarkError, MarkPatch, Options, StreamId},
-    model::{ArtifactTypes, Mark, Phase, PipelineName, SubscriptionName, Uid, Workflow, fixtures::succeeded},
+    model::{
+        ArtifactTypes, Mark, Phase, PipelineName, RunOutcome, SubscriptionName, Uid, Workflow, fixtures::succeeded,
+    },
     store::{Change, Scope, Store},
 };
 
@@ -132,10 +134,10 @@ impl TestEnv {
     }
 
     pub(super) fn mark(&mut self, run: u8, subscription: u8) {
-        let subscriptions = vec![subscription_name(subscription)];
+        let mark = Mark { subscription: subscription_name(subscription), outcome: RunOutcome::Succeeded };
         self.change(run, |workflow| {
             if workflow.succeeded() {
-                *workflow = with_patch(workflow, &MarkChange::Set(subscriptions));
+                *workflow = with_patch(workflow, &MarkChange::Set(vec![mark]));
             }
         });
     }
