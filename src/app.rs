@@ -101,8 +101,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     };
     let server = Server::new(deliveries, options, readiness.clone(), stream_metrics);
     let in_use = SubscriptionsInUse::default();
-    let watches =
-        Watches::new(kubernetes, config.selector.clone(), store.clone(), readiness.clone(), in_use, limits);
+    let watches = Watches::new(kubernetes, config.selector.clone(), store.clone(), readiness.clone(), in_use, limits);
     let watches = config.scopes().into_iter().map(|scope| watches.watch(scope)).collect();
     Ok(Bound {
         listener,

@@ -78,7 +78,10 @@ impl PatchMarker {
         let request = request.patch_metadata(&patch.name, &PatchParams::default(), &body)?;
         let mut answer = self.client.send(request, PATCH_TIMEOUT).await?;
         if !answer.content_type.starts_with("application/json") {
-            return Err(RequestError::Malformed(format!("content type {:?}, not that of an API server", answer.content_type)));
+            return Err(RequestError::Malformed(format!(
+                "content type {:?}, not that of an API server",
+                answer.content_type
+            )));
         }
         while answer.next().await?.is_some() {}
         Ok(())

@@ -24,7 +24,10 @@ impl std::error::Error for SelectorError {}
 impl fmt::Display for SelectorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { position, message } = self;
-        write!(f, "character {position}: {message}; write it as for kubectl -l, for example pipeline/runid,team in (a,b)")
+        write!(
+            f,
+            "character {position}: {message}; write it as for kubectl -l, for example pipeline/runid,team in (a,b)"
+        )
     }
 }
 
@@ -99,14 +102,10 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Values in parentheses. Each may be empty, but `()` has none.
+    /// Values in parentheses, separated by commas. Each may be empty, and there may be none.
     fn values(&mut self) -> Result<(), SelectorError> {
         if self.next() != Token::Symbol("(") {
             return Err(self.expected("\"(\""));
-        }
-        if self.peek() == Token::Symbol(")") {
-            self.next();
-            return self.check(Err("\"in\" and \"notin\" need at least one value".to_owned()));
         }
         loop {
             if let Token::Word(value) = self.peek() {
@@ -228,6 +227,7 @@ mod tests {
             "a in (b)",
             "a in(b,c),d",
             "a notin ( b , c )",
+            "a in ()",
             "a in (,)",
             "a in (,b,,c,)",
             "a>7",
@@ -256,7 +256,6 @@ mod tests {
             ("a===b", 4, "expected a value"),
             ("a=!b", 3, "expected a value"),
             ("a in b", 6, "expected \"(\""),
-            ("a in ()", 7, "at least one value"),
             ("a in (b", 8, "found the end"),
             ("a in (b c)", 9, "found \"c\""),
             ("a in (b))", 9, "found \")\""),

@@ -57,6 +57,24 @@ async fn a_merge_patch_with_the_uid_of_a_predecessor_is_invalid() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn annotations_above_their_limit_are_a_cause_of_their_own() {
+    let peers = Peers::find().await;
+    let cluster = peers.cluster().await;
+    let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
+    let run = NewWorkflow::named("run").annotation("filler", &"x".repeat(262_144 - "filler".len()));
+    let uid = workflows.create(run).await.uid().expect("a uid");
+    let refusal = workflows.try_merge("run", &mark_for(&uid)).await.expect_err("the annotations are full");
+    assert_eq!((refusal.code, refusal.reason.as_str()), (422, "Invalid"));
+    let [cause] = &refusal.details.expect("details").causes[..] else { panic!("one cause") };
+    assert_eq!((cause.field.as_str(), cause.reason.as_str()), ("metadata.annotations", "FieldValueTooLong"));
+    assert!(cause.message.contains("262144 bytes"), "{cause:?}");
+    // Labels have no limit of their own, and a mark is a legal value.
+    workflows.label("run", MARK, &uid).await;
+    workflows.label("run", MARK, &format!("{uid}.failed")).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_merge_patch_of_a_deleted_object_is_not_found() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;
@@ -65,6 +83,8 @@ async fn a_merge_patch_of_a_deleted_object_is_not_found() {
     workflows.delete("run").await;
     let refusal = workflows.try_merge("run", &mark_for(&uid)).await.expect_err("it is deleted");
     assert_eq!((refusal.code, refusal.reason.as_str()), (404, "NotFound"));
+    let details = refusal.details.expect("details");
+    assert_eq!((details.kind.as_str(), details.name.as_str()), ("workflows", "run"));
 }
 
 #[tokio::test]

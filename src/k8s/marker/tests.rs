@@ -167,7 +167,9 @@ async fn temporary_errors_are_transient() {
 
 #[tokio::test(start_paused = true)]
 async fn the_answer_of_a_proxy_is_transient() {
-    for (code, body) in [(502, "<html>Bad gateway</html>"), (403, "<html>No</html>"), (422, r#"{"error": "no"}"#), (302, "")] {
+    for (code, body) in
+        [(502, "<html>Bad gateway</html>"), (403, "<html>No</html>"), (422, r#"{"error": "no"}"#), (302, "")]
+    {
         let (result, _) = answered(|request| request.answer_text(code, body)).await;
         assert!(matches!(result, Err(MarkError::Transient { .. })), "{code} {body}: {result:?}");
     }

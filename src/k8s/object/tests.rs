@@ -46,7 +46,11 @@ fn a_kfp_v1_run_becomes_a_record() {
     assert_eq!(workflow.pipeline, PipelineName::Spec("penguin-pipeline".into()));
     assert_eq!(workflow.run_id.as_ref().unwrap().to_string(), "9c3a0f0e-8f5b-4f6e-9a35-2f8a4d1c9b77");
     assert_eq!(workflow.trace_id.unwrap().to_string(), "0af7651916cd43dd8448eb211c80319c");
-    assert_eq!(marks(&workflow), [("update", RunOutcome::Succeeded)], "one of another UID was copied by a resubmission");
+    assert_eq!(
+        marks(&workflow),
+        [("update", RunOutcome::Succeeded)],
+        "one of another UID was copied by a resubmission"
+    );
     assert_eq!(workflow.resource_version, None, "kept only where marks have to be removed");
 }
 
@@ -145,7 +149,9 @@ fn nesting_of_any_depth_is_skipped() {
     let deep = format!("{}1{}", "{\"f:x\":".repeat(5_000), "}".repeat(5_000));
     for field in [
         format!(r#""managedFields":[{{"fieldsV1":{deep}}}]"#),
-        format!(r#""managedFields":[{{"fieldsV1":{{"f:metadata":{{"f:labels":{{"f:workflows.argoproj.io/phase":{deep}}}}}}}}}]"#),
+        format!(
+            r#""managedFields":[{{"fieldsV1":{{"f:metadata":{{"f:labels":{{"f:workflows.argoproj.io/phase":{deep}}}}}}}}}]"#
+        ),
         format!(r#""managedFields":{deep}"#),
         format!(r#""labels":{deep}"#),
         format!(r#""labels":{{"{PHASE_LABEL}":{deep}}}"#),
@@ -225,7 +231,8 @@ fn managed(manager: &str, time: &str, fields: &Value) -> Value {
 #[test]
 fn a_run_finished_when_its_phase_label_was_updated_last() {
     let owned = |label: &str| json!({"f:metadata": {"f:labels": {".": {}, format!("f:{label}"): {}}}, "f:status": {}});
-    let finished = |labels: Value, fields: Value| record(json!({"uid": UID, "labels": labels, "managedFields": fields})).finished;
+    let finished =
+        |labels: Value, fields: Value| record(json!({"uid": UID, "labels": labels, "managedFields": fields})).finished;
     let succeeded = || json!({PHASE_LABEL: "Succeeded", COMPLETED_LABEL: "true"});
     let controller = managed("argo", "2026-08-01T10:00:00Z", &owned(PHASE_LABEL));
     let user = managed("kubectl", "2026-08-01T11:00:00Z", &owned("team"));

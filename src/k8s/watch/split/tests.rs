@@ -53,7 +53,8 @@ fn an_empty_list_has_no_items() {
 
 #[test]
 fn only_the_outermost_key_named_items_counts() {
-    let list = r#"{"metadata":{"items":[1,2],"x":"items"},"other":["items",[3]],"items":[4],"more":[5],"z":{"items":[6]}}"#;
+    let list =
+        r#"{"metadata":{"items":[1,2],"x":"items"},"other":["items",[3]],"items":[4],"more":[5],"z":{"items":[6]}}"#;
     assert_eq!(items(list), ["4"]);
 }
 
@@ -127,8 +128,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         let key = prop_oneof![r#"[a"\\\[\]{},:é\n]{0,4}"#, Just("items".to_owned())];
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
-            prop::collection::btree_map(key, inner, 0..5)
-                .prop_map(|map| Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map(key, inner, 0..5).prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
 }

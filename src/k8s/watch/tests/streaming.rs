@@ -166,7 +166,8 @@ async fn a_watch_continues_from_its_latest_bookmark() {
 #[tokio::test(start_paused = true)]
 async fn a_line_that_is_no_event_lists_again() {
     let (mut watched, watch) = RunningWatch::started(&["a"]).await;
-    let odd = ["<html>", "{}", r#"{"type":"MOVED","object":{}}"#, r#"{"type":"ADDED"}"#, r#"{"type":"ERROR","object":7}"#];
+    let odd =
+        ["<html>", "{}", r#"{"type":"MOVED","object":{}}"#, r#"{"type":"ADDED"}"#, r#"{"type":"ERROR","object":7}"#];
     let mut watch = Some(watch);
     for (count, line) in (1..).zip(odd) {
         let open = watch.take().unwrap();
