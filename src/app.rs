@@ -91,6 +91,8 @@ pub async fn build(config: Config) -> Result<Bound> {
     let options = delivery::Options {
         confirm_after: config.confirm_after,
         skip_labelled: config.skip_labelled,
+        mark_rate: Some(config.mark_rate),
+        limits: limits.clone(),
         drain_confirmations: shutdown::CONFIRMATIONS,
         drain_marks: shutdown::MARKS,
         traces: config.traces.clone(),

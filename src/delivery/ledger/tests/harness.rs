@@ -8,7 +8,7 @@ use std::{
 
 use super::super::{Action, Ledger, LookupId, Now, Report, Timer};
 use crate::{
-    delivery::{LookupLimits, MarkError, MarkPatch, Options, StreamId},
+    delivery::{CloseReason, LookupLimits, MarkError, MarkPatch, Options, StreamId},
     model::{ArtifactTypes, Subscription, Uid, Workflow},
     store::Change,
 };
@@ -47,6 +47,7 @@ pub(super) struct Harness {
     pub(super) handoffs: Vec<Event>,
     pub(super) reports: Vec<Report>,
     pub(super) closed: Vec<StreamId>,
+    pub(super) close_reasons: Vec<CloseReason>,
     pub(super) unfollowed: Vec<String>,
     pub(super) forgotten: Vec<Uid>,
     reread: Vec<Arc<str>>,
@@ -73,6 +74,7 @@ impl Harness {
             handoffs: Vec::new(),
             reports: Vec::new(),
             closed: Vec::new(),
+            close_reasons: Vec::new(),
             unfollowed: Vec::new(),
             forgotten: Vec::new(),
             reread: Vec::new(),
@@ -100,7 +102,10 @@ impl Harness {
                 }
                 Action::Patch { patch, .. } => self.patches.push(patch),
                 Action::Forget(uid) => self.forgotten.push(uid),
-                Action::Close(stream) => self.closed.push(stream),
+                Action::Close(stream, reason) => {
+                    self.closed.push(stream);
+                    self.close_reasons.push(reason);
+                }
                 Action::Reread(namespace) => self.reread.push(namespace),
                 Action::Unfollow(namespace) => self.unfollowed.push(namespace.to_string()),
                 Action::Report(report) => self.reports.push(report),
@@ -248,6 +253,32 @@ impl Harness {
         self.perform_actions();
     }
 
+    /// Attaches the subscription `a` of a namespace, and lets it confirm these new runs there. Time passes until then.
+    pub(super) fn confirm_runs(&mut self, namespace: &str, names: impl IntoIterator<Item = String>) -> StreamId {
+        let stream = self.acknowledge_runs(namespace, names);
+        self.wait(Duration::from_secs(1));
+        stream
+    }
+
+    /// The same up to the acknowledgement, without time.
+    pub(super) fn acknowledge_runs(&mut self, namespace: &str, names: impl IntoIterator<Item = String>) -> StreamId {
+        let stream = self.attach(subscription_in(namespace, "a"));
+        for name in names {
+            self.apply(Workflow { namespace: namespace.into(), ..run(&name) });
+        }
+        while self.ledger.registry.stream(stream).runs.values().any(|run| !run.is_handed_off()) {
+            self.answer_all(&model());
+            self.acknowledge(stream);
+        }
+        self.acknowledge(stream);
+        stream
+    }
+
+    /// The number of patches in flight in a namespace.
+    pub(super) fn patches_in(&self, namespace: &str) -> usize {
+        self.patches.iter().filter(|patch| *patch.namespace == *namespace).count()
+    }
+
     // === assertions ===
 
     /// The number of reports of this kind so far.
@@ -271,5 +302,8 @@ pub(super) fn assert_empty(ledger: &Ledger) {
     assert!(ledger.registry.namespaces.is_empty() && ledger.registry.streams.is_empty(), "{ledger:#?}");
     assert!(ledger.lookups.is_empty(), "{:#?}", ledger.lookups);
     assert!(ledger.dirty.is_empty());
-    assert_eq!((ledger.marks.len(), ledger.deleted.len()), (0, 0));
+    assert_eq!((ledger.flow.unacknowledged.total(), ledger.flow.ready.total()), (0, 0));
+    assert!(ledger.registry.idle.is_empty(), "{:?}", ledger.registry.idle);
+    ledger.marks.assert_empty();
+    ledger.deleted.assert_empty();
 }
