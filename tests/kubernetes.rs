@@ -4,10 +4,10 @@
 
 use std::{fs, sync::Arc};
 
-use k8s_openapi::{apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition, jiff::Timestamp};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
 };
 use model_update_eventsource::{
     delivery::{MarkChange, MarkError, MarkPatch, MarkPlace, Marker as _},
@@ -58,8 +58,8 @@ impl Marked {
         Self { workflows, marker: PatchMarker::new(client(cluster).await), namespace: namespace.into(), uid }
     }
 
-    async fn set(&self, marks: &[Mark], place: MarkPlace) -> Result<(), MarkError> {
-        self.patch(MarkChange::Set(marks.to_vec()), place).await
+    async fn set(&self, mark: &Mark, place: MarkPlace) -> Result<(), MarkError> {
+        self.patch(MarkChange::Set(vec![mark.clone()]), place).await
     }
 
     async fn patch(&self, change: MarkChange, place: MarkPlace) -> Result<(), MarkError> {
@@ -75,13 +75,13 @@ async fn full_annotations_have_no_room_and_a_label_has() {
     let mark_size = key("deploy").len() + Mark::value(Uid::from(0), RunOutcome::Succeeded).len();
     let room = Marked::create(&cluster, ANNOTATIONS - mark_size).await;
     let (succeeded, failed) = (mark("deploy", RunOutcome::Succeeded), mark("deploy", RunOutcome::Failed));
-    assert_eq!(room.set(&[succeeded.clone()], MarkPlace::Annotation).await, Ok(()), "it just fits");
-    assert_eq!(room.set(&[failed.clone()], MarkPlace::Annotation).await, Err(MarkError::NoRoom), "its value is longer");
+    assert_eq!(room.set(&succeeded, MarkPlace::Annotation).await, Ok(()), "it just fits");
+    assert_eq!(room.set(&failed, MarkPlace::Annotation).await, Err(MarkError::NoRoom), "its value is longer");
 
     let full = Marked::create(&cluster, ANNOTATIONS - mark_size + 1).await;
-    assert_eq!(full.set(&[succeeded.clone()], MarkPlace::Annotation).await, Err(MarkError::NoRoom));
+    assert_eq!(full.set(&succeeded, MarkPlace::Annotation).await, Err(MarkError::NoRoom));
     for mark in [succeeded, failed] {
-        assert_eq!(full.set(&[mark.clone()], MarkPlace::Label).await, Ok(()));
+        assert_eq!(full.set(&mark, MarkPlace::Label).await, Ok(()));
         let value = Mark::value(full.uid, mark.outcome);
         assert_eq!(full.workflows.get("run").await.labels().get(&key("deploy")), Some(&value));
     }
@@ -98,18 +98,18 @@ async fn full_annotations_have_no_room_and_a_label_has() {
 async fn only_a_workflow_that_is_not_there_is_gone() {
     let cluster = Peers::find().await.private_cluster().await;
     let run = Marked::create(&cluster, 0).await;
-    let marks = [mark("deploy", RunOutcome::Succeeded)];
-    assert_eq!(run.set(&marks, MarkPlace::Annotation).await, Ok(()));
+    let mark = mark("deploy", RunOutcome::Succeeded);
+    assert_eq!(run.set(&mark, MarkPlace::Annotation).await, Ok(()));
     run.workflows.delete("run").await;
-    assert_eq!(run.set(&marks, MarkPlace::Annotation).await, Err(MarkError::Gone));
+    assert_eq!(run.set(&mark, MarkPlace::Annotation).await, Err(MarkError::Gone));
     run.workflows.create(NewWorkflow::named("run")).await;
-    assert_eq!(run.set(&marks, MarkPlace::Annotation).await, Err(MarkError::Gone), "another of its name");
+    assert_eq!(run.set(&mark, MarkPlace::Annotation).await, Err(MarkError::Gone), "another of its name");
 
     // Without the definition of the kind the API server answers 404 as well, but knows nothing of Workflows.
     let definitions = Api::<CustomResourceDefinition>::all(cluster.client().await);
     definitions.delete("workflows.argoproj.io", &DeleteParams::default()).await.unwrap();
     let error = eventually(SOON, "Workflows are not served", async || {
-        let result = run.set(&marks, MarkPlace::Annotation).await;
+        let result = run.set(&mark, MarkPlace::Annotation).await;
         result.err().filter(|error| *error != MarkError::Gone)
     })
     .await;
@@ -151,17 +151,23 @@ async fn a_record_knows_when_its_run_finished() {
     let labels = json!({PHASE_LABEL: "Succeeded", "workflows.argoproj.io/completed": "true"});
     let succeeded = json!({"metadata": {"labels": labels}, "status": {"phase": "Succeeded"}});
     let controlled = as_manager("workflow-controller", succeeded).await;
-    let entry = controlled.managed_fields().iter().find(|it| it.manager.as_deref() == Some("workflow-controller"));
-    let time: Timestamp = entry.unwrap().time.as_ref().unwrap().0;
-    // The times of managed fields are whole seconds.
-    tokio::time::sleep_until(tokio::time::Instant::now() + std::time::Duration::from_millis(1100)).await;
-    as_manager("kubectl", json!({"metadata": {"annotations": {"note": "x"}, "labels": {"team": "y"}}})).await;
+    let time = |run: &DynamicObject, manager: &str| {
+        let entry = run.managed_fields().iter().find(|entry| entry.manager.as_deref() == Some(manager));
+        entry.unwrap().time.as_ref().unwrap().0.as_second()
+    };
+    let finished = time(&controlled, "workflow-controller");
+    eventually(SOON, "a later second", async || {
+        let note = rand::random::<u32>().to_string();
+        let patch = json!({"metadata": {"annotations": {"note": note}, "labels": {"team": note}}});
+        time(&as_manager("kubectl", patch).await, "kubectl") > finished
+    })
+    .await;
     as_manager("ours", json!({"metadata": {"annotations": {key("late"): controlled.uid()}}})).await;
     let record = eventually(SOON, "the mark", async || {
         watched.0.get(&namespace, "run").filter(|record| !record.marks.is_empty())
     })
     .await;
-    assert_eq!((record.phase, record.finished), (Phase::Succeeded, time.as_second()));
+    assert_eq!((record.phase, record.finished), (Phase::Succeeded, finished));
 }
 
 /// The selectors of this test are sent to the API server, which has its own parser.

@@ -10,7 +10,10 @@ use super::SubscriptionName;
 /// The subscriptions in use, by namespace. The delivery task writes it, the watches read it: of too many marks on a
 /// Workflow they keep those of subscriptions that would otherwise receive its event again. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct SubscriptionsInUse(Arc<RwLock<HashMap<Box<str>, HashSet<Box<str>>>>>);
+pub struct SubscriptionsInUse(Arc<RwLock<Namespaces>>);
+
+/// Names by namespace.
+type Namespaces = HashMap<Box<str>, HashSet<Box<str>>>;
 
 impl SubscriptionsInUse {
     /// Adds a subscription.
