@@ -32,8 +32,9 @@ use crate::{
     admin::{self, Admin},
     delivery::{self, DeliveryMetrics, Driver},
     eventsource::{self, Server, StreamMetrics},
-    k8s::{Client, KubernetesMetrics, PatchMarker, Watch},
+    k8s::{Client, KubernetesMetrics, PatchMarker, Watch, Watches},
     mlmd::{self, LookupMetrics, Mlmd},
+    model::SubscriptionsInUse,
     net,
     readiness::{Heartbeat, Readiness},
     store::Store,
@@ -91,7 +92,7 @@ pub async fn build(config: Config) -> Result<Bound> {
         confirm_after: config.confirm_after,
         skip_labelled: config.skip_labelled,
         mark_rate: Some(config.mark_rate),
-        limits: LimitHits::new(product),
+        limits: limits.clone(),
         drain_confirmations: shutdown::CONFIRMATIONS,
         drain_marks: shutdown::MARKS,
         traces: config.traces.clone(),
@@ -106,8 +107,10 @@ pub async fn build(config: Config) -> Result<Bound> {
         traces: config.traces.clone(),
     };
     let server = Server::new(deliveries, options, readiness.clone(), stream_metrics);
-    let watch = |scope| Watch::new(kubernetes.clone(), scope, config.selector.clone(), store.clone(), &readiness);
-    let watches = config.scopes().into_iter().map(watch).collect();
+    let in_use = SubscriptionsInUse::default();
+    let watches =
+        Watches::new(kubernetes, config.selector.clone(), store.clone(), readiness.clone(), in_use, limits.clone());
+    let watches = config.scopes().into_iter().map(|scope| watches.watch(scope)).collect();
     Ok(Bound {
         listener,
         admin_listener,

@@ -4,6 +4,7 @@
 //! - `object`: the decoder of a Workflow's metadata
 //! - `watch`: the reflector's loop
 //! - `marker`: patches of marks on Workflows
+//! - `selector`: the grammar of label selectors
 //! - `metrics`: metrics of all of these
 
 mod client;
@@ -12,9 +13,19 @@ mod fixtures;
 mod marker;
 mod metrics;
 mod object;
+mod selector;
 mod watch;
 
 pub use client::{Client, ConnectError};
 pub use marker::PatchMarker;
 pub use metrics::KubernetesMetrics;
-pub use watch::Watch;
+pub use selector::{SelectorError, check_selector};
+pub use watch::{Watch, Watches};
+
+/// Returns the path of the Workflows of one namespace, or of all.
+fn workflows_path(namespace: Option<&str>) -> String {
+    match namespace {
+        None => "/apis/argoproj.io/v1alpha1/workflows".to_owned(),
+        Some(namespace) => format!("/apis/argoproj.io/v1alpha1/namespaces/{namespace}/workflows"),
+    }
+}

@@ -5,6 +5,7 @@
 //! - [`Artifact`], [`ArtifactTypes`]: which outputs of a run are serving models
 //! - [`event`]: the payload of an event
 //! - [`glob`]: patterns for names of pipelines
+//! - [`SubscriptionsInUse`]: the names of the subscriptions that this process serves
 //! - [`trace`]: the ids of a run's trace
 
 pub mod artifact;
@@ -12,11 +13,13 @@ pub mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod glob;
+mod in_use;
 pub mod subscription;
 pub mod trace;
 pub mod workflow;
 
 pub use artifact::{Artifact, ArtifactTypes, RunModels};
 pub use event::{Include, IncludeField, SkipReason};
+pub use in_use::SubscriptionsInUse;
 pub use subscription::{FilterReason, PipelineFilter, Statuses, Subscription, SubscriptionName};
 pub use workflow::{Mark, Names, Phase, PipelineName, RunId, RunOutcome, TraceId, Uid, Workflow};

@@ -1,9 +1,10 @@
 //! The connection to the API server.
 //!
-//! This is kube's stack of layers with additions: a dead connection is detected (keepalive, `TCP_USER_TIMEOUT`,
-//! deadlines for headers and for silence), requests are not retried internally, an established watch is reported when
-//! its headers arrive (not when the next object changes), and every request is counted.
+//! This is kube's stack of layers with additions: a dead connection is detected (keepalive, `TCP_USER_TIMEOUT`, deadlines
+//! for headers and limits on silence), requests are not retried internally, answers are read as they arrive, and every
+//! request is counted.
 
+mod answer;
 mod observe;
 
 use std::time::Duration;
@@ -20,21 +21,15 @@ use kube::{
     Config,
     client::{Body, ClientBuilder, ConfigExt},
 };
-use tokio::sync::watch;
 use tower::{BoxError, Service, ServiceBuilder};
 use tracing::warn;
 
-use self::observe::{Established, ObserveLayer};
+pub(super) use self::answer::{Answer, Refusal, RequestError};
+use self::observe::ObserveLayer;
 use super::KubernetesMetrics;
 
-/// Together with [`SILENCE_TIMEOUT`] the time to detect an API server that hangs: kube-runtime treats silence as the
-/// end of the watch, so the next connection is the one that fails.
+/// The deadline for a connection, its TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The duration of a watch before the API server ends it and kube resumes it. Each resumption detects withdrawn rights
-/// and an API server that hangs; without deliveries there are no other requests. Costs four cheap requests a minute.
-pub(super) const WATCH_TIMEOUT: Duration = Duration::from_secs(15);
-/// The longest silence of a connection while an answer is read. Longer than a watch, which may be silent to its end.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
@@ -52,11 +47,10 @@ pub enum ConnectError {
     Client(#[from] Box<kube::Error>),
 }
 
-/// A client of the API server that reports established watches. Cheap to clone.
+/// A client of the API server. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    pub(super) kube: kube::Client,
-    established: Established,
+    kube: kube::Client,
     pub(super) metrics: KubernetesMetrics,
 }
 
@@ -97,7 +91,6 @@ impl Client {
         let https = config.rustls_https_connector_with_connector(http).map_err(Box::new)?;
         let mut connector = TimeoutConnector::new(https);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_read_timeout(Some(SILENCE_TIMEOUT));
         let http_client: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
 
         let service = ServiceBuilder::new()
@@ -117,14 +110,13 @@ impl Client {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let established = Established::default();
-        let layer = ObserveLayer::new(established.clone(), metrics.clone());
-        let service = ServiceBuilder::new().layer(layer).service(service);
-        Self { kube: ClientBuilder::new(service, default_namespace).build(), established, metrics }
+        let service = ServiceBuilder::new().layer(ObserveLayer::new(metrics.clone())).service(service);
+        Self { kube: ClientBuilder::new(service, default_namespace).build(), metrics }
     }
 
-    /// Follows the number of watches of this path that were established.
-    pub(super) fn established(&self, path: &str) -> watch::Receiver<u64> {
-        self.established.subscribe(path)
+    /// Sends a request. Returns the successful answer, to be read with this limit on its silence.
+    pub(super) async fn send(&self, request: Request<Vec<u8>>, silence: Duration) -> Result<Answer, RequestError> {
+        let response = self.kube.send(request.map(Body::from)).await.map_err(RequestError::Unanswered)?;
+        Answer::new(response, silence).await
     }
 }

@@ -33,8 +33,8 @@ pub(super) struct PendingRequest {
     answer: oneshot::Sender<Answer>,
 }
 
-/// An answered watch. Dropping it ends the watch without an error.
-pub(super) struct FakeWatch(Chunks);
+/// The body of an answer: a watch, or a list that arrives in chunks. Dropping it ends the answer without an error.
+pub(super) struct FakeBody(Chunks);
 
 /// A client, and the API server that it talks to.
 pub(super) fn fake_client() -> (Client, FakeApi) {
@@ -65,7 +65,7 @@ impl FakeApi {
     }
 
     /// Answers a list with these items, and then the watch.
-    pub(super) async fn list_and_watch(&mut self, items: &[Value]) -> FakeWatch {
+    pub(super) async fn list_and_watch(&mut self, items: &[Value]) -> FakeBody {
         self.next().await.answer_list(items, None);
         self.next().await.answer_watch()
     }
@@ -90,7 +90,11 @@ impl PendingRequest {
     }
 
     pub(super) fn answer_text(self, status: u16, body: &str) {
-        self.respond(status).chunk(body.to_owned());
+        self.answer_with(status, "application/json", body);
+    }
+
+    pub(super) fn answer_with(self, status: u16, content_type: &str, body: &str) {
+        self.begin(status, content_type).chunk(body.to_owned());
     }
 
     /// Answers with a Kubernetes Status.
@@ -99,15 +103,11 @@ impl PendingRequest {
     }
 
     pub(super) fn answer_list(self, items: &[Value], continued: Option<&str>) {
-        let list = json!({
-            "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-            "metadata": {"resourceVersion": "100", "continue": continued}, "items": items,
-        });
-        self.answer(200, &list);
+        self.answer(200, &list(items, continued));
     }
 
-    pub(super) fn answer_watch(self) -> FakeWatch {
-        self.respond(200)
+    pub(super) fn answer_watch(self) -> FakeBody {
+        self.begin(200, "application/json")
     }
 
     /// Resets the connection instead of an answer.
@@ -115,16 +115,18 @@ impl PendingRequest {
         self.answer.send(Err("connection reset by peer".into())).ok();
     }
 
-    fn respond(self, status: u16) -> FakeWatch {
+    /// Sends the headers of an answer. The body is open.
+    pub(super) fn begin(self, status: u16, content_type: &str) -> FakeBody {
         let (chunks, body) = mpsc::unbounded_channel();
         let body = StreamBody::new(UnboundedReceiverStream::new(body));
+        let response = Response::builder().status(status).header("content-type", content_type).body(body);
         // The client may have timed out.
-        self.answer.send(Ok(Response::builder().status(status).body(body).expect("a response"))).ok();
-        FakeWatch(chunks)
+        self.answer.send(Ok(response.expect("a response"))).ok();
+        FakeBody(chunks)
     }
 }
 
-impl FakeWatch {
+impl FakeBody {
     /// Sends an event: `ADDED`, `MODIFIED`, `DELETED`, or `ERROR` with a Status.
     pub(super) fn event(&self, kind: &str, object: &Value) {
         self.chunk(format!("{}\n", json!({"type": kind, "object": object})));
@@ -135,10 +137,18 @@ impl FakeWatch {
         self.0.send(Err("connection reset by peer".into())).expect("the watch is read");
     }
 
-    fn chunk(&self, text: String) {
+    pub(super) fn chunk(&self, text: impl Into<Bytes>) {
         // The client may have timed out.
         self.0.send(Ok(Frame::data(text.into()))).ok();
     }
+}
+
+/// A page of a list.
+pub(super) fn list(items: &[Value], continued: Option<&str>) -> Value {
+    json!({
+        "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"resourceVersion": "100", "continue": continued}, "items": items,
+    })
 }
 
 /// A Kubernetes Status.

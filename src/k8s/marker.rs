@@ -1,26 +1,27 @@
 //! Patches that write and remove marks.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
-use kube::{
-    Api,
-    api::{Patch, PatchParams},
-    core::Status,
-};
+use kube::api::{Patch, PatchParams};
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
-use tracing::{Instrument, Span, field::Empty, info_span};
+use tracing::{Instrument, Span, field::Empty, info_span, warn};
 
 use super::{
     Client,
+    client::{Refusal, RequestError},
     metrics::{OutcomeLabel, PatchOutcome},
-    object::Object,
+    workflows_path,
 };
 use crate::{
     delivery::{MarkChange, MarkError, MarkPatch, MarkPlace, Marker},
     model::{Mark, workflow::MARK_PREFIX},
-    telemetry::{Traces, log::chain, trace::TARGET},
+    telemetry::{LogThrottle, Traces, log::chain, trace::TARGET},
 };
 
 /// The deadline for a patch and its answer.
@@ -29,43 +30,77 @@ const PATCH_TIMEOUT: Duration = Duration::from_secs(10);
 const UID_FIELD: &str = "metadata.uid";
 /// The field and the reason that the API server names if the annotations would be too large.
 const NO_ROOM: (&str, &str) = ("metadata.annotations", "FieldValueTooLong");
+/// Parts of the messages of kube-apiserver 1.36 for refusals by admission policies and by webhooks.
+const ADMISSION: [&str; 3] = ["ValidatingAdmissionPolicy", "MutatingAdmissionPolicy", "admission webhook"];
+const LOGGED: usize = 16;
 
 /// Writes marks with merge patches that have preconditions.
 pub struct PatchMarker {
     client: Client,
+    /// By the HTTP status. The message differs from Workflow to Workflow.
+    logged_admission: Mutex<LogThrottle<u16>>,
 }
 
 impl PatchMarker {
     /// A marker that sends its patches through this client.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, logged_admission: Mutex::new(LogThrottle::new(LOGGED)) }
     }
 
     async fn send(&self, patch: &MarkPatch) -> Result<(), MarkError> {
-        let api: Api<Object> = Api::namespaced(self.client.kube.clone(), &patch.namespace);
-        let body = Patch::Merge(body(patch));
-        let params = PatchParams::default();
-        let request = api.patch(&patch.name, &params, &body);
         // Not in the client's layers: those run in a separate task, outside the trace.
         let span = request_span();
-        let answer = timeout(PATCH_TIMEOUT, request).instrument(span.clone()).await;
-        let status = match &answer {
-            Ok(Ok(_)) => Some(200),
-            Ok(Err(kube::Error::Api(status))) => Some(status.code),
-            _ => None,
+        let answer = timeout(PATCH_TIMEOUT, self.request(patch)).instrument(span.clone()).await;
+        let code = match &answer {
+            Ok(Ok(())) => 200,
+            Ok(Err(error)) => error.code(),
+            Err(_) => 0,
         };
-        status.inspect(|status| {
-            span.record("http.response.status_code", status);
-        });
-        if status != Some(200) {
-            span.record("error.type", status.map_or_else(|| "error".to_owned(), |status| status.to_string()));
+        if code != 0 {
+            span.record("http.response.status_code", code);
+        }
+        if code != 200 {
+            span.record("error.type", if code == 0 { "error".to_owned() } else { code.to_string() });
             span.record("otel.status_code", "ERROR");
         }
         match answer {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(kube::Error::Api(status))) => Err(classify(&status)),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(RequestError::Refused(refusal))) => Err(classify(patch, &refusal)),
             Ok(Err(error)) => Err(MarkError::Transient { message: chain(&error) }),
             Err(_) => Err(MarkError::Transient { message: format!("no answer within {} s", PATCH_TIMEOUT.as_secs()) }),
+        }
+    }
+
+    /// Sends the patch, and reads the answer to its end without keeping it: the metadata of some Workflows is large.
+    async fn request(&self, patch: &MarkPatch) -> Result<(), RequestError> {
+        let request = kube::core::Request::new(workflows_path(Some(&patch.namespace)));
+        let body = Patch::Merge(body(patch));
+        let request = request.patch_metadata(&patch.name, &PatchParams::default(), &body)?;
+        let mut answer = self.client.send(request, PATCH_TIMEOUT).await?;
+        if !answer.content_type.starts_with("application/json") {
+            return Err(RequestError::Malformed(format!(
+                "content type {:?}, not that of an API server",
+                answer.content_type
+            )));
+        }
+        while answer.next().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Logs a refusal by an admission policy or webhook, with the way out.
+    fn log_admission(&self, patch: &MarkPatch, error: &MarkError) {
+        let MarkError::Refused { status, message } = error else { return };
+        if !ADMISSION.iter().any(|words| message.contains(words)) {
+            return;
+        }
+        if self.logged_admission.lock().unwrap_or_else(PoisonError::into_inner).allows(*status, &()) {
+            warn!(
+                namespace = %patch.namespace, workflow = %patch.name, error = message,
+                hint = "exclude this server's service account from policies and webhooks that change or refuse Workflows; \
+                        if the chart's own policy refuses what another one has changed, and that one must stay, set \
+                        admissionPolicy.enabled=false",
+                "an admission policy or webhook refuses marks"
+            );
         }
     }
 }
@@ -75,6 +110,9 @@ impl Marker for PatchMarker {
         Box::pin(async move {
             let start = Instant::now();
             let result = self.send(patch).await;
+            if let Err(error) = &result {
+                self.log_admission(patch, error);
+            }
             let metrics = &self.client.metrics;
             let outcome = PatchOutcome::from(&result);
             metrics.mark_patches.get_or_create(&OutcomeLabel { outcome }).inc();
@@ -142,23 +180,24 @@ fn body(patch: &MarkPatch) -> Body {
     Body { metadata }
 }
 
-/// Classifies the API server's refusal. kube-apiserver 1.36 answers a wrong UID with a 422 that names the field, not
-/// with a 409.
-fn classify(status: &Status) -> MarkError {
+/// Classifies a refusal. kube-apiserver 1.36 answers a wrong UID with a 422 that names the field, not with a 409. What is
+/// not a Kubernetes Status was not written by the API server, so nothing follows from it.
+fn classify(patch: &MarkPatch, refusal: &Refusal) -> MarkError {
+    let Some(status) = &refusal.status else { return MarkError::Transient { message: refusal.to_string() } };
     let causes = || status.details.iter().flat_map(|details| &details.causes);
     let wrong_uid = || causes().any(|cause| cause.field == UID_FIELD);
     let no_room = || causes().any(|cause| (&*cause.field, &*cause.reason) == NO_ROOM);
-    match status.code {
-        404 => MarkError::Gone,
+    let not_found = || {
+        let details = status.details.as_ref();
+        status.reason == "NotFound" && details.is_some_and(|it| it.kind == "workflows" && *it.name == *patch.name)
+    };
+    match refusal.code {
+        404 if not_found() => MarkError::Gone,
         422 if wrong_uid() => MarkError::Gone,
         422 if no_room() => MarkError::NoRoom,
         409 => MarkError::Conflict,
-        429 | 500.. => MarkError::Transient { message: format!("{}: {}", status.code, status.message) },
-        // JSON that is not a Status: the answer of a proxy, not of the API server.
-        0 => {
-            MarkError::Transient { message: "refused without a Kubernetes Status, so not by the API server".to_owned() }
-        }
-        code => MarkError::Refused { status: code, message: status.message.clone() },
+        404 | 429 | 500.. => MarkError::Transient { message: refusal.to_string() },
+        code => MarkError::Refused { status: code, message: refusal.message.clone() },
     }
 }
 

@@ -100,6 +100,12 @@ pub(super) struct OutcomeLabel {
     pub(super) outcome: PatchOutcome,
 }
 
+/// The scope of a watch: one namespace, or none for all. Bounded by `--namespaces`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ScopeLabel {
+    pub(super) namespace: String,
+}
+
 /// Metrics of the watches and of every request to the API server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct KubernetesMetrics {
@@ -107,12 +113,14 @@ pub struct KubernetesMetrics {
     pub(super) request_duration: Family<VerbLabel, Histogram>,
     pub(super) watches_up: Gauge,
     pub(super) watches: Gauge,
+    pub(super) scope_up: Family<ScopeLabel, Gauge>,
     pub(super) watch_errors: Family<WatchErrorLabel, Counter>,
     pub(super) lists: Counter,
     pub(super) last_event: Gauge<f64, AtomicU64>,
     pub(super) workflows: Gauge,
     pub(super) namespaces: Gauge,
     pub(super) malformed: Counter,
+    pub(super) undecidable: Counter,
     pub(super) mark_patches: Family<OutcomeLabel, Counter>,
     pub(super) mark_patch_duration: Histogram,
 }
@@ -129,12 +137,14 @@ impl KubernetesMetrics {
             request_duration: Family::new_with_constructor(duration),
             watches_up: Gauge::default(),
             watches: Gauge::default(),
+            scope_up: Family::default(),
             watch_errors: Family::default(),
             lists: Counter::default(),
             last_event: Gauge::default(),
             workflows: Gauge::default(),
             namespaces: Gauge::default(),
             malformed: Counter::default(),
+            undecidable: Counter::default(),
             mark_patches: Family::default(),
             mark_patch_duration: duration(),
         };
@@ -161,6 +171,11 @@ impl KubernetesMetrics {
         registry.register("watches_up", "Established watches of Workflows", metrics.watches_up.clone());
         registry.register("watches", "Configured watches of Workflows", metrics.watches.clone());
         registry.register(
+            "watch_scope_up",
+            "Whether the watch of a namespace is established; without a namespace: that of all namespaces",
+            metrics.scope_up.clone(),
+        );
+        registry.register(
             "watch_errors",
             "Errors of a watch of Workflows by kind, each followed by a retry",
             metrics.watch_errors.clone(),
@@ -175,8 +190,13 @@ impl KubernetesMetrics {
         registry.register("namespaces", "Namespaces of the Workflows held in memory", metrics.namespaces.clone());
         registry.register(
             "workflows_malformed",
-            "Workflows ignored because their metadata has no valid UID",
+            "Workflows ignored because their metadata has no valid UID, or cannot be read",
             metrics.malformed.clone(),
+        );
+        registry.register(
+            "workflows_undecidable",
+            "Changes of Workflows that have ended without a phase label, so that their outcome is not known",
+            metrics.undecidable.clone(),
         );
         registry.register("mark_patches", "Patches of marks by outcome", metrics.mark_patches.clone());
         registry.register(

@@ -1,32 +1,34 @@
 //! A Workflow's metadata, decoded to the fields of a record.
 //!
-//! The metadata of one Workflow can be tens of kilobytes (managed fields, KFP's component specs), and a page of a list
-//! holds hundreds of Workflows. Decoding keeps the few fields that a record needs and allocates nothing for the others.
+//! The metadata of one Workflow can be hundreds of kilobytes (managed fields, KFP's component specs), and a tenant decides
+//! most of it. Decoding keeps the few fields that a record needs, each with a limit, and allocates nothing for the others.
 //! The pipeline's name is read from its JSON annotation in place.
 //!
-//! One decoding error would fail the whole page, and every retry of it. So fields with an unexpected type are ignored,
-//! and a Workflow without a valid UID is skipped on its own.
+//! Fields with an unexpected type are ignored, and a Workflow without a valid UID is skipped on its own: no Workflow
+//! affects those beside it in a page.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
+mod lenient;
+mod metadata;
 
-use jiff::Timestamp;
-use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::Resource;
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Deserializer};
+
+use self::{
+    lenient::{lenient, lenient_structs},
+    metadata::{FoundMark, Metadata, SpecName},
 };
-
-use crate::model::{
-    Mark, Names, Phase, PipelineName, RunId, SubscriptionName, TraceId, Uid, Workflow,
-    workflow::{MARK_PREFIX, PIPELINE_SPEC_ANNOTATION, TRACE_ID_ANNOTATION, stale_marks},
+use crate::{
+    model::{
+        Mark, Names, Phase, PipelineName, RunId, RunOutcome, SubscriptionName, SubscriptionsInUse, Uid, Workflow,
+        workflow::{MAX_MARKS, MAX_PIPELINE_NAME, stale_marks},
+    },
+    telemetry::{Limit, LimitHits},
 };
 
 /// A Workflow, decoded from its metadata.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Object {
-    /// The resource version and nothing else: kube's watcher reads it from here.
-    meta: ObjectMeta,
     metadata: Metadata,
 }
 
@@ -37,97 +39,35 @@ struct Root {
     metadata: Metadata,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Metadata {
-    #[serde(deserialize_with = "lenient")]
-    namespace: String,
-    #[serde(deserialize_with = "lenient")]
-    name: String,
-    #[serde(deserialize_with = "lenient")]
-    uid: String,
-    #[serde(deserialize_with = "lenient")]
-    resource_version: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    generate_name: String,
-    #[serde(deserialize_with = "lenient")]
-    creation_timestamp: String,
-    #[serde(deserialize_with = "lenient")]
-    labels: Labels,
-    #[serde(deserialize_with = "lenient")]
-    annotations: Annotations,
+lenient_structs!(Root);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Root { metadata } = lenient(deserializer)?;
+        Ok(Self { metadata })
+    }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Labels {
-    #[serde(rename = "workflows.argoproj.io/phase", deserialize_with = "lenient")]
-    phase: String,
-    #[serde(rename = "workflows.argoproj.io/completed", deserialize_with = "lenient")]
-    completed: String,
-    #[serde(rename = "pipeline/runid", deserialize_with = "lenient")]
-    run_id: Option<String>,
-    #[serde(rename = "pipelines.kubeflow.org/events-published", deserialize_with = "lenient")]
-    events_published: String,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Annotations {
-    pipeline: PipelineSpec,
-    trace_id: Option<TraceId>,
-    /// The marks: subscription and value.
-    marks: Vec<(String, Box<str>)>,
-}
-
-/// A Workflow without a valid UID.
+/// Why a Workflow is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the Workflow {namespace}/{name} has the UID {uid:?}, which is not a UUID")]
-pub(super) struct Malformed {
-    namespace: String,
-    name: String,
-    uid: String,
+pub(super) enum Malformed {
+    #[error("the Workflow {namespace}/{name} has the UID {uid:?}, which is not a UUID")]
+    Uid { namespace: String, name: String, uid: String },
+    #[error("a Workflow has more than {limit} bytes of metadata")]
+    TooLarge { limit: usize },
+    #[error("a Workflow is not JSON: {0}")]
+    Json(String),
 }
 
 impl Object {
-    /// Returns the record of this Workflow.
-    pub(super) fn into_record(self, names: &mut Names) -> Result<Workflow, Malformed> {
-        let Self { meta, metadata } = self;
-        let Metadata { namespace, name, uid, generate_name, creation_timestamp, labels, annotations, .. } = metadata;
-        let Some(uid) = Uid::parse(&uid) else { return Err(Malformed { namespace, name, uid }) };
-        let phase = Phase::from_labels(Some(&labels.phase), Some(&labels.completed));
-        let mut marks: Box<[Mark]> = annotations
-            .marks
-            .iter()
-            .filter_map(|(subscription, value)| {
-                let outcome = Mark::parse_value(value, uid)?;
-                Some(Mark { subscription: SubscriptionName::from_annotation(names.intern(subscription)), outcome })
-            })
-            .collect();
-        marks.sort_unstable_by(|a, b| a.subscription.cmp(&b.subscription));
-        let generated = generate_name.strip_suffix('-').unwrap_or(&generate_name);
-        let pipeline = match (&*annotations.pipeline.name, generated) {
-            ("", "") => PipelineName::Unknown,
-            ("", generated) => PipelineName::Generated(names.intern(generated)),
-            (name, _) => PipelineName::Spec(names.intern(name)),
-        };
-        Ok(Workflow {
-            namespace: names.intern(&namespace),
-            name: name.into(),
-            uid,
-            created: creation_timestamp.parse().map_or(0, Timestamp::as_second),
-            finished: 0,
-            phase,
-            resubmitted: false,
-            events_published: labels.events_published == "true",
-            pipeline,
-            run_id: labels.run_id.as_deref().map(RunId::new),
-            trace_id: annotations.trace_id,
-            resource_version: meta
-                .resource_version
-                .filter(|_| stale_marks(phase, &marks).next().is_some())
-                .map(Into::into),
-            marks,
-        })
+    /// Returns the `resourceVersion`.
+    pub(super) fn version(&self) -> Option<&str> {
+        self.metadata.resource_version.as_deref()
+    }
+
+    /// Returns namespace and name, for logs.
+    pub(super) fn name(&self) -> (&str, &str) {
+        (&self.metadata.namespace, &self.metadata.name)
     }
 
     /// Returns namespace, name and UID, for a deletion.
@@ -135,192 +75,102 @@ impl Object {
         let Metadata { namespace, name, uid, .. } = &self.metadata;
         (namespace, name, Uid::parse(uid))
     }
-}
 
-impl Resource for Object {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        "Workflow".into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        "argoproj.io".into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        "v1alpha1".into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "workflows".into()
-    }
-    /// Makes kube ask for `PartialObjectMetadata` in lists, watches and answers to patches.
-    fn metadata_api() -> bool {
-        true
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.meta
+    /// Returns whether the run has ended, but the label that names its outcome is absent.
+    pub(super) fn is_undecidable(&self) -> bool {
+        let labels = &self.metadata.labels;
+        labels.completed.as_deref() == Some("true") && labels.phase.as_deref().unwrap_or_default().is_empty()
     }
 }
 
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Root { mut metadata } = lenient(deserializer)?;
-        let meta = ObjectMeta { resource_version: metadata.resource_version.take(), ..ObjectMeta::default() };
-        Ok(Self { meta, metadata })
-    }
+/// Makes records of Workflows. Shared by all watches, so that each name is kept once.
+#[derive(Clone, Debug)]
+pub(super) struct Decoder {
+    names: Arc<Mutex<Names>>,
+    in_use: SubscriptionsInUse,
+    limits: LimitHits,
 }
 
-// === Lenient ===
-
-/// A value that decodes from any JSON: from a text or from an object, whichever its type expects, else to its default.
-trait Lenient: Default {
-    fn from_text(_: &str) -> Self {
-        Self::default()
+impl Decoder {
+    /// A decoder that prefers the marks of these subscriptions where a Workflow has too many.
+    pub(super) fn new(in_use: SubscriptionsInUse, limits: LimitHits) -> Self {
+        Self { names: Arc::default(), in_use, limits }
     }
 
-    fn from_object<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Self::default())
+    /// Returns the record of a Workflow.
+    pub(super) fn record(&self, object: Object) -> Result<Workflow, Malformed> {
+        let Metadata { namespace, name, uid, generate_name, labels, annotations, .. } = object.metadata;
+        let Some(uid) = Uid::parse(&uid) else { return Err(Malformed::Uid { namespace, name, uid }) };
+        let phase = Phase::from_labels(labels.phase.as_deref(), labels.completed.as_deref());
+        let is_final = matches!(phase, Phase::Succeeded | Phase::Failed);
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let marks = self.marks(&namespace, uid, annotations.marks.into_iter().chain(labels.marks), &mut names);
+        Ok(Workflow {
+            namespace: names.intern(&namespace),
+            name: name.into(),
+            uid,
+            created: object.metadata.creation_timestamp.0,
+            // Each update of a running Workflow changes the time, and would make a new record.
+            finished: if is_final { object.metadata.managed_fields.phase_updated.0 } else { 0 },
+            phase,
+            resubmitted: labels.resubmitted,
+            events_published: labels.events_published,
+            pipeline: self.pipeline(&annotations.pipeline, &generate_name, &mut names),
+            run_id: labels.run_id.as_deref().map(RunId::new),
+            trace_id: annotations.trace_id,
+            resource_version: object
+                .metadata
+                .resource_version
+                .filter(|_| stale_marks(phase, &marks).next().is_some())
+                .map(Into::into),
+            marks,
+        })
     }
-}
 
-/// Decodes a [`Lenient`] value. Text is borrowed from the input, or from the decoder's buffer.
-fn lenient<'de, D: Deserializer<'de>, T: Lenient>(deserializer: D) -> Result<T, D::Error> {
-    deserializer.deserialize_any(LenientVisitor(PhantomData))
-}
+    /// Frees the names that no record contains any more.
+    pub(super) fn shrink(&self) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).shrink();
+    }
 
-/// A [`Lenient`] key or value of a map.
-struct Entry<T>(T);
-
-impl<'de, T: Lenient> Deserialize<'de> for Entry<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        lenient(deserializer).map(Self)
-    }
-}
-
-struct LenientVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Lenient> Visitor<'de> for LenientVisitor<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
-    }
-    fn visit_str<E>(self, text: &str) -> Result<T, E> {
-        Ok(T::from_text(text))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-        T::from_object(map)
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<T, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(T::default())
-    }
-    fn visit_bool<E>(self, _: bool) -> Result<T, E> {
-        Ok(T::default())
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<T, E> {
-        Ok(T::default())
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<T, E> {
-        Ok(T::default())
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<T, E> {
-        Ok(T::default())
-    }
-    fn visit_unit<E>(self) -> Result<T, E> {
-        Ok(T::default())
-    }
-}
-
-// === Objects ===
-
-impl Lenient for Root {
-    fn from_object<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
-        Self::deserialize(MapAccessDeserializer::new(map))
-    }
-}
-
-impl Lenient for Metadata {
-    fn from_object<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
-        Self::deserialize(MapAccessDeserializer::new(map))
-    }
-}
-
-impl Lenient for Labels {
-    fn from_object<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
-        Self::deserialize(MapAccessDeserializer::new(map))
-    }
-}
-
-/// By hand: a mark's key contains the subscription, and one value is parsed in place.
-impl Lenient for Annotations {
-    fn from_object<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
-        let mut annotations = Self::default();
-        while let Some(Entry(key)) = map.next_key()? {
-            match key {
-                AnnotationKey::PipelineSpec => annotations.pipeline = map.next_value::<Entry<_>>()?.0,
-                AnnotationKey::TraceId => {
-                    let Entry(id): Entry<String> = map.next_value()?;
-                    annotations.trace_id = TraceId::parse(&id);
-                }
-                AnnotationKey::Mark(subscription) => {
-                    let Entry(uid): Entry<String> = map.next_value()?;
-                    annotations.marks.push((subscription, uid.into()));
-                }
-                AnnotationKey::Other => drop(map.next_value::<IgnoredAny>()?),
+    fn pipeline(&self, spec: &SpecName, generate_name: &str, names: &mut Names) -> PipelineName {
+        let generated = generate_name.strip_suffix('-').unwrap_or(generate_name);
+        match (spec, generated) {
+            (SpecName::Name(name), _) => PipelineName::Spec(names.intern(name)),
+            (SpecName::None, "") => PipelineName::Unknown,
+            (SpecName::None, generated) if generated.len() <= MAX_PIPELINE_NAME => {
+                PipelineName::Generated(names.intern(generated))
+            }
+            (SpecName::None | SpecName::TooLong, _) => {
+                self.limits.hit(Limit::PipelineName);
+                PipelineName::TooLong
             }
         }
-        Ok(annotations)
     }
-}
 
-// === Texts ===
-
-impl Lenient for String {
-    fn from_text(text: &str) -> Self {
-        text.to_owned()
-    }
-}
-
-impl Lenient for Option<String> {
-    fn from_text(text: &str) -> Self {
-        Some(text.to_owned())
-    }
-}
-
-#[derive(Default)]
-enum AnnotationKey {
-    PipelineSpec,
-    TraceId,
-    /// A mark of this subscription.
-    Mark(String),
-    #[default]
-    Other,
-}
-
-impl Lenient for AnnotationKey {
-    fn from_text(key: &str) -> Self {
-        match key {
-            PIPELINE_SPEC_ANNOTATION => Self::PipelineSpec,
-            TRACE_ID_ANNOTATION => Self::TraceId,
-            _ => key.strip_prefix(MARK_PREFIX).map_or(Self::Other, |name| Self::Mark(name.to_owned())),
+    /// Returns the marks of this Workflow, from annotations and labels: at most [`MAX_MARKS`] of them.
+    fn marks(
+        &self,
+        namespace: &str,
+        uid: Uid,
+        found: impl Iterator<Item = FoundMark>,
+        names: &mut Names,
+    ) -> Box<[Mark]> {
+        let own = found.filter(|mark| mark.uid == uid).map(|mark| (mark.subscription, mark.outcome));
+        let mut own: Vec<(String, RunOutcome)> = own.collect();
+        own.sort_unstable();
+        own.dedup();
+        if own.len() > MAX_MARKS {
+            self.limits.hit(Limit::Marks);
+            // Stable: the others stay in the order of their names, so that each decoding keeps the same ones.
+            own.sort_by_cached_key(|(name, _)| !self.in_use.contains(namespace, name));
+            own.truncate(MAX_MARKS);
+            own.sort_unstable();
         }
-    }
-}
-
-/// The JSON in KFP v1's annotation. Every user can write annotations: other JSON, or none, is a spec without a name.
-#[derive(Clone, Debug, Default, Deserialize)]
-struct PipelineSpec {
-    name: String,
-}
-
-impl Lenient for PipelineSpec {
-    fn from_text(json: &str) -> Self {
-        serde_json::from_str(json).unwrap_or_default()
+        let mark = |(name, outcome): (String, RunOutcome)| Mark {
+            subscription: SubscriptionName::from_annotation(names.intern(&name)),
+            outcome,
+        };
+        own.into_iter().map(mark).collect()
     }
 }
 

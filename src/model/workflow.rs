@@ -211,13 +211,18 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Parses a mark's value. Returns `None` if it does not record a delivery of the Workflow with this UID.
-    pub fn parse_value(value: &str, uid: Uid) -> Option<RunOutcome> {
+    /// Parses a mark's value: the UID of the Workflow whose delivery it records, and the outcome.
+    pub fn parse(value: &str) -> Option<(Uid, RunOutcome)> {
         let (text, outcome) = match value.strip_suffix(FAILED_SUFFIX) {
             Some(text) => (text, RunOutcome::Failed),
             None => (value, RunOutcome::Succeeded),
         };
-        (Uid::parse(text) == Some(uid)).then_some(outcome)
+        Some((Uid::parse(text)?, outcome))
+    }
+
+    /// Parses a mark's value. Returns `None` if it does not record a delivery of the Workflow with this UID.
+    pub fn parse_value(value: &str, uid: Uid) -> Option<RunOutcome> {
+        Self::parse(value).filter(|(marked, _)| *marked == uid).map(|(_, outcome)| outcome)
     }
 
     /// The value of a mark on the Workflow with this UID.

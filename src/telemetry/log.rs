@@ -23,11 +23,10 @@ use super::Traces;
 
 /// Directives that silence other crates. A directive of the user for the same target replaces them.
 ///
-/// - kube logs every failed attempt of a watch, and the whole text of an answer that it cannot decode. The caller logs
-///   these errors, throttled and with the consequence.
+/// - kube logs every failed request. The caller logs these errors, throttled and with the consequence.
 /// - The spans of traces are not log lines ([`super::trace::TARGET`]).
 /// - h2 warns of every unsolicited acknowledgement, which any peer can send at any rate.
-const SILENCED: &str = "kube_client::client=off,kube_client::client::tls=warn,kube_runtime::watcher=error,\
+const SILENCED: &str = "kube_client::client=off,kube_client::client::tls=warn,\
                      h2::proto::ping_pong=error,modelupdate_trace=off";
 
 /// The format of a line.
@@ -236,13 +235,12 @@ mod tests {
     #[test]
     fn other_crates_are_silenced_unless_the_user_asks_for_them() {
         let events = || {
-            warn!(target: "kube_client::client", "a whole page of Workflows, and a decoding error");
-            warn!(target: "kube_runtime::watcher", "watch list error with 403");
+            warn!(target: "kube_client::client", "connection refused");
             warn!(target: "h2::proto::ping_pong", "recv PING ack that we never sent");
         };
         assert_eq!(logged(Format::Text, "debug", events), "");
-        let directives = "info,kube_client::client=warn,kube_runtime::watcher=warn,h2::proto::ping_pong=warn";
-        assert_eq!(logged(Format::Text, directives, events).lines().count(), 3);
+        let directives = "info,kube_client::client=warn,h2::proto::ping_pong=warn";
+        assert_eq!(logged(Format::Text, directives, events).lines().count(), 2);
     }
 
     #[test]

@@ -74,12 +74,15 @@ async fn the_account_may_change_only_the_marks_of_a_workflow() {
     })
     .await;
     assert!(refusal.message.contains("may only change annotations that"), "{refusal:?}");
+    let labels = "may only change labels that begin with";
     for (patch, message) in [
         (json!({"spec": {"entrypoint": "evil"}}), "a Workflow's spec"),
         (json!({"spec": null}), "a Workflow's spec"),
         (json!({"status": {"phase": "Failed"}}), "a Workflow's status"),
-        (json!({"metadata": {"labels": {"workflows.argoproj.io/phase": "Failed"}}}), "a Workflow's labels"),
-        (json!({"metadata": {"labels": null}}), "a Workflow's labels"),
+        (json!({"metadata": {"labels": {"workflows.argoproj.io/phase": "Failed"}}}), labels),
+        (json!({"metadata": {"labels": {"workflows.argoproj.io/phase": null}}}), labels),
+        (json!({"metadata": {"labels": {"example.com/ours": "new"}}}), labels),
+        (json!({"metadata": {"labels": null}}), labels),
         (json!({"metadata": {"finalizers": ["example.com/never"]}}), "a Workflow's finalizers"),
         (
             json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "x"}]}}),
@@ -96,6 +99,9 @@ async fn the_account_may_change_only_the_marks_of_a_workflow() {
     for value in [Some("a-uid"), Some("another"), None] {
         ours.annotate("run", &mark, value).await;
     }
+    for value in [Some("a-uid"), Some("another"), None] {
+        ours.merge("run", &json!({"metadata": {"labels": {&mark: value}}})).await;
+    }
     // The policy also applies to server-side apply.
     let applied = json!({"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "spec": {"entrypoint": "evil"}});
     let applied = ours.api().patch("run", &PatchParams::apply("us").force(), &Patch::Apply(&applied)).await;
@@ -105,6 +111,62 @@ async fn the_account_may_change_only_the_marks_of_a_workflow() {
     workflows.merge("run", &json!({"spec": {"entrypoint": "other"}})).await;
     workflows.label("run", "example.com/label", "yes").await;
     assert_eq!(workflows.annotations("run", "example.com/theirs").await["example.com/theirs"], "kept");
+}
+
+/// A policy that stamps every updated Workflow, of all clients or of all but one.
+fn stamping_policy(excluded: Option<&str>) -> Vec<Value> {
+    let condition = excluded
+        .map(|user| json!([{"name": "others", "expression": format!("request.userInfo.username != {user:?}")}]));
+    let patch = r#"Object{metadata: Object.metadata{labels: {"example.com/stamped": "yes"}}}"#;
+    let api = "admissionregistration.k8s.io/v1";
+    vec![
+        json!({
+            "apiVersion": api, "kind": "MutatingAdmissionPolicy", "metadata": {"name": "stamp"},
+            "spec": {
+                "failurePolicy": "Fail", "reinvocationPolicy": "Never", "matchConditions": condition,
+                "matchConstraints": {"resourceRules": [{
+                    "apiGroups": ["argoproj.io"], "apiVersions": ["*"], "operations": ["UPDATE"], "resources": ["workflows"],
+                }]},
+                "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": patch}}],
+            },
+        }),
+        json!({
+            "apiVersion": api, "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": "stamp"},
+            "spec": {"policyName": "stamp"},
+        }),
+    ]
+}
+
+/// The API server refuses the server's patch with the words of the chart's policy, which name the mutating one as a cause.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn mutating_admission_beside_the_policy_is_named() {
+    let peers = peers().await;
+    let cluster = peers.private_cluster().await;
+    create_namespaces(&cluster, &[NAMESPACE]).await;
+    apply(&cluster, &rendered(&peers, &[])).await;
+    let team = cluster.namespace("team").await;
+    let workflows = cluster.workflows(&team).await;
+    workflows.create(NewWorkflow::tfx_v1("run", "penguin").phase("Succeeded")).await;
+    let ours = as_account(&cluster, &team).await;
+    let mark = |value: u32| json!({"metadata": {"annotations": {format!("{MARK_PREFIX}deployer"): value.to_string()}}});
+
+    for object in stamping_policy(None) {
+        cluster.apply("engine", &object).await.unwrap();
+    }
+    // Both policies take a moment to be in force.
+    let refusal =
+        eventually(SOON, "the mark is refused", async || ours.try_merge("run", &mark(rand::random())).await.err())
+            .await;
+    assert!(refusal.message.contains("ValidatingAdmissionPolicy"), "{refusal:?}");
+    assert!(refusal.message.contains("may only change labels that begin with"), "{refusal:?}");
+    assert!(refusal.message.contains("mutating admission policy or webhook"), "{refusal:?}");
+
+    let account = format!("system:serviceaccount:{NAMESPACE}:{FULLNAME}");
+    for object in stamping_policy(Some(&account)) {
+        cluster.apply("engine", &object).await.unwrap();
+    }
+    eventually(SOON, "the mark is accepted", async || ours.try_merge("run", &mark(rand::random())).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,30 @@ async fn version(workflows: &Workflows) -> String {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn annotations_above_their_limit_are_a_cause_of_their_own() {
+    let peers = Peers::find().await;
+    let cluster = peers.cluster().await;
+    let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
+    let run = NewWorkflow::named("run").annotation("filler", &"x".repeat(262_144 - "filler".len()));
+    let uid = workflows.create(run).await.uid().expect("a uid");
+    let key = "published.pipelines.kubeflow.org/model-update";
+    let mark = json!({"metadata": {"uid": uid, "annotations": {key: uid}}});
+    let refusal = workflows.try_merge("run", &mark).await.expect_err("the annotations are full");
+    assert_eq!((refusal.code, refusal.reason.as_str()), (422, "Invalid"));
+    let causes = refusal.details.expect("details").causes;
+    // The same cause is listed three times.
+    assert!(!causes.is_empty());
+    for cause in causes {
+        assert_eq!((cause.field.as_str(), cause.reason.as_str()), ("metadata.annotations", "FieldValueTooLong"));
+        assert_eq!(cause.message, "Too long: may not be more than 262144 bytes");
+    }
+    // Labels have no limit of their own, and a mark is a legal value.
+    workflows.label("run", key, &uid).await;
+    workflows.label("run", key, &format!("{uid}.failed")).await;
+}
+
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_refused_patch_names_user_verb_resource_and_namespace() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;

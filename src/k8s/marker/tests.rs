@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
@@ -102,12 +102,45 @@ async fn an_applied_patch_is_ok() {
     assert_eq!(answered(|request| request.answer(200, &workflow("run-x", 8))).await, (Ok(()), PatchOutcome::Ok));
 }
 
+/// The Status of an absent object.
+fn not_found(kind: &str, name: &str) -> Value {
+    let mut status = failure(404, &format!("{kind}.argoproj.io {name:?} not found"));
+    status["reason"] = json!("NotFound");
+    status["details"] = json!({"name": name, "group": "argoproj.io", "kind": kind});
+    status
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_deleted_or_replaced_workflow_is_gone() {
-    assert_eq!(answered(|request| request.refuse(404, "not found")).await, (Err(MarkError::Gone), PatchOutcome::Gone));
+    let deleted = not_found("workflows", "run-x");
     let mut immutable = failure(422, "field is immutable");
     immutable["details"] = json!({"causes": [{"field": "metadata.uid", "message": "field is immutable"}]});
-    assert_eq!(answered(|request| request.answer(422, &immutable)).await, (Err(MarkError::Gone), PatchOutcome::Gone));
+    for (code, status) in [(404, deleted), (422, immutable)] {
+        let (result, outcome) = answered(|request| request.answer(code, &status)).await;
+        assert_eq!((result, outcome), (Err(MarkError::Gone), PatchOutcome::Gone));
+    }
+}
+
+/// Only the API server knows that a Workflow is gone. A mark that is dropped for another reason is a duplicate later.
+#[tokio::test(start_paused = true)]
+async fn another_404_is_transient() {
+    let mut unnamed = not_found("workflows", "run-x");
+    unnamed["details"] = json!(null);
+    let mut other_reason = not_found("workflows", "run-x");
+    other_reason["reason"] = json!("x");
+    for body in [
+        "<html>404 Not Found</html>".to_owned(),
+        "404 page not found\n".to_owned(),
+        json!({"code": 404, "reason": "NotFound", "details": {"name": "run-x", "kind": "workflows"}}).to_string(),
+        not_found("workflows", "run-y").to_string(),
+        not_found("namespaces", "run-x").to_string(),
+        unnamed.to_string(),
+        other_reason.to_string(),
+    ] {
+        let (result, outcome) = answered(|request| request.answer_text(404, &body)).await;
+        assert!(matches!(result, Err(MarkError::Transient { .. })), "{body}: {result:?}");
+        assert_eq!(outcome, PatchOutcome::Transient);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,6 +156,9 @@ async fn temporary_errors_are_transient() {
         assert_eq!(result, Err(MarkError::Transient { message: format!("{code}: message") }));
         assert_eq!(outcome, PatchOutcome::Transient);
     }
+    let (result, outcome) = answered(|request| request.begin(200, "application/json").reset()).await;
+    assert!(matches!(result, Err(MarkError::Transient { .. })), "{result:?}");
+    assert_eq!(outcome, PatchOutcome::Transient);
     let (result, outcome) = answered(PendingRequest::reset).await;
     let Err(MarkError::Transient { message }) = result else { panic!("not transient: {result:?}") };
     assert!(message.contains("connection reset by peer"), "{message}");
@@ -131,10 +167,15 @@ async fn temporary_errors_are_transient() {
 
 #[tokio::test(start_paused = true)]
 async fn the_answer_of_a_proxy_is_transient() {
-    for (code, body) in [(502, "<html>Bad gateway</html>"), (502, r#"{"error": "no"}"#), (404, r#"{"error": "no"}"#)] {
+    for (code, body) in
+        [(502, "<html>Bad gateway</html>"), (403, "<html>No</html>"), (422, r#"{"error": "no"}"#), (302, "")]
+    {
         let (result, _) = answered(|request| request.answer_text(code, body)).await;
         assert!(matches!(result, Err(MarkError::Transient { .. })), "{code} {body}: {result:?}");
     }
+    let (result, _) = answered(|request| request.answer_with(200, "text/html", "<html>Sign in</html>")).await;
+    let Err(MarkError::Transient { message }) = result else { panic!("not transient: {result:?}") };
+    assert!(message.contains("\"text/html\", not that of an API server"), "{message}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,4 +198,20 @@ async fn an_unanswered_patch_times_out_after_ten_seconds() {
     assert_eq!(result, Err(MarkError::Transient { message: "no answer within 10 s".into() }));
     assert_eq!(start.elapsed().as_secs(), 10);
     assert_eq!(metrics.mark_patches.get_or_create(&OutcomeLabel { outcome: PatchOutcome::Transient }).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_by_admission_keeps_its_words() {
+    for message in [
+        "workflows.argoproj.io \"run-x\" is forbidden: ValidatingAdmissionPolicy 'mue' with binding 'mue' denied request: no",
+        "admission webhook \"validate.kyverno.svc\" denied the request: no",
+    ] {
+        let (client, mut api) = fake_client();
+        let marker = PatchMarker::new(client);
+        let patch = set(&["deploy"]);
+        let (result, ()) = tokio::join!(marker.patch(&patch), async { api.next().await.refuse(422, message) });
+        assert_eq!(result, Err(MarkError::Refused { status: 422, message: message.into() }));
+        let logged_again = marker.logged_admission.lock().unwrap().allows(422, &());
+        assert!(!logged_again, "it was logged");
+    }
 }

@@ -3,19 +3,20 @@
 //! A healthy watch can be silent for hours, and one that is answered with 200 can fail with its first event. So a watch
 //! has recovered when something was received (a complete list, a change), or when it has been established for a while.
 
-use std::{mem, time::Duration};
+use std::{mem, pin::pin, time::Duration};
 
+use futures::future::OptionFuture;
 use jiff::Timestamp;
-use kube::runtime::watcher;
-use tokio::time::Instant;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::namespace_of;
+use super::{error::WatchError, namespace_of};
 use crate::{
     backoff::Backoff,
     k8s::{
-        metrics::{KubernetesMetrics, WatchErrorKind, WatchErrorLabel},
-        object::Malformed,
+        metrics::{KubernetesMetrics, ScopeLabel, WatchErrorKind, WatchErrorLabel},
+        object::{Malformed, Object},
     },
     readiness::{Condition, Readiness},
     store::Scope,
@@ -28,7 +29,7 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), max: Durat
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// Lists at shorter intervals do not reset the backoff.
 const MIN_LIST_INTERVAL: Duration = Duration::from_secs(10);
-/// The duration of failure after which the server is not ready.
+/// The duration of failure after which the scope counts as not served, and the server as not ready if no other scope is.
 const UNREADY_AFTER: Duration = Duration::from_secs(120);
 /// The limit of remembered log lines: more than the kinds of errors times the usual HTTP statuses.
 const LOGGED: usize = 64;
@@ -39,6 +40,7 @@ pub(super) struct Status {
     scope: Scope,
     condition: Condition,
     metrics: KubernetesMetrics,
+    scope_up: Gauge,
     /// The completion of the last list.
     last_list: Option<Instant>,
     up: bool,
@@ -49,6 +51,7 @@ pub(super) struct Status {
     outage: Option<Outage>,
     logged_errors: LogThrottle<(WatchErrorKind, u16)>,
     logged_malformed: LogThrottle<()>,
+    logged_undecidable: LogThrottle<()>,
 }
 
 /// A period in which every attempt failed.
@@ -57,7 +60,7 @@ struct Outage {
     error: String,
     /// Whether an error was logged, so that the recovery is logged, too.
     logged: bool,
-    /// Whether the server is not ready because of it.
+    /// Whether the scope counts as not served because of it.
     unready: bool,
 }
 
@@ -68,10 +71,14 @@ impl Status {
             Some(namespace) => format!("watch of namespace {namespace}"),
         };
         metrics.watches.inc();
+        // The series of each scope exists from the start, with zero.
+        let namespace = namespace_of(scope).unwrap_or_default().to_owned();
+        let scope_up = metrics.scope_up.get_or_create_owned(&ScopeLabel { namespace });
         Self {
             scope: scope.clone(),
-            condition: readiness.condition(name, NOT_LISTED),
+            condition: readiness.scope(name, NOT_LISTED),
             metrics,
+            scope_up,
             last_list: None,
             up: false,
             stable_at: None,
@@ -79,6 +86,20 @@ impl Status {
             outage: None,
             logged_errors: LogThrottle::new(LOGGED),
             logged_malformed: LogThrottle::new(1),
+            logged_undecidable: LogThrottle::new(1),
+        }
+    }
+
+    /// Waits for this work, and handles the passage of time meanwhile.
+    pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                // In this order: what has happened counts before the time that has passed.
+                biased;
+                output = &mut work => return output,
+                Some(()) = OptionFuture::from(self.deadline().map(sleep_until)) => self.check(),
+            }
         }
     }
 
@@ -113,6 +134,7 @@ impl Status {
     pub(super) fn established(&mut self) {
         if !mem::replace(&mut self.up, true) {
             self.metrics.watches_up.inc();
+            self.scope_up.set(1);
         }
         if self.failures > 0 {
             self.stable_at = Some(Instant::now() + STABLE_AFTER);
@@ -120,9 +142,9 @@ impl Status {
     }
 
     /// Handles an error. Returns the pause before the next attempt.
-    pub(super) fn failed(&mut self, error: &watcher::Error) -> Duration {
+    pub(super) fn failed(&mut self, error: &WatchError) -> Duration {
         self.down();
-        let (kind, code) = (kind(error), code(error));
+        let (kind, code) = (error.kind(), error.code());
         self.metrics.watch_errors.get_or_create(&WatchErrorLabel { kind }).inc();
         let (namespace, text) = (namespace_of(&self.scope), chain(error));
         // Normal after a restart of the API server: the list contains the missed changes.
@@ -133,7 +155,7 @@ impl Status {
                 namespace,
                 kind = kind.as_str(),
                 error = text,
-                hint = hint(code),
+                hint = error.hint(),
                 "watch of Workflows failed, retrying"
             );
         } else {
@@ -166,13 +188,29 @@ impl Status {
         }
     }
 
+    /// Handles a Workflow whose run has ended, with a label that does not say how.
+    pub(super) fn undecidable(&mut self, object: &Object) {
+        self.metrics.undecidable.inc();
+        let (namespace, workflow) = object.name();
+        if self.logged_undecidable.allows((), &()) {
+            warn!(
+                namespace,
+                workflow,
+                hint = "is the label workflows.argoproj.io/phase removed by another program?",
+                "run has ended without a phase label, whether it succeeded is not known"
+            );
+        } else {
+            debug!(namespace, workflow, "run has ended without a phase label, whether it succeeded is not known");
+        }
+    }
+
     /// Returns the instant at which to call [`Status::check`].
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    fn deadline(&self) -> Option<Instant> {
         [self.stable_at, self.unready_at()].into_iter().flatten().min()
     }
 
     /// Handles the passage of time: a watch has recovered, or has failed for too long.
-    pub(super) fn check(&mut self) {
+    fn check(&mut self) {
         let now = Instant::now();
         if self.stable_at.is_some_and(|at| at <= now) {
             self.recovered();
@@ -185,7 +223,7 @@ impl Status {
                 namespace = namespace_of(&self.scope),
                 error = outage.error,
                 after_s = UNREADY_AFTER.as_secs(),
-                "watch of Workflows keeps failing, not ready"
+                "watch of Workflows keeps failing, its namespaces are not served"
             );
             self.condition.block(outage.reason());
         }
@@ -215,6 +253,7 @@ impl Status {
         self.stable_at = None;
         if mem::replace(&mut self.up, false) {
             self.metrics.watches_up.dec();
+            self.scope_up.set(0);
         }
     }
 }
@@ -229,48 +268,5 @@ impl Drop for Status {
 impl Outage {
     fn reason(&self) -> String {
         format!("failing for {} s or longer: {}", UNREADY_AFTER.as_secs(), self.error)
-    }
-}
-
-fn kind(error: &watcher::Error) -> WatchErrorKind {
-    match error {
-        watcher::Error::InitialListFailed(_) => WatchErrorKind::List,
-        watcher::Error::WatchStartFailed(_) | watcher::Error::WatchError(_) if is_expired(error) => {
-            WatchErrorKind::Expired
-        }
-        watcher::Error::WatchStartFailed(_) => WatchErrorKind::Start,
-        watcher::Error::WatchError(_) => WatchErrorKind::Status,
-        watcher::Error::WatchFailed(_) => WatchErrorKind::Stream,
-        watcher::Error::NoResourceVersion => WatchErrorKind::Other,
-    }
-}
-
-/// Returns the HTTP status, or 0 where there was none.
-fn code(error: &watcher::Error) -> u16 {
-    match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => status.code,
-        _ => 0,
-    }
-}
-
-/// Returns whether the resource version of the watch is too old: 410.
-pub(super) fn is_expired(error: &watcher::Error) -> bool {
-    code(error) == 410
-}
-
-/// Returns the usual cause of an HTTP status.
-fn hint(code: u16) -> Option<&'static str> {
-    match code {
-        400 => Some("is --selector a label selector?"),
-        401 => Some("are the credentials of this server still valid?"),
-        403 => Some(
-            "the service account needs the verbs list, watch and patch on workflows.argoproj.io, in all namespaces or \
-             in those of --namespaces",
-        ),
-        404 => Some("is Argo Workflows' CustomResourceDefinition installed?"),
-        _ => None,
     }
 }
