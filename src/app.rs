@@ -73,7 +73,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     let (kubernetes_metrics, lookup_metrics) = (KubernetesMetrics::new(product), LookupMetrics::new(product));
     let stream_metrics = StreamMetrics::new(product);
     let readiness = Readiness::default();
-    let store = Arc::<Store>::default();
+    let store = Arc::new(Store::new(config.clock.clone()));
     let kubernetes = match config.kubernetes.clone() {
         Some(cluster) => Client::new(cluster, kubernetes_metrics)?,
         None => Client::infer(kubernetes_metrics).await?,

@@ -21,7 +21,7 @@ mod options;
 mod payload;
 mod spans;
 
-pub use driver::{Driver, WallClock};
+pub use driver::Driver;
 pub use handle::{AckSender, Attached, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
 pub use metrics::DeliveryMetrics;
 pub use options::{LookupLimits, Options};

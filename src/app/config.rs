@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use crate::{delivery::WallClock, store::Scope, telemetry::Traces};
+use crate::{clock::WallClock, store::Scope, telemetry::Traces};
 
 /// The server's configuration. The default values are those of the command line.
 #[derive(Clone, Debug)]

@@ -84,9 +84,9 @@ fn fnv1a(bytes: &[u8]) -> u32 {
 }
 
 /// A filter for names of pipelines. Each entry is a name and a glob pattern at once: it matches the name that it equals,
-/// and those that it matches as a pattern. Names that Kubeflow ships contain brackets.
+/// and those that it matches as a pattern. Names that Kubeflow ships contain brackets. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PipelineFilter(Option<Box<[Box<str>]>>);
+pub struct PipelineFilter(Option<Arc<[Box<str>]>>);
 
 impl PipelineFilter {
     /// Only names that equal or match one of these entries.
