@@ -36,7 +36,7 @@ use crate::{
     mlmd::{self, LookupMetrics, Mlmd},
     readiness::Readiness,
     store::Store,
-    telemetry,
+    telemetry::{self, LimitHits},
 };
 
 const DELIVERY: &str = "delivery";
@@ -80,10 +80,12 @@ pub async fn build(config: Config) -> Result<Bound> {
     };
     let lookup =
         Mlmd::new(&config.metadata_store, &mlmd::Options::default(), lookup_metrics).context("--metadata-store")?;
-    let marker = PatchMarker::new(kubernetes.clone(), Some(config.mark_rate));
+    let marker = PatchMarker::new(kubernetes.clone());
     let options = delivery::Options {
         confirm_after: config.confirm_after,
         skip_labelled: config.skip_labelled,
+        mark_rate: Some(config.mark_rate),
+        limits: LimitHits::new(product),
         drain_confirmations: shutdown::CONFIRMATIONS,
         drain_marks: shutdown::MARKS,
         traces: config.traces.clone(),

@@ -22,15 +22,15 @@ mod payload;
 mod spans;
 
 pub use driver::Driver;
-pub use handle::{AckSender, Attached, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
+pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
 pub use metrics::DeliveryMetrics;
-pub use options::{LookupLimits, Options};
+pub use options::{LookupLimits, Options, PatchLimits};
 
 use std::{fmt, sync::Arc};
 
 use futures::future::BoxFuture;
 
-use crate::model::{ArtifactTypes, RunModels, SubscriptionName, Uid, Workflow};
+use crate::model::{ArtifactTypes, Mark, RunModels, SubscriptionName, Uid, Workflow};
 
 /// A source of the models of runs.
 pub trait ArtifactLookup: Send + Sync + 'static {
@@ -85,7 +85,9 @@ impl LookupError {
 
 /// Writes and removes marks on Workflows.
 pub trait Marker: Send + Sync + 'static {
-    /// Applies a change of marks to one Workflow.
+    /// Applies a change of marks to one Workflow. The caller limits the rate and the number of calls in flight. Each call
+    /// has to end within seconds, with [`MarkError::Transient`] if the API server does not answer: a call that takes long
+    /// does not hold a place, so only its deadline bounds the number of those.
     fn patch<'a>(&'a self, patch: &'a MarkPatch) -> BoxFuture<'a, Result<(), MarkError>>;
 }
 
@@ -100,14 +102,27 @@ pub struct MarkPatch {
     pub uid: Uid,
     /// The change.
     pub change: MarkChange,
+    /// The place of the marks that are set. A removal removes marks from both places.
+    pub place: MarkPlace,
+}
+
+/// The place of a mark on a Workflow. Key and value are the same in both places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MarkPlace {
+    /// An annotation.
+    #[default]
+    Annotation,
+    /// A label, after [`MarkError::NoRoom`]: the limit for annotations does not apply to labels.
+    Label,
 }
 
 /// A change of marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MarkChange {
-    /// Mark the run as delivered to these subscriptions.
-    Set(Vec<SubscriptionName>),
-    /// Remove marks of a run that was restarted, provided that the Workflow is still at this `resourceVersion`.
+    /// Write these marks, see [`Mark::value`]: the run was delivered to their subscriptions.
+    Set(Vec<Mark>),
+    /// Remove marks of a run that was restarted, annotations and labels, provided that the Workflow is still at this
+    /// `resourceVersion`.
     Remove {
         /// The subscriptions whose marks are removed.
         subscriptions: Vec<SubscriptionName>,
@@ -125,6 +140,9 @@ pub enum MarkError {
     /// 409: the Workflow has changed since.
     #[error("the Workflow has changed since")]
     Conflict,
+    /// 422: the annotations would exceed the API server's limit of 262,144 bytes. The mark may still fit as a label.
+    #[error("the Workflow's annotations have no room for a mark (limit: 262,144 bytes in all)")]
+    NoRoom,
     /// 429, 5xx or no answer: worth a retry.
     #[error("{message}")]
     Transient {
@@ -147,6 +165,7 @@ impl MarkError {
         match self {
             Self::Gone => "gone",
             Self::Conflict => "conflict",
+            Self::NoRoom => "no_room",
             Self::Transient { .. } => "transient",
             Self::Refused { .. } => "refused",
         }

@@ -5,14 +5,15 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::future::OptionFuture;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArtifactLookup, Deliveries, DeliveryMetrics, Handoff, LookupError, MarkError, MarkPatch, Marker, Options, StreamId,
+    ArtifactLookup, CloseReason, Deliveries, DeliveryMetrics, Handoff, LookupError, MarkError, MarkPatch, Marker,
+    Options, StreamId,
     handle::StreamMessage,
     ledger::{Action, Ledger, LookupId, Now},
     observer::Observer,
@@ -51,8 +52,15 @@ pub struct Driver {
 /// The sending side of a stream.
 struct ToStream {
     events: mpsc::Sender<Handoff>,
+    closed: watch::Sender<Option<CloseReason>>,
     /// The stream's own span.
     span: Option<SpanRef>,
+}
+
+impl ToStream {
+    fn close(self, reason: CloseReason) {
+        self.closed.send_replace(Some(reason));
+    }
 }
 
 /// The result of a lookup or patch.
@@ -85,7 +93,7 @@ impl Driver {
             lookup,
             marker,
             wall_clock,
-            observer: Observer::new(metrics, options.traces.clone()),
+            observer: Observer::new(metrics, options.limits, options.traces.clone()),
             traces: options.traces,
             from_streams,
             to_streams: HashMap::new(),
@@ -117,7 +125,7 @@ impl Driver {
                     return Ok(());
                 }
                 if now >= confirmations {
-                    self.to_streams.clear();
+                    self.close_streams();
                 }
             }
             if stats_due && now >= next_stats {
@@ -169,6 +177,10 @@ impl Driver {
         Drain { confirmations, marks: confirmations + self.drain_marks }
     }
 
+    fn close_streams(&mut self) {
+        self.to_streams.drain().for_each(|(_, to_stream)| to_stream.close(CloseReason::ShuttingDown));
+    }
+
     // === inputs ===
 
     fn handle_changes(&mut self, changes: &[Change]) {
@@ -193,10 +205,10 @@ impl Driver {
 
     fn handle_message(&mut self, message: StreamMessage) {
         match message {
-            StreamMessage::Attached { id, subscription, peer, span, events } => {
+            StreamMessage::Attached { id, subscription, peer, span, events, closed } => {
                 let followed = self.store.follow(&subscription.namespace);
                 self.handle_changes(&followed.changes);
-                self.to_streams.insert(id, ToStream { events, span });
+                self.to_streams.insert(id, ToStream { events, closed, span });
                 let now = self.now();
                 self.ledger.attach(id, subscription, peer, &followed.records, now);
             }
@@ -259,7 +271,7 @@ impl Driver {
                 }));
             }
             Action::HandOff { stream, subscription, handoff, workflow, pending_for, redelivery } => {
-                let Some(ToStream { events, span }) = self.to_streams.get(&stream) else { return };
+                let Some(ToStream { events, span, .. }) = self.to_streams.get(&stream) else { return };
                 FailPoint::BeforeHandoff.pass();
                 self.observer.handing_off(&subscription, &workflow, pending_for, redelivery, *span);
                 // The ledger keeps within the channel's capacity. A closed channel means that the end of the stream is
@@ -267,8 +279,10 @@ impl Driver {
                 events.try_send(handoff).ok();
             }
             Action::Forget(run) => self.lookup.forget(run),
-            Action::Close(stream) => {
-                self.to_streams.remove(&stream);
+            Action::Close(stream, reason) => {
+                if let Some(to_stream) = self.to_streams.remove(&stream) {
+                    to_stream.close(reason);
+                }
             }
             Action::Reread(namespace) => {
                 let followed = self.store.follow(&namespace);

@@ -33,9 +33,9 @@ pub(super) fn with_patch(workflow: &Workflow, change: &MarkChange) -> Workflow {
     let mut workflow = workflow.clone();
     let mut marks: Vec<Mark> = workflow.marks.into_vec();
     match change {
-        MarkChange::Set(names) => {
-            marks.retain(|mark| !names.contains(&mark.subscription));
-            marks.extend(names.iter().map(|name| Mark { subscription: name.clone(), outcome: RunOutcome::Succeeded }));
+        MarkChange::Set(written) => {
+            marks.retain(|mark| written.iter().all(|other| other.subscription != mark.subscription));
+            marks.extend(written.iter().cloned());
         }
         MarkChange::Remove { subscriptions, .. } => marks.retain(|mark| !subscriptions.contains(&mark.subscription)),
     }
@@ -116,7 +116,7 @@ pub(super) fn refused() -> Result<(), MarkError> {
 /// The subscriptions that a patch marks.
 pub(super) fn marks_set(patch: &MarkPatch) -> Vec<&str> {
     match &patch.change {
-        MarkChange::Set(names) => names.iter().map(SubscriptionName::as_str).collect(),
+        MarkChange::Set(marks) => marks.iter().map(|mark| mark.subscription.as_str()).collect(),
         MarkChange::Remove { .. } => panic!("{patch:?} removes"),
     }
 }

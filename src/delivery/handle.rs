@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{model::Subscription, telemetry::trace::SpanRef};
 
@@ -20,6 +20,15 @@ pub struct StreamId(pub u64);
 
 /// The number of a stream's events that may be unacknowledged.
 pub const MAX_UNACKNOWLEDGED: usize = 256;
+
+/// The reason for which delivery ends a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The server is shutting down.
+    ShuttingDown,
+    /// The subscriber has not read what it was sent for a minute, while there was no room for the events of others.
+    NotReading,
+}
 
 /// An event for a stream.
 #[derive(Clone, Debug)]
@@ -39,6 +48,7 @@ pub(super) enum StreamMessage {
         peer: Option<SocketAddr>,
         span: Option<SpanRef>,
         events: mpsc::Sender<Handoff>,
+        closed: watch::Sender<Option<CloseReason>>,
     },
     Acknowledged {
         id: StreamId,
@@ -73,8 +83,9 @@ impl Deliveries {
     pub fn attach(&self, subscription: Subscription, peer: Option<SocketAddr>, span: Option<SpanRef>) -> Attached {
         let id = StreamId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let (to_stream, events) = mpsc::channel(MAX_UNACKNOWLEDGED);
-        self.send(StreamMessage::Attached { id, subscription, peer, span, events: to_stream });
-        Attached { events, acks: AckSender { id, deliveries: self.clone() } }
+        let (close, closed) = watch::channel(None);
+        self.send(StreamMessage::Attached { id, subscription, peer, span, events: to_stream, closed: close });
+        Attached { events, closed, acks: AckSender { id, deliveries: self.clone() } }
     }
 
     fn send(&self, message: StreamMessage) {
@@ -88,6 +99,10 @@ impl Deliveries {
 pub struct Attached {
     /// The events to send, oldest runs first. Its end means that the server ends the stream.
     pub events: mpsc::Receiver<Handoff>,
+    /// The reason for the end of `events`, set before it. A stream whose subscriber does not read is not polled, so it
+    /// does not reach that end, and holds its events. So after [`CloseReason::NotReading`] the connection has to be
+    /// dropped.
+    pub closed: watch::Receiver<Option<CloseReason>>,
     /// The way back. **Dropping it ends the stream**: unconfirmed events are redelivered.
     pub acks: AckSender,
 }

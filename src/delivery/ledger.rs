@@ -27,17 +27,24 @@
 //! | `registry`, `stream` | attached streams and their runs, by namespace and subscription |
 //! | `quarantine` | runs whose events may have ended their streams |
 //! | `lookups`, `marks` | lookups and patches: queues, limits and retries |
+//! | `flow`, `budget` | bytes that are held for streams |
 //! | `deleted` | pending runs whose Workflow was deleted |
+//! | `retention` | subscriptions and namespaces without a stream |
+//! | `shares` | namespaces that hold most of something |
 //! | `wall_clock` | runs excluded by a wall clock that was wrong |
 //! | `timers`, `types` | timers, and plain values |
 
+mod budget;
 mod decisions;
 mod deleted;
+mod flow;
 mod lookups;
 mod marks;
 mod quarantine;
 mod registry;
+mod retention;
 mod runs;
+mod shares;
 mod stream;
 mod timers;
 mod types;
@@ -54,6 +61,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use self::{
     deleted::DeletedRuns,
+    flow::Flow,
     lookups::{Lookups, Outcome},
     marks::Marks,
     registry::Registry,
@@ -62,7 +70,7 @@ use self::{
     types::Encode,
     wall_clock::ExcludedByAge,
 };
-use super::{LookupError, MarkError, MarkPatch, Options, StreamId};
+use super::{CloseReason, LookupError, MarkError, MarkPatch, Options, StreamId};
 use crate::{
     model::{RunModels, Subscription, Workflow},
     store::Change,
@@ -74,8 +82,6 @@ pub(super) use self::types::{Action, LookupId, Now, Report, Stats};
 const SHARED_TOO_LONG: Duration = Duration::from_secs(60);
 /// The longest time to confirmation, which keeps sums with it from overflowing.
 const MAX_CONFIRM_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// The time for which a namespace is followed after the end of its last stream. Argo Events redials every 5 s.
-const IDLE: Duration = Duration::from_secs(3600);
 
 /// See the module.
 #[derive(Debug)]
@@ -86,6 +92,7 @@ pub(super) struct Ledger {
     lookups: Lookups,
     marks: Marks,
     deleted: DeletedRuns,
+    flow: Flow,
     excluded_by_age: ExcludedByAge,
     timers: Timers,
     /// Attached streams about which there may be something to decide.
@@ -103,8 +110,9 @@ impl Ledger {
             skip_labelled: options.skip_labelled,
             registry: Registry::default(),
             lookups: Lookups::new(options.lookups),
-            marks: Marks::new(options.patches),
+            marks: Marks::new(options.patches, options.mark_rate),
             deleted: DeletedRuns::default(),
+            flow: Flow::default(),
             excluded_by_age: ExcludedByAge::default(),
             timers: Timers::default(),
             dirty: BTreeSet::new(),
@@ -126,10 +134,13 @@ impl Ledger {
                 Timer::Confirm(stream) => self.confirm_due(stream, now),
                 Timer::RetryLookup(lookup) => self.lookups.queue_retry(lookup),
                 Timer::SlowLookup(lookup) => self.lookups.slow(lookup, now.instant, &mut self.timers),
-                Timer::RetryMark(run) => self.marks.queue_retry(run),
+                Timer::RetryMark(run) => self.marks.queue_retry(run, &mut self.timers),
+                Timer::SlowPatch(run) => self.marks.slow(run, &mut self.timers),
+                // The next patch begins with the decisions that follow.
+                Timer::MarkRate => {}
                 Timer::DropDeleted(run) => {
-                    if let Some(workflow) = self.deleted.remove(run, &mut self.timers) {
-                        self.expire(workflow);
+                    if let Some(dropped) = self.deleted.remove(run, &mut self.timers) {
+                        self.expire(dropped);
                     }
                 }
                 Timer::HandOff(stream) => {
@@ -137,6 +148,8 @@ impl Ledger {
                 }
                 Timer::CheckShared(stream) => self.check_shared(stream),
                 Timer::DropNamespace(namespace) => self.drop_idle(namespace, now.instant),
+                Timer::ForgetSubscriptions(namespace) => self.forget_subscriptions(&namespace, now.instant),
+                Timer::CheckReaders => self.check_readers(now),
                 Timer::CheckClock => self.schedule_clock_check(now),
             }
         }
@@ -181,7 +194,7 @@ impl Ledger {
         now: Now,
     ) {
         if self.draining {
-            self.actions.push(Action::Close(id));
+            self.actions.push(Action::Close(id, CloseReason::ShuttingDown));
             return;
         }
         let subscription = Arc::new(subscription);
@@ -189,6 +202,9 @@ impl Ledger {
         let streams = self.registry.attach(id, Stream::new(subscription.clone(), peer));
         if streams > 1 {
             self.timers.set(now.instant + SHARED_TOO_LONG, Timer::CheckShared(id));
+        }
+        for workflow in records {
+            self.workflow_returned(workflow, now);
         }
         for workflow in self.deleted.claimed_by(&subscription).iter().chain(records) {
             self.offer(id, workflow, now);
@@ -201,7 +217,7 @@ impl Ledger {
     pub(super) fn handle_ack(&mut self, id: StreamId, sequence: u64, now: Now) {
         let Some(stream) = self.registry.streams.get_mut(&id) else { return };
         let confirm_at = now.instant + self.confirm_after;
-        if stream.acknowledge(sequence, confirm_at) {
+        if stream.acknowledge(sequence, now.instant, confirm_at) {
             self.timers.set(confirm_at, Timer::Confirm(id));
         }
         self.dirty.insert(id);
@@ -211,6 +227,8 @@ impl Ledger {
     pub(super) fn end(&mut self, id: StreamId, now: Now) {
         let Some(stream) = self.registry.detach(id) else { return };
         self.dirty.remove(&id);
+        self.flow.unacknowledged.cancel(id);
+        self.flow.ready.cancel(id);
         [Timer::Confirm(id), Timer::HandOff(id), Timer::CheckShared(id)].iter().for_each(|it| self.timers.cancel(it));
         stream.awaiting_lookup().for_each(|run| self.trim_lookups(run));
         let unconfirmed: Vec<_> =
@@ -222,9 +240,7 @@ impl Ledger {
             }
         });
         self.registry.trim_types(subscription);
-        if self.registry.namespace_of(subscription).streams.is_empty() {
-            self.timers.set(now.instant + IDLE, Timer::DropNamespace(subscription.namespace.clone()));
-        }
+        self.stream_detached(subscription, now.instant);
         let unconfirmed = unconfirmed.into_iter().map(|run| run.workflow.clone()).collect();
         self.report(Report::Ended { subscription: subscription.clone(), unconfirmed });
     }
@@ -243,18 +259,6 @@ impl Ledger {
             self.registry.state_mut(&subscription).reported_shared = true;
             let (namespace, name) = (subscription.namespace.clone(), subscription.name.clone());
             self.report(Report::Shared { namespace, subscription: name, peers: peers.len() });
-        }
-    }
-
-    /// Drops a namespace that has had no stream for a while, unless marks of it have not been seen yet.
-    fn drop_idle(&mut self, name: Arc<str>, now: Instant) {
-        let namespace = &self.registry.namespaces[&name];
-        debug_assert!(namespace.streams.is_empty(), "an attached stream cancels the timer");
-        if namespace.subscriptions.values().any(|state| !state.confirmed.is_empty()) {
-            self.timers.set(now + IDLE, Timer::DropNamespace(name));
-        } else {
-            self.registry.namespaces.remove(&name);
-            self.actions.push(Action::Unfollow(name));
         }
     }
 
@@ -281,7 +285,6 @@ impl Ledger {
 
     /// Handles the result of [`Action::Patch`].
     pub(super) fn handle_patch(&mut self, patch: MarkPatch, result: Result<(), MarkError>, now: Now) {
-        self.recheck_drain(&patch.namespace);
         let report = self.marks.handle_patch(patch, result, now.instant, &mut self.timers, &mut self.jitter);
         self.report(report);
     }
@@ -293,19 +296,12 @@ impl Ledger {
     pub(super) fn drain(&mut self) {
         self.draining = true;
         self.dirty.extend(self.registry.streams.keys());
-        self.marks.queue_retries(&mut self.timers);
+        self.marks.drain(&mut self.timers);
     }
 
     /// Returns whether nothing is left that a drain waits for.
     pub(super) fn is_drained(&self) -> bool {
         self.registry.streams.is_empty() && self.marks.is_idle()
-    }
-
-    /// Checks the streams of a namespace again, in a drain, after a change of the marks that they wait for.
-    fn recheck_drain(&mut self, namespace: &str) {
-        if self.draining {
-            self.dirty.extend(self.registry.streams_of(namespace));
-        }
     }
 
     // === queries ===

@@ -101,7 +101,7 @@ impl EncodeLabelValue for Skipped {
 /// Usual reasons for a lookup to fail. Other gRPC codes appear when they occur.
 const LOOKUP_ERRORS: [&str; 5] = ["no_context", "foreign_context", "unavailable", "timeout", "malformed"];
 /// Reasons for a patch to be retried.
-const MARK_ERRORS: [&str; 3] = ["conflict", "transient", "refused"];
+const MARK_ERRORS: [&str; 4] = ["conflict", "no_room", "transient", "refused"];
 
 /// A histogram whose buckets lead to traces.
 pub(super) type DurationHistogram = HistogramWithExemplars<TraceExemplar>;

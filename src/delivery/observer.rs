@@ -12,19 +12,20 @@ use super::{
 };
 use crate::{
     model::{RunModels, Subscription, Workflow, event::SkipReason, trace},
-    telemetry::{Traces, trace::SpanRef},
+    telemetry::{LimitHits, Traces, trace::SpanRef},
 };
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Observer {
     metrics: DeliveryMetrics,
+    limits: LimitHits,
     spans: Spans,
 }
 
 impl Observer {
-    pub(super) fn new(metrics: DeliveryMetrics, traces: Traces) -> Self {
-        Self { metrics, spans: Spans::new(traces) }
+    pub(super) fn new(metrics: DeliveryMetrics, limits: LimitHits, traces: Traces) -> Self {
+        Self { metrics, limits, spans: Spans::new(traces) }
     }
 
     // === actions of the driver ===
@@ -156,6 +157,11 @@ impl Observer {
                     "run not delivered, its Workflow was deleted before"
                 );
             }
+            Report::NotReading { subscription, bytes } => warn!(
+                namespace = %subscription.namespace, subscription = %subscription.name, bytes,
+                "closed a stream whose subscriber does not read"
+            ),
+            Report::LimitHit(limit) => self.limits.hit(*limit),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Settings of the delivery task.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
-use crate::telemetry::Traces;
+use crate::telemetry::{LimitHits, Traces};
 
 /// Settings of the delivery task.
 #[derive(Clone, Debug)]
@@ -13,14 +13,18 @@ pub struct Options {
     pub skip_labelled: bool,
     /// Lookups in flight.
     pub lookups: LookupLimits,
-    /// The highest number of patches in flight.
-    pub patches: usize,
+    /// Patches in flight.
+    pub patches: PatchLimits,
+    /// The highest number of patches a second, after a burst of as many. Does not apply in a drain. `None` for no limit.
+    pub mark_rate: Option<NonZeroU32>,
     /// The time that a drain waits for the last confirmations.
     pub drain_confirmations: Duration,
     /// The time that a drain waits for the last marks after that.
     pub drain_marks: Duration,
     /// The destination of the runs' traces.
     pub traces: Traces,
+    /// The counter of hits of limits.
+    pub limits: LimitHits,
 }
 
 /// The highest numbers of lookups in flight. Slow ones count only in `total`, up to three times `per_namespace` of a
@@ -33,16 +37,27 @@ pub struct LookupLimits {
     pub total: usize,
 }
 
+/// The highest numbers of patches in flight. Slow ones do not count, up to three times `per_namespace` of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PatchLimits {
+    /// Of one namespace. In a drain, a namespace may have `total`.
+    pub per_namespace: usize,
+    /// Of all namespaces.
+    pub total: usize,
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
             confirm_after: Duration::from_secs(1),
             skip_labelled: false,
             lookups: LookupLimits { per_namespace: 8, total: 1024 },
-            patches: 64,
+            patches: PatchLimits { per_namespace: 16, total: 64 },
+            mark_rate: None,
             drain_confirmations: Duration::from_millis(4500),
             drain_marks: Duration::from_millis(2500),
             traces: Traces::default(),
+            limits: LimitHits::default(),
         }
     }
 }

@@ -19,7 +19,7 @@ use tracing::info;
 
 use super::{link::StreamAcks, metrics::StreamMetrics, proto};
 use crate::{
-    delivery::{AckSender, Attached, Handoff},
+    delivery::{AckSender, Attached, CloseReason, Handoff},
     failpoint::FailPoint,
     model::{Subscription, SubscriptionName, event},
     telemetry::{
@@ -36,6 +36,7 @@ const GRPC_PREFIX: u64 = 5;
 /// A subscriber's stream, as tonic polls it. tonic drops it when either side has ended the stream.
 pub(super) struct EventStream {
     handoffs: mpsc::Receiver<Handoff>,
+    closed: watch::Receiver<Option<CloseReason>>,
     pending: Arc<PendingAcks>,
     acks: Option<StreamAcks>,
     /// The DATA bytes of the stream up to the end of the last event.
@@ -65,7 +66,7 @@ impl EventStream {
             // A task of its own, because acknowledgements arrive while the stream is not polled.
             tokio::spawn(forward_acks(Arc::downgrade(&pending), acks.acked()));
         }
-        Self { handoffs: attached.events, pending, acks, bytes: 0, guard }
+        Self { handoffs: attached.events, closed: attached.closed, pending, acks, bytes: 0, guard }
     }
 }
 
@@ -87,8 +88,13 @@ impl Stream for EventStream {
                 FailPoint::AfterHandoff.pass();
                 Poll::Ready(Some(Ok(event)))
             }
-            // Delivery ends streams only when the server drains.
-            Poll::Ready(None) => Poll::Ready(Some(Err(this.guard.end(shutting_down())))),
+            Poll::Ready(None) => {
+                let status = match *this.closed.borrow() {
+                    Some(CloseReason::NotReading) => not_reading(),
+                    Some(CloseReason::ShuttingDown) | None => shutting_down(),
+                };
+                Poll::Ready(Some(Err(this.guard.end(status))))
+            }
         }
     }
 }
@@ -121,6 +127,11 @@ async fn forward_acks(pending: Weak<PendingAcks>, mut acked: watch::Receiver<u64
 /// The status of requests and streams during a shutdown. Clients reconnect.
 pub(super) fn shutting_down() -> Status {
     Status::unavailable("the server is shutting down")
+}
+
+/// The status of a stream whose subscriber does not read while others need the memory.
+fn not_reading() -> Status {
+    Status::resource_exhausted("subscriber does not read: its events were not acknowledged for a minute")
 }
 
 /// Records a stream from its start to its end in metrics, log and traces. A guard that is dropped without a status means

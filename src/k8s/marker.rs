@@ -1,11 +1,6 @@
 //! Patches that write and remove marks.
 
-use std::{
-    collections::BTreeMap,
-    num::NonZeroU32,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::BoxFuture;
 use kube::{
@@ -14,7 +9,7 @@ use kube::{
     core::Status,
 };
 use serde::Serialize;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tracing::{Instrument, Span, field::Empty, info_span};
 
 use super::{
@@ -23,8 +18,8 @@ use super::{
     object::Object,
 };
 use crate::{
-    delivery::{MarkChange, MarkError, MarkPatch, Marker},
-    model::workflow::MARK_PREFIX,
+    delivery::{MarkChange, MarkError, MarkPatch, MarkPlace, Marker},
+    model::{Mark, workflow::MARK_PREFIX},
     telemetry::{Traces, log::chain, trace::TARGET},
 };
 
@@ -32,17 +27,18 @@ use crate::{
 const PATCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The field that the API server names if a patch has a wrong UID.
 const UID_FIELD: &str = "metadata.uid";
+/// The field and the reason that the API server names if the annotations would be too large.
+const NO_ROOM: (&str, &str) = ("metadata.annotations", "FieldValueTooLong");
 
 /// Writes marks with merge patches that have preconditions.
 pub struct PatchMarker {
     client: Client,
-    limiter: Option<RateLimiter>,
 }
 
 impl PatchMarker {
-    /// A marker that sends at most `per_second` patches a second, after a burst of as many.
-    pub fn new(client: Client, per_second: Option<NonZeroU32>) -> Self {
-        Self { client, limiter: per_second.map(RateLimiter::new) }
+    /// A marker that sends its patches through this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
     }
 
     async fn send(&self, patch: &MarkPatch) -> Result<(), MarkError> {
@@ -77,9 +73,6 @@ impl PatchMarker {
 impl Marker for PatchMarker {
     fn patch<'a>(&'a self, patch: &'a MarkPatch) -> BoxFuture<'a, Result<(), MarkError>> {
         Box::pin(async move {
-            if let Some(limiter) = &self.limiter {
-                limiter.acquire().await;
-            }
             let start = Instant::now();
             let result = self.send(patch).await;
             let metrics = &self.client.metrics;
@@ -121,31 +114,44 @@ struct Metadata {
     /// An optional precondition: another version is a conflict.
     #[serde(skip_serializing_if = "Option::is_none")]
     resource_version: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, Option<String>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, Option<String>>,
 }
 
 fn body(patch: &MarkPatch) -> Body {
     let uid = patch.uid.to_string();
-    let (subscriptions, value, resource_version) = match &patch.change {
-        MarkChange::Set(subscriptions) => (subscriptions, Some(uid.clone()), None),
+    let key = |name: &_| format!("{MARK_PREFIX}{name}");
+    let metadata = match &patch.change {
+        MarkChange::Set(marks) => {
+            let value = |mark: &Mark| (key(&mark.subscription), Some(Mark::value(patch.uid, mark.outcome)));
+            let marks = marks.iter().map(value).collect();
+            let (annotations, labels) = match patch.place {
+                MarkPlace::Annotation => (marks, BTreeMap::new()),
+                MarkPlace::Label => (BTreeMap::new(), marks),
+            };
+            Metadata { uid, resource_version: None, annotations, labels }
+        }
         MarkChange::Remove { subscriptions, resource_version } => {
-            (subscriptions, None, Some(resource_version.to_string()))
+            let removed: BTreeMap<_, _> = subscriptions.iter().map(|name| (key(name), None)).collect();
+            let resource_version = Some(resource_version.to_string());
+            Metadata { uid, resource_version, annotations: removed.clone(), labels: removed }
         }
     };
-    let annotations = subscriptions.iter().map(|name| (format!("{MARK_PREFIX}{name}"), value.clone())).collect();
-    Body { metadata: Metadata { uid, resource_version, annotations } }
+    Body { metadata }
 }
 
 /// Classifies the API server's refusal. kube-apiserver 1.36 answers a wrong UID with a 422 that names the field, not
 /// with a 409.
 fn classify(status: &Status) -> MarkError {
-    let wrong_uid = || {
-        let causes = status.details.iter().flat_map(|details| &details.causes);
-        causes.into_iter().any(|cause| cause.field == UID_FIELD)
-    };
+    let causes = || status.details.iter().flat_map(|details| &details.causes);
+    let wrong_uid = || causes().any(|cause| cause.field == UID_FIELD);
+    let no_room = || causes().any(|cause| (&*cause.field, &*cause.reason) == NO_ROOM);
     match status.code {
         404 => MarkError::Gone,
         422 if wrong_uid() => MarkError::Gone,
+        422 if no_room() => MarkError::NoRoom,
         409 => MarkError::Conflict,
         429 | 500.. => MarkError::Transient { message: format!("{}: {}", status.code, status.message) },
         // JSON that is not a Status: the answer of a proxy, not of the API server.
@@ -153,34 +159,6 @@ fn classify(status: &Status) -> MarkError {
             MarkError::Transient { message: "refused without a Kubernetes Status, so not by the API server".to_owned() }
         }
         code => MarkError::Refused { status: code, message: status.message.clone() },
-    }
-}
-
-/// Limits a rate, after a burst of one second's worth (the generic cell rate algorithm).
-struct RateLimiter {
-    interval: Duration,
-    /// The instant of the next permit if permits were evenly spaced; up to [`Self::BURST`] in the past.
-    next: Mutex<Instant>,
-}
-
-impl RateLimiter {
-    const BURST: Duration = Duration::from_secs(1);
-
-    fn new(per_second: NonZeroU32) -> Self {
-        let interval = Self::BURST / per_second.get();
-        Self { interval, next: Mutex::new(Instant::now()) }
-    }
-
-    /// Waits for a permit.
-    async fn acquire(&self) {
-        let at = {
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            let earliest = Instant::now().checked_sub(Self::BURST).unwrap_or(*next);
-            let at = (*next).max(earliest);
-            *next = at + self.interval;
-            at
-        };
-        sleep_until(at).await;
     }
 }
 

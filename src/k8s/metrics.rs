@@ -44,6 +44,7 @@ label_values! {
         Ok = "ok",
         Gone = "gone",
         Conflict = "conflict",
+        NoRoom = "no_room",
         Transient = "transient",
         Refused = "refused",
     }
@@ -55,6 +56,7 @@ impl From<&Result<(), MarkError>> for PatchOutcome {
             Ok(()) => Self::Ok,
             Err(MarkError::Gone) => Self::Gone,
             Err(MarkError::Conflict) => Self::Conflict,
+            Err(MarkError::NoRoom) => Self::NoRoom,
             Err(MarkError::Transient { .. }) => Self::Transient,
             Err(MarkError::Refused { .. }) => Self::Refused,
         }

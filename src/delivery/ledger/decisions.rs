@@ -10,17 +10,19 @@ use super::{
     types::{Action, Encode, LookupId, Now, Report},
 };
 use crate::{
-    delivery::StreamId,
+    delivery::{CloseReason, StreamId},
     model::{RunModels, Workflow},
 };
 
 impl Ledger {
     pub(super) fn decide(&mut self, now: Now, encode: &Encode<'_>) {
-        while let Some(id) = self.dirty.pop_first() {
+        self.recheck_drain();
+        while let Some(id) = self.next_dirty() {
             if self.draining {
                 self.close_if_drained(id);
                 continue;
             }
+            self.recheck_ready(id);
             self.hand_off_ready(id, now, encode);
             let stream = self.registry.stream(id);
             if stream.has_demand() {
@@ -30,7 +32,22 @@ impl Ledger {
         if !self.draining {
             self.begin_lookups(now);
         }
-        self.actions.extend(std::iter::from_fn(|| self.marks.next_patch()));
+        self.actions.extend(std::iter::from_fn(|| self.marks.next_patch(now.instant, &mut self.timers)));
+    }
+
+    /// Takes a stream about which there may be something to decide. Last come those that have waited for room.
+    fn next_dirty(&mut self) -> Option<StreamId> {
+        if self.dirty.is_empty() && !self.draining {
+            self.wake_waiting();
+        }
+        self.dirty.pop_first()
+    }
+
+    /// In a drain, checks the streams again whose last marks were written.
+    fn recheck_drain(&mut self) {
+        for (namespace, name) in self.marks.take_written() {
+            self.dirty.extend(self.registry.streams_of_subscription(&namespace, &name));
+        }
     }
 
     /// Closes a stream without unconfirmed events or pending marks: its client connects to another replica at once, which
@@ -38,7 +55,7 @@ impl Ledger {
     fn close_if_drained(&mut self, id: StreamId) {
         let stream = self.registry.stream(id);
         if !stream.has_unconfirmed() && !self.marks.is_busy_for(&stream.subscription) {
-            self.actions.push(Action::Close(id));
+            self.actions.push(Action::Close(id, CloseReason::ShuttingDown));
         }
     }
 
@@ -91,9 +108,10 @@ impl Ledger {
         loop {
             let stream = self.registry.stream(id);
             if !stream.has_room() {
-                return;
+                return self.record_stream_limit(id);
             }
             match stream.next_ready(now.instant) {
+                Next::Run(workflow, _) if self.waits_for_room(id, workflow.uid) => return,
                 Next::Run(workflow, models) => self.hand_off(id, workflow, &models, now, encode),
                 Next::NotBefore(at) => return self.timers.set(at, Timer::HandOff(id)),
                 Next::Nothing => return,
@@ -109,8 +127,11 @@ impl Ledger {
         }
         match encode(&workflow, models, &subscription) {
             Ok(payload) => {
+                // Without room, the next attempt finds that the stream waits for it.
+                let Some(space) = self.reserve_payload(id, workflow.uid, payload.len(), now) else { return };
                 let redelivery = self.registry.state(&subscription).failed.contains(workflow.uid);
-                let (handoff, pending_for) = self.registry.stream(id).hand_off(workflow.uid, payload, now.instant);
+                let stream = self.registry.stream(id);
+                let (handoff, pending_for) = stream.hand_off(workflow.uid, payload, space, now.instant);
                 let stream = id;
                 self.actions.push(Action::HandOff { stream, subscription, handoff, workflow, pending_for, redelivery });
             }

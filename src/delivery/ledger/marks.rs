@@ -1,21 +1,26 @@
-//! Marks to be written on Workflows and removed from them: one patch of a Workflow at a time.
+//! Marks to be written on Workflows and removed from them: one patch of a Workflow at a time, with everything that is
+//! pending for it. [`turns`] has the order of the patches.
+
+pub(super) mod turns;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use rand::rngs::SmallRng;
 
+use self::turns::{Entry, Next, Ticket, Turns};
 use super::{
     timers::{Timer, Timers},
     types::{Action, Report},
 };
 use crate::{
     backoff::Backoff,
-    delivery::{MarkChange, MarkError, MarkPatch},
-    model::{Subscription, SubscriptionName, Uid, Workflow, workflow::MAX_MARKS},
+    delivery::{MarkChange, MarkError, MarkPatch, MarkPlace, PatchLimits},
+    model::{Mark, RunOutcome, Subscription, SubscriptionName, Uid, Workflow, workflow::MAX_MARKS},
 };
 
 /// Pauses after a failure that may pass by itself.
@@ -29,9 +34,11 @@ const PARKED: Backoff = Backoff { first: Duration::from_secs(10), max: Duration:
 struct Pending {
     namespace: Arc<str>,
     name: Box<str>,
-    set: BTreeSet<SubscriptionName>,
+    set: BTreeMap<SubscriptionName, RunOutcome>,
     /// A [`MarkChange::Remove`].
     remove: Option<MarkChange>,
+    /// The place in which marks are written next.
+    place: MarkPlace,
     state: State,
     /// Attempts in a row that failed, and the one in flight.
     attempt: u32,
@@ -39,53 +46,73 @@ struct Pending {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Queued,
+    Queued(Ticket),
+    /// Its patch is in flight and holds a place.
     InFlight,
+    /// Its patch is in flight without a place.
+    Slow,
     /// It waits for its retry after a failure.
     AwaitingRetry,
     /// It waits for its retry after a refusal.
     Parked,
 }
 
+/// A subscription of a namespace.
+type Claimant = (Arc<str>, SubscriptionName);
+
+/// Each Workflow's changes are in `pending`. Everything else is an index of them, which [`Marks::change`] maintains.
 #[derive(Debug)]
 pub(super) struct Marks {
-    max_in_flight: usize,
-    in_flight: usize,
     pending: HashMap<Uid, Pending>,
-    /// The Workflows in the order of their patches. Also holds some that are no longer queued.
-    queue: VecDeque<Uid>,
+    turns: Turns,
+    /// Workflows that are parked.
+    parked: usize,
+    /// The numbers of Workflows on which a mark of a subscription is likely to be written soon.
+    unwritten: HashMap<Claimant, usize>,
+    /// In a drain, the subscriptions that were removed from `unwritten`.
+    written: BTreeSet<Claimant>,
+    draining: bool,
 }
 
 impl Marks {
-    pub(super) fn new(max_in_flight: usize) -> Self {
-        Self { max_in_flight, in_flight: 0, pending: HashMap::new(), queue: VecDeque::new() }
+    pub(super) fn new(limits: PatchLimits, rate: Option<NonZeroU32>) -> Self {
+        Self {
+            pending: HashMap::new(),
+            turns: Turns::new(limits, rate),
+            parked: 0,
+            unwritten: HashMap::new(),
+            written: BTreeSet::new(),
+            draining: false,
+        }
     }
 
     /// Adds the mark of a delivery. Returns `false` where the Workflow has no room for another mark.
-    pub(super) fn add(&mut self, workflow: &Workflow, subscription: &SubscriptionName) -> bool {
+    pub(super) fn add(&mut self, workflow: &Workflow, mark: &Mark, timers: &mut Timers) -> bool {
         let added = self.pending.get(&workflow.uid).map_or(0, |pending| pending.set.len());
-        let is_there = workflow.marks.iter().any(|mark| mark.subscription == *subscription);
+        let is_there = workflow.marks.iter().any(|other| other.subscription == mark.subscription);
         if !is_there && workflow.marks.len() + added >= MAX_MARKS {
             return false;
         }
-        self.entry(workflow).set.insert(subscription.clone());
+        self.change_of(workflow, timers, |pending| {
+            pending.set.insert(mark.subscription.clone(), mark.outcome);
+        });
         true
     }
 
-    /// Removes the current marks of a run that was restarted, and adds none.
-    pub(super) fn remove_all(&mut self, workflow: &Workflow) {
+    /// Removes the marks of outcomes that a restarted run has left, and adds none of those.
+    pub(super) fn remove_stale(&mut self, workflow: &Workflow, timers: &mut Timers) {
         let Some(resource_version) = workflow.resource_version.clone() else { return };
-        let subscriptions = workflow.stale_marks().map(|mark| mark.subscription.clone()).collect();
-        let pending = self.entry(workflow);
-        pending.set.clear();
-        pending.remove = Some(MarkChange::Remove { subscriptions, resource_version });
+        let subscriptions: BTreeSet<_> = workflow.stale_marks().map(|mark| mark.subscription.clone()).collect();
+        let subscriptions = subscriptions.into_iter().collect();
+        self.change_of(workflow, timers, |pending| {
+            pending.set.retain(|_, outcome| Some(*outcome) == workflow.outcome());
+            pending.remove = Some(MarkChange::Remove { subscriptions, resource_version });
+        });
     }
 
-    /// Cancels the addition of one subscription's mark.
-    pub(super) fn cancel_mark(&mut self, run: Uid, subscription: &SubscriptionName, timers: &mut Timers) {
-        self.change(run, timers, |pending| {
-            pending.set.remove(subscription);
-        });
+    /// Cancels the addition of a mark.
+    pub(super) fn cancel_mark(&mut self, run: Uid, mark: &Mark, timers: &mut Timers) {
+        self.change(run, timers, |pending| pending.cancel(mark));
     }
 
     /// Cancels all additions.
@@ -93,8 +120,7 @@ impl Marks {
         self.change(run, timers, |pending| pending.set.clear());
     }
 
-    /// Cancels a removal: the run has succeeded, or has no current mark. The patch would only fail, because the Workflow
-    /// has changed since.
+    /// Cancels a removal: the run has no stale mark. The patch would only fail, because the Workflow has changed since.
     pub(super) fn cancel_removal(&mut self, run: Uid, timers: &mut Timers) {
         self.change(run, timers, |pending| pending.remove = None);
     }
@@ -105,44 +131,55 @@ impl Marks {
     }
 
     /// Queues a retry that is due.
-    pub(super) fn queue_retry(&mut self, run: Uid) {
-        let pending = self.pending.get_mut(&run).expect("what is retried is pending");
-        debug_assert!(pending.awaits_retry(), "{pending:?}");
-        pending.state = State::Queued;
-        self.queue.push_back(run);
+    pub(super) fn queue_retry(&mut self, run: Uid, timers: &mut Timers) {
+        let ticket = self.turns.ticket();
+        self.change(run, timers, |pending| {
+            debug_assert!(pending.awaits_retry(), "{pending:?}");
+            pending.state = State::Queued(ticket);
+        });
     }
 
-    /// Queues every retry at once, with its pauses reset: a drain leaves no time for later ones.
-    pub(super) fn queue_retries(&mut self, timers: &mut Timers) {
-        for (run, pending) in &mut self.pending {
-            if pending.awaits_retry() {
-                timers.cancel(&Timer::RetryMark(*run));
-                pending.state = State::Queued;
+    /// Takes the place from a patch that is slow.
+    pub(super) fn slow(&mut self, run: Uid, timers: &mut Timers) {
+        self.change(run, timers, |pending| {
+            debug_assert_eq!(pending.state, State::InFlight);
+            pending.state = State::Slow;
+        });
+    }
+
+    /// Begins a drain: the rate no longer applies, and every retry is queued at once, with its pauses reset, because a
+    /// drain leaves no time for later ones.
+    pub(super) fn drain(&mut self, timers: &mut Timers) {
+        self.draining = true;
+        self.turns.drain();
+        let awaiting = self.pending.iter().filter(|(_, pending)| pending.awaits_retry());
+        for run in awaiting.map(|(run, _)| *run).collect::<Vec<_>>() {
+            timers.cancel(&Timer::RetryMark(run));
+            let ticket = self.turns.ticket();
+            self.change(run, timers, |pending| {
+                pending.state = State::Queued(ticket);
                 pending.attempt = 0;
-                self.queue.push_back(*run);
-            }
+            });
         }
     }
 
     /// Begins the next patch. Returns what the driver has to do.
-    pub(super) fn next_patch(&mut self) -> Option<Action> {
-        while self.in_flight < self.max_in_flight {
-            let uid = self.queue.pop_front()?;
-            let Some(pending) = self.pending.get_mut(&uid).filter(|pending| pending.state == State::Queued) else {
-                continue;
-            };
-            let change = match pending.remove.take() {
-                Some(remove) => remove,
-                None => MarkChange::Set(pending.set.iter().cloned().collect()),
-            };
-            pending.state = State::InFlight;
-            pending.attempt = pending.attempt.saturating_add(1);
-            self.in_flight += 1;
-            let (namespace, name) = (pending.namespace.clone(), pending.name.clone());
-            let patch = MarkPatch { namespace, name, uid, change };
-            return Some(Action::Patch { patch, attempt: pending.attempt });
-        }
-        None
+    pub(super) fn next_patch(&mut self, now: Instant, timers: &mut Timers) -> Option<Action> {
+        let run = match self.turns.next(now) {
+            Next::Patch(run) => run,
+            Next::NotBefore(at) => {
+                timers.set(at, Timer::MarkRate);
+                return None;
+            }
+            Next::Nothing => {
+                timers.cancel(&Timer::MarkRate);
+                return None;
+            }
+        };
+        timers.set(now + turns::SLOW, Timer::SlowPatch(run));
+        let mut action = None;
+        self.change(run, timers, |pending| action = Some(pending.begin(run)));
+        action
     }
 
     /// Handles the result of a patch.
@@ -154,46 +191,16 @@ impl Marks {
         timers: &mut Timers,
         jitter: &mut SmallRng,
     ) -> Report {
-        let uid = patch.uid;
-        let pending = self.pending.get_mut(&uid).expect("a patch in flight is pending");
-        debug_assert_eq!(pending.state, State::InFlight);
-        self.in_flight -= 1;
-        let attempt = pending.attempt;
-        let failed = match (&result, &patch.change) {
-            (Ok(()), MarkChange::Set(written)) => {
-                pending.set.retain(|name| !written.contains(name));
-                false
-            }
-            (Ok(()), MarkChange::Remove { .. }) => false,
-            (Err(MarkError::Gone), _) => {
-                pending.clear();
-                false
-            }
-            // The Workflow has a newer state, and the decision about its marks follows from that.
-            (Err(MarkError::Conflict), MarkChange::Remove { .. }) => false,
-            (Err(_), MarkChange::Set(_)) => true,
-            (Err(_), change @ MarkChange::Remove { .. }) => {
-                pending.remove.get_or_insert_with(|| change.clone());
-                true
-            }
-        };
-        // The change may have been cancelled while the patch was in flight.
-        let retry_in = (failed && !pending.is_empty()).then(|| {
-            let (state, backoff) = match &result {
-                Err(MarkError::Refused { .. }) => (State::Parked, PARKED),
-                _ => (State::AwaitingRetry, RETRY),
-            };
-            pending.state = state;
-            backoff.pause(attempt, jitter)
+        let run = patch.uid;
+        timers.cancel(&Timer::SlowPatch(run));
+        let ticket = self.turns.ticket();
+        let (mut attempt, mut retry_in) = (0, None);
+        self.change(run, timers, |pending| {
+            attempt = pending.attempt;
+            retry_in = pending.handle_result(&patch, &result, ticket, jitter);
         });
-        match retry_in {
-            Some(pause) => timers.set(now + pause, Timer::RetryMark(uid)),
-            None => {
-                pending.attempt = 0;
-                pending.state = State::Queued;
-                self.queue.push_back(uid);
-                self.change(uid, timers, |_| ());
-            }
+        if let Some(pause) = retry_in.filter(|pause| !pause.is_zero()) {
+            timers.set(now + pause, Timer::RetryMark(run));
         }
         match result {
             Ok(()) => Report::Marked { patch, attempt },
@@ -203,16 +210,22 @@ impl Marks {
 
     /// Returns whether nothing is pending that is likely to succeed soon.
     pub(super) fn is_idle(&self) -> bool {
-        self.pending.values().all(|pending| pending.state == State::Parked)
+        self.pending.len() == self.parked
     }
 
     /// Returns whether a mark of this subscription is likely to be written soon.
     pub(super) fn is_busy_for(&self, subscription: &Subscription) -> bool {
-        self.pending.values().any(|pending| {
-            pending.state != State::Parked
-                && pending.namespace == subscription.namespace
-                && pending.set.contains(&subscription.name)
-        })
+        self.unwritten.contains_key(&(subscription.namespace.clone(), subscription.name.clone()))
+    }
+
+    /// Takes the subscriptions for which [`Marks::is_busy_for`] has become false since the last call, in a drain.
+    pub(super) fn take_written(&mut self) -> BTreeSet<Claimant> {
+        std::mem::take(&mut self.written)
+    }
+
+    /// Returns whether a mark of this subscription is pending for a run.
+    pub(super) fn is_pending(&self, run: Uid, subscription: &SubscriptionName) -> bool {
+        self.pending.get(&run).is_some_and(|pending| pending.set.contains_key(subscription))
     }
 
     #[cfg(test)]
@@ -220,33 +233,84 @@ impl Marks {
         self.pending.contains_key(&run)
     }
 
+    /// Asserts that the indexes are empty, as they have to be where nothing is pending.
+    #[cfg(test)]
+    pub(super) fn assert_empty(&self) {
+        assert!(self.pending.is_empty() && self.turns.is_empty() && self.unwritten.is_empty(), "{self:#?}");
+        assert_eq!(self.parked, 0);
+    }
+
     /// The number of Workflows with pending changes.
     pub(super) fn len(&self) -> usize {
         self.pending.len()
     }
 
-    fn entry(&mut self, workflow: &Workflow) -> &mut Pending {
-        let queue = &mut self.queue;
-        self.pending.entry(workflow.uid).or_insert_with(|| {
-            queue.push_back(workflow.uid);
-            Pending {
+    /// Changes what is pending for a Workflow for which nothing may have been pending before.
+    fn change_of(&mut self, workflow: &Workflow, timers: &mut Timers, change: impl FnOnce(&mut Pending)) {
+        if !self.pending.contains_key(&workflow.uid) {
+            let pending = Pending {
                 namespace: workflow.namespace.clone(),
                 name: workflow.name.clone(),
-                set: BTreeSet::new(),
+                set: BTreeMap::new(),
                 remove: None,
-                state: State::Queued,
+                place: MarkPlace::Annotation,
+                state: State::Queued(self.turns.ticket()),
                 attempt: 0,
-            }
-        })
+            };
+            self.index(workflow.uid, &pending);
+            self.pending.insert(workflow.uid, pending);
+        }
+        self.change(workflow.uid, timers, change);
     }
 
     /// Changes what is pending for a Workflow, and drops it where nothing is left to patch.
     fn change(&mut self, run: Uid, timers: &mut Timers, change: impl FnOnce(&mut Pending)) {
-        let Some(pending) = self.pending.get_mut(&run) else { return };
-        change(pending);
-        if pending.is_empty() && pending.state != State::InFlight {
-            self.pending.remove(&run);
+        let Some(mut pending) = self.pending.remove(&run) else { return };
+        self.deindex(run, &pending);
+        let mut subscriptions = Vec::new();
+        if self.draining {
+            subscriptions.extend(pending.set.keys().map(|name| (pending.namespace.clone(), name.clone())));
+        }
+        change(&mut pending);
+        let namespace = pending.namespace.clone();
+        if pending.is_empty() && !pending.is_in_flight() {
             timers.cancel(&Timer::RetryMark(run));
+        } else {
+            self.index(run, &pending);
+            self.pending.insert(run, pending);
+        }
+        self.turns.schedule(&namespace);
+        self.written.extend(subscriptions.into_iter().filter(|claimant| !self.unwritten.contains_key(claimant)));
+    }
+
+    fn index(&mut self, run: Uid, pending: &Pending) {
+        if let Some(entry) = pending.entry() {
+            self.turns.add(&pending.namespace, run, entry);
+        }
+        if pending.state == State::Parked {
+            self.parked += 1;
+            return;
+        }
+        for name in pending.set.keys() {
+            *self.unwritten.entry((pending.namespace.clone(), name.clone())).or_default() += 1;
+        }
+    }
+
+    fn deindex(&mut self, run: Uid, pending: &Pending) {
+        if let Some(entry) = pending.entry() {
+            self.turns.remove(&pending.namespace, run, entry);
+        }
+        if pending.state == State::Parked {
+            self.parked -= 1;
+            return;
+        }
+        for name in pending.set.keys() {
+            let claimant = (pending.namespace.clone(), name.clone());
+            let count = self.unwritten.get_mut(&claimant).expect("a pending mark is counted");
+            *count -= 1;
+            if *count == 0 {
+                self.unwritten.remove(&claimant);
+            }
         }
     }
 }
@@ -256,6 +320,12 @@ impl Pending {
         self.set.is_empty() && self.remove.is_none()
     }
 
+    fn cancel(&mut self, mark: &Mark) {
+        if self.set.get(&mark.subscription) == Some(&mark.outcome) {
+            self.set.remove(&mark.subscription);
+        }
+    }
+
     fn clear(&mut self) {
         self.set.clear();
         self.remove = None;
@@ -263,5 +333,86 @@ impl Pending {
 
     fn awaits_retry(&self) -> bool {
         matches!(self.state, State::AwaitingRetry | State::Parked)
+    }
+
+    fn is_in_flight(&self) -> bool {
+        matches!(self.state, State::InFlight | State::Slow)
+    }
+
+    fn entry(&self) -> Option<Entry> {
+        match self.state {
+            State::Queued(ticket) if self.set.is_empty() => Some(Entry::Removal(ticket)),
+            State::Queued(ticket) => Some(Entry::Addition(ticket)),
+            State::InFlight => Some(Entry::InFlight),
+            State::Slow => Some(Entry::Slow),
+            State::AwaitingRetry | State::Parked => None,
+        }
+    }
+
+    /// Begins a patch. Where marks are to be added and removed, attempts alternate, so that neither waits for the other
+    /// to succeed.
+    fn begin(&mut self, uid: Uid) -> Action {
+        let removal = self.remove.take_if(|_| self.set.is_empty() || self.attempt % 2 == 1);
+        let change = removal.unwrap_or_else(|| {
+            let mark =
+                |(name, outcome): (&SubscriptionName, &_)| Mark { subscription: name.clone(), outcome: *outcome };
+            MarkChange::Set(self.set.iter().map(mark).collect())
+        });
+        self.state = State::InFlight;
+        self.attempt = self.attempt.saturating_add(1);
+        let (namespace, name, place) = (self.namespace.clone(), self.name.clone(), self.place);
+        Action::Patch { patch: MarkPatch { namespace, name, uid, change, place }, attempt: self.attempt }
+    }
+
+    /// Handles the result of a patch. Returns the pause before the next attempt, if the change is still wanted. Without a
+    /// pause, the Workflow is queued again at once, with this ticket.
+    fn handle_result(
+        &mut self,
+        patch: &MarkPatch,
+        result: &Result<(), MarkError>,
+        ticket: Ticket,
+        jitter: &mut SmallRng,
+    ) -> Option<Duration> {
+        debug_assert!(self.is_in_flight(), "{self:?}");
+        self.state = State::Queued(ticket);
+        let failed = match (result, &patch.change) {
+            (Ok(()), MarkChange::Set(written)) => {
+                for mark in written {
+                    self.cancel(mark);
+                }
+                false
+            }
+            (Ok(()), MarkChange::Remove { .. }) => false,
+            (Err(MarkError::Gone), _) => {
+                self.clear();
+                false
+            }
+            // The Workflow has a newer state, and the decision about its marks follows from that.
+            (Err(MarkError::Conflict), MarkChange::Remove { .. }) => false,
+            (Err(_), MarkChange::Set(_)) => true,
+            (Err(_), change @ MarkChange::Remove { .. }) => {
+                self.remove.get_or_insert_with(|| change.clone());
+                true
+            }
+        };
+        // The change may have been cancelled while the patch was in flight.
+        if !failed || self.is_empty() {
+            self.attempt = 0;
+            return None;
+        }
+        let is_set_as_annotation = matches!(patch.change, MarkChange::Set(_)) && patch.place == MarkPlace::Annotation;
+        let (state, backoff) = match result {
+            Err(MarkError::NoRoom) if is_set_as_annotation => {
+                self.place = MarkPlace::Label;
+                return Some(Duration::ZERO);
+            }
+            Err(MarkError::Refused { .. } | MarkError::NoRoom) => {
+                self.place = MarkPlace::Annotation;
+                (State::Parked, PARKED)
+            }
+            _ => (State::AwaitingRetry, RETRY),
+        };
+        self.state = state;
+        Some(backoff.pause(self.attempt, jitter))
     }
 }

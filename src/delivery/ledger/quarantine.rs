@@ -21,11 +21,16 @@ const STARVATION_LIMIT: Duration = Duration::from_secs(60);
 
 /// The failed deliveries of one subscription. They outlive its streams.
 #[derive(Debug, Default)]
-pub(super) struct FailedDeliveries(HashMap<Uid, Failures>);
+pub(super) struct FailedDeliveries {
+    runs: HashMap<Uid, Failures>,
+    /// The runs by the time of their last failure.
+    by_time: BTreeSet<(Instant, Uid)>,
+}
 
 #[derive(Debug)]
 struct Failures {
     count: u32,
+    last: Instant,
     /// The time since which the run is pending, through all streams.
     pending_since: Instant,
     probe_at: Instant,
@@ -34,7 +39,10 @@ struct Failures {
 impl FailedDeliveries {
     /// Records that a stream ended while this run's event was unconfirmed.
     pub(super) fn record(&mut self, run: Uid, pending_since: Instant, now: Instant) {
-        let failures = self.0.entry(run).or_insert(Failures { count: 0, pending_since, probe_at: now });
+        let failures = self.runs.entry(run).or_insert(Failures { count: 0, last: now, pending_since, probe_at: now });
+        self.by_time.remove(&(failures.last, run));
+        self.by_time.insert((now, run));
+        failures.last = now;
         failures.count = failures.count.saturating_add(1);
         if let Some(probes) = failures.count.checked_sub(MAX_FAILURES) {
             failures.probe_at = now + PROBES.ceiling(probes + 1);
@@ -43,25 +51,45 @@ impl FailedDeliveries {
 
     /// Forgets the failures of a run. Returns whether there were any.
     pub(super) fn remove(&mut self, run: Uid) -> bool {
-        self.0.remove(&run).is_some()
+        let removed = self.runs.remove(&run);
+        removed.is_some_and(|failures| self.by_time.remove(&(failures.last, run)))
+    }
+
+    /// Forgets the runs without a failure after `time`. Their events were not sent since.
+    pub(super) fn forget_until(&mut self, time: Instant) {
+        while let Some(&(last, run)) = self.by_time.first()
+            && last <= time
+        {
+            self.remove(run);
+        }
+    }
+
+    /// The time of the failure that is forgotten next.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.by_time.first().map(|(last, _)| *last)
     }
 
     pub(super) fn contains(&self, run: Uid) -> bool {
-        self.0.contains_key(&run)
+        self.runs.contains_key(&run)
+    }
+
+    /// The number of runs.
+    pub(super) fn len(&self) -> usize {
+        self.runs.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.runs.is_empty()
     }
 
     /// Returns the time since which a run is pending, where streams have ended before they confirmed it.
     pub(super) fn pending_since(&self, run: Uid) -> Option<Instant> {
-        self.0.get(&run).map(|failures| failures.pending_since)
+        self.runs.get(&run).map(|failures| failures.pending_since)
     }
 
     /// Returns the time of a run's next probe, where the run is quarantined.
     pub(super) fn next_probe(&self, run: Uid) -> Option<Instant> {
-        self.0.get(&run).filter(|failures| failures.count >= MAX_FAILURES).map(|failures| failures.probe_at)
+        self.runs.get(&run).filter(|failures| failures.count >= MAX_FAILURES).map(|failures| failures.probe_at)
     }
 }
 

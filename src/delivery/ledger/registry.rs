@@ -1,11 +1,12 @@
 //! The attached streams, by namespace and subscription, and what outlives them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
+    time::Instant,
 };
 
-use super::{lookups::Lookup, quarantine::FailedDeliveries, stream::Stream};
+use super::{lookups::Lookup, quarantine::FailedDeliveries, retention::RETENTION, stream::Stream};
 use crate::{
     delivery::StreamId,
     model::{ArtifactTypes, Subscription, SubscriptionName, Uid},
@@ -19,6 +20,8 @@ const MAX_UNUSED_TYPES: usize = 4;
 pub(super) struct Registry {
     pub(super) streams: HashMap<StreamId, Stream>,
     pub(super) namespaces: HashMap<Arc<str>, Namespace>,
+    /// The namespaces without a stream, by the time of the end of their last one.
+    pub(super) idle: BTreeSet<(Instant, Arc<str>)>,
 }
 
 #[derive(Debug, Default)]
@@ -27,6 +30,8 @@ pub(super) struct Namespace {
     pub(super) subscriptions: HashMap<SubscriptionName, SubscriptionState>,
     /// Succeeded runs without a model of these types.
     pub(super) without_model: HashMap<Arc<ArtifactTypes>, HashSet<Uid>>,
+    /// The time of the end of its last stream, if it has none.
+    pub(super) idle: Option<Instant>,
 }
 
 /// The part of a subscription that outlives its streams.
@@ -36,6 +41,8 @@ pub(super) struct SubscriptionState {
     /// Confirmed runs whose mark has not been seen yet.
     pub(super) confirmed: HashSet<Uid>,
     pub(super) failed: FailedDeliveries,
+    /// The time of the end of its last stream, if it has none.
+    pub(super) detached: Option<Instant>,
     /// Set once it was reported that several peers share it, until none of them is left.
     pub(super) reported_shared: bool,
 }
@@ -45,8 +52,12 @@ impl Registry {
     pub(super) fn attach(&mut self, id: StreamId, stream: Stream) -> usize {
         let namespace = self.namespaces.entry(stream.subscription.namespace.clone()).or_default();
         namespace.streams.push(id);
+        if let Some(since) = namespace.idle.take() {
+            self.idle.remove(&(since, stream.subscription.namespace.clone()));
+        }
         let subscription = namespace.subscriptions.entry(stream.subscription.name.clone()).or_default();
         subscription.streams.push(id);
+        subscription.detached = None;
         self.streams.insert(id, stream);
         subscription.streams.len()
     }
@@ -114,6 +125,23 @@ impl Registry {
         self.namespaces.get(namespace).map(|namespace| namespace.streams.clone()).unwrap_or_default()
     }
 
+    /// The streams of a subscription.
+    pub(super) fn streams_of_subscription(&self, namespace: &str, name: &SubscriptionName) -> Vec<StreamId> {
+        let state = self.namespaces.get(namespace).and_then(|namespace| namespace.subscriptions.get(name));
+        state.map(|state| state.streams.clone()).unwrap_or_default()
+    }
+
+    /// Records a delivery of a subscription that may have no stream.
+    pub(super) fn record_confirmed(&mut self, namespace: &str, name: &SubscriptionName, run: Uid, now: Instant) {
+        if let Some(namespace) = self.namespaces.get_mut(namespace) {
+            let state = namespace.subscriptions.entry(name.clone()).or_default();
+            state.confirmed.insert(run);
+            if state.streams.is_empty() {
+                state.detached.get_or_insert(now);
+            }
+        }
+    }
+
     /// The streams that await a lookup.
     pub(super) fn awaiting(&self, lookup: &Lookup) -> Vec<StreamId> {
         let mut streams = self.streams_of(&lookup.workflow.namespace);
@@ -139,7 +167,28 @@ impl Registry {
     }
 }
 
+impl Namespace {
+    /// Returns whether a confirmed delivery is remembered whose mark has not been seen.
+    pub(super) fn has_confirmed(&self) -> bool {
+        self.subscriptions.values().any(|state| !state.confirmed.is_empty())
+    }
+}
+
 impl SubscriptionState {
+    /// The number of remembered deliveries.
+    pub(super) fn deliveries(&self) -> usize {
+        self.confirmed.len() + self.failed.len()
+    }
+
+    /// The time at which something of it is to be forgotten, or checked again.
+    pub(super) fn forget_at(&self, now: Instant) -> Option<Instant> {
+        let failed = self.failed.oldest().map(|oldest| oldest + RETENTION);
+        let confirmed = self.detached.filter(|_| !self.confirmed.is_empty()).map(|since| since + RETENTION);
+        // Later than that, the mark is pending.
+        let confirmed = confirmed.map(|at| if at > now { at } else { now + RETENTION });
+        failed.into_iter().chain(confirmed).min()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.streams.is_empty() && self.confirmed.is_empty() && self.failed.is_empty()
     }

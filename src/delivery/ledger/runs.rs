@@ -4,6 +4,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{
     Ledger,
+    deleted::Dropped,
+    flow::FoundModels,
     lookups::Lookup,
     timers::Timer,
     types::{Action, Now, Report},
@@ -11,9 +13,10 @@ use super::{
 use crate::{
     delivery::StreamId,
     model::{
-        RunModels, Subscription, Uid, Workflow,
+        Mark, Phase, RunModels, RunOutcome, Subscription, Uid, Workflow,
         event::{self, SkipReason},
     },
+    telemetry::Limit,
 };
 
 // === changes of Workflows ===
@@ -21,15 +24,15 @@ use crate::{
 impl Ledger {
     /// Handles a Workflow that is new or has changed.
     pub(super) fn workflow_applied(&mut self, workflow: &Arc<Workflow>, now: Now) {
-        self.recheck_drain(&workflow.namespace);
         if workflow.is_restarted() {
-            self.marks.remove_all(workflow);
+            self.marks.remove_stale(workflow, &mut self.timers);
         } else {
             self.marks.cancel_removal(workflow.uid, &mut self.timers);
         }
         if !self.registry.namespaces.contains_key(&*workflow.namespace) {
             return;
         }
+        self.workflow_returned(workflow, now);
         if !workflow.succeeded() {
             return self.no_longer_succeeded(workflow);
         }
@@ -45,7 +48,6 @@ impl Ledger {
     /// Handles the deletion of a Workflow: a run that is pending for a subscription is kept for a while.
     pub(super) fn workflow_deleted(&mut self, workflow: &Arc<Workflow>, now: Now) {
         let uid = workflow.uid;
-        self.recheck_drain(&workflow.namespace);
         self.marks.forget(uid, &mut self.timers);
         let mut pending_for = HashSet::new();
         for id in self.registry.streams_of(&workflow.namespace) {
@@ -64,8 +66,13 @@ impl Ledger {
                 runs.remove(&uid);
             });
         }
+        let mut delivered = Vec::new();
+        // The phase may have become unknown after the delivery.
+        let outcome = workflow.outcome().unwrap_or(RunOutcome::Succeeded);
         self.registry.change_states(&workflow.namespace, |name, state| {
-            state.confirmed.remove(&uid);
+            if state.confirmed.remove(&uid) {
+                delivered.push(Mark { subscription: name.clone(), outcome });
+            }
             // Its stream broke before it confirmed the run, and the next stream may attach in a few seconds.
             if state.failed.contains(uid) {
                 pending_for.insert(name.clone());
@@ -73,10 +80,35 @@ impl Ledger {
         });
         let registry = &self.registry;
         self.lookups.workflow_deleted(uid, |lookup| registry.is_awaited(lookup), &mut self.timers);
-        if !pending_for.is_empty()
-            && let Some(expired) = self.deleted.insert(workflow.clone(), pending_for, now.instant, &mut self.timers)
-        {
-            self.expire(expired);
+        if !pending_for.is_empty() || !delivered.is_empty() {
+            let timers = &mut self.timers;
+            for dropped in self.deleted.insert(workflow.clone(), pending_for, delivered, now.instant, timers) {
+                self.report(Report::LimitHit(Limit::DeletedRuns));
+                self.expire(dropped);
+            }
+        }
+    }
+
+    /// Handles a run that was deleted, or had left the selector, and is there again: the deliveries that were made
+    /// meanwhile are recorded and marked.
+    pub(super) fn workflow_returned(&mut self, workflow: &Workflow, now: Now) {
+        if self.deleted.is_empty() || workflow.phase == Phase::Unknown {
+            return;
+        }
+        for mark in self.deleted.returned(workflow.uid, &mut self.timers) {
+            if Some(mark.outcome) == workflow.outcome() && !workflow.is_marked_for(&mark.subscription) {
+                let name = &mark.subscription;
+                self.registry.record_confirmed(&workflow.namespace, name, workflow.uid, now.instant);
+                self.mark(workflow, mark);
+            }
+        }
+    }
+
+    /// Has a delivery marked.
+    fn mark(&mut self, workflow: &Workflow, mark: Mark) {
+        if !self.marks.add(workflow, &mark, &mut self.timers) {
+            let workflow = Arc::new(workflow.clone());
+            self.report(Report::MarksFull { workflow, subscription: mark.subscription });
         }
     }
 
@@ -113,7 +145,7 @@ impl Ledger {
                 state.failed.remove(uid);
                 streams.clone_from(&state.streams);
             });
-            self.marks.cancel_mark(uid, &mark.subscription, &mut self.timers);
+            self.marks.cancel_mark(uid, mark, &mut self.timers);
             for id in streams {
                 let Some(run) = self.registry.stream(id).runs.get_mut(&uid) else { continue };
                 // Each stream here gets every event, including those that another stream of its subscription has
@@ -233,6 +265,7 @@ impl Ledger {
         {
             namespace.without_model.entry(lookup.types.clone()).or_default().insert(uid);
         }
+        let mut found = FoundModels::new(models.clone());
         for id in self.registry.awaiting(lookup) {
             self.dirty.insert(id);
             let subscription = self.registry.stream(id).subscription.clone();
@@ -244,7 +277,7 @@ impl Ledger {
                 self.exclude(id, uid);
             } else {
                 let probe_at = self.registry.state(&subscription).failed.next_probe(uid);
-                self.registry.stream(id).models_found(uid, models.clone(), probe_at);
+                self.models_ready(id, uid, &mut found, probe_at);
             }
         }
     }
@@ -282,18 +315,19 @@ impl Ledger {
                 run.already_delivered = true;
             }
         }
-        if self.deleted.release(uid, &subscription.name, &mut self.timers)
+        let outcome = workflow.outcome().unwrap_or(RunOutcome::Succeeded);
+        let mark = Mark { subscription: subscription.name.clone(), outcome };
+        if self.deleted.deliver(uid, &mark, &mut self.timers)
             || !self.registry.state_mut(subscription).confirmed.insert(uid)
         {
             return;
         }
-        if !self.marks.add(workflow, &subscription.name) {
-            self.report(Report::MarksFull { workflow: workflow.clone(), subscription: subscription.name.clone() });
-        }
+        self.mark(workflow, mark);
     }
 
-    /// Gives up a run whose Workflow was deleted.
-    pub(super) fn expire(&mut self, workflow: Arc<Workflow>) {
+    /// Gives up a run whose Workflow was deleted, if it is pending for a subscription.
+    pub(super) fn expire(&mut self, dropped: Dropped) {
+        let Dropped { workflow, was_pending: true, .. } = dropped else { return };
         for id in self.registry.streams_of(&workflow.namespace) {
             self.withdraw(id, workflow.uid);
         }

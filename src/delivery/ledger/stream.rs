@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{lookups::Lookup, quarantine::Quarantine, types::Age};
+use super::{budget::Reservation, lookups::Lookup, quarantine::Quarantine, types::Age};
 use crate::{
     delivery::{Handoff, MAX_UNACKNOWLEDGED},
     model::{RunModels, Subscription, Uid, Workflow},
@@ -19,6 +19,9 @@ use crate::{
 const MAX_UNACKNOWLEDGED_BYTES: usize = 4 * 1024 * 1024;
 /// Ready runs above which no further lookups begin: enough to keep a fast subscriber busy.
 const MAX_READY: usize = MAX_UNACKNOWLEDGED;
+/// Bytes of the models of ready runs above which no further lookups begin. A single run is always allowed, and runs in
+/// quarantine do not count: they must not delay the others.
+const MAX_READY_BYTES: usize = 1024 * 1024;
 /// The time for which a ready run waits for the first lookup of an older one, so that runs are sent in order where
 /// nothing fails.
 const IN_ORDER: Duration = Duration::from_millis(500);
@@ -31,11 +34,20 @@ pub(super) enum State {
     /// A lookup of its models is in flight or will be retried.
     AwaitingLookup,
     /// Its event can be handed off: in quarantine as a probe, at this time.
-    Ready { models: Arc<RunModels>, probe_at: Option<Instant> },
+    Ready { models: ReadyModels, probe_at: Option<Instant> },
     /// Its event was handed off and is not confirmed.
     HandedOff { sequence: u64, at: Instant },
     /// It is not sent: the subscription's filter excludes it, or it has no valid event.
     Excluded,
+}
+
+/// The models of a ready run, and the bytes that they take.
+#[derive(Clone, Debug)]
+pub(super) struct ReadyModels {
+    pub(super) models: Arc<RunModels>,
+    pub(super) bytes: usize,
+    /// Shared by the streams that hold the same models. `None` for few bytes for which there was no room.
+    pub(super) _space: Option<Arc<Reservation>>,
 }
 
 #[derive(Debug)]
@@ -71,7 +83,12 @@ struct Queues {
     /// Runs whose first lookup is in flight, and the time until which younger runs wait for it.
     awaiting_lookup: BTreeMap<Age, Instant>,
     ready: BTreeSet<Age>,
+    ready_bytes: usize,
+    /// The bytes of the models that were found last: what the next ones may take.
+    last_bytes: usize,
     quarantine: Quarantine,
+    /// Models were found that the stream may not hold: no lookups begin until it holds less.
+    is_saturated: bool,
 }
 
 impl Queues {
@@ -83,10 +100,15 @@ impl Queues {
             State::AwaitingLookup => {
                 self.awaiting_lookup.remove(&run.age);
             }
-            State::Ready { probe_at: None, .. } => {
+            State::Ready { models, probe_at: None } => {
                 self.ready.remove(&run.age);
+                self.ready_bytes -= models.bytes;
+                self.is_saturated = false;
             }
-            State::Ready { probe_at: Some(at), .. } => self.quarantine.remove(*at, run.age),
+            State::Ready { probe_at: Some(at), .. } => {
+                self.quarantine.remove(*at, run.age);
+                self.is_saturated = false;
+            }
             State::HandedOff { .. } | State::Excluded => {}
         }
     }
@@ -105,6 +127,7 @@ struct Unacknowledged {
     sequence: u64,
     run: Uid,
     bytes: usize,
+    _space: Reservation,
 }
 
 #[derive(Debug)]
@@ -129,6 +152,10 @@ pub(super) struct Stream {
     queues: Queues,
     unacknowledged: VecDeque<Unacknowledged>,
     unacknowledged_bytes: usize,
+    /// The time since which something is unacknowledged without any acknowledgement.
+    silent_since: Option<Instant>,
+    /// It was recorded that the unacknowledged bytes have reached their limit.
+    is_full: bool,
     acknowledged: VecDeque<Acknowledged>,
     last_sequence: u64,
 }
@@ -142,6 +169,8 @@ impl Stream {
             queues: Queues::default(),
             unacknowledged: VecDeque::new(),
             unacknowledged_bytes: 0,
+            silent_since: None,
+            is_full: false,
             acknowledged: VecDeque::new(),
             last_sequence: 0,
         }
@@ -175,7 +204,10 @@ impl Stream {
 
     /// Returns whether the models of another run should be looked up now.
     pub(super) fn has_demand(&self) -> bool {
-        !self.queues.queued.is_empty() && self.queues.ready.len() < MAX_READY
+        let Queues { queued, ready, awaiting_lookup, ready_bytes, last_bytes, is_saturated, .. } = &self.queues;
+        let expected_bytes = ready_bytes + (1 + awaiting_lookup.len()) * last_bytes;
+        let has_room = expected_bytes <= MAX_READY_BYTES || (ready.is_empty() && awaiting_lookup.is_empty());
+        !queued.is_empty() && ready.len() < MAX_READY && has_room && !is_saturated
     }
 
     /// Takes the oldest run whose models have not been looked up.
@@ -208,16 +240,44 @@ impl Stream {
     }
 
     /// Takes the models of a run that awaits them. A run in quarantine has the time of its next probe.
-    pub(super) fn models_found(&mut self, run: Uid, models: Arc<RunModels>, probe_at: Option<Instant>) {
+    pub(super) fn models_found(&mut self, run: Uid, models: ReadyModels, probe_at: Option<Instant>) {
         let run = self.runs.get_mut(&run).filter(|run| run.awaits_lookup()).expect("the run awaits its models");
         self.queues.dequeue(run);
+        let bytes = models.bytes;
+        self.queues.last_bytes = bytes;
         run.state = State::Ready { models, probe_at };
         match probe_at {
             None => {
                 self.queues.ready.insert(run.age);
+                self.queues.ready_bytes += bytes;
             }
             Some(at) => self.queues.quarantine.insert(at, run.age),
         }
+    }
+
+    /// Returns whether the stream may hold these bytes of models beside those of other ready runs.
+    pub(super) fn may_hold_ready(&self, bytes: usize) -> bool {
+        self.queues.ready.is_empty() || self.queues.ready_bytes + bytes <= MAX_READY_BYTES
+    }
+
+    /// Returns whether the stream holds neither models nor unacknowledged payloads.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.queues.ready.is_empty() && self.queues.quarantine.next().is_none() && self.unacknowledged.is_empty()
+    }
+
+    /// Drops the models of a run that awaits them, because the stream may not hold them. They are looked up again once it
+    /// holds less, or after [`Stream::resume_lookups`].
+    pub(super) fn postpone(&mut self, run: Uid, bytes: usize) {
+        let run = self.runs.get_mut(&run).filter(|run| run.awaits_lookup()).expect("the run awaits its models");
+        self.queues.dequeue(run);
+        run.state = State::Queued;
+        self.queues.queued.insert(run.age);
+        self.queues.last_bytes = bytes;
+        self.queues.is_saturated = true;
+    }
+
+    pub(super) fn resume_lookups(&mut self) {
+        self.queues.is_saturated = false;
     }
 
     // === hand-offs ===
@@ -226,6 +286,24 @@ impl Stream {
     pub(super) fn has_room(&self) -> bool {
         self.unacknowledged.len() < MAX_UNACKNOWLEDGED
             && (self.unacknowledged_bytes < MAX_UNACKNOWLEDGED_BYTES || self.unacknowledged.is_empty())
+    }
+
+    /// Returns whether the unacknowledged bytes have reached their limit, once.
+    pub(super) fn reaches_byte_limit(&mut self) -> bool {
+        self.unacknowledged_bytes >= MAX_UNACKNOWLEDGED_BYTES && !std::mem::replace(&mut self.is_full, true)
+    }
+
+    pub(super) fn has_unacknowledged(&self) -> bool {
+        !self.unacknowledged.is_empty()
+    }
+
+    pub(super) fn unacknowledged_bytes(&self) -> usize {
+        self.unacknowledged_bytes
+    }
+
+    /// The time since which something is unacknowledged without any acknowledgement.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        self.silent_since
     }
 
     /// Returns whether an event was handed off and is not confirmed.
@@ -254,14 +332,20 @@ impl Stream {
     fn ready(&self, run: Uid) -> Next {
         match self.runs.get(&run) {
             Some(Run { workflow, state: State::Ready { models, .. }, .. }) => {
-                Next::Run(workflow.clone(), models.clone())
+                Next::Run(workflow.clone(), models.models.clone())
             }
             other => unreachable!("{run} is queued as ready: {other:?}"),
         }
     }
 
     /// Records a hand-off. Returns it, and the time for which the run was pending.
-    pub(super) fn hand_off(&mut self, run: Uid, payload: Bytes, now: Instant) -> (Handoff, Duration) {
+    pub(super) fn hand_off(
+        &mut self,
+        run: Uid,
+        payload: Bytes,
+        space: Reservation,
+        now: Instant,
+    ) -> (Handoff, Duration) {
         let entry = self.runs.get_mut(&run).expect("the run is one of the stream's");
         self.queues.dequeue(entry);
         if matches!(entry.state, State::Ready { probe_at: Some(_), .. }) {
@@ -271,19 +355,25 @@ impl Stream {
         let sequence = self.last_sequence;
         entry.state = State::HandedOff { sequence, at: now };
         self.unacknowledged_bytes += payload.len();
-        self.unacknowledged.push_back(Unacknowledged { sequence, run, bytes: payload.len() });
+        self.silent_since.get_or_insert(now);
+        self.unacknowledged.push_back(Unacknowledged { sequence, run, bytes: payload.len(), _space: space });
         (Handoff { sequence, payload }, now.saturating_duration_since(entry.pending_since))
     }
 
     /// Records that every event up to this one was acknowledged, and is confirmed at `confirm_at`. Returns whether no
     /// earlier confirmation is due.
-    pub(super) fn acknowledge(&mut self, sequence: u64, confirm_at: Instant) -> bool {
+    pub(super) fn acknowledge(&mut self, sequence: u64, now: Instant, confirm_at: Instant) -> bool {
         let first = self.acknowledged.is_empty();
+        let before = self.unacknowledged.len();
         while self.unacknowledged.front().is_some_and(|open| open.sequence <= sequence)
             && let Some(open) = self.unacknowledged.pop_front()
         {
             self.unacknowledged_bytes -= open.bytes;
             self.acknowledged.push_back(Acknowledged { confirm_at, sequence: open.sequence, run: open.run });
+        }
+        if self.unacknowledged.len() < before {
+            self.silent_since = self.has_unacknowledged().then_some(now);
+            self.is_full = false;
         }
         first && !self.acknowledged.is_empty()
     }

@@ -19,6 +19,10 @@ pub(super) enum Timer {
     SlowLookup(LookupId),
     /// Retries a failed patch.
     RetryMark(Uid),
+    /// Finds a patch slow.
+    SlowPatch(Uid),
+    /// Begins the next patch, which the rate did not allow earlier.
+    MarkRate,
     /// Drops a run whose Workflow was deleted.
     DropDeleted(Uid),
     /// Makes a postponed hand-off of a stream.
@@ -27,6 +31,10 @@ pub(super) enum Timer {
     CheckShared(StreamId),
     /// Drops a namespace without a stream.
     DropNamespace(Arc<str>),
+    /// Forgets what is remembered of the subscriptions of a namespace.
+    ForgetSubscriptions(Arc<str>),
+    /// Closes streams whose subscribers do not read.
+    CheckReaders,
     /// Checks whether the wall clock was set back.
     CheckClock,
 }
@@ -49,6 +57,10 @@ impl Timers {
         if let Some((timer, at)) = self.set.remove_entry(timer) {
             self.by_time.remove(&(at, timer));
         }
+    }
+
+    pub(super) fn is_set(&self, timer: &Timer) -> bool {
+        self.set.contains_key(timer)
     }
 
     /// Returns the time of the next timer.

@@ -9,8 +9,9 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    delivery::{Handoff, LookupError, MarkError, MarkPatch, StreamId},
+    delivery::{CloseReason, Handoff, LookupError, MarkError, MarkPatch, StreamId},
     model::{ArtifactTypes, RunModels, Subscription, SubscriptionName, Uid, Workflow, event::SkipReason},
+    telemetry::Limit,
 };
 
 /// A point in time on both clocks: pauses follow the monotonic clock, the ages of runs the wall clock.
@@ -64,7 +65,7 @@ pub(in crate::delivery) enum Action {
     /// Patch a Workflow, then call [`super::Ledger::handle_patch`].
     Patch { patch: MarkPatch, attempt: u32 },
     /// End a stream from this side.
-    Close(StreamId),
+    Close(StreamId, CloseReason),
     /// Read the records of a namespace, then call [`super::Ledger::reread`].
     Reread(Arc<str>),
     /// Stop following a namespace.
@@ -103,6 +104,10 @@ pub(in crate::delivery) enum Report {
     Shared { namespace: Arc<str>, subscription: SubscriptionName, peers: usize },
     /// A run whose Workflow was deleted was not delivered in time.
     Expired { workflow: Arc<Workflow> },
+    /// A stream was closed that has held this many bytes without an acknowledgement, while others waited for room.
+    NotReading { subscription: Arc<Subscription>, bytes: usize },
+    /// A limit was reached.
+    LimitHit(Limit),
 }
 
 /// Gauges of what is pending.

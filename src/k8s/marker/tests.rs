@@ -2,16 +2,18 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    k8s::fixtures::{FakeApi, PendingRequest, failure, fake_client, uid_of, workflow},
-    model::{SubscriptionName, Uid},
+    k8s::fixtures::{PendingRequest, failure, fake_client, uid_of, workflow},
+    model::{RunOutcome, SubscriptionName, Uid},
 };
 
 fn set(names: &[&str]) -> MarkPatch {
-    patch(MarkChange::Set(subscriptions(names)))
+    let mark = |subscription| Mark { subscription, outcome: RunOutcome::Succeeded };
+    patch(MarkChange::Set(subscriptions(names).into_iter().map(mark).collect()))
 }
 
 fn patch(change: MarkChange) -> MarkPatch {
-    MarkPatch { namespace: "team".into(), name: "run-x".into(), uid: Uid::parse(&uid_of("run-x")).unwrap(), change }
+    let uid = Uid::parse(&uid_of("run-x")).unwrap();
+    MarkPatch { namespace: "team".into(), name: "run-x".into(), uid, change, place: MarkPlace::Annotation }
 }
 
 fn subscriptions(names: &[&str]) -> Vec<SubscriptionName> {
@@ -22,7 +24,7 @@ fn subscriptions(names: &[&str]) -> Vec<SubscriptionName> {
 async fn answered(answer: impl FnOnce(PendingRequest)) -> (Result<(), MarkError>, PatchOutcome) {
     let (client, mut api) = fake_client();
     let metrics = client.metrics.clone();
-    let marker = PatchMarker::new(client, None);
+    let marker = PatchMarker::new(client);
     let patch = set(&["model-update"]);
     let (result, ()) = tokio::join!(marker.patch(&patch), async { answer(api.next().await) });
     let count = |outcome| metrics.mark_patches.get_or_create(&OutcomeLabel { outcome }).get();
@@ -34,7 +36,7 @@ async fn answered(answer: impl FnOnce(PendingRequest)) -> (Result<(), MarkError>
 /// Sends this patch, and returns the request.
 async fn sent(patch: &MarkPatch) -> PendingRequest {
     let (client, mut api) = fake_client();
-    let marker = PatchMarker::new(client, None);
+    let marker = PatchMarker::new(client);
     tokio::select! {
         result = marker.patch(patch) => panic!("no answer was sent: {result:?}"),
         request = api.next() => request,
@@ -64,8 +66,29 @@ async fn a_removal_has_the_resource_version_as_precondition() {
         json!({"metadata": {
             "uid": uid_of("run-x"), "resourceVersion": "7",
             "annotations": {"published.pipelines.kubeflow.org/deploy": null},
+            "labels": {"published.pipelines.kubeflow.org/deploy": null},
         }})
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_of_a_failed_run_may_be_a_label() {
+    let mark = Mark { subscription: SubscriptionName::new("deploy").unwrap(), outcome: RunOutcome::Failed };
+    let label = MarkPatch { place: MarkPlace::Label, ..patch(MarkChange::Set(vec![mark])) };
+    let uid = uid_of("run-x");
+    assert_eq!(
+        sent(&label).await.json(),
+        json!({"metadata": {
+            "uid": uid, "labels": {"published.pipelines.kubeflow.org/deploy": format!("{uid}.failed")},
+        }})
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_annotations_have_no_room() {
+    let mut full = failure(422, "Too long: may not be more than 262144 bytes");
+    full["details"] = json!({"causes": [{"field": "metadata.annotations", "reason": "FieldValueTooLong"}]});
+    assert_eq!(answered(|request| request.answer(422, &full)).await, (Err(MarkError::NoRoom), PatchOutcome::NoRoom));
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,45 +150,11 @@ async fn other_refusals_carry_their_status() {
 async fn an_unanswered_patch_times_out_after_ten_seconds() {
     let (client, mut api) = fake_client();
     let metrics = client.metrics.clone();
-    let marker = PatchMarker::new(client, None);
+    let marker = PatchMarker::new(client);
     let start = Instant::now();
     let patch = set(&["deploy"]);
     let (result, _unanswered) = tokio::join!(marker.patch(&patch), api.next());
     assert_eq!(result, Err(MarkError::Transient { message: "no answer within 10 s".into() }));
     assert_eq!(start.elapsed().as_secs(), 10);
     assert_eq!(metrics.mark_patches.get_or_create(&OutcomeLabel { outcome: PatchOutcome::Transient }).get(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_rate_is_limited_after_a_burst() {
-    let limiter = RateLimiter::new(NonZeroU32::new(10).unwrap());
-    tokio::time::advance(Duration::from_secs(5)).await;
-    let start = Instant::now();
-    for _ in 0..31 {
-        limiter.acquire().await;
-    }
-    assert_eq!(start.elapsed().as_millis() / 100, 20, "ten of a burst at once, and twenty-one at ten a second");
-}
-
-#[tokio::test(start_paused = true)]
-async fn patches_wait_for_a_permit_and_not_for_each_other() {
-    let (client, mut api) = fake_client();
-    let marker = PatchMarker::new(client, NonZeroU32::new(2));
-    tokio::time::advance(Duration::from_secs(5)).await;
-    let start = Instant::now();
-    let patches: Vec<_> = (0..5).map(|_| set(&["deploy"])).collect();
-    let marked = futures::future::join_all(patches.iter().map(|patch| marker.patch(patch)));
-    let answers = async |api: &mut FakeApi| {
-        let mut held = Vec::new();
-        let mut at = Vec::new();
-        for _ in 0..5 {
-            held.push(api.next().await);
-            at.push(start.elapsed().as_millis());
-        }
-        held.into_iter().for_each(|request| request.answer(200, &workflow("run-x", 8)));
-        at
-    };
-    let (results, at) = tokio::join!(marked, answers(&mut api));
-    assert!(results.iter().all(Result::is_ok), "{results:?}");
-    assert_eq!(at.iter().map(|ms| (ms + 5) / 10 * 10).collect::<Vec<_>>(), [0, 0, 0, 500, 1000]);
 }

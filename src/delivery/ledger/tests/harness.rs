@@ -8,7 +8,7 @@ use std::{
 
 use super::super::{Action, Ledger, LookupId, Now, Report, Timer};
 use crate::{
-    delivery::{LookupLimits, MarkError, MarkPatch, Options, StreamId},
+    delivery::{CloseReason, LookupLimits, MarkError, MarkPatch, Options, StreamId},
     model::{ArtifactTypes, Subscription, Uid, Workflow},
     store::Change,
 };
@@ -47,6 +47,7 @@ pub(super) struct Harness {
     pub(super) handoffs: Vec<Event>,
     pub(super) reports: Vec<Report>,
     pub(super) closed: Vec<StreamId>,
+    pub(super) close_reasons: Vec<CloseReason>,
     pub(super) unfollowed: Vec<String>,
     pub(super) forgotten: Vec<Uid>,
     reread: Vec<Arc<str>>,
@@ -73,6 +74,7 @@ impl Harness {
             handoffs: Vec::new(),
             reports: Vec::new(),
             closed: Vec::new(),
+            close_reasons: Vec::new(),
             unfollowed: Vec::new(),
             forgotten: Vec::new(),
             reread: Vec::new(),
@@ -100,7 +102,10 @@ impl Harness {
                 }
                 Action::Patch { patch, .. } => self.patches.push(patch),
                 Action::Forget(uid) => self.forgotten.push(uid),
-                Action::Close(stream) => self.closed.push(stream),
+                Action::Close(stream, reason) => {
+                    self.closed.push(stream);
+                    self.close_reasons.push(reason);
+                }
                 Action::Reread(namespace) => self.reread.push(namespace),
                 Action::Unfollow(namespace) => self.unfollowed.push(namespace.to_string()),
                 Action::Report(report) => self.reports.push(report),
@@ -271,5 +276,8 @@ pub(super) fn assert_empty(ledger: &Ledger) {
     assert!(ledger.registry.namespaces.is_empty() && ledger.registry.streams.is_empty(), "{ledger:#?}");
     assert!(ledger.lookups.is_empty(), "{:#?}", ledger.lookups);
     assert!(ledger.dirty.is_empty());
-    assert_eq!((ledger.marks.len(), ledger.deleted.len()), (0, 0));
+    assert_eq!((ledger.flow.unacknowledged.total(), ledger.flow.ready.total()), (0, 0));
+    assert!(ledger.registry.idle.is_empty(), "{:?}", ledger.registry.idle);
+    ledger.marks.assert_empty();
+    ledger.deleted.assert_empty();
 }

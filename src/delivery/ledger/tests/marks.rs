@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::harness::*;
 use crate::{
-    delivery::{MarkChange, MarkError, Options, StreamId, ledger::Report},
+    delivery::{MarkChange, MarkError, Options, PatchLimits, StreamId, ledger::Report},
     model::{Phase, Workflow, workflow::MAX_MARKS},
 };
 
@@ -83,7 +83,8 @@ fn pending_marks_of_one_workflow_share_one_patch_in_flight() {
 
 #[test]
 fn patches_of_different_workflows_in_flight_are_limited() {
-    let mut harness = Harness::with(Options { patches: 2, ..Options::default() });
+    let mut harness =
+        Harness::with(Options { patches: PatchLimits { per_namespace: 2, total: 2 }, ..Options::default() });
     let stream = harness.attach(subscription("a"));
     ["one", "two", "three"].into_iter().for_each(|name| harness.apply(run(name)));
     harness.answer_all(&model());
@@ -132,7 +133,8 @@ fn a_refused_mark_is_retried_in_seconds_and_then_slowly() {
 
 #[test]
 fn a_refused_mark_delays_no_other() {
-    let mut harness = Harness::with(Options { patches: 1, ..Options::default() });
+    let mut harness =
+        Harness::with(Options { patches: PatchLimits { per_namespace: 1, total: 1 }, ..Options::default() });
     let stream = harness.attach(subscription("a"));
     ["one", "two"].into_iter().for_each(|name| harness.apply(run(name)));
     harness.answer_all(&model());

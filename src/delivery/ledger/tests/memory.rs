@@ -198,7 +198,7 @@ fn each_reason_has_one_timer_however_often_streams_attach() {
         streams.into_iter().for_each(|stream| harness.end(stream));
     }
     let timers: Vec<_> = harness.ledger.timers.running().collect();
-    assert_eq!(timers.len(), 2, "the idle namespace and the failed lookup: {timers:?}");
+    assert_eq!(timers.len(), 3, "the idle namespace, its subscriptions and the failed lookup: {timers:?}");
 }
 
 #[test]

@@ -211,10 +211,10 @@ impl Oracle {
     }
 
     pub(super) fn patching(&self, patch: &MarkPatch) {
-        let MarkChange::Set(names) = &patch.change else { return };
-        assert!(!names.is_empty(), "an empty patch");
-        for name in names {
-            let runs = self.delivered.get(&(patch.namespace.clone(), name.clone()));
+        let MarkChange::Set(marks) = &patch.change else { return };
+        assert!(!marks.is_empty(), "an empty patch");
+        for mark in marks {
+            let runs = self.delivered.get(&(patch.namespace.clone(), mark.subscription.clone()));
             let delivered = runs.and_then(|runs| runs.get(&patch.uid));
             assert!(delivered.is_some_and(|delivered| delivered.by_us), "a mark for an unconfirmed run");
         }

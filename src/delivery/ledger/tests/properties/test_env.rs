@@ -18,8 +18,10 @@ use super::{
     oracle::Oracle,
 };
 use crate::{
-    delivery::{LookupError, LookupLimits, MarkChange, MarkError, MarkPatch, Options, StreamId},
-    model::{ArtifactTypes, Mark, Phase, PipelineName, SubscriptionName, Uid, Workflow, fixtures::succeeded},
+    delivery::{LookupError, LookupLimits, MarkChange, MarkError, MarkPatch, Options, PatchLimits, StreamId},
+    model::{
+        ArtifactTypes, Mark, Phase, PipelineName, RunOutcome, SubscriptionName, Uid, Workflow, fixtures::succeeded,
+    },
     store::{Change, Scope, Store},
 };
 
@@ -30,7 +32,7 @@ const SUBSCRIPTIONS: [&str; 2] = ["a", "b"];
 const RUNS: u8 = 4;
 const MAX_STREAMS: usize = 6;
 const LOOKUPS: LookupLimits = LookupLimits { per_namespace: 2, total: 3 };
-const PATCHES: usize = 3;
+const PATCHES: PatchLimits = PatchLimits { per_namespace: 2, total: 3 };
 
 /// An answer of ML Metadata.
 #[derive(Clone, Copy, Debug)]
@@ -132,10 +134,10 @@ impl TestEnv {
     }
 
     pub(super) fn mark(&mut self, run: u8, subscription: u8) {
-        let subscriptions = vec![subscription_name(subscription)];
+        let mark = Mark { subscription: subscription_name(subscription), outcome: RunOutcome::Succeeded };
         self.change(run, |workflow| {
             if workflow.succeeded() {
-                *workflow = with_patch(workflow, &MarkChange::Set(subscriptions));
+                *workflow = with_patch(workflow, &MarkChange::Set(vec![mark]));
             }
         });
     }
@@ -366,7 +368,7 @@ impl TestEnv {
                 }
                 Action::Forget(_) | Action::Report(_) => {}
                 Action::Reread(namespace) => panic!("{namespace} is read again without a maxAge"),
-                Action::Close(stream) => panic!("{stream:?} was closed without a drain"),
+                Action::Close(stream, reason) => panic!("{stream:?} was closed: {reason:?}"),
             }
         }
     }

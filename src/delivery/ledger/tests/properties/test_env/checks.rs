@@ -1,7 +1,7 @@
 //! Checks of what must hold at any time, and at the end.
 
 use super::*;
-use crate::delivery::ledger::lookups::SLOW_PER_PLACE;
+use crate::delivery::ledger::{lookups::SLOW_PER_PLACE, marks::turns};
 
 impl TestEnv {
     pub(in super::super) fn check_bounds(&self) {
@@ -25,7 +25,10 @@ impl TestEnv {
         self.lookups.iter().for_each(|lookup| *by_namespace.entry(&lookup.workflow.namespace).or_default() += 1);
         let at_most = LOOKUPS.per_namespace * (1 + SLOW_PER_PLACE);
         assert!(by_namespace.values().all(|lookups| *lookups <= at_most), "{by_namespace:?}");
-        assert!(self.patches.len() <= PATCHES);
+        let at_most = PATCHES.per_namespace * (1 + turns::SLOW_PER_PLACE);
+        let mut by_namespace: HashMap<_, usize> = HashMap::new();
+        self.patches.iter().for_each(|patch| *by_namespace.entry(&patch.namespace).or_default() += 1);
+        assert!(by_namespace.values().all(|patches| *patches <= at_most), "{by_namespace:?}");
         let mut patched: Vec<_> = self.patches.iter().map(|patch| patch.uid).collect();
         patched.sort_unstable();
         assert!(patched.windows(2).all(|pair| pair[0] != pair[1]), "two patches of one Workflow are in flight");
@@ -38,13 +41,17 @@ impl TestEnv {
                     self.streams.contains(stream)
                 }
                 Timer::DropDeleted(run) => self.ledger.deleted.contains(*run),
+                Timer::ForgetSubscriptions(namespace) => self.ledger.registry.namespaces.contains_key(namespace),
                 Timer::DropNamespace(namespace) => {
                     self.ledger.registry.namespaces.get(namespace).is_some_and(|namespace| namespace.streams.is_empty())
                 }
                 Timer::RetryLookup(id) | Timer::SlowLookup(id) => self.ledger.lookups.get(*id).is_some(),
                 // No subscription here has a `maxAge`.
                 Timer::CheckClock => false,
-                Timer::RetryMark(run) => self.ledger.marks.contains(*run),
+                Timer::RetryMark(run) | Timer::SlowPatch(run) => self.ledger.marks.contains(*run),
+                Timer::CheckReaders => self.ledger.flow.unacknowledged.is_exhausted(),
+                // The rate is not limited here.
+                Timer::MarkRate => false,
             };
             assert!(has_reason, "{timer:?} has no reason");
         }

@@ -1,0 +1,209 @@
+//! Bytes that are held for streams, limited in all.
+//!
+//! A namespace may hold as many bytes as are left free. So one namespace alone holds at most half of the limit, and
+//! several that take what they can get still leave as much for the next one as each of them holds. Only very many of
+//! those use it up, and then a small event may still be held for each stream that holds nothing: no stream starves.
+//!
+//! A reservation is given back when it is dropped. A stream that finds no room waits, and is woken once there is room.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{delivery::StreamId, model::Uid};
+
+/// The bytes that a stream may always hold if it holds nothing else. Events of a few models are below 1 KiB.
+pub(super) const SMALL: usize = 16 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: usize,
+    held: Arc<Mutex<Held>>,
+    /// The streams that wait for room.
+    waiting: BTreeMap<StreamId, Waiting>,
+    /// The last stream that was woken: the next ones are those behind it.
+    last_woken: StreamId,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    total: usize,
+    by_namespace: HashMap<Arc<str>, usize>,
+    /// Bytes were given back since the last wake-up.
+    freed: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    namespace: Arc<str>,
+    /// The run that needs the bytes.
+    run: Uid,
+    bytes: usize,
+}
+
+/// Bytes that are held until this is dropped.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    held: Arc<Mutex<Held>>,
+    namespace: Arc<str>,
+    bytes: usize,
+}
+
+impl Budget {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, held: Arc::default(), waiting: BTreeMap::new(), last_woken: StreamId(0) }
+    }
+
+    /// Reserves bytes for a stream of this namespace, if there is room.
+    pub(super) fn reserve(&self, namespace: &Arc<str>, bytes: usize) -> Option<Reservation> {
+        self.has_room(namespace, bytes).then(|| self.reserve_always(namespace, bytes))
+    }
+
+    /// Reserves bytes even if there is no room.
+    pub(super) fn reserve_always(&self, namespace: &Arc<str>, bytes: usize) -> Reservation {
+        let mut held = lock(&self.held);
+        held.total += bytes;
+        *held.by_namespace.entry(namespace.clone()).or_default() += bytes;
+        Reservation { held: self.held.clone(), namespace: namespace.clone(), bytes }
+    }
+
+    pub(super) fn has_room(&self, namespace: &str, bytes: usize) -> bool {
+        let held = lock(&self.held);
+        let share = held.by_namespace.get(namespace).copied().unwrap_or_default();
+        share.saturating_add(bytes) <= self.limit.saturating_sub(held.total)
+    }
+
+    /// Lets a stream wait until there is room for a run. Returns whether it did not wait before.
+    pub(super) fn wait(&mut self, stream: StreamId, namespace: &Arc<str>, run: Uid, bytes: usize) -> bool {
+        self.waiting.insert(stream, Waiting { namespace: namespace.clone(), run, bytes }).is_none()
+    }
+
+    /// The run for which a stream waits, and the bytes that it needs.
+    pub(super) fn waits_for(&self, stream: StreamId) -> Option<(Uid, usize)> {
+        self.waiting.get(&stream).map(|waiting| (waiting.run, waiting.bytes))
+    }
+
+    /// Returns whether a stream waits for room.
+    pub(super) fn is_exhausted(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Lets a stream no longer wait.
+    pub(super) fn cancel(&mut self, stream: StreamId) {
+        self.waiting.remove(&stream);
+    }
+
+    /// Takes the streams for which there is room now, if bytes were given back since the last call.
+    pub(super) fn wake(&mut self) -> Vec<StreamId> {
+        if !std::mem::take(&mut lock(&self.held).freed) {
+            return Vec::new();
+        }
+        let (before, behind): (Vec<_>, Vec<_>) = self.waiting.keys().partition(|id| **id <= self.last_woken);
+        let mut woken = Vec::new();
+        // Held during the loop, so that no more streams are woken than there is room for.
+        let mut reservations = Vec::new();
+        for id in behind.into_iter().chain(before) {
+            let Waiting { namespace, bytes, .. } = &self.waiting[&id];
+            if let Some(reservation) = self.reserve(namespace, *bytes) {
+                reservations.push(reservation);
+                woken.push(id);
+            }
+        }
+        drop(reservations);
+        lock(&self.held).freed = false;
+        for id in &woken {
+            self.waiting.remove(id);
+            self.last_woken = *id;
+        }
+        woken
+    }
+
+    /// The bytes that are held.
+    #[cfg(test)]
+    pub(super) fn total(&self) -> usize {
+        lock(&self.held).total
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut held = lock(&self.held);
+        held.freed = true;
+        held.total -= self.bytes;
+        if let Some(share) = held.by_namespace.get_mut(&self.namespace) {
+            *share -= self.bytes;
+            if *share == 0 {
+                held.by_namespace.remove(&self.namespace);
+            }
+        }
+    }
+}
+
+fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> Uid {
+        Uid::from(1)
+    }
+
+    /// Reserves pieces until there is no room.
+    fn fill(budget: &Budget, namespace: &str, piece: usize) -> Vec<Reservation> {
+        std::iter::from_fn(|| budget.reserve(&namespace.into(), piece)).collect()
+    }
+
+    #[test]
+    fn a_namespace_may_hold_as_much_as_is_free() {
+        let budget = Budget::new(100);
+        let first = fill(&budget, "first", 1);
+        assert_eq!(first.len(), 50);
+        let second = fill(&budget, "second", 1);
+        assert_eq!(second.len(), 25);
+        assert!(!budget.has_room("first", 1) && budget.has_room("third", 25) && !budget.has_room("third", 26));
+        drop(first);
+        assert!(budget.has_room("first", 75));
+    }
+
+    #[test]
+    fn what_is_reserved_always_counts() {
+        let budget = Budget::new(10);
+        let reservation = budget.reserve_always(&"team".into(), 20);
+        assert!(!budget.has_room("other", 1));
+        drop(reservation);
+        assert!(budget.has_room("other", 10) && budget.total() == 0);
+    }
+
+    #[test]
+    fn streams_are_woken_in_turn_as_far_as_there_is_room() {
+        let mut budget = Budget::new(100);
+        for stream in 1..=4 {
+            assert!(budget.wait(StreamId(stream), &"team".into(), run(), 25));
+        }
+        assert!(!budget.wait(StreamId(1), &"team".into(), run(), 25), "it waits already");
+        assert_eq!(budget.wake(), [], "nothing was given back");
+        drop(fill(&budget, "team", 1));
+        assert_eq!(budget.wake(), [StreamId(1), StreamId(2)]);
+        assert_eq!(budget.wake(), []);
+        budget.wait(StreamId(1), &"team".into(), run(), 25);
+        budget.cancel(StreamId(4));
+        drop(fill(&budget, "team", 1));
+        assert_eq!(budget.wake(), [StreamId(3), StreamId(1)]);
+        assert!(!budget.is_exhausted());
+    }
+
+    #[test]
+    fn a_namespace_that_waits_is_passed_over_by_others() {
+        let mut budget = Budget::new(100);
+        let _held = fill(&budget, "greedy", 1);
+        budget.wait(StreamId(1), &"greedy".into(), run(), 1);
+        budget.wait(StreamId(2), &"team".into(), run(), 1);
+        drop(budget.reserve_always(&"team".into(), 1));
+        assert_eq!(budget.wake(), [StreamId(2)]);
+    }
+}
