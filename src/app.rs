@@ -34,7 +34,7 @@ use crate::{
     eventsource::{self, Server, StreamMetrics},
     k8s::{Client, KubernetesMetrics, PatchMarker, Watch},
     mlmd::{self, LookupMetrics, Mlmd},
-    readiness::Readiness,
+    readiness::{Heartbeat, Readiness},
     store::Store,
     telemetry::{self, LimitHits},
 };
@@ -91,9 +91,9 @@ pub async fn build(config: Config) -> Result<Bound> {
         traces: config.traces.clone(),
         ..delivery::Options::default()
     };
-    let clock = config.clock.clone();
+    let (clock, heartbeat) = (config.clock.clone(), Heartbeat::default());
     let (deliveries, driver) =
-        Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, delivery_metrics);
+        Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, delivery_metrics, heartbeat);
     let options = eventsource::Options {
         namespaces: (!config.namespaces.is_empty()).then(|| config.namespaces.clone()),
         drain: shutdown::SERVER,

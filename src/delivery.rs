@@ -10,6 +10,7 @@
 //! ([`Options::confirm_after`]). If the stream ends earlier, the event is redelivered. A confirmed delivery is remembered
 //! in memory until its mark has been seen on the Workflow; from then on every replica knows of it.
 
+mod backlog;
 mod driver;
 #[cfg(test)]
 mod fixtures;

@@ -9,7 +9,7 @@
 //! A relist deletes nothing before it is complete: each record that it lists is stamped with the list's epoch, and its
 //! end sweeps the records with an older one.
 //!
-//! Two fields of a record follow from its predecessor, see `Inner::complete`: an unknown phase leaves the last known one,
+//! Two fields of a record follow from its predecessor, see `complete`: an unknown phase leaves the last known one,
 //! and the first time of the end of a run stays.
 
 mod traces;
@@ -279,7 +279,7 @@ impl Inner {
         }
         let slots = self.namespaces.get_mut(&*workflow.namespace).expect("inserted above");
         let held = slots.get_key_value(&*workflow.name).map(|(ByName(record), _)| record.clone());
-        complete(&mut workflow, held.as_deref().filter(|held| held.uid == workflow.uid), clock);
+        complete(&mut workflow, held.as_deref(), clock);
         if held.as_deref() == Some(&workflow) {
             slots.get_mut(&*workflow.name).into_iter().for_each(|listed| *listed = epoch);
             return false;
@@ -362,7 +362,8 @@ impl Inner {
 /// Completes a record by its predecessor. A phase that is unknown says nothing, so the last known one stays. The time of
 /// the end of a run is the first one that was seen with its outcome, else the present: later updates by Argo's controller
 /// do not change the order in which runs ended.
-fn complete(workflow: &mut Workflow, before: Option<&Workflow>, clock: &WallClock) {
+fn complete(workflow: &mut Workflow, held: Option<&Workflow>, clock: &WallClock) {
+    let before = held.filter(|held| held.uid == workflow.uid);
     if workflow.phase == Phase::Unknown
         && let Some(before) = before
     {

@@ -41,7 +41,7 @@ struct Reader {
 /// The next inputs.
 #[derive(Debug)]
 pub(super) enum Slice {
-    Changes(Vec<Change>),
+    Changes { namespace: Arc<str>, changes: Vec<Change> },
     Records(Records),
 }
 
@@ -79,17 +79,17 @@ impl Backlog {
         self.namespaces.values_mut().for_each(|queue| queue.readers.clear());
     }
 
-    /// Takes the next inputs: those of one namespace, `limit(namespace)` at most.
-    pub(super) fn next(&mut self, store: &Store, limit: impl Fn(&str) -> usize) -> Option<Slice> {
+    /// Takes the next inputs, all of one namespace: `changes(namespace)` changes or `records` records at most.
+    pub(super) fn next(&mut self, store: &Store, changes: impl Fn(&str) -> usize, records: usize) -> Option<Slice> {
         loop {
             let namespace = self.rotation.pop_front()?;
             let queue = self.namespaces.get_mut(&namespace).expect("a namespace in the rotation has a queue");
-            let limit = limit(&namespace);
             let slice = if !queue.changes.is_empty() {
-                let count = limit.min(queue.changes.len());
-                Some(Slice::Changes(queue.changes.drain(..count).collect()))
+                let count = changes(&namespace).min(queue.changes.len());
+                let changes = queue.changes.drain(..count).collect();
+                Some(Slice::Changes { namespace: namespace.clone(), changes })
             } else if let Some(Reader { stream, after }) = queue.readers.pop_front() {
-                let Page { changes, records, is_last } = store.read(&namespace, after.as_deref(), limit);
+                let Page { changes, records, is_last } = store.read(&namespace, after.as_deref(), records);
                 self.push(changes);
                 let queue = self.namespaces.get_mut(&namespace).expect("only the end of its turn removes a queue");
                 if queue.changes.is_empty() {
@@ -110,9 +110,9 @@ impl Backlog {
     }
 
     /// Has the records read that follow these, of which this number was offered.
-    pub(super) fn read_on(&mut self, records: Records, offered: usize) {
+    pub(super) fn read_on(&mut self, records: &Records, offered: usize) {
         let last = offered.checked_sub(1).and_then(|last| records.records.get(last));
-        let after = last.map(|last| last.name.clone()).or(records.after);
+        let after = last.map(|last| last.name.clone()).or_else(|| records.after.clone());
         self.queue(&records.namespace).readers.push_back(Reader { stream: records.stream, after });
     }
 

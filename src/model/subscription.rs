@@ -104,6 +104,11 @@ impl PipelineFilter {
         Ok(Self(Some(checked.into())))
     }
 
+    /// The entries. Without any, no name matches, unless the filter is unlimited.
+    pub fn entries(&self) -> &[Box<str>] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
     /// Returns whether every name matches.
     pub fn is_unlimited(&self) -> bool {
         self.0.is_none()
@@ -203,11 +208,11 @@ impl Subscription {
     }
 
     /// The name that `pipelines` is to be matched with, if the Workflow itself contains it for certain. Otherwise only a
-    /// lookup reveals it.
-    pub fn certain_pipeline(workflow: &Workflow) -> Option<&str> {
-        match &workflow.pipeline {
-            PipelineName::Spec(name) => Some(name),
-            PipelineName::Generated(_) | PipelineName::Unknown | PipelineName::TooLong => None,
+    /// lookup reveals it. A failed run is looked up only if it contains no name at all.
+    pub fn certain_pipeline(workflow: &Workflow) -> Option<&Arc<str>> {
+        match (&workflow.pipeline, workflow.outcome()) {
+            (PipelineName::Spec(name), _) | (PipelineName::Generated(name), Some(RunOutcome::Failed)) => Some(name),
+            (PipelineName::Generated(_) | PipelineName::Unknown | PipelineName::TooLong, _) => None,
         }
     }
 
