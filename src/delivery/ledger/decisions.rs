@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Hand-offs of a turn. Each encodes a payload, is logged and traced.
-const HAND_OFFS: usize = 256;
+pub(super) const HAND_OFFS: usize = 256;
 /// Bytes of the payloads of a turn.
 const BYTES: usize = 1024 * 1024;
 /// Hand-offs of one stream in a turn, as long as others wait.

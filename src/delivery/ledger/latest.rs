@@ -89,15 +89,6 @@ impl Ledger {
         self.registry.stream(id).candidates_mut().map(|candidates| &mut candidates.own_sent)
     }
 
-    /// The streams that share what they were sent with this one.
-    fn competitors(&self, id: StreamId) -> Vec<StreamId> {
-        let subscription = &self.registry.streams[&id].subscription;
-        if !subscription.remember {
-            return vec![id];
-        }
-        self.registry.streams_of_subscription(&subscription.namespace, &subscription.name)
-    }
-
     /// Returns how a run of this lane stands against those that were sent.
     pub(super) fn standing(&mut self, id: StreamId, lane: &Lane, run: Recency) -> Standing {
         self.sent_runs(id).map_or(Standing::Current, |sent| sent.standing(lane, run))
@@ -113,14 +104,12 @@ impl Ledger {
         let Some(lane) = Lane::of(workflow, models) else { return };
         let Some(sent) = self.sent_runs(id) else { return };
         sent.handed_off(&lane, Recency::of(workflow));
-        for other in self.competitors(id) {
-            let Some(sent) = self.sent_runs(other) else { continue };
-            let limits: Vec<_> = lane.superseded().filter_map(|lane| Some((sent.newest(&lane)?, lane))).collect();
-            let stream = self.registry.stream(other);
-            for (newest, lane) in limits {
-                stream.hold_older(&lane, newest);
-            }
+        let subscription = self.registry.stream(id).subscription.clone();
+        let mut streams = vec![id];
+        if subscription.remember {
+            streams = self.registry.streams_of_subscription(&subscription.namespace, &subscription.name);
         }
+        self.lane_changed(&streams, &lane);
     }
 
     /// Records that the fate of a run is certain: that it was delivered, or that it will not be before it ends again.
@@ -128,7 +117,7 @@ impl Ledger {
         let mut settled = None;
         self.registry.change_state(namespace, subscription, |state| settled = state.sent.settle(run));
         if let Some(lane) = settled {
-            self.lane_settled(&self.registry.streams_of_subscription(namespace, subscription), &lane);
+            self.lane_changed(&self.registry.streams_of_subscription(namespace, subscription), &lane);
         }
     }
 
@@ -143,7 +132,7 @@ impl Ledger {
             settled.extend(own.map(|lane| (vec![id], lane)));
         }
         for (streams, lane) in settled {
-            self.lane_settled(&streams, &lane);
+            self.lane_changed(&streams, &lane);
         }
     }
 
@@ -151,7 +140,7 @@ impl Ledger {
     pub(super) fn settle_own(&mut self, id: StreamId, run: Uid) {
         let own = self.registry.stream(id).candidates_mut().and_then(|candidates| candidates.own_sent.settle(run));
         if let Some(lane) = own {
-            self.lane_settled(&[id], &lane);
+            self.lane_changed(&[id], &lane);
         }
     }
 
@@ -166,7 +155,7 @@ impl Ledger {
         match lane {
             Some(lane) => {
                 if state.sent.delivered(&lane, Recency::of(workflow)) {
-                    self.lane_settled(&streams, &lane);
+                    self.lane_changed(&streams, &lane);
                 }
             }
             None => {
@@ -199,12 +188,17 @@ impl Ledger {
         }
     }
 
-    fn lane_settled(&mut self, streams: &[StreamId], lane: &Lane) {
+    /// Holds the ready runs of these streams that are older than the newest one that was sent, and has those superseded
+    /// that are older than the newest one that was delivered.
+    fn lane_changed(&mut self, streams: &[StreamId], lane: &Lane) {
         for id in streams {
-            if let Some(candidates) = self.registry.stream(*id).candidates_mut() {
-                lane.superseded().for_each(|lane| candidates.lane_settled(lane));
-                self.dirty.insert(*id);
+            for lane in lane.superseded() {
+                let newest = self.sent_runs(*id).and_then(|sent| sent.newest(&lane));
+                let stream = self.registry.stream(*id);
+                newest.into_iter().for_each(|newest| stream.hold_older(&lane, newest));
+                stream.candidates_mut().into_iter().for_each(|candidates| candidates.lane_changed(&lane));
             }
+            self.dirty.insert(*id);
         }
     }
 
@@ -212,7 +206,7 @@ impl Ledger {
     pub(super) fn supersede_held(&mut self, id: StreamId, limit: usize, now: Now) -> usize {
         let mut superseded = 0;
         while superseded < limit {
-            let Some(lane) = self.registry.stream(id).candidates_mut().and_then(|it| it.settled_lane()) else { break };
+            let Some(lane) = self.registry.stream(id).candidates_mut().and_then(|it| it.changed_lane()) else { break };
             let delivered = self.sent_runs(id).and_then(|sent| sent.delivered_until(&lane));
             let candidates = self.registry.stream(id).candidates_mut();
             match candidates.and_then(|candidates| candidates.next_superseded(&lane, delivered)) {

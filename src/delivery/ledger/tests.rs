@@ -1,12 +1,18 @@
 //! The promises of the ledger, one in each test. `harness` plays the driver, the store and time; `properties` runs random
 //! inputs.
 
+mod attaching;
 mod deliveries;
 mod fairness;
+mod filtered;
+mod guests;
 mod harness;
+mod latest;
 mod lookups;
 mod marks;
 mod memory;
+mod outcomes;
 mod properties;
+mod records;
 mod streams;
 mod wall_clock;

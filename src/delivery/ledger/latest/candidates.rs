@@ -25,7 +25,7 @@ pub(in crate::delivery::ledger) struct Candidates {
     ready: HashMap<Lane, BTreeMap<Recency, Instant>>,
     held: HashMap<Lane, BTreeSet<Recency>>,
     /// Lanes some of whose held runs may be superseded.
-    settled: BTreeSet<Lane>,
+    changed: BTreeSet<Lane>,
     /// The pipelines of all delivered runs that are newer than this one are known, or are looked up.
     named_from: Option<Recency>,
     /// The records are being read for delivered runs that are newer than this one.
@@ -120,22 +120,22 @@ impl Candidates {
     // === superseded runs ===
 
     /// Notes that some held runs of a lane may be superseded.
-    pub(super) fn lane_settled(&mut self, lane: Lane) {
-        if self.held.contains_key(&lane) {
-            self.settled.insert(lane);
+    pub(super) fn lane_changed(&mut self, lane: &Lane) {
+        if self.held.contains_key(lane) {
+            self.changed.insert(lane.clone());
         }
     }
 
     /// A lane some of whose held runs may be superseded.
-    pub(super) fn settled_lane(&self) -> Option<Lane> {
-        self.settled.first().cloned()
+    pub(super) fn changed_lane(&self) -> Option<Lane> {
+        self.changed.first().cloned()
     }
 
     /// The next run of a lane that is older than the newest delivered one. Without one, the lane is done.
     pub(super) fn next_superseded(&mut self, lane: &Lane, delivered: Option<Recency>) -> Option<Uid> {
         let oldest = self.held.get(lane).and_then(BTreeSet::first).filter(|oldest| Some(**oldest) < delivered);
         if oldest.is_none() {
-            self.settled.remove(lane);
+            self.changed.remove(lane);
         }
         oldest.map(|oldest| oldest.uid)
     }

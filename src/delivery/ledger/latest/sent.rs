@@ -90,12 +90,61 @@ impl SentRuns {
     }
 
     fn lane(&mut self, lane: &Lane, run: Recency) -> &mut Newest {
-        if self.lanes.len() >= MAX_LANES
-            && !self.lanes.contains_key(lane)
-            && let Some(oldest) = self.lanes.iter().min_by_key(|(_, newest)| newest.sent).map(|(lane, _)| lane.clone())
-        {
-            self.lanes.remove(&oldest);
+        if self.lanes.len() >= MAX_LANES && !self.lanes.contains_key(lane) {
+            let settled = self.lanes.iter().filter(|(_, newest)| newest.delivered == Some(newest.sent));
+            let oldest = settled.min_by_key(|(_, newest)| newest.sent).map(|(lane, _)| lane.clone());
+            oldest.into_iter().for_each(|oldest| drop(self.lanes.remove(&oldest)));
         }
         self.lanes.entry(lane.clone()).or_insert(Newest { sent: run, delivered: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        delivery::fixtures::run,
+        model::{RunOutcome, Workflow},
+    };
+
+    fn lane(pipeline: &str, outcome: RunOutcome) -> Lane {
+        Lane { pipeline: pipeline.into(), outcome }
+    }
+
+    fn ended(name: &str, finished: i64) -> Recency {
+        Recency::of(&Workflow { finished, ..run(name) })
+    }
+
+    #[test]
+    fn a_run_is_held_from_the_hand_off_of_a_newer_one_to_its_delivery() {
+        use RunOutcome::{Failed, Succeeded};
+        let mut sent = SentRuns::default();
+        let (old, new) = (ended("old", 1), ended("new", 2));
+        let penguin = |outcome| lane("penguin", outcome);
+        let standings = |sent: &SentRuns| [Succeeded, Failed].map(|outcome| sent.standing(&penguin(outcome), old));
+        assert_eq!(standings(&sent), [Standing::Current; 2]);
+        sent.handed_off(&penguin(Failed), new);
+        assert_eq!(standings(&sent), [Standing::Current, Standing::Held], "a failure supersedes no model");
+        assert_eq!(sent.settle(new.uid), Some(penguin(Failed)));
+        assert_eq!(sent.settle(new.uid), None);
+        assert_eq!(standings(&sent), [Standing::Current, Standing::Superseded]);
+        sent.handed_off(&penguin(Succeeded), new);
+        assert_eq!(standings(&sent), [Standing::Held, Standing::Superseded]);
+        assert!(sent.delivered(&penguin(Succeeded), new) && !sent.delivered(&penguin(Succeeded), old));
+        assert_eq!(standings(&sent), [Standing::Superseded; 2]);
+        assert_eq!(sent.standing(&penguin(Succeeded), new), Standing::Current, "it may be repeated");
+        assert_eq!(sent.standing(&lane("iris", Succeeded), old), Standing::Current);
+    }
+
+    #[test]
+    fn a_limited_number_of_pipelines_is_remembered() {
+        let mut sent = SentRuns::default();
+        for n in 0..2 * i64::try_from(MAX_LANES).unwrap() {
+            sent.delivered(&lane(&n.to_string(), RunOutcome::Succeeded), ended(&n.to_string(), n));
+        }
+        assert_eq!(sent.len(), MAX_LANES);
+        let standing = |name: &str| sent.standing(&lane(name, RunOutcome::Succeeded), ended("old", 0));
+        assert_eq!(standing("2000"), Standing::Superseded);
+        assert_eq!(standing("1000"), Standing::Current, "the ones that were delivered first are forgotten");
     }
 }

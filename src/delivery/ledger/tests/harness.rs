@@ -50,7 +50,8 @@ pub(super) struct Harness {
     pub(super) close_reasons: Vec<CloseReason>,
     pub(super) unfollowed: Vec<String>,
     pub(super) forgotten: Vec<Uid>,
-    reading: Vec<(StreamId, Arc<str>)>,
+    /// Streams that read the records of their namespaces. [`Harness::perform_actions`] offers these.
+    pub(super) reading: Vec<(StreamId, Arc<str>)>,
     last_sequence: BTreeMap<StreamId, u64>,
     last_stream: u64,
 }
@@ -108,7 +109,7 @@ impl Harness {
         }
     }
 
-    fn perform_turn(&mut self) {
+    pub(super) fn perform_turn(&mut self) {
         for action in self.ledger.poll_actions(self.now, &encode) {
             match action {
                 Action::Lookup { id, workflow, types, attempt } => {
@@ -212,6 +213,13 @@ impl Harness {
         let lookup = self.lookups.remove(at.unwrap_or_else(|| panic!("no lookup of {run} is in flight")));
         self.ledger.handle_answer(lookup.id, answer, self.now);
         self.perform_actions();
+    }
+
+    /// Answers every lookup, and leaves the actions to the next turn.
+    pub(super) fn answer_in_turn(&mut self, answer: &Answer) {
+        for lookup in std::mem::take(&mut self.lookups) {
+            self.ledger.handle_answer(lookup.id, answer.clone(), self.now);
+        }
     }
 
     /// Answers every lookup, and those that follow at once.
