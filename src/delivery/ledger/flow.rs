@@ -23,9 +23,9 @@ use crate::{
 };
 
 /// Unacknowledged bytes of all streams: an eighth of the memory that the chart allows.
-pub(super) const MAX_UNACKNOWLEDGED_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const UNACKNOWLEDGED_LIMIT: usize = 16 * 1024 * 1024;
 /// Bytes of the models of all ready runs. These wait only for a moment, unless their stream has no room.
-pub(super) const MAX_READY_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const READY_LIMIT: usize = 8 * 1024 * 1024;
 /// The time without an acknowledgement after which a subscriber does not read, if others need the room. Longer than
 /// keepalive takes to notice a peer that has vanished.
 pub(super) const MAX_SILENCE: Duration = Duration::from_secs(60);
@@ -41,7 +41,13 @@ pub(super) struct Flow {
 
 impl Default for Flow {
     fn default() -> Self {
-        Self { unacknowledged: Budget::new(MAX_UNACKNOWLEDGED_BYTES), ready: Budget::new(MAX_READY_BYTES) }
+        Self::with_limits(UNACKNOWLEDGED_LIMIT, READY_LIMIT)
+    }
+}
+
+impl Flow {
+    pub(super) fn with_limits(unacknowledged: usize, ready: usize) -> Self {
+        Self { unacknowledged: Budget::new(unacknowledged), ready: Budget::new(ready) }
     }
 }
 
@@ -140,10 +146,11 @@ impl Ledger {
         }
     }
 
-    /// Lets a stream proceed that waits for room for the models of a run which it no longer has.
+    /// Lets a stream proceed that waits for room for models which it may hold by now, or whose run it no longer has.
     pub(super) fn recheck_ready(&mut self, id: StreamId) {
+        let Some((run, bytes)) = self.flow.ready.waits_for(id) else { return };
         let stream = self.registry.stream(id);
-        if self.flow.ready.waits_for(id).is_some_and(|(run, _)| !stream.runs.contains_key(&run)) {
+        if !stream.runs.contains_key(&run) || (bytes <= SMALL && stream.holds_nothing()) {
             self.flow.ready.cancel(id);
             stream.resume_lookups();
         }

@@ -233,6 +233,18 @@ impl Marks {
         self.pending.contains_key(&run)
     }
 
+    /// The number of Workflows that wait for their turn.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.turns.queued()
+    }
+
+    /// The same in one namespace.
+    #[cfg(test)]
+    pub(super) fn queued_in(&self, namespace: &str) -> usize {
+        self.turns.queued_in(namespace)
+    }
+
     /// Asserts that the indexes are empty, as they have to be where nothing is pending.
     #[cfg(test)]
     pub(super) fn assert_empty(&self) {

@@ -129,7 +129,7 @@ impl Ledger {
     }
 
     /// Schedules the next pass, if there is something to forget.
-    fn schedule_forgetting(&mut self, name: &Arc<str>, now: Instant) {
+    pub(super) fn schedule_forgetting(&mut self, name: &Arc<str>, now: Instant) {
         let timer = Timer::ForgetSubscriptions(name.clone());
         let Some(namespace) = self.registry.namespaces.get(name).filter(|_| !self.timers.is_set(&timer)) else {
             return;

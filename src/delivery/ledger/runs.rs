@@ -124,6 +124,7 @@ impl Ledger {
             if Some(mark.outcome) == workflow.outcome() && !workflow.is_marked_for(&mark.subscription) {
                 let name = &mark.subscription;
                 self.registry.record_confirmed(&workflow.namespace, name, workflow.uid, now.instant);
+                self.schedule_forgetting(&workflow.namespace, now.instant);
                 self.mark(workflow, mark);
             }
         }

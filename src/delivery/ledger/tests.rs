@@ -2,9 +2,11 @@
 //! inputs.
 
 mod attaching;
+mod deleted;
 mod deliveries;
 mod fairness;
 mod filtered;
+mod flow;
 mod guests;
 mod harness;
 mod latest;
@@ -12,7 +14,9 @@ mod lookups;
 mod marks;
 mod memory;
 mod outcomes;
+mod patches;
 mod properties;
 mod records;
+mod retention;
 mod streams;
 mod wall_clock;

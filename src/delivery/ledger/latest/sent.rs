@@ -93,7 +93,7 @@ impl SentRuns {
         if self.lanes.len() >= MAX_LANES && !self.lanes.contains_key(lane) {
             let settled = self.lanes.iter().filter(|(_, newest)| newest.delivered == Some(newest.sent));
             let oldest = settled.min_by_key(|(_, newest)| newest.sent).map(|(lane, _)| lane.clone());
-            oldest.into_iter().for_each(|oldest| drop(self.lanes.remove(&oldest)));
+            oldest.and_then(|oldest| self.lanes.remove(&oldest));
         }
         self.lanes.entry(lane.clone()).or_insert(Newest { sent: run, delivered: None })
     }

@@ -193,6 +193,18 @@ impl Turns {
         namespaces.iter().for_each(|namespace| self.schedule(namespace));
     }
 
+    /// The number of entries that wait.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.namespaces.keys().map(|namespace| self.queued_in(namespace)).sum()
+    }
+
+    /// The same in one namespace.
+    #[cfg(test)]
+    pub(super) fn queued_in(&self, namespace: &str) -> usize {
+        self.namespaces.get(namespace).map_or(0, |queues| queues.additions.len() + queues.removals.len())
+    }
+
     /// Returns whether nothing is left.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {

@@ -280,6 +280,32 @@ impl Harness {
         self.perform_actions();
     }
 
+    /// Attaches the subscription `a` of a namespace, and lets it confirm these new runs there. Time passes until then.
+    pub(super) fn confirm_runs(&mut self, namespace: &str, names: impl IntoIterator<Item = String>) -> StreamId {
+        let stream = self.acknowledge_runs(namespace, names);
+        self.wait(Duration::from_secs(1));
+        stream
+    }
+
+    /// The same up to the acknowledgement, without time.
+    pub(super) fn acknowledge_runs(&mut self, namespace: &str, names: impl IntoIterator<Item = String>) -> StreamId {
+        let stream = self.attach(subscription_in(namespace, "a"));
+        for name in names {
+            self.apply(Workflow { namespace: namespace.into(), ..run(&name) });
+        }
+        while self.ledger.registry.stream(stream).runs.values().any(|run| !run.is_handed_off()) {
+            self.answer_all(&model());
+            self.acknowledge(stream);
+        }
+        self.acknowledge(stream);
+        stream
+    }
+
+    /// The number of patches in flight in a namespace.
+    pub(super) fn patches_in(&self, namespace: &str) -> usize {
+        self.patches.iter().filter(|patch| *patch.namespace == *namespace).count()
+    }
+
     // === assertions ===
 
     /// The number of reports of this kind so far.

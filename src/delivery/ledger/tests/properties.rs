@@ -1,5 +1,6 @@
-//! Random inputs: an API server whose watch lags and relists, lookups that fail, streams that come and go, several
-//! replicas, crashes, and marks that a user removes. `test_env` holds the true state, `oracle` the conclusions of an
+//! Random inputs: an API server whose watch lags and relists, an admission webhook that hangs in a namespace, Workflows
+//! without room for annotations and others that leave the selector and return, lookups that fail, large payloads,
+//! subscribers that do not read, streams that come and go, several replicas, crashes, and marks that a user removes. `test_env` holds the true state, `oracle` the conclusions of an
 //! observer who knows only the guarantees. This file holds the possible inputs, and what must hold at the end.
 
 mod oracle;
@@ -18,6 +19,13 @@ enum Op {
     Succeed(u8),
     Restart(u8),
     Delete(u8),
+    /// The Workflow leaves the selector, or returns.
+    Leave(u8),
+    Return(u8),
+    /// The annotations of the Workflow have no room for a mark, or have room again.
+    Fill(u8),
+    /// Patches of a namespace hang, or no longer do.
+    Hang(u8),
     /// Another replica delivers a run.
     Mark(u8, u8),
     /// A user requests a redelivery.
@@ -66,6 +74,10 @@ fn op() -> impl Strategy<Value = Op> {
         8 => small().prop_map(Op::Succeed),
         2 => small().prop_map(Op::Restart),
         2 => small().prop_map(Op::Delete),
+        2 => small().prop_map(Op::Leave),
+        2 => small().prop_map(Op::Return),
+        1 => small().prop_map(Op::Fill),
+        1 => small().prop_map(Op::Hang),
         1 => (small(), small()).prop_map(|(run, subscription)| Op::Mark(run, subscription)),
         2 => (small(), small()).prop_map(|(run, subscription)| Op::Unmark(run, subscription)),
         1 => small().prop_map(Op::Label),
@@ -89,6 +101,10 @@ fn apply(env: &mut TestEnv, op: &Op) {
         Op::Succeed(run) => env.succeed(run),
         Op::Restart(run) => env.restart(run),
         Op::Delete(run) => env.delete(run),
+        Op::Leave(run) => env.leave(run),
+        Op::Return(run) => env.return_run(run),
+        Op::Fill(run) => env.fill(run),
+        Op::Hang(namespace) => env.hang(namespace),
         Op::Mark(run, subscription) => env.mark(run, subscription),
         Op::Unmark(run, subscription) => env.unmark(run, subscription),
         Op::Label(run) => env.label(run),

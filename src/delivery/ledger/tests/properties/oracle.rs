@@ -47,12 +47,18 @@ pub(super) struct Oracle {
     streams: HashMap<StreamId, Stream>,
     delivered: HashMap<Claimant, HashMap<Uid, Delivered>>,
     unmarked: HashSet<(Uid, SubscriptionName)>,
+    /// Runs whose Workflow was deleted or has left the selector, and the time of that.
+    gone: HashMap<Uid, Instant>,
+    /// The time of the end of the last stream of subscriptions without one.
+    detached: HashMap<Claimant, Instant>,
     /// Runs deleted while they were pending for an attached stream.
     deleted: HashMap<(Claimant, Uid), Instant>,
     /// Runs whose next lookup may be due only after an hour.
     slowly_retried: HashSet<Uid>,
 }
 
+/// The time for which deliveries are remembered of a run that was deleted, and of a subscription without a stream.
+const RETENTION: Duration = Duration::from_secs(3600);
 /// The age up to which a deleted run is certainly delivered: it is kept for an hour, and may be quarantined.
 const CERTAIN_RETENTION: Duration = Duration::from_secs(45 * 60);
 
@@ -65,6 +71,8 @@ impl Oracle {
             streams: HashMap::new(),
             delivered: HashMap::new(),
             unmarked: HashSet::new(),
+            gone: HashMap::new(),
+            detached: HashMap::new(),
             deleted: HashMap::new(),
             slowly_retried: HashSet::new(),
         }
@@ -78,8 +86,17 @@ impl Oracle {
     // === inputs of the ledger ===
 
     /// The store has shown this state of a Workflow.
-    pub(super) fn applied(&mut self, workflow: &Workflow) {
+    pub(super) fn applied(&mut self, workflow: &Workflow, now: Instant) {
         let (uid, step) = (workflow.uid, self.step());
+        if let Some(since) = self.gone.remove(&uid) {
+            self.deleted.retain(|(_, deleted), _| *deleted != uid);
+            if now.saturating_duration_since(since) >= RETENTION {
+                self.delivered.values_mut().for_each(|runs| runs.retain(|run, it| *run != uid || it.mark_seen));
+                self.streams.values_mut().for_each(|stream| {
+                    stream.received.remove(&uid);
+                });
+            }
+        }
         if !workflow.succeeded() {
             self.delivered.values_mut().for_each(|runs| {
                 runs.remove(&uid);
@@ -110,7 +127,12 @@ impl Oracle {
         }
     }
 
-    /// A Workflow with a model was deleted.
+    /// A Workflow was deleted, or has left the selector.
+    pub(super) fn gone(&mut self, workflow: &Workflow, now: Instant) {
+        self.gone.insert(workflow.uid, now);
+    }
+
+    /// The same for one with a model.
     pub(super) fn deleted(&mut self, workflow: &Workflow, now: Instant) {
         if !workflow.succeeded() || (self.skip_labelled && workflow.events_published) {
             return;
@@ -139,11 +161,26 @@ impl Oracle {
     pub(super) fn attached(&mut self, id: StreamId, subscription: &Subscription) {
         let claimant = (subscription.namespace.clone(), subscription.name.clone());
         let attached = self.step();
+        self.detached.remove(&claimant);
         self.streams.insert(id, Stream { claimant, attached, received: HashSet::new(), sent: Vec::new() });
     }
 
-    pub(super) fn ended(&mut self, id: StreamId) {
-        self.streams.remove(&id);
+    pub(super) fn ended(&mut self, id: StreamId, now: Instant) {
+        let Some(Stream { claimant, .. }) = self.streams.remove(&id) else { return };
+        if self.streams.values().all(|stream| stream.claimant != claimant) {
+            self.detached.insert(claimant, now);
+        }
+    }
+
+    /// Forgets the deliveries of a subscription that has had no stream for long, if their marks were written but not seen.
+    pub(super) fn forget_unseen(&mut self, subscription: &Subscription, written: &HashSet<Uid>, now: Instant) {
+        let claimant = (subscription.namespace.clone(), subscription.name.clone());
+        let since = self.detached.get(&claimant);
+        if since.is_some_and(|since| now.saturating_duration_since(*since) >= RETENTION)
+            && let Some(runs) = self.delivered.get_mut(&claimant)
+        {
+            runs.retain(|run, delivered| delivered.mark_seen || !written.contains(run));
+        }
     }
 
     /// The peer acknowledges this number of further events. Returns the last one.
@@ -179,6 +216,8 @@ impl Oracle {
         self.delivered.clear();
         self.streams.clear();
         self.deleted.clear();
+        self.gone.clear();
+        self.detached.clear();
     }
 
     pub(super) fn unfollowed(&mut self, namespace: &str) {

@@ -1,13 +1,17 @@
 //! The true state, and the ledger in it, with the real store between them as in the driver.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::FutureExt;
 
+use self::{
+    held::{HeldBytes, ledger, models_of},
+    patches::PatchInFlight,
+};
 use super::{
     super::{
         super::{Action, Ledger, LookupId, Now, Timer},
@@ -26,6 +30,8 @@ use crate::{
 };
 
 mod checks;
+mod held;
+mod patches;
 
 const NAMESPACES: [&str; 2] = ["north", "south"];
 const SUBSCRIPTIONS: [&str; 2] = ["a", "b"];
@@ -57,6 +63,8 @@ pub(super) enum PatchOutcome {
 struct Object {
     workflow: Workflow,
     resource_version: u64,
+    /// Its annotations have no room for a mark.
+    is_full: bool,
 }
 
 /// A change that the watch has not shown yet.
@@ -83,13 +91,18 @@ pub(super) struct TestEnv {
     now: Now,
     options: Options,
     api: BTreeMap<u8, Object>,
+    /// Workflows that the selector does not match.
+    away: BTreeMap<u8, Object>,
     last_version: u64,
     /// Changes that the watch has not shown yet.
     unseen: VecDeque<Unseen>,
     /// Records that are to be offered to streams.
     readers: VecDeque<Reader>,
     lookups: Vec<InFlight>,
-    patches: Vec<MarkPatch>,
+    patches: Vec<PatchInFlight>,
+    /// The namespaces whose patches hang.
+    hanging: HashSet<&'static str>,
+    held: HeldBytes,
     streams: Vec<StreamId>,
     next_stream: u64,
     next_uid: u128,
@@ -105,17 +118,20 @@ impl TestEnv {
     pub(super) fn new(skip_labelled: bool) -> Self {
         let options = Options { lookups: LOOKUPS, patches: PATCHES, skip_labelled, ..Options::default() };
         Self {
-            ledger: Ledger::new(&options, 1),
+            ledger: ledger(&options, 1),
             store: Store::default(),
             now: Now { instant: Instant::now(), unix: BEGIN },
             oracle: Oracle::new(options.confirm_after, skip_labelled),
             options,
             api: BTreeMap::new(),
+            away: BTreeMap::new(),
             last_version: 0,
             unseen: VecDeque::new(),
             readers: VecDeque::new(),
             lookups: Vec::new(),
             patches: Vec::new(),
+            hanging: HashSet::new(),
+            held: HeldBytes::default(),
             streams: Vec::new(),
             next_stream: 0,
             next_uid: 0,
@@ -126,6 +142,9 @@ impl TestEnv {
 
     pub(super) fn succeed(&mut self, run: u8) {
         let run = run % RUNS;
+        if self.away.contains_key(&run) {
+            return;
+        }
         if !self.api.contains_key(&run) {
             self.next_uid += 1;
             let workflow = Workflow {
@@ -136,7 +155,7 @@ impl TestEnv {
                 phase: Phase::Active,
                 ..succeeded(PipelineName::Generated("penguin".into()))
             };
-            self.api.insert(run, Object { workflow, resource_version: 0 });
+            self.api.insert(run, Object { workflow, resource_version: 0, is_full: false });
         }
         self.change(run, |workflow| workflow.phase = Phase::Succeeded);
     }
@@ -177,7 +196,10 @@ impl TestEnv {
     }
 
     fn change(&mut self, run: u8, change: impl FnOnce(&mut Workflow)) {
-        let Some(object) = self.api.get_mut(&(run % RUNS)) else { return };
+        let run = run % RUNS;
+        let is_watched = self.api.contains_key(&run);
+        let objects = if is_watched { &mut self.api } else { &mut self.away };
+        let Some(object) = objects.get_mut(&run) else { return };
         let before = object.workflow.clone();
         change(&mut object.workflow);
         object.workflow.resource_version = before.resource_version.clone();
@@ -188,37 +210,9 @@ impl TestEnv {
         object.resource_version = self.last_version;
         let restarted = object.workflow.is_restarted();
         object.workflow.resource_version = restarted.then(|| self.last_version.to_string().into());
-        self.unseen.push_back(Unseen::Applied(object.workflow.clone()));
-    }
-
-    /// Applies a patch as the API server would.
-    fn execute(&mut self, patch: &MarkPatch) -> Result<(), MarkError> {
-        let found = self.api.iter().find(|(_, object)| object.workflow.uid == patch.uid);
-        let (run, object) = found.ok_or(MarkError::Gone)?;
-        if let MarkChange::Remove { resource_version, .. } = &patch.change
-            && **resource_version != *object.resource_version.to_string()
-        {
-            return Err(MarkError::Conflict);
+        if is_watched {
+            self.unseen.push_back(Unseen::Applied(object.workflow.clone()));
         }
-        self.change(*run, |workflow| *workflow = with_patch(workflow, &patch.change));
-        Ok(())
-    }
-
-    pub(super) fn patch(&mut self, patch: u8, outcome: PatchOutcome) {
-        let Some(at) = choose(self.patches.len(), patch) else { return };
-        let patch = self.patches.remove(at);
-        let result = match outcome {
-            PatchOutcome::Applied => self.execute(&patch),
-            PatchOutcome::AppliedUnanswered => {
-                self.execute(&patch).ok();
-                transient()
-            }
-            PatchOutcome::Lost => transient(),
-            PatchOutcome::Refused => refused(),
-            PatchOutcome::Conflict => Err(MarkError::Conflict),
-        };
-        self.ledger.handle_patch(patch, result, self.now);
-        self.perform_actions();
     }
 
     // === the watch ===
@@ -256,7 +250,7 @@ impl TestEnv {
         let Some(Reader { stream, namespace, after }) = self.readers.pop_front() else { return };
         let Page { changes, records, is_last } = self.store.read(&namespace, after.as_deref(), 1);
         self.handle_changes(&changes);
-        records.iter().for_each(|record| self.oracle.applied(record));
+        records.iter().for_each(|record| self.oracle.applied(record, self.now.instant));
         let offered = self.ledger.offer_records(stream, &records, is_last, self.now);
         if let Some(offered) = offered {
             let last = offered.checked_sub(1).map(|last| records[last].name.clone());
@@ -274,11 +268,13 @@ impl TestEnv {
     fn handle_changes(&mut self, changes: &[Change]) {
         for change in changes {
             match change {
-                Change::Applied { workflow, .. } => self.oracle.applied(workflow),
-                Change::Deleted(workflow) if has_model(workflow.uid) => {
-                    self.oracle.deleted(workflow, self.now.instant);
+                Change::Applied { workflow, .. } => self.oracle.applied(workflow, self.now.instant),
+                Change::Deleted(workflow) => {
+                    self.oracle.gone(workflow, self.now.instant);
+                    if has_model(workflow.uid) {
+                        self.oracle.deleted(workflow, self.now.instant);
+                    }
                 }
-                Change::Deleted(_) => {}
             }
             self.ledger.handle_change(change, self.now);
         }
@@ -299,6 +295,7 @@ impl TestEnv {
         }
         self.store.follow(&wanted.namespace);
         self.read_journal();
+        self.oracle.forget_unseen(&wanted, &self.written(&wanted), self.now.instant);
         self.oracle.attached(id, &wanted);
         self.ledger.attach(id, wanted, None, self.now);
         self.streams.push(id);
@@ -308,7 +305,8 @@ impl TestEnv {
     pub(super) fn end(&mut self, stream: u8) {
         if let Some(at) = choose(self.streams.len(), stream) {
             let id = self.streams.remove(at);
-            self.oracle.ended(id);
+            self.oracle.ended(id, self.now.instant);
+            self.held.ended(id);
             self.ledger.end(id, self.now);
             self.perform_actions();
         }
@@ -318,6 +316,7 @@ impl TestEnv {
         let Some(at) = choose(self.streams.len(), stream) else { return };
         let id = self.streams[at];
         if let Some(sequence) = self.oracle.acknowledged(id, events.into(), self.now.instant) {
+            self.held.acknowledged(id, sequence, self.now.instant);
             self.ledger.handle_ack(id, sequence, self.now);
             self.perform_actions();
         }
@@ -335,7 +334,7 @@ impl TestEnv {
         let Some(at) = choose(self.lookups.len(), lookup) else { return };
         let InFlight { id, workflow } = self.lookups.remove(at);
         let answer = match reply {
-            Reply::Correct if has_model(workflow.uid) => model(),
+            Reply::Correct if has_model(workflow.uid) => models_of(workflow.uid),
             Reply::Correct => no_model(),
             Reply::Unavailable => Err(LookupError::Failed { code: "unavailable", message: "down".into() }),
             Reply::NoContext => Err(LookupError::NoContext),
@@ -373,9 +372,10 @@ impl TestEnv {
     pub(super) fn crash(&mut self) {
         let in_flight = std::mem::take(&mut self.patches);
         for patch in in_flight.iter().step_by(2) {
-            self.execute(patch).ok();
+            self.execute(&patch.patch).ok();
         }
-        self.ledger = Ledger::new(&self.options, 2);
+        self.ledger = ledger(&self.options, 2);
+        self.held = HeldBytes::default();
         self.store = Store::default();
         self.lookups.clear();
         self.readers.clear();
@@ -397,13 +397,14 @@ impl TestEnv {
                 Action::Lookup { id, workflow, .. } => self.lookups.push(InFlight { id, workflow }),
                 Action::Patch { patch, .. } => {
                     self.oracle.patching(&patch);
-                    self.patches.push(patch);
+                    self.patches.push(PatchInFlight { patch, begun: self.now.instant });
                 }
                 Action::HandOff { stream, handoff, workflow, .. } => {
                     assert!(has_model(workflow.uid), "an event without a model");
                     let record = self.store.get(&workflow.namespace, &workflow.name);
                     let record = record.filter(|record| record.uid == workflow.uid);
                     self.oracle.handed_off(stream, handoff.sequence, &workflow, record.as_deref());
+                    self.held.handed_off(stream, &handoff, self.now.instant);
                 }
                 Action::Unfollow(namespace) => {
                     self.oracle.unfollowed(&namespace);
@@ -413,7 +414,7 @@ impl TestEnv {
                 Action::Read { stream, namespace } => {
                     self.readers.push_back(Reader { stream, namespace, after: None });
                 }
-                Action::Close(stream, reason) => panic!("{stream:?} was closed: {reason:?}"),
+                Action::Close(stream, reason) => self.closed(stream, reason),
             }
         }
     }
@@ -431,6 +432,7 @@ impl TestEnv {
     /// Lets time pass in which every peer answers at once.
     pub(super) fn run_without_faults(&mut self, duration: Duration) {
         let end = self.now.instant + duration;
+        self.hanging.clear();
         self.oracle.faults_end(self.now.instant);
         loop {
             self.watch(usize::MAX);
@@ -457,6 +459,7 @@ impl TestEnv {
             self.end(0);
         }
         (0..RUNS).for_each(|run| self.delete(run));
+        self.away.clear();
         self.run_without_faults(Duration::from_secs(3 * 3600));
     }
 }

@@ -4,9 +4,11 @@ use super::*;
 use crate::delivery::ledger::{lookups::SLOW_PER_PLACE, marks::turns};
 
 impl TestEnv {
-    pub(in super::super) fn check_bounds(&self) {
+    pub(in super::super) fn check_bounds(&mut self) {
         self.check_limits();
         self.check_timers();
+        self.check_turns();
+        self.check_held();
         let registry = &self.ledger.registry;
         for namespace in registry.namespaces.values() {
             let empty = namespace.subscriptions.iter().find(|(_, state)| state.is_empty());
@@ -27,9 +29,9 @@ impl TestEnv {
         assert!(by_namespace.values().all(|lookups| *lookups <= at_most), "{by_namespace:?}");
         let at_most = PATCHES.per_namespace * (1 + turns::SLOW_PER_PLACE);
         let mut by_namespace: HashMap<_, usize> = HashMap::new();
-        self.patches.iter().for_each(|patch| *by_namespace.entry(&patch.namespace).or_default() += 1);
+        self.patches.iter().for_each(|patch| *by_namespace.entry(&patch.patch.namespace).or_default() += 1);
         assert!(by_namespace.values().all(|patches| *patches <= at_most), "{by_namespace:?}");
-        let mut patched: Vec<_> = self.patches.iter().map(|patch| patch.uid).collect();
+        let mut patched: Vec<_> = self.patches.iter().map(|patch| patch.patch.uid).collect();
         patched.sort_unstable();
         assert!(patched.windows(2).all(|pair| pair[0] != pair[1]), "two patches of one Workflow are in flight");
     }
