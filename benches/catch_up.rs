@@ -8,14 +8,13 @@ use std::{
 
 use futures::future::{BoxFuture, join_all};
 use model_update_eventsource::{
-    delivery::{
-        ArtifactLookup, Attached, DeliveryMetrics, Driver, LookupError, MarkError, MarkPatch, Marker, Options,
-        WallClock,
-    },
+    clock::WallClock,
+    delivery::{ArtifactLookup, Attached, DeliveryMetrics, Driver, LookupError, MarkError, MarkPatch, Marker, Options},
     model::{
-        Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid,
-        Workflow,
+        Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Statuses, Subscription,
+        SubscriptionName, Uid, Workflow,
     },
+    readiness::Heartbeat,
     store::Store,
 };
 use prometheus_client::registry::Registry;
@@ -53,6 +52,8 @@ fn run(number: usize) -> Workflow {
         name: format!("penguin-pipeline-{number:05}").into(),
         uid: Uid::from(number as u128 + 1),
         created: 1_700_000_000 + number as i64,
+        finished: 0,
+        resubmitted: false,
         phase: Phase::Succeeded,
         events_published: false,
         pipeline: PipelineName::Spec("penguin-pipeline".into()),
@@ -70,6 +71,9 @@ fn subscription(number: usize) -> Subscription {
         pipelines: PipelineFilter::matching(["penguin-*"]).expect("a pattern"),
         artifact_types: Arc::default(),
         max_age: None,
+        latest_only: false,
+        statuses: Statuses::default(),
+        remember: true,
         include: [].into_iter().collect(),
     }
 }
@@ -102,9 +106,9 @@ async fn measure(runs: usize, subscribers: usize) {
     };
     let lookup = Arc::new(InstantLookup(Arc::new(RunModels { models: vec![model], ..RunModels::default() })));
     let marker = Arc::new(InstantMarker::default());
-    let metrics = DeliveryMetrics::new(&mut Registry::default());
+    let (metrics, heartbeat) = (DeliveryMetrics::new(&mut Registry::default()), Heartbeat::default());
     let (deliveries, driver) =
-        Driver::new(store, lookup, marker.clone(), Options::default(), WallClock::default(), metrics);
+        Driver::new(store, lookup, marker.clone(), Options::default(), WallClock::default(), metrics, heartbeat);
     let drain = CancellationToken::new();
     let task = tokio::spawn(driver.run(drain.clone()));
 

@@ -124,3 +124,93 @@ impl Backlog {
         self.namespaces.get_mut(namespace).expect("inserted above")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::fixtures::run;
+
+    fn workflow(namespace: &str, name: &str) -> Workflow {
+        Workflow { namespace: namespace.into(), ..run(name) }
+    }
+
+    fn applied(namespace: &str, name: &str) -> Change {
+        Change::Applied { workflow: Arc::new(workflow(namespace, name)), before: None }
+    }
+
+    /// The names in the next slice of two changes or two records.
+    fn next(backlog: &mut Backlog, store: &Store) -> Vec<String> {
+        let names = |workflow: &Arc<Workflow>| workflow.name.to_string();
+        match backlog.next(store, |_| 2, 2) {
+            Some(Slice::Changes { changes, .. }) => changes
+                .iter()
+                .map(|change| match change {
+                    Change::Applied { workflow, .. } => names(workflow),
+                    Change::Deleted(workflow) => format!("-{}", workflow.name),
+                })
+                .collect(),
+            Some(Slice::Records(records)) => {
+                let offered = records.records.len();
+                if !records.is_last {
+                    backlog.read_on(&records, offered);
+                }
+                let stream = records.stream.0;
+                records.records.iter().map(|record| format!("{stream}:{}", record.name)).collect()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn namespaces_take_turns_and_changes_keep_their_order() {
+        let (mut backlog, store) = (Backlog::default(), Store::default());
+        let names = ["a1", "a2", "a3", "b1", "a4"];
+        backlog.push(names.map(|name| applied(&name[..1], name)).into());
+        backlog.push(vec![applied("c", "c1"), applied("a", "a5")]);
+        let slices: Vec<_> = std::iter::from_fn(|| Some(next(&mut backlog, &store))).take(6).collect();
+        assert_eq!(slices, [vec!["a1", "a2"], vec!["b1"], vec!["c1"], vec!["a3", "a4"], vec!["a5"], vec![]]);
+        assert!(backlog.is_empty());
+    }
+
+    /// Each of its streams in turn.
+    #[test]
+    fn records_are_read_once_the_changes_before_them_are_handled() {
+        let (mut backlog, store) = (Backlog::default(), Store::default());
+        let team: Arc<str> = "team".into();
+        ["a", "b", "c"].into_iter().for_each(|name| store.apply(workflow("team", name)));
+        store.follow(&team);
+        backlog.read(&team, StreamId(1));
+        assert_eq!(next(&mut backlog, &store), ["1:a", "1:b"]);
+        backlog.read(&team, StreamId(2));
+        store.apply(workflow("team", "d"));
+        store.delete("team", "c", run("c").uid);
+        assert_eq!(next(&mut backlog, &store), ["d", "-c"]);
+        assert_eq!(next(&mut backlog, &store), ["1:d"]);
+        assert_eq!(next(&mut backlog, &store), ["2:a", "2:b"]);
+        backlog.push(vec![applied("team", "again")]);
+        assert_eq!(next(&mut backlog, &store), ["again"]);
+        assert_eq!(next(&mut backlog, &store), ["2:d"]);
+        assert!(next(&mut backlog, &store).is_empty() && backlog.is_empty());
+    }
+
+    #[test]
+    fn records_that_were_not_offered_are_read_again() {
+        let (mut backlog, store) = (Backlog::default(), Store::default());
+        ["a", "b", "c"].into_iter().for_each(|name| store.apply(workflow("team", name)));
+        backlog.read(&"team".into(), StreamId(1));
+        for offered in [0, 1, 0] {
+            let Some(Slice::Records(records)) = backlog.next(&store, |_| 2, 2) else { panic!("no records") };
+            backlog.read_on(&records, offered);
+        }
+        assert_eq!(next(&mut backlog, &store), ["1:b", "1:c"]);
+    }
+
+    #[test]
+    fn a_drain_reads_no_more_records() {
+        let (mut backlog, store) = (Backlog::default(), Store::default());
+        store.apply(workflow("team", "a"));
+        backlog.read(&"team".into(), StreamId(1));
+        backlog.cancel_readers();
+        assert!(next(&mut backlog, &store).is_empty() && backlog.is_empty());
+    }
+}

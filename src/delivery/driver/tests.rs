@@ -1,5 +1,7 @@
 //! The driver with the real store, under paused time: its waits end at once, or after exactly their time.
 
+mod slices;
+
 use std::{
     collections::HashMap,
     future::pending,
@@ -413,4 +415,5 @@ async fn an_idle_task_does_not_run() {
     let readings = harness.clock_readings.load(Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(1800)).await;
     assert_eq!(harness.clock_readings.load(Ordering::Relaxed), readings, "the task has run");
+    assert!(harness.heartbeat.age() <= HEARTBEAT, "its heart beats all the same");
 }
