@@ -8,14 +8,13 @@ use std::{
 
 use futures::future::{BoxFuture, join_all};
 use model_update_eventsource::{
-    delivery::{
-        ArtifactLookup, Attached, DeliveryMetrics, Driver, LookupError, MarkError, MarkPatch, Marker, Options,
-        WallClock,
-    },
+    clock::WallClock,
+    delivery::{ArtifactLookup, Attached, DeliveryMetrics, Driver, LookupError, MarkError, MarkPatch, Marker, Options},
     model::{
         Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Statuses, Subscription,
         SubscriptionName, Uid, Workflow,
     },
+    readiness::Heartbeat,
     store::Store,
 };
 use prometheus_client::registry::Registry;
@@ -107,9 +106,9 @@ async fn measure(runs: usize, subscribers: usize) {
     };
     let lookup = Arc::new(InstantLookup(Arc::new(RunModels { models: vec![model], ..RunModels::default() })));
     let marker = Arc::new(InstantMarker::default());
-    let metrics = DeliveryMetrics::new(&mut Registry::default());
+    let (metrics, heartbeat) = (DeliveryMetrics::new(&mut Registry::default()), Heartbeat::default());
     let (deliveries, driver) =
-        Driver::new(store, lookup, marker.clone(), Options::default(), WallClock::default(), metrics);
+        Driver::new(store, lookup, marker.clone(), Options::default(), WallClock::default(), metrics, heartbeat);
     let drain = CancellationToken::new();
     let task = tokio::spawn(driver.run(drain.clone()));
 

@@ -80,7 +80,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     let (kubernetes_metrics, lookup_metrics) = (KubernetesMetrics::new(product), LookupMetrics::new(product));
     let stream_metrics = StreamMetrics::new(product);
     let (readiness, heartbeat) = (Readiness::default(), Heartbeat::default());
-    let store = Arc::<Store>::default();
+    let store = Arc::new(Store::new(config.clock.clone()));
     let kubernetes = match config.kubernetes.clone() {
         Some(cluster) => Client::new(cluster, kubernetes_metrics)?,
         None => Client::infer(kubernetes_metrics).await?,
@@ -98,9 +98,15 @@ pub async fn build(config: Config) -> Result<Bound> {
         traces: config.traces.clone(),
         ..delivery::Options::default()
     };
-    let clock = config.clock.clone();
-    let (deliveries, driver) =
-        Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, delivery_metrics);
+    let (deliveries, driver) = Driver::new(
+        store.clone(),
+        Arc::new(lookup),
+        Arc::new(marker),
+        options,
+        config.clock.clone(),
+        delivery_metrics,
+        heartbeat.clone(),
+    );
     let options = eventsource::Options {
         namespaces: (!config.namespaces.is_empty()).then(|| config.namespaces.clone()),
         drain: shutdown::SERVER,

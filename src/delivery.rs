@@ -10,6 +10,7 @@
 //! ([`Options::confirm_after`]). If the stream ends earlier, the event is redelivered. A confirmed delivery is remembered
 //! in memory until its mark has been seen on the Workflow; from then on every replica knows of it.
 
+mod backlog;
 mod driver;
 #[cfg(test)]
 mod fixtures;
@@ -21,7 +22,7 @@ mod options;
 mod payload;
 mod spans;
 
-pub use driver::{Driver, WallClock};
+pub use driver::Driver;
 pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
 pub use metrics::DeliveryMetrics;
 pub use options::{LookupLimits, Options, PatchLimits};

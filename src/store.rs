@@ -1,32 +1,68 @@
 //! Records of all Workflows by namespace, and the journal of their changes. No I/O.
 //!
-//! There is no queue per subscriber: the delivery task reads a namespace's records once and its changes from the
-//! journal from then on. The journal holds only changes that matter (a record equal to the held one keeps its
+//! There is no queue per subscriber: the delivery task reads a namespace's records once, in pages, and its changes from
+//! the journal from then on. The journal holds only changes that matter (a record equal to the held one keeps its
 //! allocation and wakes no task), and only those of followed namespaces, plus the restarted Workflows of all namespaces,
 //! whose marks are removed with or without a subscriber. The delivery task drains the whole journal and waits for
 //! nothing else, so the journal does not grow.
 //!
 //! A relist deletes nothing before it is complete: each record that it lists is stamped with the list's epoch, and its
 //! end sweeps the records with an older one.
+//!
+//! Two fields of a record follow from its predecessor, see `complete`: an unknown phase leaves the last known one,
+//! and the first time of the end of a run stays.
+
+mod traces;
 
 use std::{
     borrow::Borrow,
-    collections::{HashMap, HashSet},
-    hash::{Hash, Hasher},
+    cmp::Ordering,
+    collections::{BTreeMap, HashMap, HashSet},
+    ops::Bound,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use crate::model::{Uid, Workflow};
+use self::traces::TraceClaims;
+use crate::{
+    clock::WallClock,
+    model::{Phase, RunOutcome, TraceId, Uid, Workflow, trace},
+};
 
 /// A change of a Workflow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The Workflow is new, or its record has changed.
-    Applied(Arc<Workflow>),
-    /// The Workflow was deleted. This is its last record.
+    Applied {
+        /// The present record.
+        workflow: Arc<Workflow>,
+        /// The previous record of this Workflow. `None` if it is new.
+        before: Option<Before>,
+    },
+    /// The Workflow was deleted, or no longer matches the selector. This is its last record.
     Deleted(Arc<Workflow>),
+}
+
+/// The previous record of a changed Workflow, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// The way in which the run had ended, if it had.
+    pub outcome: Option<RunOutcome>,
+    /// Other fields by which a run is looked up: the run id, the pipeline's name, or the resubmission.
+    pub identity_changed: bool,
+}
+
+impl Before {
+    /// Compares two records of one Workflow.
+    pub fn of(before: &Workflow, after: &Workflow) -> Self {
+        Self {
+            outcome: before.outcome(),
+            identity_changed: before.run_id != after.run_id
+                || before.pipeline != after.pipeline
+                || before.resubmitted != after.resubmitted,
+        }
+    }
 }
 
 /// The Workflows that one watch covers, which are those that the end of its list may sweep.
@@ -47,52 +83,67 @@ pub struct Size {
     pub namespaces: usize,
 }
 
-/// The state of a namespace when [`Store::follow`] was called.
+/// A part of a namespace's records.
 #[derive(Clone, Debug)]
-pub struct Followed {
+pub struct Page {
     /// The changes that were still in the journal, of all namespaces. To be handled before `records`.
     pub changes: Vec<Change>,
-    /// The namespace's records after those changes.
+    /// Records after those changes, ordered by name.
     pub records: Vec<Arc<Workflow>>,
+    /// No records follow.
+    pub is_last: bool,
 }
 
-/// The records of all Workflows. No method but [`Store::changes`] waits.
+/// The records of all Workflows. No method but [`Store::changes`] and [`Store::wait_listed`] waits.
 #[derive(Debug, Default)]
 pub struct Store {
     inner: Mutex<Inner>,
     changed: Notify,
+    listed: watch::Sender<Listed>,
+    clock: WallClock,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    namespaces: HashMap<Arc<str>, HashSet<Slot>>,
+    /// The records of each namespace, with the epoch of the last list or change that contained them.
+    namespaces: HashMap<Arc<str>, BTreeMap<ByName, u32>>,
     records: usize,
     followed: HashSet<Arc<str>>,
     journal: Vec<Change>,
     epoch: u32,
+    traces: TraceClaims,
 }
 
-/// A record in the table of its namespace, hashed by its name.
+/// The scopes whose list was complete at least once.
+#[derive(Debug, Default)]
+struct Listed {
+    all: bool,
+    namespaces: HashSet<Arc<str>>,
+}
+
+/// A record, ordered by its name. The names of a namespace's Workflows differ.
 #[derive(Debug)]
-struct Slot {
-    record: Arc<Workflow>,
-    epoch: u32,
-}
+struct ByName(Arc<Workflow>);
 
-impl PartialEq for Slot {
+impl PartialEq for ByName {
     fn eq(&self, other: &Self) -> bool {
-        self.record.name == other.record.name
+        self.0.name == other.0.name
     }
 }
-impl Eq for Slot {}
-impl Hash for Slot {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.record.name.hash(state);
+impl Eq for ByName {}
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
-impl Borrow<str> for Slot {
+impl Ord for ByName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.name.cmp(&other.0.name)
+    }
+}
+impl Borrow<str> for ByName {
     fn borrow(&self) -> &str {
-        &self.record.name
+        &self.0.name
     }
 }
 
@@ -105,9 +156,14 @@ pub struct Relist {
 }
 
 impl Store {
+    /// Creates an empty store. `clock` is read where a run has ended at an unknown time.
+    pub fn new(clock: WallClock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     /// Adds or replaces a record: from a list, or because the Workflow was created or changed.
     pub fn apply(&self, workflow: Workflow) {
-        let recorded = self.lock().apply(workflow);
+        let recorded = self.lock().apply(workflow, &self.clock);
         self.wake(recorded);
     }
 
@@ -116,6 +172,8 @@ impl Store {
         let recorded = self.lock().delete(namespace, name, uid);
         self.wake(recorded);
     }
+
+    // === lists ===
 
     /// Begins a list: every record applied from now on is part of it.
     pub fn begin_list(&self, scope: Scope) -> Relist {
@@ -128,19 +186,26 @@ impl Store {
     pub fn finish_list(&self, list: Relist) -> usize {
         let (swept, recorded) = self.lock().sweep(&list);
         self.wake(recorded);
+        self.listed.send_if_modified(|listed| match list.scope {
+            Scope::All => !std::mem::replace(&mut listed.all, true),
+            Scope::Namespace(namespace) => listed.namespaces.insert(namespace),
+        });
         swept
     }
 
+    /// Waits until the Workflows of a namespace were listed at least once.
+    pub async fn wait_listed(&self, namespace: &str) {
+        let mut listed = self.listed.subscribe();
+        let is_listed = |listed: &Listed| listed.all || listed.namespaces.contains(namespace);
+        // Fails only without a sender, which is part of this store.
+        listed.wait_for(is_listed).await.ok();
+    }
+
+    // === reading ===
+
     /// Follows a namespace, which need not exist: from now on its changes are in [`Store::changes`].
-    pub fn follow(&self, namespace: &Arc<str>) -> Followed {
-        let mut inner = self.lock();
-        inner.followed.insert(namespace.clone());
-        let records = inner
-            .namespaces
-            .get(namespace)
-            .map(|slots| slots.iter().map(|slot| slot.record.clone()).collect())
-            .unwrap_or_default();
-        Followed { changes: std::mem::take(&mut inner.journal), records }
+    pub fn follow(&self, namespace: &Arc<str>) {
+        self.lock().followed.insert(namespace.clone());
     }
 
     /// Stops following a namespace.
@@ -160,9 +225,27 @@ impl Store {
         }
     }
 
+    /// Returns up to `limit` records of a namespace whose names follow `after`, and takes the changes that precede them.
+    /// For the caller of [`Store::changes`].
+    pub fn read(&self, namespace: &str, after: Option<&str>, limit: usize) -> Page {
+        let mut inner = self.lock();
+        let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let slots = inner.namespaces.get(namespace);
+        let mut rest = slots.into_iter().flat_map(|slots| slots.range::<str, _>((begin, Bound::Unbounded)));
+        let records = rest.by_ref().take(limit).map(|(ByName(record), _)| record.clone()).collect();
+        let is_last = rest.next().is_none();
+        Page { changes: std::mem::take(&mut inner.journal), records, is_last }
+    }
+
     /// Returns the record of the Workflow of this name.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Workflow>> {
-        self.lock().namespaces.get(namespace)?.get(name).map(|slot| slot.record.clone())
+        self.lock().get(namespace, name).cloned()
+    }
+
+    /// Returns the trace of a run: Argo's own if Argo traces and no run of another namespace carries the same id, else the
+    /// Workflow's UID without its dashes.
+    pub fn trace_id(&self, workflow: &Workflow) -> Option<TraceId> {
+        trace::trace_id(workflow, |id| self.lock().traces.is_exclusive(id, &workflow.namespace))
     }
 
     /// Returns the number of records.
@@ -184,49 +267,53 @@ impl Store {
 }
 
 impl Inner {
+    fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Workflow>> {
+        self.namespaces.get(namespace)?.get_key_value(name).map(|(ByName(record), _)| record)
+    }
+
     /// Returns whether a change was recorded in the journal.
-    fn apply(&mut self, workflow: Workflow) -> bool {
+    fn apply(&mut self, mut workflow: Workflow, clock: &WallClock) -> bool {
         let epoch = self.epoch;
         if !self.namespaces.contains_key(&*workflow.namespace) {
-            self.namespaces.insert(workflow.namespace.clone(), HashSet::new());
+            self.namespaces.insert(workflow.namespace.clone(), BTreeMap::new());
         }
         let slots = self.namespaces.get_mut(&*workflow.namespace).expect("inserted above");
-        let record = match slots.take(&*workflow.name) {
-            Some(slot) if *slot.record == workflow => {
-                slots.insert(Slot { record: slot.record, epoch });
-                return false;
-            }
-            Some(old) => {
-                let record = Arc::new(workflow);
-                slots.insert(Slot { record: record.clone(), epoch });
-                if old.record.uid != record.uid {
-                    // Deleted and created again under its name while the watch was interrupted.
-                    let recorded = self.record(Change::Deleted(old.record), false);
-                    return self.record(Change::Applied(record), false) | recorded;
-                }
-                return self.record(Change::Applied(record), old.record.is_restarted());
-            }
-            None => {
-                let record = Arc::new(workflow);
-                slots.insert(Slot { record: record.clone(), epoch });
-                self.records += 1;
-                record
-            }
+        let held = slots.get_key_value(&*workflow.name).map(|(ByName(record), _)| record.clone());
+        complete(&mut workflow, held.as_deref(), clock);
+        if held.as_deref() == Some(&workflow) {
+            slots.get_mut(&*workflow.name).into_iter().for_each(|listed| *listed = epoch);
+            return false;
+        }
+        let record = Arc::new(workflow);
+        slots.remove(&*record.name);
+        slots.insert(ByName(record.clone()), epoch);
+        if let Some(id) = record.trace_id {
+            self.traces.add(id, &record.namespace);
+        }
+        let Some(held) = held else {
+            self.records += 1;
+            return self.record(Change::Applied { workflow: record, before: None }, false);
         };
-        self.record(Change::Applied(record), false)
+        self.release_trace(&held);
+        if held.uid != record.uid {
+            // Deleted and created again under its name while the watch was interrupted.
+            let recorded = self.record(Change::Deleted(held), false);
+            return self.record(Change::Applied { workflow: record, before: None }, false) | recorded;
+        }
+        let before = Some(Before::of(&held, &record));
+        self.record(Change::Applied { workflow: record, before }, held.is_restarted())
     }
 
     fn delete(&mut self, namespace: &str, name: &str, uid: Uid) -> bool {
-        let Some(slots) = self.namespaces.get_mut(namespace) else { return false };
-        if slots.get(name).is_none_or(|slot| slot.record.uid != uid) {
+        if self.get(namespace, name).is_none_or(|record| record.uid != uid) {
             return false;
         }
-        let Some(slot) = slots.take(name) else { return false };
+        let Some(slots) = self.namespaces.get_mut(namespace) else { return false };
+        let Some((ByName(record), _)) = slots.remove_entry(name) else { return false };
         if slots.is_empty() {
             self.namespaces.remove(namespace);
         }
-        self.records -= 1;
-        self.record(Change::Deleted(slot.record), false)
+        self.removed(record)
     }
 
     fn sweep(&mut self, list: &Relist) -> (usize, bool) {
@@ -235,27 +322,61 @@ impl Inner {
             if matches!(&list.scope, Scope::Namespace(only) if only != namespace) {
                 continue;
             }
-            unlisted.extend(slots.extract_if(|slot| slot.epoch.wrapping_sub(list.epoch) > u32::MAX / 2));
-            slots.shrink_to(slots.len() * 2);
+            slots.retain(|ByName(record), epoch| {
+                let is_listed = epoch.wrapping_sub(list.epoch) <= u32::MAX / 2;
+                unlisted.extend((!is_listed).then(|| record.clone()));
+                is_listed
+            });
         }
         self.namespaces.retain(|_, slots| !slots.is_empty());
         let swept = unlisted.len();
-        self.records -= swept;
-        let record = |recorded, slot: Slot| self.record(Change::Deleted(slot.record), false) | recorded;
-        let recorded = unlisted.into_iter().fold(false, record);
+        let recorded = unlisted.into_iter().fold(false, |recorded, record| self.removed(record) | recorded);
         (swept, recorded)
+    }
+
+    /// Accounts for a record that was removed from its namespace. Returns whether this was recorded in the journal.
+    fn removed(&mut self, record: Arc<Workflow>) -> bool {
+        self.records -= 1;
+        self.release_trace(&record);
+        self.record(Change::Deleted(record), false)
+    }
+
+    fn release_trace(&mut self, record: &Workflow) {
+        if let Some(id) = record.trace_id {
+            self.traces.remove(id, &record.namespace);
+        }
     }
 
     /// Records a change in the journal, where it belongs there. Returns whether it does. The end of a restart belongs
     /// there as its beginning did, so `was_restarted` is whether the previous record was restarted.
     fn record(&mut self, change: Change, was_restarted: bool) -> bool {
-        let (Change::Applied(record) | Change::Deleted(record)) = &change;
+        let (Change::Applied { workflow: record, .. } | Change::Deleted(record)) = &change;
         let relevant = was_restarted || record.is_restarted() || self.followed.contains(&*record.namespace);
         if relevant {
             self.journal.push(change);
         }
         relevant
     }
+}
+
+/// Completes a record by its predecessor. A phase that is unknown says nothing, so the last known one stays. The time of
+/// the end of a run is the first one that was seen with its outcome, else the present: later updates by Argo's controller
+/// do not change the order in which runs ended.
+fn complete(workflow: &mut Workflow, held: Option<&Workflow>, clock: &WallClock) {
+    let before = held.filter(|held| held.uid == workflow.uid);
+    if workflow.phase == Phase::Unknown
+        && let Some(before) = before
+    {
+        workflow.phase = before.phase;
+        workflow.resource_version = before.resource_version.clone();
+    }
+    let first = before.filter(|before| before.outcome() == workflow.outcome()).map_or(0, |before| before.finished);
+    workflow.finished = match (workflow.outcome(), first) {
+        (None, _) => 0,
+        (Some(_), 0) if workflow.finished == 0 => clock.now(),
+        (Some(_), 0) => workflow.finished,
+        (Some(_), first) => first,
+    };
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    delivery::WallClock,
+    clock::WallClock,
     store::Scope,
     telemetry::{Traces, log},
 };

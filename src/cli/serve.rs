@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::{LogArgs, signals::Signals, values};
 use crate::{
     app::{self, Config, shutdown},
-    delivery::WallClock,
+    clock::WallClock,
     telemetry::{Traces, log},
 };
 

@@ -1,19 +1,23 @@
 //! The delivery task: performs the actions of the ledger and feeds back their results. It is the only reader of the
 //! store's journal, and waits for nothing but its next input.
+//!
+//! All events of all tenants depend on this task, so none of its turns is long: each handles a slice of what is there, and
+//! the next one goes on. It shows that it runs by a heartbeat.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::future::OptionFuture;
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinError, JoinSet},
-    time::{Instant, sleep_until},
+    task::{JoinError, JoinSet, yield_now},
+    time::{Instant, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ArtifactLookup, CloseReason, Deliveries, DeliveryMetrics, Handoff, LookupError, MarkError, MarkPatch, Marker,
     Options, StreamId,
+    backlog::{Backlog, Slice},
     handle::StreamMessage,
     ledger::{Action, Ledger, LookupId, Now},
     observer::Observer,
@@ -21,40 +25,24 @@ use super::{
     spans::Step,
 };
 use crate::{
+    clock::WallClock,
     failpoint::FailPoint,
     model::{RunModels, Workflow},
-    store::{Change, Store},
+    readiness::Heartbeat,
+    store::Store,
     telemetry::{Traces, trace::SpanRef},
 };
 
-/// Messages of streams that are handled at once.
-const MAX_BATCH: usize = 1024;
+/// Messages of streams, and results, that are handled in a turn.
+const MAX_BATCH: usize = 256;
+/// Offers of runs to streams in a turn, from changes and records.
+const OFFERS: usize = 1000;
+/// Offers of the runs of one namespace, before that of another one has its turn.
+const OFFERS_OF_NAMESPACE: usize = 100;
+/// The interval of heartbeats while nothing happens.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The shortest interval between updates of the gauges, which follow inputs only.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The wall clock, in whole seconds since the Unix epoch: the ages of runs follow it, pauses never do. The default is
-/// the system's; tests use one that jumps.
-#[derive(Clone)]
-pub struct WallClock(Arc<dyn Fn() -> i64 + Send + Sync>);
-
-impl WallClock {
-    /// Returns a clock that reads `now`.
-    pub fn new(now: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
-    }
-}
-
-impl Default for WallClock {
-    fn default() -> Self {
-        Self::new(|| jiff::Timestamp::now().as_second())
-    }
-}
-
-impl fmt::Debug for WallClock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WallClock")
-    }
-}
 
 /// The delivery task. See [`Driver::run`].
 pub struct Driver {
@@ -65,11 +53,16 @@ pub struct Driver {
     wall_clock: WallClock,
     traces: Traces,
     observer: Observer,
+    heartbeat: Heartbeat,
+    backlog: Backlog,
     from_streams: mpsc::UnboundedReceiver<StreamMessage>,
     to_streams: HashMap<StreamId, ToStream>,
     tasks: JoinSet<TaskResult>,
     drain_confirmations: Duration,
     drain_marks: Duration,
+    /// The numbers of changes and records in the turns so far.
+    #[cfg(test)]
+    turns: Arc<std::sync::Mutex<Vec<usize>>>,
 }
 
 /// The sending side of a stream.
@@ -108,21 +101,26 @@ impl Driver {
         options: Options,
         wall_clock: WallClock,
         metrics: DeliveryMetrics,
+        heartbeat: Heartbeat,
     ) -> (Deliveries, Self) {
         let (deliveries, from_streams) = Deliveries::new();
         let driver = Self {
             ledger: Ledger::new(&options, rand::random()),
+            observer: Observer::new(metrics, options.limits, options.traces.clone(), store.clone()),
             store,
             lookup,
             marker,
             wall_clock,
-            observer: Observer::new(metrics, options.limits, options.traces.clone()),
+            heartbeat,
+            backlog: Backlog::default(),
             traces: options.traces,
             from_streams,
             to_streams: HashMap::new(),
             tasks: JoinSet::new(),
             drain_confirmations: options.drain_confirmations,
             drain_marks: options.drain_marks,
+            #[cfg(test)]
+            turns: Arc::default(),
         };
         (deliveries, driver)
     }
@@ -134,12 +132,16 @@ impl Driver {
     /// Where a lookup or a patch panicked: its run would never be delivered, so the process has to be restarted.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JoinError> {
         let store = self.store.clone();
+        let mut heartbeats = interval(HEARTBEAT);
         let mut drain: Option<Drain> = None;
         let mut next_stats = Instant::now();
         let mut stats_due = false;
         let mut closed = false;
         loop {
+            self.heartbeat.beat();
             stats_due |= self.ledger.handle_timeout(self.now());
+            let handled = self.handle_backlog();
+            self.record_turn(handled);
             self.perform_actions();
             let now = Instant::now();
             if let Some(Drain { confirmations, marks }) = drain {
@@ -163,39 +165,47 @@ impl Driver {
                 drain.map(|drain| drain.marks),
             ];
             let deadline = deadlines.into_iter().flatten().min();
-            tokio::select! {
-                changes = store.changes() => {
-                    self.handle_changes(&changes);
-                    stats_due = true;
-                }
-                message = self.from_streams.recv(), if !closed => {
-                    // `None` once every `Deliveries` is dropped: the server no longer accepts streams.
-                    closed = message.is_none();
-                    if closed && drain.is_none() {
-                        drain = Some(self.begin_drain());
+            let has_more = self.ledger.has_more() || !self.backlog.is_empty();
+            loop {
+                tokio::select! {
+                    changes = store.changes() => {
+                        self.backlog.push(changes);
+                        stats_due = true;
                     }
-                    self.drain_inbox(message);
-                    stats_due = true;
-                }
-                Some(result) = self.tasks.join_next() => {
-                    self.handle_result(result?);
-                    while let Some(result) = self.tasks.try_join_next() {
-                        self.handle_result(result?);
+                    message = self.from_streams.recv(), if !closed => {
+                        // `None` once every `Deliveries` is dropped: the server no longer accepts streams.
+                        closed = message.is_none();
+                        if closed && drain.is_none() {
+                            drain = Some(self.begin_drain());
+                        }
+                        self.drain_inbox(message);
+                        stats_due = true;
                     }
-                    stats_due = true;
+                    Some(result) = self.tasks.join_next() => {
+                        self.handle_results(result)?;
+                        stats_due = true;
+                    }
+                    Some(()) = OptionFuture::from(deadline.map(sleep_until)) => {}
+                    () = shutdown.cancelled(), if drain.is_none() => drain = Some(self.begin_drain()),
+                    // Lets the other tasks of this thread proceed.
+                    () = yield_now(), if has_more => stats_due = true,
+                    _ = heartbeats.tick() => {
+                        self.heartbeat.beat();
+                        continue;
+                    }
                 }
-                Some(()) = OptionFuture::from(deadline.map(sleep_until)) => {}
-                () = shutdown.cancelled(), if drain.is_none() => drain = Some(self.begin_drain()),
+                break;
             }
         }
     }
 
     fn now(&self) -> Now {
-        Now { instant: Instant::now().into_std(), unix: (self.wall_clock.0)() }
+        Now { instant: Instant::now().into_std(), unix: self.wall_clock.now() }
     }
 
     fn begin_drain(&mut self) -> Drain {
         self.ledger.drain();
+        self.backlog.cancel_readers();
         let confirmations = Instant::now() + self.drain_confirmations;
         Drain { confirmations, marks: confirmations + self.drain_marks }
     }
@@ -206,34 +216,72 @@ impl Driver {
 
     // === inputs ===
 
-    fn handle_changes(&mut self, changes: &[Change]) {
-        let now = self.now();
-        changes.iter().for_each(|change| self.ledger.handle_change(change, now));
+    #[cfg(test)]
+    fn record_turn(&self, handled: usize) {
+        self.turns.lock().expect("no panic in another turn").push(handled);
     }
 
-    /// Handles a message and those behind it, up to an attached stream: that one may have thousands of runs to catch up
-    /// with, for which streams that attach at the same time should not wait.
+    #[cfg(not(test))]
+    fn record_turn(&self, _: usize) {}
+
+    /// Handles changes and records, a limited number. Returns the number.
+    fn handle_backlog(&mut self) -> usize {
+        let now = self.now();
+        let mut left = OFFERS;
+        let mut handled = 0;
+        while left > 0 {
+            let ledger = &self.ledger;
+            let cost = |namespace: &str| 1 + ledger.streams_in(namespace);
+            let limit = |namespace: &str| (OFFERS_OF_NAMESPACE / cost(namespace)).max(1);
+            match self.backlog.next(&self.store, limit, OFFERS_OF_NAMESPACE) {
+                Some(Slice::Changes { namespace, changes }) => {
+                    left = left.saturating_sub(changes.len() * cost(&namespace));
+                    handled += changes.len();
+                    changes.iter().for_each(|change| self.ledger.handle_change(change, now));
+                }
+                Some(Slice::Records(records)) => {
+                    left = left.saturating_sub(records.records.len().max(1));
+                    handled += records.records.len();
+                    let offered = self.ledger.offer_records(records.stream, &records.records, records.is_last, now);
+                    offered.into_iter().for_each(|offered| self.backlog.read_on(&records, offered));
+                }
+                None => break,
+            }
+        }
+        handled
+    }
+
+    /// Handles a message and those behind it, up to a stream that attaches or ends, which may take longer.
     fn drain_inbox(&mut self, first: Option<StreamMessage>) {
         let mut next = first;
         let mut handled = 0;
         while let Some(message) = next.take() {
             handled += 1;
-            let attaches = matches!(message, StreamMessage::Attached { .. });
+            let is_short = matches!(message, StreamMessage::Acknowledged { .. });
             self.handle_message(message);
-            if !attaches && handled < MAX_BATCH {
+            if is_short && handled < MAX_BATCH {
                 next = self.from_streams.try_recv().ok();
             }
         }
     }
 
+    /// Handles a result and those behind it.
+    fn handle_results(&mut self, first: Result<TaskResult, JoinError>) -> Result<(), JoinError> {
+        self.handle_result(first?);
+        for _ in 1..MAX_BATCH {
+            let Some(result) = self.tasks.try_join_next() else { break };
+            self.handle_result(result?);
+        }
+        Ok(())
+    }
+
     fn handle_message(&mut self, message: StreamMessage) {
         match message {
             StreamMessage::Attached { id, subscription, peer, span, events, closed } => {
-                let followed = self.store.follow(&subscription.namespace);
-                self.handle_changes(&followed.changes);
+                self.store.follow(&subscription.namespace);
                 self.to_streams.insert(id, ToStream { events, closed, span });
                 let now = self.now();
-                self.ledger.attach(id, subscription, peer, &followed.records, now);
+                self.ledger.attach(id, subscription, peer, now);
             }
             StreamMessage::Acknowledged { id, sequence } => self.ledger.handle_ack(id, sequence, self.now()),
             StreamMessage::Ended { id } => {
@@ -262,15 +310,10 @@ impl Driver {
     // === actions ===
 
     fn perform_actions(&mut self) {
-        loop {
-            let (now, traces) = (self.now(), &self.traces);
-            let encode = |run: &_, models: &_, subscription: &_| payload::encode(traces, run, models, subscription);
-            let actions = self.ledger.poll_actions(now, &encode);
-            if actions.is_empty() {
-                return;
-            }
-            actions.into_iter().for_each(|action| self.perform(action));
-        }
+        let (now, traces, store) = (self.now(), &self.traces, &self.store);
+        let encode = |run: &_, models: &_, subscription: &_| payload::encode(traces, store, run, models, subscription);
+        let actions = self.ledger.poll_actions(now, &encode);
+        actions.into_iter().for_each(|action| self.perform(action));
     }
 
     fn perform(&mut self, action: Action) {
@@ -307,12 +350,7 @@ impl Driver {
                     to_stream.close(reason);
                 }
             }
-            Action::Reread(namespace) => {
-                let followed = self.store.follow(&namespace);
-                self.handle_changes(&followed.changes);
-                let now = self.now();
-                self.ledger.reread(&followed.records, now);
-            }
+            Action::Read { stream, namespace } => self.backlog.read(&namespace, stream),
             Action::Unfollow(namespace) => self.store.unfollow(&namespace),
             Action::Report(report) => self.observer.report(&report),
         }

@@ -10,6 +10,7 @@ use crate::{
         Artifact, Mark, PipelineFilter, PipelineName, RunModels, RunOutcome, Statuses, Subscription, SubscriptionName,
         Uid, Workflow, event::SkipReason, fixtures::succeeded,
     },
+    store::Store,
     telemetry::Traces,
 };
 
@@ -22,7 +23,7 @@ pub(super) fn encode(
     models: &RunModels,
     subscription: &Subscription,
 ) -> Result<Bytes, SkipReason> {
-    payload::encode(&Traces::default(), workflow, models, subscription)
+    payload::encode(&Traces::default(), &Store::default(), workflow, models, subscription)
 }
 
 /// An answer of ML Metadata.

@@ -8,23 +8,39 @@
 //! # The states of a run in a stream
 //!
 //! ```text
-//!                           ┌── no model, filtered ──▶ (removed, or excluded)
-//! Queued ─▶ AwaitingLookup ─┴▶ Ready ─▶ HandedOff ─▶ acknowledged ─▶ confirmed ─▶ (a mark is written)
-//!               │    ▲                      │
-//!               └────┘ failed, retried      └─ the stream ends (its successor finds the run unmarked in the store)
+//!                        ┌── no model, filtered, superseded ──▶ (removed)
+//! Queued ─▶ FirstLookup ─┴▶ Ready ─▶ HandedOff ─▶ acknowledged ─▶ confirmed ─▶ (a mark is written)
+//!               │            ▲            │
+//!               ▼            │            └─ the stream ends (its successor finds the run unmarked in the store)
+//!         RetriedLookup ─────┤
+//!               ▼            │
+//!         WithoutContext ────┘
 //! ```
 //!
+//! With `latestOnly`, a run that is queued or ready becomes `Held` when a newer one is handed off. A run without a valid
+//! event is `Excluded`.
+//!
 //! The part of a *subscription* that outlives its streams: runs that were confirmed and whose mark has not been seen yet,
-//! and runs whose events were unconfirmed when streams ended. A new stream reads everything else from the store.
+//! runs whose events were unconfirmed when streams ended, and with `latestOnly` the newest runs that were sent. A new
+//! stream reads everything else from the store.
+//!
+//! # Limits of a turn
+//!
+//! No input and no decision takes more than a few milliseconds. Records are offered in pages, and the decisions that
+//! follow from inputs are spread over several turns ([`Ledger::has_more`]).
 //!
 //! # Modules
 //!
 //! | module | content |
 //! |---|---|
 //! | `ledger` | the entry points, in the order in which the driver calls them |
-//! | `decisions` | the hand-offs, lookups and patches that follow from the inputs |
-//! | `runs` | the consequences of changes and answers for each run |
-//! | `registry`, `stream` | attached streams and their runs, by namespace and subscription |
+//! | `decisions`, `next` | the hand-offs, lookups and patches that follow from the inputs |
+//! | `runs`, `answers` | the consequences of changes of Workflows, and of answers and confirmations |
+//! | `offers` | the offers of runs to streams |
+//! | `registry` | attached streams by namespace and subscription, and what is known of their runs |
+//! | `stream`, `queues` | one stream, and the states of its runs |
+//! | `filters`, `run_sets` | verdicts of filters, and sets of runs |
+//! | `latest` | `latestOnly` |
 //! | `quarantine` | runs whose events may have ended their streams |
 //! | `lookups`, `marks` | lookups and patches: queues, limits and retries |
 //! | `flow`, `budget` | bytes that are held for streams |
@@ -34,15 +50,22 @@
 //! | `wall_clock` | runs excluded by a wall clock that was wrong |
 //! | `timers`, `types` | timers, and plain values |
 
+mod answers;
 mod budget;
 mod decisions;
 mod deleted;
+mod filters;
 mod flow;
+mod latest;
 mod lookups;
 mod marks;
+mod next;
+mod offers;
 mod quarantine;
+mod queues;
 mod registry;
 mod retention;
+mod run_sets;
 mod runs;
 mod shares;
 mod stream;
@@ -52,8 +75,6 @@ mod wall_clock;
 
 use std::{
     collections::{BTreeSet, HashSet},
-    net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -61,8 +82,9 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use self::{
     deleted::DeletedRuns,
+    filters::Steps,
     flow::Flow,
-    lookups::{Lookups, Outcome},
+    lookups::Lookups,
     marks::Marks,
     registry::Registry,
     stream::Stream,
@@ -70,16 +92,15 @@ use self::{
     types::Encode,
     wall_clock::ExcludedByAge,
 };
-use super::{CloseReason, LookupError, MarkError, MarkPatch, Options, StreamId};
-use crate::{
-    model::{RunModels, Subscription, Workflow},
-    store::Change,
-};
+use super::{MarkError, MarkPatch, Options, StreamId};
+use crate::{model::Uid, store::Change};
 
 pub(super) use self::types::{Action, LookupId, Now, Report, Stats};
 
 /// The time for which several peers may share a subscription without a report: longer than a roll-out of theirs.
 const SHARED_TOO_LONG: Duration = Duration::from_secs(60);
+/// Timers and confirmations that are handled in a turn.
+const TIMERS: usize = 512;
 /// The longest time to confirmation, which keeps sums with it from overflowing.
 const MAX_CONFIRM_AFTER: Duration = Duration::from_secs(24 * 3600);
 
@@ -97,6 +118,16 @@ pub(super) struct Ledger {
     timers: Timers,
     /// Attached streams about which there may be something to decide.
     dirty: BTreeSet<StreamId>,
+    /// The stream that was decided about last: the next ones are those behind it.
+    last_dirty: StreamId,
+    /// There are lookups that may begin.
+    has_lookups: bool,
+    /// Comparisons of filters that are left in this turn.
+    steps: Steps,
+    /// Streams that have ended and whose runs are to be dropped.
+    ended: Vec<Stream>,
+    /// Runs whose lookups may be awaited by no stream.
+    unawaited: Vec<Uid>,
     actions: Vec<Action>,
     draining: bool,
     jitter: SmallRng,
@@ -116,6 +147,11 @@ impl Ledger {
             excluded_by_age: ExcludedByAge::default(),
             timers: Timers::default(),
             dirty: BTreeSet::new(),
+            last_dirty: StreamId(0),
+            has_lookups: false,
+            steps: Steps::default(),
+            ended: Vec::new(),
+            unawaited: Vec::new(),
             actions: Vec::new(),
             draining: false,
             jitter: SmallRng::seed_from_u64(seed),
@@ -124,14 +160,16 @@ impl Ledger {
 
     // === time and actions ===
 
-    /// Handles the timers that are due. Returns whether any was.
+    /// Handles timers that are due, a limited number. Returns whether any was.
     pub(super) fn handle_timeout(&mut self, now: Now) -> bool {
-        let mut any = false;
+        let mut left = TIMERS;
         self.check_clock(now);
-        while let Some(timer) = self.timers.pop(now.instant) {
-            any = true;
+        while left > 0
+            && let Some(timer) = self.timers.pop(now.instant)
+        {
+            left -= 1;
             match timer {
-                Timer::Confirm(stream) => self.confirm_due(stream, now),
+                Timer::Confirm(stream) => left = left.saturating_sub(self.confirm_due(stream, now)),
                 Timer::RetryLookup(lookup) => self.lookups.queue_retry(lookup),
                 Timer::SlowLookup(lookup) => self.lookups.slow(lookup, now.instant, &mut self.timers),
                 Timer::RetryMark(run) => self.marks.queue_retry(run, &mut self.timers),
@@ -153,10 +191,11 @@ impl Ledger {
                 Timer::CheckClock => self.schedule_clock_check(now),
             }
         }
-        any
+        left < TIMERS
     }
 
-    /// Returns the actions that follow from the inputs since the last call. To be called after inputs, before waiting.
+    /// Returns the actions that follow from the inputs since the last call. To be called after inputs, before waiting, and
+    /// again without waiting while [`Ledger::has_more`].
     pub(super) fn poll_actions(&mut self, now: Now, encode: &Encode<'_>) -> Vec<Action> {
         self.decide(now, encode);
         std::mem::take(&mut self.actions)
@@ -172,46 +211,17 @@ impl Ledger {
     /// Handles a change of the store.
     pub(super) fn handle_change(&mut self, change: &Change, now: Now) {
         match change {
-            Change::Applied(workflow) => self.workflow_applied(workflow, now),
+            Change::Applied { workflow, before } => self.workflow_applied(workflow, *before, now),
             Change::Deleted(workflow) => self.workflow_deleted(workflow, now),
         }
     }
 
-    /// Handles the records of a namespace after [`Action::Reread`].
-    pub(super) fn reread(&mut self, records: &[Arc<Workflow>], now: Now) {
-        self.offer_again(records, now);
+    /// Returns the streams that a change of a Workflow of this namespace is offered to.
+    pub(super) fn streams_in(&self, namespace: &str) -> usize {
+        self.registry.namespaces.get(namespace).map_or(0, |namespace| namespace.streams.len())
     }
 
     // === streams ===
-
-    /// Attaches a stream. `records` are those of its namespace.
-    pub(super) fn attach(
-        &mut self,
-        id: StreamId,
-        subscription: Subscription,
-        peer: Option<SocketAddr>,
-        records: &[Arc<Workflow>],
-        now: Now,
-    ) {
-        if self.draining {
-            self.actions.push(Action::Close(id, CloseReason::ShuttingDown));
-            return;
-        }
-        let subscription = Arc::new(subscription);
-        self.timers.cancel(&Timer::DropNamespace(subscription.namespace.clone()));
-        let streams = self.registry.attach(id, Stream::new(subscription.clone(), peer));
-        if streams > 1 {
-            self.timers.set(now.instant + SHARED_TOO_LONG, Timer::CheckShared(id));
-        }
-        for workflow in records {
-            self.workflow_returned(workflow, now);
-        }
-        for workflow in self.deleted.claimed_by(&subscription).iter().chain(records) {
-            self.offer(id, workflow, now);
-        }
-        let pending = self.registry.stream(id).runs.len();
-        self.report(Report::Attached { stream: id, subscription, peer, pending });
-    }
 
     /// Handles an acknowledgement: the peer has read every event up to this one. The stream may have ended meanwhile.
     pub(super) fn handle_ack(&mut self, id: StreamId, sequence: u64, now: Now) {
@@ -230,58 +240,40 @@ impl Ledger {
         self.flow.unacknowledged.cancel(id);
         self.flow.ready.cancel(id);
         [Timer::Confirm(id), Timer::HandOff(id), Timer::CheckShared(id)].iter().for_each(|it| self.timers.cancel(it));
-        stream.awaiting_lookup().for_each(|run| self.trim_lookups(run));
+        if self.lookups.is_full() {
+            self.unawaited.extend(stream.awaiting_lookup());
+        }
+        let subscription = stream.subscription.clone();
         let unconfirmed: Vec<_> =
             stream.unconfirmed().filter(|run| !(self.skip_labelled && run.workflow.events_published)).collect();
-        let subscription = &stream.subscription;
-        self.registry.change_state(&subscription.namespace, &subscription.name, |state| {
-            for run in &unconfirmed {
-                state.failed.record(run.workflow.uid, run.pending_since, now.instant);
-            }
-        });
-        self.registry.trim_types(subscription);
-        self.stream_detached(subscription, now.instant);
+        if subscription.remember {
+            self.registry.change_state(&subscription.namespace, &subscription.name, |state| {
+                for run in &unconfirmed {
+                    state.failed.record(run.workflow.uid, run.pending_since, now.instant);
+                }
+            });
+        }
         let unconfirmed = unconfirmed.into_iter().map(|run| run.workflow.clone()).collect();
-        self.report(Report::Ended { subscription: subscription.clone(), unconfirmed });
+        self.stream_detached(&subscription, now.instant);
+        self.ended.push(stream);
+        self.report(Report::Ended { subscription, unconfirmed });
     }
 
     /// Reports a subscription whose streams of several peers have been attached for a while.
     fn check_shared(&mut self, id: StreamId) {
         let subscription = self.registry.stream(id).subscription.clone();
-        let state = self.registry.state(&subscription);
-        if state.reported_shared {
-            return;
-        }
+        let Some(state) = self.registry.state(&subscription).filter(|state| !state.reported_shared) else { return };
         // The ids grow, so the streams with lower ones have been attached for longer.
         let long_attached = state.streams.iter().filter(|other| **other <= id);
         let peers: HashSet<_> = long_attached.map(|id| self.registry.streams[id].peer).collect();
         if peers.len() > 1 {
-            self.registry.state_mut(&subscription).reported_shared = true;
+            self.registry.state_mut(&subscription).into_iter().for_each(|state| state.reported_shared = true);
             let (namespace, name) = (subscription.namespace.clone(), subscription.name.clone());
             self.report(Report::Shared { namespace, subscription: name, peers: peers.len() });
         }
     }
 
-    // === lookups and patches ===
-
-    /// Handles the answer to [`Action::Lookup`].
-    pub(super) fn handle_answer(&mut self, id: LookupId, answer: Result<Arc<RunModels>, LookupError>, now: Now) {
-        let Self { registry, lookups, timers, jitter, .. } = self;
-        match lookups.handle_answer(id, answer, |lookup| registry.is_awaited(lookup), now.instant, timers, jitter) {
-            Outcome::Found { lookup, models } => self.models_found(&lookup, &models),
-            Outcome::Failed { report } => {
-                self.report(report);
-                if let Some(lookup) = self.lookups.get(id) {
-                    for stream in self.registry.awaiting(lookup) {
-                        if self.registry.stream(stream).lookup_failed(lookup.workflow.uid) {
-                            self.dirty.insert(stream);
-                        }
-                    }
-                }
-            }
-            Outcome::Ignored => {}
-        }
-    }
+    // === patches ===
 
     /// Handles the result of [`Action::Patch`].
     pub(super) fn handle_patch(&mut self, patch: MarkPatch, result: Result<(), MarkError>, now: Now) {
@@ -306,18 +298,17 @@ impl Ledger {
 
     // === queries ===
 
-    /// Returns the gauges. Walks every pending run, so it is not for every input.
+    /// Returns the gauges.
     pub(super) fn stats(&self) -> Stats {
-        let mut stats =
-            Stats { streams: self.registry.streams.len(), pending_marks: self.marks.len(), ..Stats::default() };
-        let runs = self.registry.streams.values().flat_map(|stream| stream.runs.values());
-        for run in runs.filter(|run| !run.is_excluded()) {
-            stats.pending_runs += 1;
-            stats.oldest_pending = stats.oldest_pending.into_iter().chain([run.pending_since]).min();
+        let streams = || self.registry.streams.values();
+        Stats {
+            streams: self.registry.streams.len(),
+            shared_subscriptions: self.registry.shared,
+            pending_runs: streams().map(Stream::pending_runs).sum(),
+            oldest_pending: streams().filter_map(Stream::oldest_pending).min(),
+            runs_without_context: streams().map(Stream::runs_without_context).sum(),
+            pending_marks: self.marks.len(),
         }
-        let states = self.registry.namespaces.values().flat_map(|namespace| namespace.subscriptions.values());
-        stats.shared_subscriptions = states.filter(|state| state.streams.len() > 1).count();
-        stats
     }
 
     fn report(&mut self, report: Report) {

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::model::event::SkipReason;
+use crate::model::{FilterReason, SkipReason};
 
 /// The run's namespace; bounded by the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -19,6 +19,12 @@ pub(super) struct NamespaceLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct SkippedLabel {
     pub(super) reason: Skipped,
+}
+
+/// The filter that excludes a run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct FilteredLabel {
+    pub(super) reason: &'static str,
 }
 
 /// The `code` of an error, which is one of a bounded set.
@@ -119,6 +125,7 @@ pub struct DeliveryMetrics {
     pub(super) redelivered: Family<NamespaceLabel, Counter>,
     pub(super) confirmed: Family<NamespaceLabel, Counter>,
     pub(super) skipped: Family<SkippedLabel, Counter>,
+    pub(super) filtered: Family<FilteredLabel, Counter>,
     pub(super) lookup_retries: Family<ErrorLabel, Counter>,
     pub(super) mark_retries: Family<ErrorLabel, Counter>,
     pub(super) handoff_duration: DurationHistogram,
@@ -128,6 +135,7 @@ pub struct DeliveryMetrics {
     pub(super) shared_subscriptions: Gauge,
     pub(super) pending_runs: Gauge,
     pub(super) oldest_pending: Gauge<f64, AtomicU64>,
+    pub(super) runs_without_context: Gauge,
     pub(super) pending_marks: Gauge,
 }
 
@@ -139,6 +147,7 @@ impl DeliveryMetrics {
             redelivered: Family::default(),
             confirmed: Family::default(),
             skipped: Family::default(),
+            filtered: Family::default(),
             lookup_retries: Family::default(),
             mark_retries: Family::default(),
             handoff_duration: durations(),
@@ -147,11 +156,15 @@ impl DeliveryMetrics {
             shared_subscriptions: Gauge::default(),
             pending_runs: Gauge::default(),
             oldest_pending: Gauge::default(),
+            runs_without_context: Gauge::default(),
             pending_marks: Gauge::default(),
         };
         // A series that appears with its first count has no rate then, so the known ones exist from the start.
         for reason in Skipped::ALL {
             drop(metrics.skipped.get_or_create(&SkippedLabel { reason }));
+        }
+        for reason in FilterReason::ALL {
+            drop(metrics.filtered.get_or_create(&FilteredLabel { reason: reason.as_str() }));
         }
         for reason in LOOKUP_ERRORS {
             drop(metrics.lookup_retries.get_or_create(&ErrorLabel { reason }));
@@ -168,8 +181,13 @@ impl DeliveryMetrics {
         registry.register("events_confirmed", "Events that a subscriber has confirmed", metrics.confirmed.clone());
         registry.register(
             "runs_skipped",
-            "Succeeded runs for which a subscription received no event, or none yet, by reason",
+            "Runs for which a subscription received no event, or none yet, by reason",
             metrics.skipped.clone(),
+        );
+        registry.register(
+            "runs_filtered",
+            "Runs that a subscription's own filter excludes, by filter, counted once for each subscription",
+            metrics.filtered.clone(),
         );
         registry.register(
             "lookup_retries",
@@ -199,13 +217,18 @@ impl DeliveryMetrics {
         );
         registry.register(
             "runs_pending",
-            "Succeeded runs not yet confirmed by a stream, counted once for each stream",
+            "Runs not yet confirmed by a stream, counted once for each stream",
             metrics.pending_runs.clone(),
         );
         registry.register(
             "oldest_pending_run_timestamp_seconds",
             "Time at which the oldest pending run became pending, 0 without one",
             metrics.oldest_pending.clone(),
+        );
+        registry.register(
+            "runs_without_context",
+            "Runs that are not pending because ML Metadata does not know them, counted once for each stream",
+            metrics.runs_without_context.clone(),
         );
         registry.register(
             "marks_pending",

@@ -7,11 +7,15 @@ use tracing::{debug, field::display, info, warn};
 use super::{
     LookupError, MarkError, MarkPatch,
     ledger::{Now, Report, Stats},
-    metrics::{DeliveryMetrics, DurationHistogram, ErrorLabel, NamespaceLabel, Skipped, SkippedLabel, TraceExemplar},
+    metrics::{
+        DeliveryMetrics, DurationHistogram, ErrorLabel, FilteredLabel, NamespaceLabel, Skipped, SkippedLabel,
+        TraceExemplar,
+    },
     spans::{Spans, Step},
 };
 use crate::{
-    model::{RunModels, Subscription, Workflow, event::SkipReason, trace},
+    model::{RunModels, SkipReason, Subscription, Workflow},
+    store::Store,
     telemetry::{LimitHits, Traces, trace::SpanRef},
 };
 
@@ -24,8 +28,8 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    pub(super) fn new(metrics: DeliveryMetrics, limits: LimitHits, traces: Traces) -> Self {
-        Self { metrics, limits, spans: Spans::new(traces) }
+    pub(super) fn new(metrics: DeliveryMetrics, limits: LimitHits, traces: Traces, store: Arc<Store>) -> Self {
+        Self { metrics, limits, spans: Spans::new(traces, store) }
     }
 
     // === actions of the driver ===
@@ -57,7 +61,7 @@ impl Observer {
 
     /// Records the hand-off of an event. `stream` is the stream's own span.
     pub(super) fn handing_off(
-        &self,
+        &mut self,
         subscription: &Subscription,
         workflow: &Workflow,
         pending_for: Duration,
@@ -66,13 +70,13 @@ impl Observer {
     ) {
         debug!(
             namespace = %workflow.namespace, workflow = %workflow.name, subscription = %subscription.name, redelivery,
-            trace_id = trace::trace_id(workflow).map(display), "handing off event"
+            trace_id = self.spans.trace_id(workflow).map(display), "handing off event"
         );
         self.metrics.sent.get_or_create(&namespace(workflow)).inc();
         if redelivery {
             self.metrics.redelivered.get_or_create(&namespace(workflow)).inc();
         }
-        observe(&self.metrics.handoff_duration, pending_for, workflow);
+        self.observe(&self.metrics.handoff_duration, pending_for, workflow);
         self.spans.handed_off(subscription, workflow, redelivery, stream);
     }
 
@@ -82,6 +86,7 @@ impl Observer {
         self.metrics.streams.set(gauge(stats.streams));
         self.metrics.shared_subscriptions.set(gauge(stats.shared_subscriptions));
         self.metrics.pending_runs.set(gauge(stats.pending_runs));
+        self.metrics.runs_without_context.set(gauge(stats.runs_without_context));
         self.metrics.pending_marks.set(gauge(stats.pending_marks));
         self.metrics.oldest_pending.set(stats.oldest_pending.map_or(0.0, |oldest| {
             #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact for millions of years")]
@@ -101,21 +106,22 @@ impl Observer {
 
     // === reports of the ledger ===
 
-    pub(super) fn report(&self, report: &Report) {
+    pub(super) fn report(&mut self, report: &Report) {
         match report {
-            Report::Attached { stream, subscription, peer, pending } => info!(
+            Report::Attached { stream, subscription, peer, pending, filtered } => info!(
                 stream = stream.0, namespace = %subscription.namespace, subscription = %subscription.name,
-                peer = peer.map(display), pending, "stream attached"
+                peer = peer.map(display), pending, filtered_pipelines = filtered.pipelines,
+                filtered_max_age = filtered.max_age, filtered_statuses = filtered.statuses, "stream attached"
             ),
             Report::Ended { subscription, unconfirmed } => self.ended(subscription, unconfirmed),
             Report::Confirmed { subscription, workflow, since_handoff, pending_for } => {
                 info!(
                     namespace = %workflow.namespace, workflow = %workflow.name, subscription = %subscription.name,
                     pipeline = workflow.pipeline.known(), confirmed_after_ms = millis(*since_handoff),
-                    age_ms = millis(*pending_for), trace_id = trace::trace_id(workflow).map(display), "delivered"
+                    age_ms = millis(*pending_for), trace_id = self.spans.trace_id(workflow).map(display), "delivered"
                 );
                 self.metrics.confirmed.get_or_create(&namespace(workflow)).inc();
-                observe(&self.metrics.confirmation_duration, *pending_for, workflow);
+                self.observe(&self.metrics.confirmation_duration, *pending_for, workflow);
                 self.spans.confirmed(subscription, workflow, *since_handoff);
             }
             Report::LookupFailed { workflow, error, attempt, retry_in, given_up } => {
@@ -125,9 +131,17 @@ impl Observer {
                 self.skipped(workflow, None, Skipped::ForeignExecution);
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name, count,
-                    trace_id = trace::trace_id(workflow).map(display),
+                    trace_id = self.spans.trace_id(workflow).map(display),
                     "ignoring executions older than the run, its context belongs to another run too"
                 );
+            }
+            Report::Filtered { subscription, workflow, reason } => {
+                debug!(
+                    namespace = %workflow.namespace, workflow = %workflow.name, subscription = %subscription.name,
+                    reason = reason.as_str(), "run filtered"
+                );
+                self.metrics.filtered.get_or_create(&FilteredLabel { reason: reason.as_str() }).inc();
+                self.spans.filtered(workflow, subscription, *reason);
             }
             Report::Skipped { subscription, workflow, reason } => self.no_event(subscription, workflow, *reason),
             Report::Marked { patch, attempt } => debug!(
@@ -149,14 +163,19 @@ impl Observer {
                 "several peers share a subscription, only one of them confirms each event; \
                  for independent delivery set a `subscription` of its own for each"
             ),
-            Report::Expired { workflow } => {
+            Report::Expired { workflow, without_context: false } => {
                 self.skipped(workflow, None, Skipped::Expired);
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name,
-                    trace_id = trace::trace_id(workflow).map(display),
+                    trace_id = self.spans.trace_id(workflow).map(display),
                     "run not delivered, its Workflow was deleted before"
                 );
             }
+            // It was counted when lookups became rare.
+            Report::Expired { workflow, without_context: true } => info!(
+                namespace = %workflow.namespace, workflow = %workflow.name, reason = Skipped::NoContext.as_str(),
+                trace_id = self.spans.trace_id(workflow).map(display), "no event for this run, its Workflow was deleted"
+            ),
             Report::NotReading { subscription, bytes } => warn!(
                 namespace = %subscription.namespace, subscription = %subscription.name, bytes,
                 "closed a stream whose subscriber does not read"
@@ -179,7 +198,7 @@ impl Observer {
     }
 
     fn lookup_failed(
-        &self,
+        &mut self,
         workflow: &Workflow,
         error: &LookupError,
         attempt: u32,
@@ -187,7 +206,7 @@ impl Observer {
         given_up: bool,
     ) {
         let (namespace, name, reason) = (&workflow.namespace, &workflow.name, error.code());
-        let (retry_in_ms, trace_id) = (millis(retry_in), trace::trace_id(workflow).map(display));
+        let (retry_in_ms, trace_id) = (millis(retry_in), self.spans.trace_id(workflow).map(display));
         self.metrics.lookup_retries.get_or_create(&ErrorLabel { reason }).inc();
         if given_up {
             let skipped = match error {
@@ -210,12 +229,12 @@ impl Observer {
         }
     }
 
-    fn no_event(&self, subscription: &Subscription, workflow: &Workflow, reason: SkipReason) {
+    fn no_event(&mut self, subscription: &Subscription, workflow: &Workflow, reason: SkipReason) {
         let skipped = Skipped::from(reason);
         self.skipped(workflow, Some(subscription), skipped);
         let (namespace, name, detail) = (&workflow.namespace, &workflow.name, reason.to_string());
-        let (reason, trace_id) = (skipped.as_str(), trace::trace_id(workflow).map(display));
-        if skipped == Skipped::NoModel {
+        let (reason, trace_id) = (skipped.as_str(), self.spans.trace_id(workflow).map(display));
+        if matches!(skipped, Skipped::NoModel | Skipped::Superseded) {
             info!(
                 %namespace, workflow = %name, subscription = %subscription.name, reason, detail, trace_id,
                 "no event for this run"
@@ -241,15 +260,15 @@ impl Observer {
         }
     }
 
-    fn skipped(&self, workflow: &Workflow, subscription: Option<&Subscription>, reason: Skipped) {
+    fn observe(&self, histogram: &DurationHistogram, duration: Duration, workflow: &Workflow) {
+        let exemplar = self.spans.trace_id(workflow).map(|id| TraceExemplar { trace_id: id.to_string() });
+        histogram.observe(duration.as_secs_f64(), exemplar, None);
+    }
+
+    fn skipped(&mut self, workflow: &Workflow, subscription: Option<&Subscription>, reason: Skipped) {
         self.metrics.skipped.get_or_create(&SkippedLabel { reason }).inc();
         self.spans.skipped(workflow, subscription, reason.as_str());
     }
-}
-
-fn observe(histogram: &DurationHistogram, duration: Duration, workflow: &Workflow) {
-    let exemplar = trace::trace_id(workflow).map(|id| TraceExemplar { trace_id: id.to_string() });
-    histogram.observe(duration.as_secs_f64(), exemplar, None);
 }
 
 /// Milliseconds, as a number that JSON can hold.

@@ -3,11 +3,8 @@
 use bytes::Bytes;
 
 use crate::{
-    model::{
-        RunModels, Subscription, Workflow,
-        event::{self, SkipReason},
-        trace,
-    },
+    model::{RunModels, SkipReason, Subscription, Workflow, event, trace},
+    store::Store,
     telemetry::Traces,
 };
 
@@ -17,11 +14,14 @@ use crate::{
 /// Where the run has no valid event. A retry would fail again.
 pub(super) fn encode(
     traces: &Traces,
+    store: &Store,
     workflow: &Workflow,
     models: &RunModels,
     subscription: &Subscription,
 ) -> Result<Bytes, SkipReason> {
-    let sampled = trace::trace_id(workflow).and_then(|trace| traces.propagated(*trace.as_bytes()));
-    let traceparent = sampled.and_then(|sampled| trace::traceparent(workflow, &subscription.name, sampled));
+    let traceparent = store.trace_id(workflow).and_then(|trace| {
+        let sampled = traces.propagated(*trace.as_bytes())?;
+        Some(trace::traceparent(trace, workflow.uid, &subscription.name, sampled))
+    });
     event::payload(workflow, models, subscription.include, traceparent.as_deref()).map(Bytes::from)
 }

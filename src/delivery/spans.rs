@@ -12,7 +12,10 @@ use std::{
 
 use super::{LookupError, MarkError, MarkPatch};
 use crate::{
-    model::{RunModels, Subscription, SubscriptionName, Uid, Workflow, event, trace},
+    model::{
+        FilterReason, RunModels, RunOutcome, Subscription, SubscriptionName, TraceId, Uid, Workflow, event, trace,
+    },
+    store::Store,
     telemetry::trace::{Attribute, FinishedSpan, Kind, SpanRef, Traces},
 };
 
@@ -23,6 +26,8 @@ const MAX_RECORDED: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Spans {
     traces: Traces,
+    /// Knows which trace ids are used.
+    store: Arc<Store>,
     recorded: RecordedRuns,
 }
 
@@ -84,22 +89,36 @@ impl Step {
 }
 
 impl Spans {
-    pub(super) fn new(traces: Traces) -> Self {
-        Self { traces, recorded: RecordedRuns::default() }
+    pub(super) fn new(traces: Traces, store: Arc<Store>) -> Self {
+        Self { traces, store, recorded: RecordedRuns::default() }
+    }
+
+    /// The trace of a run.
+    pub(super) fn trace_id(&self, workflow: &Workflow) -> Option<TraceId> {
+        self.store.trace_id(workflow)
     }
 
     /// The trace of a run, if it is sampled.
     fn trace_of(&self, workflow: &Workflow) -> Option<[u8; 16]> {
-        let trace = *trace::trace_id(workflow)?.as_bytes();
+        if !self.traces.are_on() {
+            return None;
+        }
+        let trace = *self.trace_id(workflow)?.as_bytes();
         self.traces.samples(trace).then_some(trace)
     }
 
-    /// Begins a lookup. Before the first one, records the run itself, and that it was seen.
-    pub(super) fn lookup_begins(&mut self, workflow: &Workflow, attempt: u32) -> Option<Step> {
+    /// Records a run itself, and that it was seen, if it was not recorded. Returns its trace, if it is sampled.
+    fn run_seen(&mut self, workflow: &Workflow) -> Option<[u8; 16]> {
         let trace = self.trace_of(workflow)?;
         if self.recorded.insert(workflow.uid, trace) {
             self.record_run(workflow, trace);
         }
+        Some(trace)
+    }
+
+    /// Begins a lookup. Before the first one, records the run itself.
+    pub(super) fn lookup_begins(&mut self, workflow: &Workflow, attempt: u32) -> Option<Step> {
+        let trace = self.run_seen(workflow)?;
         let id = SpanRef::random_in(trace);
         let run = self.recorded.runs.get_mut(&workflow.uid);
         let first = run.and_then(|run| first_attempt(&mut run.first_lookup, attempt, id));
@@ -115,7 +134,8 @@ impl Spans {
         let mut run = FinishedSpan::now(id, None, "run");
         run.start = created.min(now);
         run.attributes = run_attributes(workflow);
-        run.attributes.push(Attribute::new("cicd.pipeline.result", "success"));
+        let result = if workflow.outcome() == Some(RunOutcome::Failed) { "failure" } else { "success" };
+        run.attributes.push(Attribute::new("cicd.pipeline.result", result));
         run.attributes.extend(pipeline.map(|name| Attribute::new("cicd.pipeline.name", name.to_string())));
         self.traces.record(run);
         self.traces.record(child(workflow, SpanRef::random_in(trace), "seen"));
@@ -146,13 +166,13 @@ impl Spans {
 
     /// Records a hand-off. `stream` is the stream's own span.
     pub(super) fn handed_off(
-        &self,
+        &mut self,
         subscription: &Subscription,
         workflow: &Workflow,
         redelivery: bool,
         stream: Option<SpanRef>,
     ) {
-        let Some(trace) = self.trace_of(workflow) else { return };
+        let Some(trace) = self.run_seen(workflow) else { return };
         let first = SpanRef { trace, span: *trace::send_span_id(workflow.uid, &subscription.name).as_bytes() };
         let id = if redelivery { SpanRef::random_in(trace) } else { first };
         let mut span = child(workflow, id, format!("send {}", event::NAME));
@@ -192,11 +212,20 @@ impl Spans {
     }
 
     /// Records that a run has no event, or none yet.
-    pub(super) fn skipped(&self, workflow: &Workflow, subscription: Option<&Subscription>, reason: &'static str) {
-        let Some(trace) = self.trace_of(workflow) else { return };
+    pub(super) fn skipped(&mut self, workflow: &Workflow, subscription: Option<&Subscription>, reason: &'static str) {
+        let Some(trace) = self.run_seen(workflow) else { return };
         let mut span = child(workflow, SpanRef::random_in(trace), "skipped");
         span.attributes.push(Attribute::new("modelupdate.reason", reason));
         span.attributes.extend(subscription.map(|subscription| subscription_attribute(&subscription.name)));
+        self.traces.record(span);
+    }
+
+    /// Records that a filter of a subscription excludes a run.
+    pub(super) fn filtered(&mut self, workflow: &Workflow, subscription: &Subscription, reason: FilterReason) {
+        let Some(trace) = self.run_seen(workflow) else { return };
+        let mut span = child(workflow, SpanRef::random_in(trace), "filtered");
+        span.attributes.push(Attribute::new("modelupdate.reason", reason.as_str()));
+        span.attributes.push(subscription_attribute(&subscription.name));
         self.traces.record(span);
     }
 

@@ -1,5 +1,7 @@
 //! The payload of an event.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
@@ -122,7 +124,12 @@ impl SkipReason {
 /// Returns the name of the run's pipeline: the name compiled into the Workflow, else the name in ML Metadata, else the
 /// one derived from `generateName`. A name that is too long is none.
 pub fn pipeline_name<'a>(workflow: &'a Workflow, found: &'a RunModels) -> Option<&'a str> {
-    let name: &str = match (&workflow.pipeline, &found.pipeline) {
+    shared_pipeline_name(workflow, found).map(|name| &**name)
+}
+
+/// The shared copy of the name that [`pipeline_name`] returns.
+pub fn shared_pipeline_name<'a>(workflow: &'a Workflow, found: &'a RunModels) -> Option<&'a Arc<str>> {
+    let name = match (&workflow.pipeline, &found.pipeline) {
         (PipelineName::TooLong, _) | (PipelineName::Unknown, None) => return None,
         (PipelineName::Spec(name), _) | (_, Some(name)) | (PipelineName::Generated(name), None) => name,
     };

@@ -84,9 +84,9 @@ fn fnv1a(bytes: &[u8]) -> u32 {
 }
 
 /// A filter for names of pipelines. Each entry is a name and a glob pattern at once: it matches the name that it equals,
-/// and those that it matches as a pattern. Names that Kubeflow ships contain brackets.
+/// and those that it matches as a pattern. Names that Kubeflow ships contain brackets. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PipelineFilter(Option<Box<[Box<str>]>>);
+pub struct PipelineFilter(Option<Arc<[Box<str>]>>);
 
 impl PipelineFilter {
     /// Only names that equal or match one of these entries.
@@ -102,6 +102,11 @@ impl PipelineFilter {
         checked.sort_unstable();
         checked.dedup();
         Ok(Self(Some(checked.into())))
+    }
+
+    /// The entries. Without any, no name matches, unless the filter is unlimited.
+    pub fn entries(&self) -> &[Box<str>] {
+        self.0.as_deref().unwrap_or_default()
     }
 
     /// Returns whether every name matches.
@@ -203,11 +208,11 @@ impl Subscription {
     }
 
     /// The name that `pipelines` is to be matched with, if the Workflow itself contains it for certain. Otherwise only a
-    /// lookup reveals it.
-    pub fn certain_pipeline(workflow: &Workflow) -> Option<&str> {
-        match &workflow.pipeline {
-            PipelineName::Spec(name) => Some(name),
-            PipelineName::Generated(_) | PipelineName::Unknown | PipelineName::TooLong => None,
+    /// lookup reveals it. A failed run is looked up only if it contains no name at all.
+    pub fn certain_pipeline(workflow: &Workflow) -> Option<&Arc<str>> {
+        match (&workflow.pipeline, workflow.outcome()) {
+            (PipelineName::Spec(name), _) | (PipelineName::Generated(name), Some(RunOutcome::Failed)) => Some(name),
+            (PipelineName::Generated(_) | PipelineName::Unknown | PipelineName::TooLong, _) => None,
         }
     }
 

@@ -40,10 +40,12 @@ fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
-/// Returns the trace of a run: Argo's own if Argo traces, else the Workflow's UID without its dashes. `argo resubmit`
-/// copies Argo's annotation, so a resubmitted run is part of the original run's trace.
-pub fn trace_id(workflow: &Workflow) -> Option<TraceId> {
-    workflow.trace_id.or_else(|| TraceId::from_bytes(*workflow.uid.as_bytes()))
+/// Returns the trace of a run: Argo's own if Argo traces and it is accepted, else the Workflow's UID without its dashes.
+/// `argo resubmit` copies Argo's annotation, so a resubmitted run is part of the original run's trace. A tenant can write
+/// the annotation, too: the store accepts only ids that no run of another namespace carries.
+pub fn trace_id(workflow: &Workflow, is_accepted: impl FnOnce(TraceId) -> bool) -> Option<TraceId> {
+    let argo = workflow.trace_id.filter(|id| is_accepted(*id));
+    argo.or_else(|| TraceId::from_bytes(*workflow.uid.as_bytes()))
 }
 
 /// Returns the id of the run's span, the parent of all others.
@@ -56,10 +58,9 @@ pub fn send_span_id(run: Uid, subscription: &SubscriptionName) -> SpanId {
     SpanId::derived(&[b"send", run.as_bytes(), subscription.as_str().as_bytes()])
 }
 
-/// Returns the W3C `traceparent` of an event.
-pub fn traceparent(workflow: &Workflow, subscription: &SubscriptionName, sampled: bool) -> Option<String> {
-    let trace = trace_id(workflow)?;
-    Some(format!("00-{trace}-{}-{:02x}", send_span_id(workflow.uid, subscription), u8::from(sampled)))
+/// Returns the W3C `traceparent` of a run's event.
+pub fn traceparent(trace: TraceId, run: Uid, subscription: &SubscriptionName, sampled: bool) -> String {
+    format!("00-{trace}-{}-{:02x}", send_span_id(run, subscription), u8::from(sampled))
 }
 
 #[cfg(test)]
@@ -70,6 +71,7 @@ mod tests {
     use crate::model::{PipelineName, fixtures::succeeded};
 
     const UID: u128 = 0x0123_4567_89ab_4cde_8f01_2345_6789_abcd;
+    const UID_AS_TRACE: &str = "0123456789ab4cde8f0123456789abcd";
 
     fn workflow(trace_id: Option<&str>) -> Workflow {
         let trace_id = trace_id.map(|id| TraceId::parse(id).unwrap());
@@ -82,13 +84,15 @@ mod tests {
 
     #[test]
     fn the_trace_id_is_the_uid() {
-        assert_eq!(trace_id(&workflow(None)).unwrap().to_string(), "0123456789ab4cde8f0123456789abcd");
+        assert_eq!(trace_id(&workflow(None), |_| true).unwrap().to_string(), UID_AS_TRACE);
     }
 
     #[test]
-    fn argos_trace_id_has_precedence() {
+    fn argos_trace_id_has_precedence_if_it_is_accepted() {
         let argo = "4bf92f3577b34da6a3ce929d0e0e4736";
-        assert_eq!(trace_id(&workflow(Some(argo))).unwrap().to_string(), argo);
+        let run = workflow(Some(argo));
+        assert_eq!(trace_id(&run, |id| id.to_string() == argo).unwrap().to_string(), argo);
+        assert_eq!(trace_id(&run, |_| false).unwrap().to_string(), UID_AS_TRACE);
     }
 
     /// Replicas of different releases use the same ids.
@@ -111,16 +115,16 @@ mod tests {
 
     #[test]
     fn an_event_has_a_w3c_traceparent() {
-        let run = workflow(None);
-        let span = send_span_id(run.uid, &name("a"));
-        let traceparent = |sampled| traceparent(&run, &name("a"), sampled).unwrap();
-        assert_eq!(traceparent(false), format!("00-0123456789ab4cde8f0123456789abcd-{span}-00"));
-        assert_eq!(traceparent(true), format!("00-0123456789ab4cde8f0123456789abcd-{span}-01"));
+        let (trace, run) = (TraceId::parse(UID_AS_TRACE).unwrap(), Uid::from(UID));
+        let span = send_span_id(run, &name("a"));
+        let traceparent = |sampled| traceparent(trace, run, &name("a"), sampled);
+        assert_eq!(traceparent(false), format!("00-{UID_AS_TRACE}-{span}-00"));
+        assert_eq!(traceparent(true), format!("00-{UID_AS_TRACE}-{span}-01"));
     }
 
     #[test]
     fn a_uid_of_zeros_has_no_trace() {
         let run = Workflow { uid: Uid::from(0), ..workflow(None) };
-        assert_eq!((trace_id(&run), traceparent(&run, &name("a"), true)), (None, None));
+        assert_eq!(trace_id(&run, |_| true), None);
     }
 }

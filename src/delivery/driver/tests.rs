@@ -1,5 +1,7 @@
 //! The driver with the real store, under paused time: its waits end at once, or after exactly their time.
 
+mod slices;
+
 use std::{
     collections::HashMap,
     future::pending,
@@ -91,6 +93,9 @@ struct Harness {
     deliveries: Deliveries,
     drain: CancellationToken,
     registry: Registry,
+    heartbeat: Heartbeat,
+    /// The numbers of changes and records in the turns so far.
+    turns: Arc<Mutex<Vec<usize>>>,
     /// Grows whenever the task runs.
     clock_readings: Arc<AtomicUsize>,
     /// Seconds by which the clock is fast.
@@ -100,12 +105,6 @@ struct Harness {
 
 impl Harness {
     fn new() -> Self {
-        let store = Arc::new(Store::default());
-        let lookup = Arc::new(FakeLookup::default());
-        let patched = watch::Sender::default();
-        let marker = Arc::new(FakeMarker { behavior: Mutex::default(), store: store.clone(), patched });
-        let mut registry = Registry::default();
-        let metrics = DeliveryMetrics::new(&mut registry);
         let clock_readings = Arc::new(AtomicUsize::new(0));
         let readings = clock_readings.clone();
         let ahead = Arc::new(AtomicI64::new(0));
@@ -114,11 +113,20 @@ impl Harness {
             readings.fetch_add(1, Ordering::Relaxed);
             BEGIN + seconds.load(Ordering::Relaxed)
         });
+        let store = Arc::new(Store::new(clock.clone()));
+        let lookup = Arc::new(FakeLookup::default());
+        let patched = watch::Sender::default();
+        let marker = Arc::new(FakeMarker { behavior: Mutex::default(), store: store.clone(), patched });
+        let mut registry = Registry::default();
+        let metrics = DeliveryMetrics::new(&mut registry);
+        let (heartbeat, options) = (Heartbeat::default(), Options::default());
+        let (lookups, marks) = (lookup.clone(), marker.clone());
         let (deliveries, driver) =
-            Driver::new(store.clone(), lookup.clone(), marker.clone(), Options::default(), clock, metrics);
+            Driver::new(store.clone(), lookups, marks, options, clock, metrics, heartbeat.clone());
+        let turns = driver.turns.clone();
         let drain = CancellationToken::new();
         let task = tokio::spawn(driver.run(drain.clone()));
-        Self { store, lookup, marker, deliveries, drain, registry, clock_readings, ahead, task }
+        Self { store, lookup, marker, deliveries, drain, registry, heartbeat, turns, clock_readings, ahead, task }
     }
 
     fn attach(&self, subscription: Subscription) -> Attached {
@@ -202,7 +210,7 @@ async fn runs_excluded_by_a_wrong_clock_are_read_again() {
     let harness = Harness::new();
     harness.ahead.store(3600, Ordering::Relaxed);
     let mut stream = harness.attach(Subscription { max_age: Some(Duration::from_secs(1800)), ..subscription("a") });
-    harness.store.apply(run("one"));
+    harness.store.apply(Workflow { finished: BEGIN, ..run("one") });
     assert_silent(&mut stream).await;
     harness.ahead.store(0, Ordering::Relaxed);
     event(&mut stream).await;
@@ -407,4 +415,5 @@ async fn an_idle_task_does_not_run() {
     let readings = harness.clock_readings.load(Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(1800)).await;
     assert_eq!(harness.clock_readings.load(Ordering::Relaxed), readings, "the task has run");
+    assert!(harness.heartbeat.age() <= HEARTBEAT, "its heart beats all the same");
 }

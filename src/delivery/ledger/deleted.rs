@@ -65,7 +65,8 @@ pub(super) struct Dropped {
     pub(super) workflow: Arc<Workflow>,
     /// It was pending for a subscription.
     pub(super) was_pending: bool,
-    delivered: Vec<Mark>,
+    /// The marks that it would have.
+    pub(super) delivered: Vec<Mark>,
 }
 
 impl DeletedRun {
@@ -132,10 +133,10 @@ impl DeletedRuns {
         self.settle(run, &mark.subscription, Some(mark), timers)
     }
 
-    /// Notes that a run's Workflow exists again, which ends every claim: the run is pending like any other. Returns the
-    /// marks of the deliveries that were remembered. The caller records those as confirmed and has the marks written.
-    pub(super) fn returned(&mut self, run: Uid, timers: &mut Timers) -> Vec<Mark> {
-        self.remove(run, timers).map(|dropped| dropped.delivered).unwrap_or_default()
+    /// Notes that a run's Workflow exists again, which ends every claim: the run is pending like any other. The caller
+    /// records the deliveries that were remembered as confirmed and has their marks written.
+    pub(super) fn returned(&mut self, run: Uid, timers: &mut Timers) -> Option<Dropped> {
+        self.remove(run, timers)
     }
 
     /// Drops a run.

@@ -71,11 +71,22 @@ impl FoundModels {
             + models.models.iter().map(artifact).sum::<usize>();
         Self { models, bytes, space: None }
     }
+
+    pub(super) fn models(&self) -> &Arc<RunModels> {
+        &self.models
+    }
 }
 
 impl Ledger {
     /// Gives models to a stream that awaits them, if it may hold them. Otherwise the run is looked up again later.
-    pub(super) fn models_ready(&mut self, id: StreamId, run: Uid, found: &mut FoundModels, probe_at: Option<Instant>) {
+    pub(super) fn models_ready(
+        &mut self,
+        id: StreamId,
+        run: Uid,
+        found: &mut FoundModels,
+        probe_at: Option<Instant>,
+        now: Instant,
+    ) {
         let Self { registry, flow, .. } = self;
         let stream = registry.stream(id);
         let namespace = stream.subscription.namespace.clone();
@@ -86,7 +97,7 @@ impl Ledger {
         found.space = found.space.take().or_else(|| flow.ready.reserve(&namespace, bytes).map(Arc::new));
         if found.space.is_some() || (bytes <= SMALL && stream.holds_nothing()) {
             let ready = ReadyModels { models: found.models.clone(), bytes, _space: found.space.clone() };
-            return stream.models_found(run, ready, probe_at);
+            return stream.models_found(run, ready, probe_at, now);
         }
         stream.postpone(run, bytes);
         if flow.ready.wait(id, &namespace, run, bytes) {

@@ -85,8 +85,8 @@ pub(super) enum Requested {
     New(LookupId),
     /// An equal lookup is in flight.
     InFlight,
-    /// An equal lookup has failed and waits for its retry.
-    AwaitingRetry,
+    /// An equal lookup has failed and waits for its retry, which is rare if the run is not known.
+    AwaitingRetry { given_up: bool },
 }
 
 /// A permission to begin one lookup.
@@ -190,13 +190,20 @@ impl Lookups {
         None
     }
 
+    /// Returns whether a lookup may begin.
+    pub(super) fn has_turn(&self) -> bool {
+        self.in_flight < self.limits.total && !self.rotation.is_empty()
+    }
+
     /// Requests the models of a run, whose Workflow may have been deleted.
     pub(super) fn request(&mut self, workflow: &Arc<Workflow>, types: &Arc<ArtifactTypes>, deleted: bool) -> Requested {
         let same_run = self.by_run.entry(workflow.uid).or_default();
         let equal = same_run.iter().filter_map(|id| self.lookups.get(id)).find(|lookup| lookup.types == *types);
-        match equal.map(|lookup| lookup.phase) {
-            Some(Phase::Waiting) => return Requested::AwaitingRetry,
-            Some(Phase::InFlight | Phase::Slow) => return Requested::InFlight,
+        match equal.map(|lookup| (lookup.phase, lookup.given_up)) {
+            Some((Phase::Waiting, given_up)) => return Requested::AwaitingRetry { given_up },
+            // A retry of a run that is not known, most likely in vain.
+            Some((_, true)) => return Requested::AwaitingRetry { given_up: true },
+            Some((Phase::InFlight | Phase::Slow, false)) => return Requested::InFlight,
             None => {}
         }
         self.last_id += 1;
@@ -292,11 +299,16 @@ impl Lookups {
         });
     }
 
-    /// Cancels the lookups of a run that was restarted. Returns whether there were any.
-    pub(super) fn forget(&mut self, run: Uid, timers: &mut Timers) -> bool {
-        let any = self.by_run.contains_key(&run);
+    /// Notes that a Workflow that was deleted is there again.
+    pub(super) fn workflow_returned(&mut self, run: Uid) {
+        for id in self.by_run.get(&run).into_iter().flatten() {
+            self.lookups.get_mut(id).into_iter().for_each(|lookup| lookup.deleted = false);
+        }
+    }
+
+    /// Cancels the lookups of a run that was restarted, or is looked up by other fields now.
+    pub(super) fn forget(&mut self, run: Uid, timers: &mut Timers) {
         self.cancel_where(run, timers, |_| true);
-        any
     }
 
     /// Cancels lookups of a run, so that later requests do not join them. One in flight stays until its answer, which is
@@ -350,7 +362,8 @@ impl Lookups {
         self.lookups.get(&id).expect("the lookup exists")
     }
 
-    fn is_full(&self) -> bool {
+    /// Returns whether so many lookups are kept that failed ones are dropped that no stream awaits.
+    pub(super) fn is_full(&self) -> bool {
         self.lookups.len() > MAX_KEPT
     }
 
@@ -392,6 +405,11 @@ impl Lookups {
 }
 
 impl Lookup {
+    /// Returns whether retries have become rare, because the source of models does not know the run.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
     /// Records a failed attempt. Returns the pause before the next one, and whether retries have just become rare.
     fn fail(&mut self, error: &LookupError, now: Instant, jitter: &mut SmallRng) -> (Duration, bool) {
         let is_unknown = match error {

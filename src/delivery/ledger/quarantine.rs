@@ -124,11 +124,14 @@ impl Quarantine {
         self.runs.first().map(|(due, age)| Probe { due: *due, run: age.uid })
     }
 
+    /// The time at which the next probe ceases to give way to other runs.
+    pub(super) fn starves_at(&self) -> Option<Instant> {
+        let probe = self.next()?;
+        Some(self.last_probe.map_or(probe.due, |last| last.max(probe.due)) + STARVATION_LIMIT)
+    }
+
     /// Returns whether the next probe has given way to other runs for long enough.
     pub(super) fn is_starving(&self, now: Instant) -> bool {
-        self.next().is_some_and(|probe| {
-            let waits_since = self.last_probe.map_or(probe.due, |last| last.max(probe.due));
-            now >= waits_since + STARVATION_LIMIT
-        })
+        self.starves_at().is_some_and(|at| now >= at)
     }
 }

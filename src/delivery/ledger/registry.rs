@@ -2,14 +2,23 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
     time::Instant,
 };
 
-use super::{lookups::Lookup, quarantine::FailedDeliveries, retention::RETENTION, stream::Stream};
+use super::{
+    filters::Filters,
+    latest::SentRuns,
+    lookups::Lookup,
+    quarantine::FailedDeliveries,
+    retention::{MAX_SUBSCRIPTIONS, RETENTION},
+    run_sets::RunSets,
+    stream::Stream,
+};
 use crate::{
     delivery::StreamId,
-    model::{ArtifactTypes, Subscription, SubscriptionName, Uid},
+    model::{ArtifactTypes, Subscription, SubscriptionName, Uid, Workflow},
 };
 
 /// Sets of `artifactTypes` for which a namespace remembers its runs without a model. Those in use come on top.
@@ -22,14 +31,22 @@ pub(super) struct Registry {
     pub(super) namespaces: HashMap<Arc<str>, Namespace>,
     /// The namespaces without a stream, by the time of the end of their last one.
     pub(super) idle: BTreeSet<(Instant, Arc<str>)>,
+    /// The number of subscriptions with several streams.
+    pub(super) shared: usize,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Namespace {
     pub(super) streams: Vec<StreamId>,
     pub(super) subscriptions: HashMap<SubscriptionName, SubscriptionState>,
-    /// Succeeded runs without a model of these types.
-    pub(super) without_model: HashMap<Arc<ArtifactTypes>, HashSet<Uid>>,
+    pub(super) types: TypesTable,
+    pub(super) filters: Filters,
+    /// The runs that filters exclude and that were reported, by subscription.
+    pub(super) filtered: RunSets<SubscriptionName>,
+    /// The pipelines' names that only lookups have revealed.
+    pub(super) pipelines: HashMap<Uid, Arc<str>>,
+    /// Runs whose lookups have become rare, because the source of models does not know them.
+    pub(super) without_context: HashSet<Uid>,
     /// The time of the end of its last stream, if it has none.
     pub(super) idle: Option<Instant>,
 }
@@ -41,6 +58,10 @@ pub(super) struct SubscriptionState {
     /// Confirmed runs whose mark has not been seen yet.
     pub(super) confirmed: HashSet<Uid>,
     pub(super) failed: FailedDeliveries,
+    /// The newest runs that it was sent, for `latestOnly`.
+    pub(super) sent: SentRuns,
+    /// The number of its streams with `latestOnly`.
+    pub(super) latest_streams: usize,
     /// The time of the end of its last stream, if it has none.
     pub(super) detached: Option<Instant>,
     /// Set once it was reported that several peers share it, until none of them is left.
@@ -48,25 +69,53 @@ pub(super) struct SubscriptionState {
 }
 
 impl Registry {
-    /// Adds a stream. Returns the number of its subscription's streams.
-    pub(super) fn attach(&mut self, id: StreamId, stream: Stream) -> usize {
-        let namespace = self.namespaces.entry(stream.subscription.namespace.clone()).or_default();
+    /// Adds a stream, and shares the parts of its subscription that equal those of other streams. Returns the number of its
+    /// subscription's streams.
+    pub(super) fn attach(
+        &mut self,
+        id: StreamId,
+        mut subscription: Subscription,
+        peer: Option<SocketAddr>,
+        attached: i64,
+    ) -> usize {
+        let name = subscription.namespace.clone();
+        let namespace = self.namespaces.entry(name.clone()).or_default();
+        let filter = namespace.filters.add(&mut subscription.pipelines);
+        let types = namespace.types.add(&mut subscription.artifact_types);
         namespace.streams.push(id);
         if let Some(since) = namespace.idle.take() {
-            self.idle.remove(&(since, stream.subscription.namespace.clone()));
+            self.idle.remove(&(since, name));
         }
-        let subscription = namespace.subscriptions.entry(stream.subscription.name.clone()).or_default();
-        subscription.streams.push(id);
-        subscription.detached = None;
-        self.streams.insert(id, stream);
-        subscription.streams.len()
+        let mut streams = 0;
+        if subscription.remember {
+            let state = namespace.subscriptions.entry(subscription.name.clone()).or_default();
+            state.streams.push(id);
+            state.latest_streams += usize::from(subscription.latest_only);
+            state.detached = None;
+            streams = state.streams.len();
+            self.shared += usize::from(streams == 2);
+        }
+        self.streams.insert(id, Stream::new(subscription.into(), peer, filter, types, attached));
+        streams
     }
 
     /// Removes a stream. Its namespace and the state of its subscription stay.
     pub(super) fn detach(&mut self, id: StreamId) -> Option<Stream> {
         let stream = self.streams.remove(&id)?;
-        self.namespace_of(&stream.subscription).streams.retain(|other| *other != id);
-        self.state_mut(&stream.subscription).streams.retain(|other| *other != id);
+        let namespace = self.namespace_of(&stream.subscription);
+        namespace.streams.retain(|other| *other != id);
+        namespace.types.remove(stream.types);
+        stream.filter.into_iter().for_each(|filter| namespace.filters.remove(filter));
+        let subscriptions = &namespace.subscriptions;
+        let has_stream = |name: &_| subscriptions.get(name).is_some_and(|state| !state.streams.is_empty());
+        namespace.filtered.trim(MAX_SUBSCRIPTIONS, has_stream);
+        let mut streams = None;
+        if let Some(state) = self.state_mut(&stream.subscription) {
+            state.streams.retain(|other| *other != id);
+            state.latest_streams -= usize::from(stream.subscription.latest_only);
+            streams = Some(state.streams.len());
+        }
+        self.shared -= usize::from(streams == Some(1));
         Some(stream)
     }
 
@@ -80,15 +129,16 @@ impl Registry {
         self.namespaces.get_mut(&subscription.namespace).expect("the namespace of a stream exists")
     }
 
-    /// The state of a subscription with a stream.
-    pub(super) fn state(&self, subscription: &Subscription) -> &SubscriptionState {
-        &self.namespaces[&subscription.namespace].subscriptions[&subscription.name]
+    /// The state of a subscription with a stream, unless the stream remembers nothing.
+    pub(super) fn state(&self, subscription: &Subscription) -> Option<&SubscriptionState> {
+        let subscriptions = &self.namespaces[&subscription.namespace].subscriptions;
+        subscription.remember.then(|| &subscriptions[&subscription.name])
     }
 
-    /// The state of a subscription with a stream.
-    pub(super) fn state_mut(&mut self, subscription: &Subscription) -> &mut SubscriptionState {
-        let state = self.namespace_of(subscription).subscriptions.get_mut(&subscription.name);
-        state.expect("the state of a stream's subscription exists")
+    /// The state of a subscription with a stream, unless the stream remembers nothing.
+    pub(super) fn state_mut(&mut self, subscription: &Subscription) -> Option<&mut SubscriptionState> {
+        let subscriptions = &mut self.namespaces.get_mut(&subscription.namespace)?.subscriptions;
+        subscriptions.get_mut(&subscription.name).filter(|_| subscription.remember)
     }
 
     /// Changes the state of every subscription of a namespace, and drops what is empty then.
@@ -154,20 +204,87 @@ impl Registry {
         let mut streams = namespace.into_iter().flat_map(|namespace| &namespace.streams);
         streams.any(|id| self.streams.get(id).is_some_and(|stream| stream.awaits(lookup)))
     }
+}
 
-    /// Forgets which runs have no model of types that no stream asks for, except for a few: a stream that broke may soon
-    /// be back.
-    pub(super) fn trim_types(&mut self, subscription: &Subscription) {
-        let Some(namespace) = self.namespaces.get_mut(&subscription.namespace) else { return };
-        if namespace.without_model.len() > MAX_UNUSED_TYPES {
-            let streams = namespace.streams.iter().filter_map(|id| self.streams.get(id));
-            let used: HashSet<_> = streams.map(|stream| &stream.subscription.artifact_types).collect();
-            namespace.without_model.retain(|types, _| used.contains(types));
+/// The sets of artifact types that streams of a namespace ask for, and the succeeded runs without a model of these. Equal
+/// sets are shared: they may be large.
+#[derive(Debug, Default)]
+pub(super) struct TypesTable {
+    ids: HashMap<Arc<ArtifactTypes>, TypesId>,
+    sets: HashMap<TypesId, TypesSet>,
+    without_model: RunSets<TypesId>,
+    last_id: u64,
+}
+
+/// A set of artifact types of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TypesId(u64);
+
+#[derive(Debug)]
+struct TypesSet {
+    types: Arc<ArtifactTypes>,
+    streams: usize,
+}
+
+impl TypesTable {
+    /// Adds the types of a stream, and replaces them by an equal set that is there.
+    fn add(&mut self, types: &mut Arc<ArtifactTypes>) -> TypesId {
+        let id = *self.ids.entry(types.clone()).or_insert_with(|| {
+            self.last_id += 1;
+            TypesId(self.last_id)
+        });
+        let new = || TypesSet { types: types.clone(), streams: 0 };
+        let set = self.sets.entry(id).or_insert_with(new);
+        set.streams += 1;
+        types.clone_from(&set.types);
+        id
+    }
+
+    /// Removes the types of a stream that has ended. Sets that no stream asks for are kept while they are few: a stream
+    /// that broke may soon be back.
+    fn remove(&mut self, id: TypesId) {
+        self.sets.get_mut(&id).expect("the types of a stream were added").streams -= 1;
+        if self.sets.len() > MAX_UNUSED_TYPES {
+            self.sets.retain(|_, set| set.streams > 0);
+            let sets = &self.sets;
+            self.ids.retain(|_, id| sets.contains_key(id));
+            self.without_model.trim(0, |id| sets.contains_key(id));
         }
+    }
+
+    /// Returns whether a run has no model of these types.
+    pub(super) fn has_no_model(&self, types: TypesId, run: Uid) -> bool {
+        self.without_model.contains(run, &types)
+    }
+
+    /// Records that a run has no model of these types, if they are known.
+    pub(super) fn record_no_model(&mut self, types: &Arc<ArtifactTypes>, run: Uid) {
+        if let Some(id) = self.ids.get(types) {
+            self.without_model.insert(run, id);
+        }
+    }
+
+    /// The number of runs about which something is remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.without_model.runs()
     }
 }
 
 impl Namespace {
+    /// The name of a run's pipeline, if it is certain or a lookup has revealed it.
+    pub(super) fn known_pipeline(&self, workflow: &Workflow) -> Option<Arc<str>> {
+        Subscription::certain_pipeline(workflow).or_else(|| self.pipelines.get(&workflow.uid)).cloned()
+    }
+
+    /// Forgets what lookups and filters have revealed about a run.
+    pub(super) fn forget_run(&mut self, run: Uid) {
+        self.filtered.remove(run);
+        self.types.without_model.remove(run);
+        self.pipelines.remove(&run);
+        self.without_context.remove(&run);
+    }
+
     /// Returns whether a confirmed delivery is remembered whose mark has not been seen.
     pub(super) fn has_confirmed(&self) -> bool {
         self.subscriptions.values().any(|state| !state.confirmed.is_empty())
@@ -177,7 +294,7 @@ impl Namespace {
 impl SubscriptionState {
     /// The number of remembered deliveries.
     pub(super) fn deliveries(&self) -> usize {
-        self.confirmed.len() + self.failed.len()
+        self.confirmed.len() + self.failed.len() + self.sent.len()
     }
 
     /// The time at which something of it is to be forgotten, or checked again.
@@ -186,10 +303,11 @@ impl SubscriptionState {
         let confirmed = self.detached.filter(|_| !self.confirmed.is_empty()).map(|since| since + RETENTION);
         // Later than that, the mark is pending.
         let confirmed = confirmed.map(|at| if at > now { at } else { now + RETENTION });
-        failed.into_iter().chain(confirmed).min()
+        let sent = self.detached.filter(|_| !self.sent.is_empty()).map(|since| since + RETENTION);
+        failed.into_iter().chain(confirmed).chain(sent).min()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.streams.is_empty() && self.confirmed.is_empty() && self.failed.is_empty()
+        self.streams.is_empty() && self.confirmed.is_empty() && self.failed.is_empty() && self.sent.is_empty()
     }
 }

@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     Ledger,
+    latest::SentRuns,
     registry::Namespace,
     timers::Timer,
     types::{Action, Report},
@@ -36,8 +37,10 @@ impl Ledger {
     /// Handles the end of a stream, after which its subscription and its namespace may have none.
     pub(super) fn stream_detached(&mut self, subscription: &Subscription, now: Instant) {
         let namespace = self.registry.namespace_of(subscription);
-        if let Some(state) =
-            namespace.subscriptions.get_mut(&subscription.name).filter(|state| state.streams.is_empty())
+        if let Some(state) = namespace
+            .subscriptions
+            .get_mut(&subscription.name)
+            .filter(|state| state.streams.is_empty() && subscription.remember)
         {
             state.detached = Some(now);
         }
@@ -119,6 +122,7 @@ impl Ledger {
             }
             if state.detached.is_some_and(is_old) {
                 state.confirmed.retain(|run| marks.is_pending(*run, name));
+                state.sent = SentRuns::default();
             }
         });
         self.schedule_forgetting(name, now);

@@ -1,7 +1,7 @@
-//! One stream: its runs, and the state of each.
+//! One stream: its runs, and the events that were handed to it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,11 +9,22 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{budget::Reservation, lookups::Lookup, quarantine::Quarantine, types::Age};
+use super::{
+    budget::Reservation,
+    filters::FilterId,
+    latest::{Candidates, Lane, Recency},
+    lookups::Lookup,
+    next::IN_ORDER,
+    queues::Queues,
+    registry::TypesId,
+    types::{Age, FilterCounts},
+};
 use crate::{
     delivery::{Handoff, MAX_UNACKNOWLEDGED},
-    model::{RunModels, Subscription, Uid, Workflow},
+    model::{Subscription, Uid, Workflow},
 };
+
+pub(super) use super::queues::{ReadyModels, Run, State};
 
 /// Bytes of unacknowledged payloads above which nothing more is handed off. A single event is always allowed.
 const MAX_UNACKNOWLEDGED_BYTES: usize = 4 * 1024 * 1024;
@@ -22,105 +33,8 @@ const MAX_READY: usize = MAX_UNACKNOWLEDGED;
 /// Bytes of the models of ready runs above which no further lookups begin. A single run is always allowed, and runs in
 /// quarantine do not count: they must not delay the others.
 const MAX_READY_BYTES: usize = 1024 * 1024;
-/// The time for which a ready run waits for the first lookup of an older one, so that runs are sent in order where
-/// nothing fails.
-const IN_ORDER: Duration = Duration::from_millis(500);
-
-/// The state of a run in a stream.
-#[derive(Clone, Debug)]
-pub(super) enum State {
-    /// Its models have not been looked up.
-    Queued,
-    /// A lookup of its models is in flight or will be retried.
-    AwaitingLookup,
-    /// Its event can be handed off: in quarantine as a probe, at this time.
-    Ready { models: ReadyModels, probe_at: Option<Instant> },
-    /// Its event was handed off and is not confirmed.
-    HandedOff { sequence: u64, at: Instant },
-    /// It is not sent: the subscription's filter excludes it, or it has no valid event.
-    Excluded,
-}
-
-/// The models of a ready run, and the bytes that they take.
-#[derive(Clone, Debug)]
-pub(super) struct ReadyModels {
-    pub(super) models: Arc<RunModels>,
-    pub(super) bytes: usize,
-    /// Shared by the streams that hold the same models. `None` for few bytes for which there was no room.
-    pub(super) _space: Option<Arc<Reservation>>,
-}
-
-#[derive(Debug)]
-pub(super) struct Run {
-    age: Age,
-    /// The latest record.
-    pub(super) workflow: Arc<Workflow>,
-    pub(super) state: State,
-    /// The time since which the run is pending for the subscription, as far as known.
-    pub(super) pending_since: Instant,
-    /// Its delivery is already recorded, through another stream of the subscription or another replica.
-    pub(super) already_delivered: bool,
-}
-
-impl Run {
-    pub(super) fn is_handed_off(&self) -> bool {
-        matches!(self.state, State::HandedOff { .. })
-    }
-
-    pub(super) fn is_excluded(&self) -> bool {
-        matches!(self.state, State::Excluded)
-    }
-
-    fn awaits_lookup(&self) -> bool {
-        matches!(self.state, State::AwaitingLookup)
-    }
-}
-
-/// The runs that wait for something, in the order of their age.
-#[derive(Debug, Default)]
-struct Queues {
-    queued: BTreeSet<Age>,
-    /// Runs whose first lookup is in flight, and the time until which younger runs wait for it.
-    awaiting_lookup: BTreeMap<Age, Instant>,
-    ready: BTreeSet<Age>,
-    ready_bytes: usize,
-    /// The bytes of the models that were found last: what the next ones may take.
-    last_bytes: usize,
-    quarantine: Quarantine,
-    /// Models were found that the stream may not hold: no lookups begin until it holds less.
-    is_saturated: bool,
-}
-
-impl Queues {
-    fn dequeue(&mut self, run: &Run) {
-        match &run.state {
-            State::Queued => {
-                self.queued.remove(&run.age);
-            }
-            State::AwaitingLookup => {
-                self.awaiting_lookup.remove(&run.age);
-            }
-            State::Ready { models, probe_at: None } => {
-                self.ready.remove(&run.age);
-                self.ready_bytes -= models.bytes;
-                self.is_saturated = false;
-            }
-            State::Ready { probe_at: Some(at), .. } => {
-                self.quarantine.remove(*at, run.age);
-                self.is_saturated = false;
-            }
-            State::HandedOff { .. } | State::Excluded => {}
-        }
-    }
-}
-
-/// The run to be handed off next.
-#[derive(Debug)]
-pub(super) enum Next {
-    Run(Arc<Workflow>, Arc<RunModels>),
-    NotBefore(Instant),
-    Nothing,
-}
+/// Deliveries that are confirmed at once: each is logged, traced and marked.
+pub(super) const MAX_CONFIRMED_AT_ONCE: usize = 64;
 
 #[derive(Debug)]
 struct Unacknowledged {
@@ -144,12 +58,29 @@ pub(super) struct Confirmed {
     pub(super) handed_off: Instant,
 }
 
+/// The state of a stream that is offered all records of its namespace for the first time. Until that is done, nothing is
+/// looked up or handed off, so that the oldest runs come first.
+#[derive(Debug, Default)]
+pub(super) struct Attaching {
+    /// Deleted runs that the subscription has a claim to and that were not offered yet.
+    pub(super) claimed: Vec<Arc<Workflow>>,
+    pub(super) filtered: FilterCounts,
+}
+
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) subscription: Arc<Subscription>,
     pub(super) peer: Option<SocketAddr>,
+    /// The wall clock at the attachment.
+    pub(super) attached: i64,
+    /// The filter for pipelines, unless every name matches.
+    pub(super) filter: Option<FilterId>,
+    pub(super) types: TypesId,
+    pub(super) attaching: Option<Attaching>,
+    /// The readers of its namespace's records.
+    pub(super) readers: usize,
     pub(super) runs: HashMap<Uid, Run>,
-    queues: Queues,
+    pub(super) queues: Queues,
     unacknowledged: VecDeque<Unacknowledged>,
     unacknowledged_bytes: usize,
     /// The time since which something is unacknowledged without any acknowledgement.
@@ -161,12 +92,24 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(subscription: Arc<Subscription>, peer: Option<SocketAddr>) -> Self {
+    pub(super) fn new(
+        subscription: Arc<Subscription>,
+        peer: Option<SocketAddr>,
+        filter: Option<FilterId>,
+        types: TypesId,
+        attached: i64,
+    ) -> Self {
+        let candidates = subscription.latest_only.then(Box::<Candidates>::default);
         Self {
             subscription,
             peer,
+            attached,
+            filter,
+            types,
+            attaching: Some(Attaching::default()),
+            readers: 0,
             runs: HashMap::new(),
-            queues: Queues::default(),
+            queues: Queues { candidates, ..Queues::default() },
             unacknowledged: VecDeque::new(),
             unacknowledged_bytes: 0,
             silent_since: None,
@@ -178,54 +121,122 @@ impl Stream {
 
     // === runs ===
 
+    /// Adds a run that is pending.
     pub(super) fn insert(&mut self, workflow: Arc<Workflow>, pending_since: Instant) {
-        let age = Age::of(&workflow);
-        self.queues.queued.insert(age);
-        let run = Run { age, workflow, state: State::Queued, pending_since, already_delivered: false };
+        self.add(workflow, pending_since, false);
+    }
+
+    /// Adds a run that was delivered before, to have the name of its pipeline looked up.
+    pub(super) fn insert_name_only(&mut self, workflow: Arc<Workflow>, now: Instant) {
+        self.add(workflow, now, true);
+    }
+
+    fn add(&mut self, workflow: Arc<Workflow>, pending_since: Instant, is_name_only: bool) {
+        let (age, state) = (Age::of(&workflow), State::Queued);
+        let run = Run { age, workflow, state, pending_since, already_delivered: is_name_only, is_name_only };
+        self.queues.enter(&run);
         let replaced = self.runs.insert(age.uid, run);
         debug_assert!(replaced.is_none(), "{} was there already", age.uid);
+    }
+
+    /// Replaces the record of a run that is pending according to it.
+    pub(super) fn update(&mut self, workflow: &Arc<Workflow>) {
+        let run = self.runs.get_mut(&workflow.uid).expect("the run is one of the stream's");
+        self.queues.leave(run);
+        run.workflow = workflow.clone();
+        run.already_delivered = false;
+        run.is_name_only = false;
+        self.queues.enter(run);
     }
 
     /// Removes a run. If its event was handed off, the acknowledgement has no effect.
     pub(super) fn remove(&mut self, run: Uid) -> Option<Run> {
         let run = self.runs.remove(&run)?;
-        self.queues.dequeue(&run);
+        self.queues.leave(&run);
         Some(run)
     }
 
-    /// Excludes a run for a reason that would be found again: so it is remembered.
-    pub(super) fn exclude(&mut self, run: Uid) {
+    /// Changes the state of a run.
+    pub(super) fn set_state(&mut self, run: Uid, state: State) {
         let run = self.runs.get_mut(&run).expect("the run is one of the stream's");
-        self.queues.dequeue(run);
-        run.state = State::Excluded;
+        self.queues.leave(run);
+        run.state = state;
+        self.queues.enter(run);
+    }
+
+    /// Drops runs of a stream that has ended, `limit` at most. Returns whether none is left.
+    pub(super) fn dispose(&mut self, limit: usize) -> bool {
+        let disposed: Vec<_> = self.runs.keys().take(limit).copied().collect();
+        for run in disposed {
+            self.remove(run);
+        }
+        self.runs.is_empty()
+    }
+
+    /// The number of pending runs.
+    pub(super) fn pending_runs(&self) -> usize {
+        self.queues.pending_runs
+    }
+
+    /// The time since which the oldest pending run is.
+    pub(super) fn oldest_pending(&self) -> Option<Instant> {
+        self.queues.pending.first_key_value().map(|(since, _)| *since)
+    }
+
+    /// The number of runs that no lookup finds.
+    pub(super) fn runs_without_context(&self) -> usize {
+        self.queues.without_context
+    }
+
+    /// With `latestOnly`, the runs that compete.
+    pub(super) fn candidates_mut(&mut self) -> Option<&mut Candidates> {
+        self.queues.candidates.as_deref_mut()
+    }
+
+    /// Holds the ready runs of a lane that are older than this one, which was sent.
+    pub(super) fn hold_older(&mut self, lane: &Lane, newest: Recency) {
+        let older = self.queues.candidates.as_ref().map(|candidates| candidates.ready_before(lane, newest));
+        for run in older.into_iter().flatten() {
+            self.set_state(run, State::Held { lane: lane.clone() });
+        }
     }
 
     // === lookups ===
 
     /// Returns whether the models of another run should be looked up now.
     pub(super) fn has_demand(&self) -> bool {
-        let Queues { queued, ready, awaiting_lookup, ready_bytes, last_bytes, is_saturated, .. } = &self.queues;
-        let expected_bytes = ready_bytes + (1 + awaiting_lookup.len()) * last_bytes;
-        let has_room = expected_bytes <= MAX_READY_BYTES || (ready.is_empty() && awaiting_lookup.is_empty());
-        !queued.is_empty() && ready.len() < MAX_READY && has_room && !is_saturated
+        let Queues { queued, ready, first_lookups, ready_bytes, last_bytes, is_saturated, .. } = &self.queues;
+        let expected_bytes = ready_bytes + (1 + first_lookups.len()) * last_bytes;
+        let has_room = expected_bytes <= MAX_READY_BYTES || (ready.is_empty() && first_lookups.is_empty());
+        self.attaching.is_none() && !queued.is_empty() && ready.len() < MAX_READY && has_room && !is_saturated
     }
 
-    /// Takes the oldest run whose models have not been looked up.
-    pub(super) fn next_to_look_up(&mut self, now: Instant) -> Option<Arc<Workflow>> {
-        if !self.has_demand() {
-            return None;
+    /// The next run whose models have not been looked up: the oldest, or with `latestOnly` the youngest.
+    pub(super) fn next_queued(&self) -> Option<Arc<Workflow>> {
+        let queued = &self.queues.queued;
+        let next = if self.subscription.latest_only { queued.last() } else { queued.first() };
+        next.filter(|_| self.has_demand()).map(|age| self.runs[&age.uid].workflow.clone())
+    }
+
+    /// Records that the first lookup of a run has begun.
+    pub(super) fn lookup_begins(&mut self, run: Uid, now: Instant) {
+        self.set_state(run, State::FirstLookup { until: now + IN_ORDER });
+    }
+
+    /// Records that the lookup of a run has failed: younger runs are sent before it.
+    pub(super) fn lookup_failed(&mut self, run: Uid, is_given_up: bool) {
+        let is_name_only = self.runs.get(&run).is_some_and(|run| run.is_name_only);
+        match is_given_up {
+            true if is_name_only => drop(self.remove(run)),
+            true => self.set_state(run, State::WithoutContext),
+            false => self.set_state(run, State::RetriedLookup),
         }
-        let age = self.queues.queued.pop_first()?;
-        let run = self.runs.get_mut(&age.uid).expect("a queued run is one of the stream's");
-        run.state = State::AwaitingLookup;
-        self.queues.awaiting_lookup.insert(age, now + IN_ORDER);
-        Some(run.workflow.clone())
     }
 
     /// Returns whether the stream awaits a lookup. There is no other record of that.
     pub(super) fn awaits(&self, lookup: &Lookup) -> bool {
-        self.subscription.artifact_types == lookup.types
-            && self.runs.get(&lookup.workflow.uid).is_some_and(Run::awaits_lookup)
+        self.runs.get(&lookup.workflow.uid).is_some_and(Run::awaits_lookup)
+            && self.subscription.artifact_types == lookup.types
     }
 
     /// The runs that await a lookup.
@@ -233,26 +244,10 @@ impl Stream {
         self.runs.iter().filter(|(_, run)| run.awaits_lookup()).map(|(uid, _)| *uid)
     }
 
-    /// Lets younger runs be sent before one whose lookup has failed. Returns whether they had to wait for it.
-    pub(super) fn lookup_failed(&mut self, run: Uid) -> bool {
-        let age = self.runs.get(&run).map(|run| run.age);
-        age.is_some_and(|age| self.queues.awaiting_lookup.remove(&age).is_some())
-    }
-
-    /// Takes the models of a run that awaits them. A run in quarantine has the time of its next probe.
-    pub(super) fn models_found(&mut self, run: Uid, models: ReadyModels, probe_at: Option<Instant>) {
-        let run = self.runs.get_mut(&run).filter(|run| run.awaits_lookup()).expect("the run awaits its models");
-        self.queues.dequeue(run);
-        let bytes = models.bytes;
-        self.queues.last_bytes = bytes;
-        run.state = State::Ready { models, probe_at };
-        match probe_at {
-            None => {
-                self.queues.ready.insert(run.age);
-                self.queues.ready_bytes += bytes;
-            }
-            Some(at) => self.queues.quarantine.insert(at, run.age),
-        }
+    /// Takes the models of a run. One in quarantine has the time of its next probe.
+    pub(super) fn models_found(&mut self, run: Uid, models: ReadyModels, probe_at: Option<Instant>, now: Instant) {
+        self.queues.last_bytes = models.bytes;
+        self.set_state(run, State::Ready { models, since: now, probe_at });
     }
 
     /// Returns whether the stream may hold these bytes of models beside those of other ready runs.
@@ -265,13 +260,10 @@ impl Stream {
         self.queues.ready.is_empty() && self.queues.quarantine.next().is_none() && self.unacknowledged.is_empty()
     }
 
-    /// Drops the models of a run that awaits them, because the stream may not hold them. They are looked up again once it
-    /// holds less, or after [`Stream::resume_lookups`].
+    /// Drops the models of a run, because the stream may not hold them. They are looked up again once it holds less, or
+    /// after [`Stream::resume_lookups`].
     pub(super) fn postpone(&mut self, run: Uid, bytes: usize) {
-        let run = self.runs.get_mut(&run).filter(|run| run.awaits_lookup()).expect("the run awaits its models");
-        self.queues.dequeue(run);
-        run.state = State::Queued;
-        self.queues.queued.insert(run.age);
+        self.set_state(run, State::Queued);
         self.queues.last_bytes = bytes;
         self.queues.is_saturated = true;
     }
@@ -311,33 +303,6 @@ impl Stream {
         !self.unacknowledged.is_empty() || !self.acknowledged.is_empty()
     }
 
-    /// Returns the oldest ready run, after a short wait for older ones that may be ready soon. Without one, or where the
-    /// quarantine is starving, returns the next probe, provided that nothing else is unconfirmed.
-    pub(super) fn next_ready(&self, now: Instant) -> Next {
-        let Queues { awaiting_lookup, ready, quarantine, .. } = &self.queues;
-        if let Some(age) = ready.first().filter(|_| !quarantine.is_starving(now)) {
-            let older = awaiting_lookup.range(..age).map(|(_, until)| *until);
-            return match older.filter(|until| *until > now).min() {
-                Some(until) => Next::NotBefore(until),
-                None => self.ready(age.uid),
-            };
-        }
-        match quarantine.next().filter(|_| !self.has_unconfirmed()) {
-            Some(probe) if probe.due > now => Next::NotBefore(probe.due),
-            Some(probe) => self.ready(probe.run),
-            None => Next::Nothing,
-        }
-    }
-
-    fn ready(&self, run: Uid) -> Next {
-        match self.runs.get(&run) {
-            Some(Run { workflow, state: State::Ready { models, .. }, .. }) => {
-                Next::Run(workflow.clone(), models.models.clone())
-            }
-            other => unreachable!("{run} is queued as ready: {other:?}"),
-        }
-    }
-
     /// Records a hand-off. Returns it, and the time for which the run was pending.
     pub(super) fn hand_off(
         &mut self,
@@ -346,18 +311,18 @@ impl Stream {
         space: Reservation,
         now: Instant,
     ) -> (Handoff, Duration) {
-        let entry = self.runs.get_mut(&run).expect("the run is one of the stream's");
-        self.queues.dequeue(entry);
+        let entry = &self.runs[&run];
+        let pending_for = now.saturating_duration_since(entry.pending_since);
         if matches!(entry.state, State::Ready { probe_at: Some(_), .. }) {
             self.queues.quarantine.probed(now);
         }
         self.last_sequence += 1;
         let sequence = self.last_sequence;
-        entry.state = State::HandedOff { sequence, at: now };
+        self.set_state(run, State::HandedOff { sequence, at: now });
         self.unacknowledged_bytes += payload.len();
         self.silent_since.get_or_insert(now);
         self.unacknowledged.push_back(Unacknowledged { sequence, run, bytes: payload.len(), _space: space });
-        (Handoff { sequence, payload }, now.saturating_duration_since(entry.pending_since))
+        (Handoff { sequence, payload }, pending_for)
     }
 
     /// Records that every event up to this one was acknowledged, and is confirmed at `confirm_at`. Returns whether no
@@ -378,10 +343,11 @@ impl Stream {
         first && !self.acknowledged.is_empty()
     }
 
-    /// Takes the deliveries that are confirmed by now. Also returns the time of the next confirmation.
+    /// Takes deliveries that are confirmed by now, a limited number. Also returns the time of the next confirmation.
     pub(super) fn take_confirmed(&mut self, now: Instant) -> (Vec<Confirmed>, Option<Instant>) {
         let mut confirmed = Vec::new();
-        while self.acknowledged.front().is_some_and(|next| next.confirm_at <= now)
+        while confirmed.len() < MAX_CONFIRMED_AT_ONCE
+            && self.acknowledged.front().is_some_and(|next| next.confirm_at <= now)
             && let Some(next) = self.acknowledged.pop_front()
         {
             // The run may have been restarted since, and even have been handed off again.
@@ -389,7 +355,7 @@ impl Stream {
                 && *sequence == next.sequence
             {
                 let handed_off = *at;
-                confirmed.extend(self.runs.remove(&next.run).map(|run| Confirmed { run, handed_off }));
+                confirmed.extend(self.remove(next.run).map(|run| Confirmed { run, handed_off }));
             }
         }
         self.shrink();
@@ -398,7 +364,13 @@ impl Stream {
 
     /// The runs that were handed off and whose delivery is not recorded.
     pub(super) fn unconfirmed(&self) -> impl Iterator<Item = &Run> {
-        self.runs.values().filter(|run| run.is_handed_off() && !run.already_delivered)
+        let acknowledged = self.acknowledged.iter().map(|next| (next.run, next.sequence));
+        let open = acknowledged.chain(self.unacknowledged.iter().map(|next| (next.run, next.sequence)));
+        open.filter_map(|(run, number)| {
+            let run = self.runs.get(&run)?;
+            let is_handed_off = matches!(run.state, State::HandedOff { sequence, .. } if sequence == number);
+            (is_handed_off && !run.already_delivered).then_some(run)
+        })
     }
 
     /// Frees the memory of a long catch-up.

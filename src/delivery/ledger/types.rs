@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     delivery::{CloseReason, Handoff, LookupError, MarkError, MarkPatch, StreamId},
-    model::{ArtifactTypes, RunModels, Subscription, SubscriptionName, Uid, Workflow, event::SkipReason},
+    model::{ArtifactTypes, FilterReason, RunModels, SkipReason, Subscription, SubscriptionName, Uid, Workflow},
     telemetry::Limit,
 };
 
@@ -49,7 +49,7 @@ pub(in crate::delivery) type Encode<'a> =
 pub(in crate::delivery) enum Action {
     /// Look up the models of a run, then call [`super::Ledger::handle_answer`].
     Lookup { id: LookupId, workflow: Arc<Workflow>, types: Arc<ArtifactTypes>, attempt: u32 },
-    /// Drop the remembered answers about a run: it was restarted.
+    /// Drop the remembered answers about a run: it was restarted, or is looked up by other fields now.
     Forget(Uid),
     /// Give an event to a stream.
     HandOff {
@@ -66,8 +66,8 @@ pub(in crate::delivery) enum Action {
     Patch { patch: MarkPatch, attempt: u32 },
     /// End a stream from this side.
     Close(StreamId, CloseReason),
-    /// Read the records of a namespace, then call [`super::Ledger::reread`].
-    Reread(Arc<str>),
+    /// Read the records of a namespace in pages, and call [`super::Ledger::offer_records`] with each.
+    Read { stream: StreamId, namespace: Arc<str> },
     /// Stop following a namespace.
     Unfollow(Arc<str>),
     /// Log, count and trace an occurrence.
@@ -77,8 +77,14 @@ pub(in crate::delivery) enum Action {
 /// An occurrence for logs, metrics and traces.
 #[derive(Debug)]
 pub(in crate::delivery) enum Report {
-    /// A stream attached, with this number of pending runs.
-    Attached { stream: StreamId, subscription: Arc<Subscription>, peer: Option<SocketAddr>, pending: usize },
+    /// A stream attached, and was offered all records: so many runs are pending, and so many excluded by its filters.
+    Attached {
+        stream: StreamId,
+        subscription: Arc<Subscription>,
+        peer: Option<SocketAddr>,
+        pending: usize,
+        filtered: FilterCounts,
+    },
     /// A stream ended. The events of these runs were not confirmed and will be redelivered.
     Ended { subscription: Arc<Subscription>, unconfirmed: Vec<Arc<Workflow>> },
     /// An event was confirmed.
@@ -92,6 +98,8 @@ pub(in crate::delivery) enum Report {
     LookupFailed { workflow: Arc<Workflow>, error: LookupError, attempt: u32, retry_in: Duration, given_up: bool },
     /// An answer ignored executions that are older than the run.
     ForeignExecutions { workflow: Arc<Workflow>, count: usize },
+    /// A filter of a subscription excludes a run. Reported once for each run.
+    Filtered { subscription: Arc<Subscription>, workflow: Arc<Workflow>, reason: FilterReason },
     /// A subscription receives no event for a run.
     Skipped { subscription: Arc<Subscription>, workflow: Arc<Workflow>, reason: SkipReason },
     /// Marks were written or removed.
@@ -102,12 +110,34 @@ pub(in crate::delivery) enum Report {
     MarksFull { workflow: Arc<Workflow>, subscription: SubscriptionName },
     /// Several peers have shared a subscription for a while.
     Shared { namespace: Arc<str>, subscription: SubscriptionName, peers: usize },
-    /// A run whose Workflow was deleted was not delivered in time.
-    Expired { workflow: Arc<Workflow> },
+    /// A run whose Workflow was deleted was not delivered in time. With `without_context` it was reported before that no
+    /// lookup finds it.
+    Expired { workflow: Arc<Workflow>, without_context: bool },
     /// A stream was closed that has held this many bytes without an acknowledgement, while others waited for room.
     NotReading { subscription: Arc<Subscription>, bytes: usize },
     /// A limit was reached.
     LimitHit(Limit),
+}
+
+/// The numbers of runs that the filters of a stream exclude.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::delivery) struct FilterCounts {
+    /// By `pipelines`.
+    pub(in crate::delivery) pipelines: usize,
+    /// By `maxAge`.
+    pub(in crate::delivery) max_age: usize,
+    /// By `statuses`.
+    pub(in crate::delivery) statuses: usize,
+}
+
+impl FilterCounts {
+    pub(super) fn add(&mut self, reason: FilterReason) {
+        match reason {
+            FilterReason::Pipelines => self.pipelines += 1,
+            FilterReason::MaxAge => self.max_age += 1,
+            FilterReason::Statuses => self.statuses += 1,
+        }
+    }
 }
 
 /// Gauges of what is pending.
@@ -121,6 +151,8 @@ pub(in crate::delivery) struct Stats {
     pub(in crate::delivery) pending_runs: usize,
     /// The time since which the oldest of those is pending.
     pub(in crate::delivery) oldest_pending: Option<Instant>,
+    /// Runs that would be pending, but that no lookup finds, counted once for each stream.
+    pub(in crate::delivery) runs_without_context: usize,
     /// Workflows with marks to be written or removed.
     pub(in crate::delivery) pending_marks: usize,
 }

@@ -4,18 +4,10 @@
 //! hour ahead before. Runs that it excluded would be lost to the streams that stay attached. So once the wall clock is
 //! behind the one that excluded a run, those streams are offered all records again.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use super::{
-    Ledger,
-    timers::Timer,
-    types::{Action, Now},
-};
-use crate::{delivery::StreamId, model::Workflow};
+use super::{Ledger, stream::Stream, timers::Timer, types::Now};
+use crate::delivery::StreamId;
 
 /// The interval of checks while runs are excluded for their age.
 pub(super) const CHECK: Duration = Duration::from_secs(60);
@@ -57,12 +49,14 @@ impl Ledger {
         }
     }
 
-    /// Has the records read again, if the wall clock was set back after it excluded runs.
+    /// Has the records read again, if the wall clock was set back after it excluded runs. Streams that remember nothing
+    /// begin with later runs.
     pub(super) fn check_clock(&mut self, now: Now) {
         if self.excluded_by_age.take_if_set_back(now) {
             self.timers.cancel(&Timer::CheckClock);
-            let namespaces: BTreeSet<_> = self.streams_with_max_age().map(|(_, namespace)| namespace).collect();
-            self.actions.extend(namespaces.into_iter().map(Action::Reread));
+            for id in self.streams_with_max_age().collect::<Vec<_>>() {
+                self.read_records(id);
+            }
         }
     }
 
@@ -75,17 +69,10 @@ impl Ledger {
         }
     }
 
-    pub(super) fn offer_again(&mut self, records: &[Arc<Workflow>], now: Now) {
-        let streams: Vec<_> = self.streams_with_max_age().collect();
-        for workflow in records {
-            for (id, _) in streams.iter().filter(|(_, namespace)| *namespace == workflow.namespace) {
-                self.offer(*id, workflow, now);
-            }
-        }
-    }
-
-    fn streams_with_max_age(&self) -> impl Iterator<Item = (StreamId, Arc<str>)> {
-        let streams = self.registry.streams.iter().filter(|(_, stream)| stream.subscription.max_age.is_some());
-        streams.map(|(id, stream)| (*id, stream.subscription.namespace.clone()))
+    fn streams_with_max_age(&self) -> impl Iterator<Item = StreamId> {
+        let streams = self.registry.streams.iter();
+        streams
+            .filter(|(_, Stream { subscription, .. })| subscription.max_age.is_some() && subscription.remember)
+            .map(|(id, _)| *id)
     }
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Mark, fixtures::succeeded};
+use crate::model::{Mark, Phase, fixtures::succeeded};
 
 fn workflow(pipeline: PipelineName) -> Workflow {
     Workflow { created: 1_000, ..succeeded(pipeline) }
@@ -116,10 +116,12 @@ fn equal_entries_in_another_order_are_the_same_filter() {
 
 #[test]
 fn only_a_compiled_pipeline_name_is_certain() {
-    let certain = |pipeline| Subscription::certain_pipeline(&workflow(pipeline)).map(str::to_owned);
+    let certain = |pipeline| Subscription::certain_pipeline(&workflow(pipeline)).map(ToString::to_string);
     assert_eq!(certain(PipelineName::Spec("iris".into())), Some("iris".to_owned()));
     assert_eq!(certain(PipelineName::Generated("taxi".into())), None);
     assert_eq!(certain(PipelineName::Unknown), None);
+    let failed = Workflow { phase: Phase::Failed, ..workflow(PipelineName::Generated("taxi".into())) };
+    assert_eq!(Subscription::certain_pipeline(&failed).map(|name| &**name), Some("taxi"), "it is not looked up");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use model_update_eventsource::delivery::WallClock;
+use model_update_eventsource::clock::WallClock;
 use test_support::{Events, NewWorkflow, Peers, SOON, Tally, Task, Workflows, eventually, model_location};
 
 use crate::{

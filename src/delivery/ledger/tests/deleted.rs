@@ -16,7 +16,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn expired(harness: &Harness) -> Vec<&str> {
     let expired = harness.reports.iter().filter_map(|report| match report {
-        Report::Expired { workflow } => Some(&*workflow.name),
+        Report::Expired { workflow, .. } => Some(&*workflow.name),
         _ => None,
     });
     expired.collect()

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::harness::*;
-use crate::delivery::{MAX_UNACKNOWLEDGED, StreamId};
+use crate::{
+    delivery::{MAX_UNACKNOWLEDGED, StreamId},
+    model::{PipelineName, Subscription, Workflow},
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -149,6 +152,23 @@ fn a_quarantined_run_does_not_starve() {
         assert!(waited < 4, "the others wait no longer than for one confirmation");
         assert!(n < 200, "the quarantined run starves");
     }
+}
+
+/// It gives way to a run that waits for two minutes itself, and nothing else happens meanwhile.
+#[test]
+fn a_starving_run_is_probed_without_another_input() {
+    let mut harness = quarantined(&["quarantined"]);
+    let stream = harness.attach(Subscription { latest_only: true, ..subscription("a") });
+    harness.answer_all(&model());
+    for (name, finished) in [("waiting", 1), ("in flight", 2)] {
+        let pipeline = PipelineName::Spec("iris".into());
+        harness.apply(Workflow { finished, pipeline, ..run(name) });
+    }
+    harness.answer("waiting", model());
+    harness.wait(Duration::from_secs(69));
+    assert!(harness.events(stream).is_empty());
+    harness.wait(Duration::from_secs(1));
+    assert_eq!(harness.events(stream), ["quarantined"]);
 }
 
 #[test]

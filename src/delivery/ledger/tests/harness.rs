@@ -10,7 +10,7 @@ use super::super::{Action, Ledger, LookupId, Now, Report, Timer};
 use crate::{
     delivery::{CloseReason, LookupLimits, MarkError, MarkPatch, Options, StreamId},
     model::{ArtifactTypes, Subscription, Uid, Workflow},
-    store::Change,
+    store::{Before, Change},
 };
 
 pub(super) use crate::delivery::fixtures::*;
@@ -50,7 +50,8 @@ pub(super) struct Harness {
     pub(super) close_reasons: Vec<CloseReason>,
     pub(super) unfollowed: Vec<String>,
     pub(super) forgotten: Vec<Uid>,
-    reread: Vec<Arc<str>>,
+    /// Streams that read the records of their namespaces. [`Harness::perform_actions`] offers these.
+    pub(super) reading: Vec<(StreamId, Arc<str>)>,
     last_sequence: BTreeMap<StreamId, u64>,
     last_stream: u64,
 }
@@ -77,14 +78,38 @@ impl Harness {
             close_reasons: Vec::new(),
             unfollowed: Vec::new(),
             forgotten: Vec::new(),
-            reread: Vec::new(),
+            reading: Vec::new(),
             last_sequence: BTreeMap::new(),
             last_stream: 0,
         }
     }
 
-    /// Performs the ledger's actions. To be called after each input that was given to it directly.
+    /// Performs the ledger's actions, in as many turns as it needs. To be called after each input that was given to it
+    /// directly.
     pub(super) fn perform_actions(&mut self) {
+        loop {
+            self.perform_turn();
+            let reading = std::mem::take(&mut self.reading);
+            if reading.is_empty() && !self.ledger.has_more() {
+                return;
+            }
+            for (stream, namespace) in reading {
+                self.read(stream, &namespace);
+            }
+        }
+    }
+
+    /// Offers every record of a namespace to a stream, in as many turns as that takes.
+    fn read(&mut self, stream: StreamId, namespace: &str) {
+        let records = self.records(namespace);
+        let mut rest = &records[..];
+        while let Some(offered) = self.ledger.offer_records(stream, rest, true, self.now) {
+            rest = &rest[offered..];
+            self.perform_turn();
+        }
+    }
+
+    pub(super) fn perform_turn(&mut self) {
         for action in self.ledger.poll_actions(self.now, &encode) {
             match action {
                 Action::Lookup { id, workflow, types, attempt } => {
@@ -106,15 +131,10 @@ impl Harness {
                     self.closed.push(stream);
                     self.close_reasons.push(reason);
                 }
-                Action::Reread(namespace) => self.reread.push(namespace),
+                Action::Read { stream, namespace } => self.reading.push((stream, namespace)),
                 Action::Unfollow(namespace) => self.unfollowed.push(namespace.to_string()),
                 Action::Report(report) => self.reports.push(report),
             }
-        }
-        while let Some(namespace) = self.reread.pop() {
-            let records = self.records(&namespace);
-            self.ledger.reread(&records, self.now);
-            self.perform_actions();
         }
     }
 
@@ -126,8 +146,9 @@ impl Harness {
 
     pub(super) fn apply(&mut self, workflow: Workflow) {
         let workflow = Arc::new(workflow);
-        self.store.insert(workflow.name.to_string(), workflow.clone());
-        self.ledger.handle_change(&Change::Applied(workflow), self.now);
+        let held = self.store.insert(workflow.name.to_string(), workflow.clone());
+        let before = held.filter(|held| held.uid == workflow.uid).map(|held| Before::of(&held, &workflow));
+        self.ledger.handle_change(&Change::Applied { workflow, before }, self.now);
         self.perform_actions();
     }
 
@@ -150,8 +171,7 @@ impl Harness {
         self.last_stream += 1;
         let id = StreamId(self.last_stream);
         let peer = format!("10.0.0.1:{}", self.last_stream).parse().unwrap();
-        let records = self.records(&subscription.namespace);
-        self.ledger.attach(id, subscription, Some(peer), &records, self.now);
+        self.ledger.attach(id, subscription, Some(peer), self.now);
         self.perform_actions();
         id
     }
@@ -193,6 +213,13 @@ impl Harness {
         let lookup = self.lookups.remove(at.unwrap_or_else(|| panic!("no lookup of {run} is in flight")));
         self.ledger.handle_answer(lookup.id, answer, self.now);
         self.perform_actions();
+    }
+
+    /// Answers every lookup, and leaves the actions to the next turn.
+    pub(super) fn answer_in_turn(&mut self, answer: &Answer) {
+        for lookup in std::mem::take(&mut self.lookups) {
+            self.ledger.handle_answer(lookup.id, answer.clone(), self.now);
+        }
     }
 
     /// Answers every lookup, and those that follow at once.

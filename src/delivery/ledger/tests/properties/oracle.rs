@@ -138,7 +138,8 @@ impl Oracle {
             return;
         }
         for stream in self.streams.values().filter(|stream| stream.claimant.0 == workflow.namespace) {
-            if !self.delivered.get(&stream.claimant).is_some_and(|runs| runs.contains_key(&workflow.uid)) {
+            let delivered = self.delivered.get(&stream.claimant).is_some_and(|runs| runs.contains_key(&workflow.uid));
+            if !delivered && !workflow.is_marked_for(&stream.claimant.1) {
                 self.deleted.insert((stream.claimant.clone(), workflow.uid), now);
             }
         }

@@ -26,7 +26,7 @@ use crate::{
     model::{
         ArtifactTypes, Mark, Phase, PipelineName, RunOutcome, SubscriptionName, Uid, Workflow, fixtures::succeeded,
     },
-    store::{Change, Scope, Store},
+    store::{Change, Page, Scope, Store},
 };
 
 mod checks;
@@ -67,6 +67,19 @@ struct Object {
     is_full: bool,
 }
 
+/// A change that the watch has not shown yet.
+enum Unseen {
+    Applied(Workflow),
+    Deleted(Workflow),
+}
+
+/// A stream that is offered the records of its namespace behind this name.
+struct Reader {
+    stream: StreamId,
+    namespace: Arc<str>,
+    after: Option<Box<str>>,
+}
+
 struct InFlight {
     id: LookupId,
     workflow: Arc<Workflow>,
@@ -82,7 +95,9 @@ pub(super) struct TestEnv {
     away: BTreeMap<u8, Object>,
     last_version: u64,
     /// Changes that the watch has not shown yet.
-    unseen: VecDeque<Change>,
+    unseen: VecDeque<Unseen>,
+    /// Records that are to be offered to streams.
+    readers: VecDeque<Reader>,
     lookups: Vec<InFlight>,
     patches: Vec<PatchInFlight>,
     /// The namespaces whose patches hang.
@@ -112,6 +127,7 @@ impl TestEnv {
             away: BTreeMap::new(),
             last_version: 0,
             unseen: VecDeque::new(),
+            readers: VecDeque::new(),
             lookups: Vec::new(),
             patches: Vec::new(),
             hanging: HashSet::new(),
@@ -175,7 +191,7 @@ impl TestEnv {
 
     pub(super) fn delete(&mut self, run: u8) {
         if let Some(object) = self.api.remove(&(run % RUNS)) {
-            self.unseen.push_back(Change::Deleted(Arc::new(object.workflow)));
+            self.unseen.push_back(Unseen::Deleted(object.workflow));
         }
     }
 
@@ -195,7 +211,7 @@ impl TestEnv {
         let restarted = object.workflow.is_restarted();
         object.workflow.resource_version = restarted.then(|| self.last_version.to_string().into());
         if is_watched {
-            self.unseen.push_back(Change::Applied(Arc::new(object.workflow.clone())));
+            self.unseen.push_back(Unseen::Applied(object.workflow.clone()));
         }
     }
 
@@ -204,8 +220,8 @@ impl TestEnv {
     pub(super) fn watch(&mut self, events: usize) {
         for _ in 0..events {
             match self.unseen.pop_front() {
-                Some(Change::Applied(workflow)) => self.store.apply(Workflow::clone(&workflow)),
-                Some(Change::Deleted(workflow)) => {
+                Some(Unseen::Applied(workflow)) => self.store.apply(workflow),
+                Some(Unseen::Deleted(workflow)) => {
                     self.store.delete(&workflow.namespace, &workflow.name, workflow.uid);
                 }
                 None => return,
@@ -229,10 +245,30 @@ impl TestEnv {
         self.perform_actions();
     }
 
+    /// Offers the next records to a stream that reads them.
+    pub(super) fn read(&mut self) {
+        let Some(Reader { stream, namespace, after }) = self.readers.pop_front() else { return };
+        let Page { changes, records, is_last } = self.store.read(&namespace, after.as_deref(), 1);
+        self.handle_changes(&changes);
+        records.iter().for_each(|record| self.oracle.applied(record, self.now.instant));
+        let offered = self.ledger.offer_records(stream, &records, is_last, self.now);
+        if let Some(offered) = offered {
+            let last = offered.checked_sub(1).map(|last| records[last].name.clone());
+            self.readers.push_back(Reader { stream, namespace, after: last.or(after) });
+        }
+        self.perform_actions();
+    }
+
+    fn read_all(&mut self) {
+        while !self.readers.is_empty() {
+            self.read();
+        }
+    }
+
     fn handle_changes(&mut self, changes: &[Change]) {
         for change in changes {
             match change {
-                Change::Applied(workflow) => self.oracle.applied(workflow, self.now.instant),
+                Change::Applied { workflow, .. } => self.oracle.applied(workflow, self.now.instant),
                 Change::Deleted(workflow) => {
                     self.oracle.gone(workflow, self.now.instant);
                     if has_model(workflow.uid) {
@@ -257,12 +293,11 @@ impl TestEnv {
         if subscription >= 4 {
             wanted.artifact_types = Arc::new(ArtifactTypes::named(["acme.Model"]));
         }
-        let followed = self.store.follow(&wanted.namespace);
-        self.handle_changes(&followed.changes);
-        followed.records.iter().for_each(|record| self.oracle.applied(record, self.now.instant));
+        self.store.follow(&wanted.namespace);
+        self.read_journal();
         self.oracle.forget_unseen(&wanted, &self.written(&wanted), self.now.instant);
         self.oracle.attached(id, &wanted);
-        self.ledger.attach(id, wanted, None, &followed.records, self.now);
+        self.ledger.attach(id, wanted, None, self.now);
         self.streams.push(id);
         self.perform_actions();
     }
@@ -343,12 +378,20 @@ impl TestEnv {
         self.held = HeldBytes::default();
         self.store = Store::default();
         self.lookups.clear();
+        self.readers.clear();
         self.streams.clear();
         self.oracle.crashed();
         self.relist();
     }
 
     fn perform_actions(&mut self) {
+        self.perform_turn();
+        while self.ledger.has_more() {
+            self.perform_turn();
+        }
+    }
+
+    fn perform_turn(&mut self) {
         for action in self.ledger.poll_actions(self.now, &encode) {
             match action {
                 Action::Lookup { id, workflow, .. } => self.lookups.push(InFlight { id, workflow }),
@@ -368,7 +411,9 @@ impl TestEnv {
                     self.store.unfollow(&namespace);
                 }
                 Action::Forget(_) | Action::Report(_) => {}
-                Action::Reread(namespace) => panic!("{namespace} is read again without a maxAge"),
+                Action::Read { stream, namespace } => {
+                    self.readers.push_back(Reader { stream, namespace, after: None });
+                }
                 Action::Close(stream, reason) => self.closed(stream, reason),
             }
         }
@@ -377,6 +422,7 @@ impl TestEnv {
     /// Shows every change, answers every lookup, and acknowledges every event.
     pub(super) fn progress(&mut self) {
         self.watch(usize::MAX);
+        self.read_all();
         while !self.lookups.is_empty() {
             self.answer(0, Reply::Correct);
         }
@@ -390,6 +436,7 @@ impl TestEnv {
         self.oracle.faults_end(self.now.instant);
         loop {
             self.watch(usize::MAX);
+            self.read_all();
             self.acknowledge_all();
             if !self.lookups.is_empty() {
                 self.answer(0, Reply::Correct);

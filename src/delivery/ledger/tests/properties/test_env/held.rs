@@ -7,7 +7,7 @@ use crate::delivery::{
     ledger::{
         budget::SMALL,
         flow::{Flow, MAX_SILENCE},
-        stream::Next,
+        next::Next,
     },
 };
 
@@ -88,7 +88,7 @@ impl TestEnv {
             if stream.has_unacknowledged() {
                 continue;
             }
-            if let Next::Run(workflow, models) = stream.next_ready(self.now.instant) {
+            if let Next::Run(workflow, models) = stream.next_ready(self.now.instant, None) {
                 let payload = encode(&workflow, &models, &stream.subscription).unwrap();
                 assert!(payload.len() > SMALL, "a small event is not sent");
             }

@@ -15,7 +15,7 @@ impl TestEnv {
     pub(in super::super) fn leave(&mut self, run: u8) {
         let run = run % RUNS;
         if let Some(object) = self.api.remove(&run) {
-            self.unseen.push_back(Change::Deleted(Arc::new(object.workflow.clone())));
+            self.unseen.push_back(Unseen::Deleted(object.workflow.clone()));
             self.away.insert(run, object);
         }
     }
@@ -23,7 +23,7 @@ impl TestEnv {
     pub(in super::super) fn return_run(&mut self, run: u8) {
         let run = run % RUNS;
         if let Some(object) = self.away.remove(&run) {
-            self.unseen.push_back(Change::Applied(Arc::new(object.workflow.clone())));
+            self.unseen.push_back(Unseen::Applied(object.workflow.clone()));
             self.api.insert(run, object);
         }
     }

@@ -1,0 +1,150 @@
+//! The newest runs that a subscription was sent.
+
+use std::collections::HashMap;
+
+use super::{Lane, Recency};
+use crate::model::Uid;
+
+/// Lanes that are remembered. The one whose last run ended first makes room: an older run of it than that is unlikely.
+const MAX_LANES: usize = 1024;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(in crate::delivery::ledger) struct SentRuns {
+    lanes: HashMap<Lane, Newest>,
+    /// Runs that were handed off and whose fate is not certain.
+    open: HashMap<Uid, (Lane, Recency)>,
+    /// The newest run that was delivered and whose pipeline is not known.
+    pub(in crate::delivery::ledger) newest_unnamed: Option<Recency>,
+}
+
+/// The newest runs of a lane.
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    sent: Recency,
+    delivered: Option<Recency>,
+}
+
+/// How a run stands against those that were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::delivery::ledger) enum Standing {
+    /// No newer one was sent.
+    Current,
+    /// A newer one was sent, but its delivery is not certain.
+    Held,
+    /// A newer one was delivered.
+    Superseded,
+}
+
+impl SentRuns {
+    /// The number of lanes and runs that are remembered.
+    pub(in crate::delivery::ledger) fn len(&self) -> usize {
+        self.lanes.len() + self.open.len() + usize::from(self.newest_unnamed.is_some())
+    }
+
+    pub(in crate::delivery::ledger) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns how a run of this lane stands.
+    pub(super) fn standing(&self, lane: &Lane, run: Recency) -> Standing {
+        if self.delivered_until(lane) > Some(run) {
+            Standing::Superseded
+        } else if self.newest(lane) > Some(run) {
+            Standing::Held
+        } else {
+            Standing::Current
+        }
+    }
+
+    /// The newest run that was sent and supersedes those of this lane.
+    pub(super) fn newest(&self, lane: &Lane) -> Option<Recency> {
+        lane.superseding().filter_map(|lane| self.lanes.get(&lane)).map(|newest| newest.sent).max()
+    }
+
+    /// The newest run that was delivered and supersedes those of this lane.
+    pub(super) fn delivered_until(&self, lane: &Lane) -> Option<Recency> {
+        lane.superseding().filter_map(|lane| self.lanes.get(&lane)?.delivered).max()
+    }
+
+    /// Records a hand-off.
+    pub(super) fn handed_off(&mut self, lane: &Lane, run: Recency) {
+        let newest = self.lane(lane, run);
+        newest.sent = newest.sent.max(run);
+        self.open.insert(run.uid, (lane.clone(), run));
+    }
+
+    /// Records that the fate of a run is certain. Returns its lane, if more runs are superseded for certain then.
+    pub(super) fn settle(&mut self, run: Uid) -> Option<Lane> {
+        let (lane, run) = self.open.remove(&run)?;
+        self.delivered(&lane, run).then_some(lane)
+    }
+
+    /// Records a delivery. Returns whether more runs are superseded for certain then.
+    pub(super) fn delivered(&mut self, lane: &Lane, run: Recency) -> bool {
+        let newest = self.lane(lane, run);
+        newest.sent = newest.sent.max(run);
+        let is_newer = newest.delivered < Some(run);
+        newest.delivered = newest.delivered.max(Some(run));
+        is_newer
+    }
+
+    fn lane(&mut self, lane: &Lane, run: Recency) -> &mut Newest {
+        if self.lanes.len() >= MAX_LANES && !self.lanes.contains_key(lane) {
+            let settled = self.lanes.iter().filter(|(_, newest)| newest.delivered == Some(newest.sent));
+            let oldest = settled.min_by_key(|(_, newest)| newest.sent).map(|(lane, _)| lane.clone());
+            oldest.and_then(|oldest| self.lanes.remove(&oldest));
+        }
+        self.lanes.entry(lane.clone()).or_insert(Newest { sent: run, delivered: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        delivery::fixtures::run,
+        model::{RunOutcome, Workflow},
+    };
+
+    fn lane(pipeline: &str, outcome: RunOutcome) -> Lane {
+        Lane { pipeline: pipeline.into(), outcome }
+    }
+
+    fn ended(name: &str, finished: i64) -> Recency {
+        Recency::of(&Workflow { finished, ..run(name) })
+    }
+
+    #[test]
+    fn a_run_is_held_from_the_hand_off_of_a_newer_one_to_its_delivery() {
+        use RunOutcome::{Failed, Succeeded};
+        let mut sent = SentRuns::default();
+        let (old, new) = (ended("old", 1), ended("new", 2));
+        let penguin = |outcome| lane("penguin", outcome);
+        let standings = |sent: &SentRuns| [Succeeded, Failed].map(|outcome| sent.standing(&penguin(outcome), old));
+        assert_eq!(standings(&sent), [Standing::Current; 2]);
+        sent.handed_off(&penguin(Failed), new);
+        assert_eq!(standings(&sent), [Standing::Current, Standing::Held], "a failure supersedes no model");
+        assert_eq!(sent.settle(new.uid), Some(penguin(Failed)));
+        assert_eq!(sent.settle(new.uid), None);
+        assert_eq!(standings(&sent), [Standing::Current, Standing::Superseded]);
+        sent.handed_off(&penguin(Succeeded), new);
+        assert_eq!(standings(&sent), [Standing::Held, Standing::Superseded]);
+        assert!(sent.delivered(&penguin(Succeeded), new) && !sent.delivered(&penguin(Succeeded), old));
+        assert_eq!(standings(&sent), [Standing::Superseded; 2]);
+        assert_eq!(sent.standing(&penguin(Succeeded), new), Standing::Current, "it may be repeated");
+        assert_eq!(sent.standing(&lane("iris", Succeeded), old), Standing::Current);
+    }
+
+    #[test]
+    fn a_limited_number_of_pipelines_is_remembered() {
+        let mut sent = SentRuns::default();
+        for n in 0..2 * i64::try_from(MAX_LANES).unwrap() {
+            sent.delivered(&lane(&n.to_string(), RunOutcome::Succeeded), ended(&n.to_string(), n));
+        }
+        assert_eq!(sent.len(), MAX_LANES);
+        let standing = |name: &str| sent.standing(&lane(name, RunOutcome::Succeeded), ended("old", 0));
+        assert_eq!(standing("2000"), Standing::Superseded);
+        assert_eq!(standing("1000"), Standing::Current, "the ones that were delivered first are forgotten");
+    }
+}
