@@ -8,9 +8,9 @@ use std::{
 
 use futures::future::{BoxFuture, join_all};
 use model_update_eventsource::{
+    clock::WallClock,
     delivery::{
         ArtifactLookup, Attached, DeliveryMetrics, Driver, LookupError, MarkError, MarkPatch, Marker, Options,
-        WallClock,
     },
     model::{
         Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid,

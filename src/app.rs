@@ -36,7 +36,7 @@ use crate::{
     mlmd::{self, LookupMetrics, Mlmd},
     readiness::Readiness,
     store::Store,
-    telemetry,
+    telemetry::{self, LimitHits},
 };
 
 const DELIVERY: &str = "delivery";
@@ -72,14 +72,20 @@ pub async fn build(config: Config) -> Result<Bound> {
     let subscribers = delivery_metrics.streams.clone();
     let (kubernetes_metrics, lookup_metrics) = (KubernetesMetrics::new(product), LookupMetrics::new(product));
     let stream_metrics = StreamMetrics::new(product);
+    let limit_hits = LimitHits::new(product);
     let readiness = Readiness::default();
     let store = Arc::<Store>::default();
     let kubernetes = match config.kubernetes.clone() {
         Some(cluster) => Client::new(cluster, kubernetes_metrics)?,
         None => Client::infer(kubernetes_metrics).await?,
     };
-    let lookup =
-        Mlmd::new(&config.metadata_store, &mlmd::Options::default(), lookup_metrics).context("--metadata-store")?;
+    let options = mlmd::Options {
+        ca: config.metadata_store_ca.clone(),
+        clock: config.clock.clone(),
+        limit_hits: limit_hits.clone(),
+        ..mlmd::Options::default()
+    };
+    let lookup = Mlmd::new(&config.metadata_store, &options, lookup_metrics).context("--metadata-store")?;
     let marker = PatchMarker::new(kubernetes.clone(), Some(config.mark_rate));
     let options = delivery::Options {
         confirm_after: config.confirm_after,

@@ -15,7 +15,7 @@
 //! | [`delivery`] | delivers every succeeded run to every subscription, at least once |
 //! | [`store`] | the Workflows' records by namespace |
 //! | [`model`] | plain data and pure rules |
-//! | [`telemetry`], [`readiness`], [`backoff`], [`net`] | leaves that every module may use |
+//! | [`telemetry`], [`readiness`], [`backoff`], [`clock`], [`net`] | leaves that every module may use |
 //! | `failpoint` | a leaf, too: points at which fault tests kill the process; empty in a release build |
 //!
 //! # Imports run one way
@@ -27,6 +27,7 @@ pub mod admin;
 pub mod app;
 pub mod backoff;
 pub mod cli;
+pub mod clock;
 pub mod delivery;
 pub mod eventsource;
 mod failpoint;

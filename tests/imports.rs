@@ -12,7 +12,7 @@ use std::{
 
 /// Rank of each module: it may import modules of a lower rank, but none of the same rank. Leaves are for all modules,
 /// and import only each other.
-const ORDER: [(&str, u8); 16] = [
+const ORDER: [(&str, u8); 17] = [
     ("main", 7),
     ("cli", 6),
     ("app", 5),
@@ -25,6 +25,7 @@ const ORDER: [(&str, u8); 16] = [
     ("store", 2),
     ("model", 1),
     ("backoff", LEAF),
+    ("clock", LEAF),
     ("failpoint", LEAF),
     ("net", LEAF),
     ("telemetry", LEAF),

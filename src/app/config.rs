@@ -1,8 +1,8 @@
 //! The server's configuration.
 
-use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::{delivery::WallClock, store::Scope, telemetry::Traces};
+use crate::{clock::WallClock, store::Scope, telemetry::Traces};
 
 /// The server's configuration. The default values are those of the command line.
 #[derive(Clone, Debug)]
@@ -11,8 +11,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The address of health, readiness and metrics. Port 0 selects a free port.
     pub admin_listen: SocketAddr,
-    /// The URL of ML Metadata's gRPC service.
+    /// The URL of ML Metadata's gRPC service, or its `HOST:PORT`.
     pub metadata_store: String,
+    /// The file of certificate authorities for ML Metadata, instead of the system's.
+    pub metadata_store_ca: Option<PathBuf>,
     /// The namespaces that are served; empty: all.
     pub namespaces: Vec<Arc<str>>,
     /// The label selector of runs.
@@ -37,6 +39,7 @@ impl Default for Config {
             listen: SocketAddr::from(([0, 0, 0, 0], 50051)),
             admin_listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             metadata_store: "http://metadata-grpc-service.kubeflow:8080".to_owned(),
+            metadata_store_ca: None,
             namespaces: Vec::new(),
             selector: "pipeline/runid".to_owned(),
             confirm_after: Duration::from_secs(1),

@@ -1,7 +1,7 @@
 //! The delivery task: performs the actions of the ledger and feeds back their results. It is the only reader of the
 //! store's journal, and waits for nothing but its next input.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::future::OptionFuture;
 use tokio::{
@@ -20,6 +20,7 @@ use super::{
     spans::Step,
 };
 use crate::{
+    clock::WallClock,
     failpoint::FailPoint,
     model::{RunModels, Workflow},
     store::{Change, Store},
@@ -30,30 +31,6 @@ use crate::{
 const MAX_BATCH: usize = 1024;
 /// The shortest interval between updates of the gauges, which follow inputs only.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The wall clock, in whole seconds since the Unix epoch: the ages of runs follow it, pauses never do. The default is
-/// the system's; tests use one that jumps.
-#[derive(Clone)]
-pub struct WallClock(Arc<dyn Fn() -> i64 + Send + Sync>);
-
-impl WallClock {
-    /// Returns a clock that reads `now`.
-    pub fn new(now: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
-    }
-}
-
-impl Default for WallClock {
-    fn default() -> Self {
-        Self::new(|| jiff::Timestamp::now().as_second())
-    }
-}
-
-impl fmt::Debug for WallClock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WallClock")
-    }
-}
 
 /// The delivery task. See [`Driver::run`].
 pub struct Driver {
@@ -183,7 +160,7 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        Now { instant: Instant::now().into_std(), unix: (self.wall_clock.0)() }
+        Now { instant: Instant::now().into_std(), unix: self.wall_clock.now() }
     }
 
     fn begin_drain(&mut self) -> Drain {

@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use model_update_eventsource::delivery::WallClock;
+use model_update_eventsource::clock::WallClock;
 use test_support::{Events, SOON, eventually, model_location};
 
 use super::*;
