@@ -4,6 +4,9 @@ mod answers;
 mod connection;
 mod faults;
 mod limits;
+mod runs;
+mod spans;
+mod tls;
 
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
