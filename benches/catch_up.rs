@@ -9,9 +9,7 @@ use std::{
 use futures::future::{BoxFuture, join_all};
 use model_update_eventsource::{
     clock::WallClock,
-    delivery::{
-        ArtifactLookup, Attached, DeliveryMetrics, Driver, LookupError, MarkError, MarkPatch, Marker, Options,
-    },
+    delivery::{ArtifactLookup, Attached, DeliveryMetrics, Driver, LookupError, MarkError, MarkPatch, Marker, Options},
     model::{
         Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Statuses, Subscription,
         SubscriptionName, Uid, Workflow,

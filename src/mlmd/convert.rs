@@ -79,8 +79,7 @@ pub(super) fn execution(message: &[u8]) -> Result<Execution<'_>, CallError> {
         Ok(())
     })?;
     let id = valid_id(id, "an execution without an id")?;
-    let created_ms =
-        created_ms.ok_or_else(|| CallError::malformed(format!("execution {id} has no creation time")))?;
+    let created_ms = created_ms.ok_or_else(|| CallError::malformed(format!("execution {id} has no creation time")))?;
     Ok(Execution { id, created_ms, type_name, task: task_name.or(display_name), component, pod, parent, iteration })
 }
 

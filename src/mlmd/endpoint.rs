@@ -84,7 +84,9 @@ fn certificates(path: &Path) -> Result<Vec<u8>, Error> {
     let pem = fs::read(path).map_err(|problem| error(problem.to_string()))?;
     let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     match certificates {
-        Ok(certificates) if certificates.is_empty() => Err(error("it contains no certificate in PEM format".to_owned())),
+        Ok(certificates) if certificates.is_empty() => {
+            Err(error("it contains no certificate in PEM format".to_owned()))
+        }
         Ok(_) => Ok(pem),
         Err(problem) => Err(error(problem.to_string())),
     }

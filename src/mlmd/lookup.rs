@@ -68,7 +68,10 @@ impl Lookup {
         let started = Instant::now();
         rules::check_namespace(&context, run)?;
         if run.outcome() == Some(RunOutcome::Failed) {
-            return Ok(RunModels { pipeline: pipeline_of_failed(&reader, run, &context).await?, ..RunModels::default() });
+            return Ok(RunModels {
+                pipeline: pipeline_of_failed(&reader, run, &context).await?,
+                ..RunModels::default()
+            });
         }
         let found = self.models_in(&reader, run, types, &context).await?;
         if found.models.is_empty() {
@@ -146,7 +149,9 @@ impl Lookup {
         let texts = models.iter().map(|model| model.uri.len() + model.name.as_deref().map_or(0, str::len));
         if texts.sum::<usize>() > MAX_PAYLOAD {
             // They are all part of the payload.
-            return Err(CallError::too_large(format!("the models' names and locations exceed {MAX_PAYLOAD} bytes")).into());
+            return Err(
+                CallError::too_large(format!("the models' names and locations exceed {MAX_PAYLOAD} bytes")).into()
+            );
         }
         Ok(RunModels { pipeline, models, foreign_executions })
     }
@@ -224,11 +229,7 @@ async fn pipeline_of_failed(
 }
 
 /// Requests the contexts of these executions that are missing.
-async fn request_contexts(
-    reader: &Reader<'_>,
-    executions: Vec<i64>,
-    contexts: &mut Contexts,
-) -> Result<(), CallError> {
+async fn request_contexts(reader: &Reader<'_>, executions: Vec<i64>, contexts: &mut Contexts) -> Result<(), CallError> {
     let missing: Vec<i64> = executions.into_iter().filter(|execution| !contexts.contains_key(execution)).collect();
     let requests = stream::iter(missing)
         .map(async |execution| Ok::<_, CallError>((execution, reader.contexts_of(execution).await?)))

@@ -24,6 +24,7 @@ use tower::Service;
 use super::{
     budget::{Budget, Exhausted, Limits, Permit},
     error::NOT_GRPC,
+    reader::{KEPT, MAX_KEPT_FREELY},
 };
 use crate::telemetry::{Limit, LimitHits};
 
@@ -41,6 +42,15 @@ pub(super) const SMALL: Limits =
 /// Large answers under way. The share of a namespace is room for the largest answer.
 pub(super) const LARGE: Limits =
     Limits { total: 2 * MAX_ANSWER, per_namespace: MAX_ANSWER, waiting: 8, waiting_per_namespace: 4 };
+/// The limits fit together: what waits leaves half of the connection's window to the others, the largest answers are in a
+/// namespace's share, and everything under way is within 16 MiB.
+const _: () = {
+    let window = CONNECTION_WINDOW as usize;
+    let waiting = (SMALL.waiting + LARGE.waiting) * STREAM_WINDOW as usize;
+    assert!(2 * waiting <= window);
+    assert!(LARGE.per_namespace >= MAX_ANSWER && SMALL.per_namespace >= SMALL_ANSWER);
+    assert!(SMALL.total + LARGE.total + window + KEPT.total + MAX_KEPT_FREELY <= 16 * 1024 * 1024);
+};
 /// Length of a gRPC message's header: a flag and the length of the message.
 const HEADER: usize = 5;
 
@@ -81,7 +91,9 @@ struct AccountState {
 enum Answer {
     Awaited,
     /// Its bytes are reserved until the account is dropped.
-    Admitted { _permit: Permit },
+    Admitted {
+        _permit: Permit,
+    },
     Refused(Refusal),
 }
 

@@ -28,8 +28,10 @@ use crate::telemetry::Limit;
 const MAX_READ: usize = 64 * 1024 * 1024;
 /// Maximum number of bytes that a lookup keeps: some thousand executions.
 pub(super) const MAX_KEPT: usize = 1024 * 1024;
-/// Bytes that a lookup keeps outside the budget, so that runs with few tasks never wait for others.
+/// Bytes that a lookup keeps outside the budget, so that runs with few tasks never fail because of others.
 const KEPT_FREELY: usize = 1024;
+/// The same for as many lookups as delivery has in flight.
+pub(super) const MAX_KEPT_FREELY: usize = 1024 * KEPT_FREELY;
 /// The budget of what lookups keep. The share of a namespace is one lookup of the maximum size.
 pub(super) const KEPT: Limits =
     Limits { total: 4 * MAX_KEPT, per_namespace: MAX_KEPT, waiting: 0, waiting_per_namespace: 0 };
@@ -207,7 +209,9 @@ impl<'a> Reader<'a> {
         kept.bytes += bytes;
         if kept.bytes > MAX_KEPT {
             self.client.hits.hit(Limit::MetadataAnswer);
-            return Err(CallError::too_large(format!("the run's models and executions need more than {MAX_KEPT} bytes")));
+            return Err(CallError::too_large(format!(
+                "the run's models and executions need more than {MAX_KEPT} bytes"
+            )));
         }
         let reserved = KEPT_FREELY + kept.permit.as_ref().map_or(0, Permit::bytes);
         if kept.bytes <= reserved {
@@ -233,10 +237,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Passes the rows of a response: the messages in its first field.
-fn rows<'a>(
-    message: &'a [u8],
-    mut each: impl FnMut(&'a [u8]) -> Result<(), CallError>,
-) -> Result<(), CallError> {
+fn rows<'a>(message: &'a [u8], mut each: impl FnMut(&'a [u8]) -> Result<(), CallError>) -> Result<(), CallError> {
     fields(message, |number, field: Field<'a>| if number == 1 { each(field.bytes()?) } else { Ok(()) })
 }
 

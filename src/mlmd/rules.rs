@@ -128,8 +128,11 @@ impl ContextNames {
         if context.name.is_empty() || self.0.get(type_name).is_some_and(|(oldest, _)| *oldest <= context.id) {
             return;
         }
-        let name = &context.name[..context.name.floor_char_boundary(MAX_CONTEXT_NAME)];
-        self.0.insert(type_name, (context.id, name.into()));
+        let mut end = context.name.len().min(MAX_CONTEXT_NAME);
+        while !context.name.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.0.insert(type_name, (context.id, context.name[..end].into()));
     }
 
     fn of_type(&self, type_name: &str) -> Option<&str> {
@@ -146,7 +149,8 @@ impl ContextNames {
             RunFlavor::Tfx => self.of_type(TFX_PIPELINE)?,
             RunFlavor::KfpV2 => {
                 let name = self.of_type(KFP_V2_PIPELINE)?;
-                let of_namespace = || name.strip_prefix("namespace/")?.strip_prefix(namespace)?.strip_prefix("/pipeline/");
+                let of_namespace =
+                    || name.strip_prefix("namespace/")?.strip_prefix(namespace)?.strip_prefix("/pipeline/");
                 name.strip_prefix("pipeline/").or_else(of_namespace).unwrap_or(name)
             }
             RunFlavor::KfpV1 => return None,

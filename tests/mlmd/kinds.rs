@@ -257,11 +257,8 @@ impl Harness {
     /// Writes a run of the SDK of KFP v1, as its metadata-writer does.
     async fn put_kfp_v1(&self, workflow: &str) -> i64 {
         let declared = ["pipeline_name", "run_id"].map(|name| (name.to_owned(), PropertyType::String.into()));
-        let context_type = ContextType {
-            name: Some("KfpRun".to_owned()),
-            properties: declared.into(),
-            ..ContextType::default()
-        };
+        let context_type =
+            ContextType { name: Some("KfpRun".to_owned()), properties: declared.into(), ..ContextType::default() };
         let request = PutContextTypeRequest { context_type: Some(context_type) };
         let written = self.writer.client.clone().put_context_type(request).await.expect("PutContextType");
         let context = Context {

@@ -182,13 +182,10 @@ fn a_task_has_its_place_in_the_pipeline() {
     assert_eq!(read(all), (Some(7), Some(2), Some("run-x-push".to_owned())));
     let kfp_v1 = properties([("kfp_pod_name", value("run-x-1"))]);
     assert_eq!(read(kfp_v1), (None, None, Some("run-x-1".to_owned())));
-    let invalid = properties([
-        ("parent_dag_id", value(0)),
-        ("iteration_index", value(-1)),
-        ("pod_name", value("")),
-    ]);
+    let invalid = properties([("parent_dag_id", value(0)), ("iteration_index", value(-1)), ("pod_name", value(""))]);
     assert_eq!(read(invalid), (None, None, None));
-    let other_types = properties([("parent_dag_id", value("7")), ("iteration_index", value(value::Value::BoolValue(true)))]);
+    let other_types =
+        properties([("parent_dag_id", value("7")), ("iteration_index", value(value::Value::BoolValue(true)))]);
     assert_eq!(read(other_types), (None, None, None));
 }
 

@@ -155,15 +155,3 @@ async fn an_empty_answer_and_an_end_within_the_header_are_passed_on() {
         assert_eq!(body.collect().await.unwrap().to_bytes(), data);
     }
 }
-
-/// The limits fit together: what waits leaves half of the connection's window to the others, and everything under way
-/// is within 16 MiB.
-#[test]
-fn the_limits_fit_together() {
-    use crate::mlmd::reader::KEPT;
-    let window = usize::try_from(CONNECTION_WINDOW).unwrap();
-    let waiting = (SMALL.waiting + LARGE.waiting) * usize::try_from(STREAM_WINDOW).unwrap();
-    assert!(2 * waiting <= window);
-    assert!(LARGE.per_namespace >= MAX_ANSWER && SMALL.per_namespace >= SMALL_ANSWER);
-    assert!(SMALL.total + LARGE.total + window + KEPT.total < 16 * 1024 * 1024);
-}

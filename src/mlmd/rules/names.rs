@@ -4,6 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Model, Places, RunFlavor};
 
+/// The node and the key of an output, which its models share.
+type OutputName = (Box<str>, Box<str>);
+
 /// Drops given names that several models of the run have: the metadata-writer of KFP v1 gives each the name of its
 /// output, and a task in a loop may give the same name in each iteration. Such models get generated names.
 pub(in crate::mlmd) fn drop_shared_names(models: &mut [Model]) {
@@ -31,12 +34,12 @@ pub(in crate::mlmd) fn executions_naming_models(flavor: RunFlavor, models: &[Mod
 /// Makes the generated names of models differ. Tasks of the same name in several DAGs are named by their paths; what is
 /// left, such as iterations that no rule can count, gets the next free index, in the order of the ids.
 pub(in crate::mlmd) fn distinguish(models: &mut [Model], places: &Places<'_>) {
-    let mut tasks: HashMap<(Box<str>, Box<str>), HashSet<Option<u32>>> = HashMap::new();
+    let mut tasks: HashMap<OutputName, HashSet<Option<u32>>> = HashMap::new();
     for model in models.iter().filter(|model| model.artifact.name.is_none()) {
         let output = (model.artifact.node.clone(), model.artifact.key.clone());
         tasks.entry(output).or_default().insert(places.task(model.execution));
     }
-    let mut taken: HashMap<(Box<str>, Box<str>), Indices> = HashMap::new();
+    let mut taken: HashMap<OutputName, Indices> = HashMap::new();
     for model in models.iter_mut().filter(|model| model.artifact.name.is_none()) {
         let artifact = &mut model.artifact;
         if tasks[&(artifact.node.clone(), artifact.key.clone())].len() > 1 {

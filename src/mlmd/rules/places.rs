@@ -67,7 +67,9 @@ impl<'a> Places<'a> {
         for (&id, execution) in &executions.by_id {
             let parent = |of_known: fn(&Place) -> u32| match execution.parent {
                 None => Parent::None,
-                Some(parent) => places.get(&parent).map_or(Parent::Unknown(parent), |known| Parent::Known(of_known(known))),
+                Some(parent) => {
+                    places.get(&parent).map_or(Parent::Unknown(parent), |known| Parent::Known(of_known(known)))
+                }
             };
             let (name, pod, alone) = match executions.flavor {
                 RunFlavor::Tfx => match nodes.get(&id) {
@@ -133,8 +135,9 @@ impl<'a> Places<'a> {
         let mut names: Vec<Arc<str>> = Vec::new();
         let mut is_iteration = false;
         for (_, name, iteration) in self.path(execution) {
+            let is_its_loop = is_iteration && names.last() == Some(&name);
             // An iteration has the name of its loop, and the run itself has none.
-            if !name.is_empty() && !(is_iteration && names.last() == Some(&name)) {
+            if !name.is_empty() && !is_its_loop {
                 names.push(name);
             }
             is_iteration = iteration.is_some();

@@ -25,7 +25,8 @@ fn kfp_model(artifact: &mut proto::Artifact) {
 /// A task of KFP v2.
 fn kfp_task(execution: &mut proto::Execution, name: &str, parent: i64) {
     execution.r#type = Some("system.ContainerExecution".to_owned());
-    execution.custom_properties = [("task_name".to_owned(), text(name)), ("parent_dag_id".to_owned(), int(parent))].into();
+    execution.custom_properties =
+        [("task_name".to_owned(), text(name)), ("parent_dag_id".to_owned(), int(parent))].into();
 }
 
 impl TestEnv {

@@ -1,5 +1,5 @@
-use prost::encoding::{double, fixed32, int64, string};
 use proptest::prelude::*;
+use prost::encoding::{double, fixed32, int64, string};
 
 use super::*;
 use crate::mlmd::error::CallCode;

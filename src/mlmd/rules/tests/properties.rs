@@ -44,10 +44,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         ])
     };
     let at = || (0..TASKS.len(), prop::array::uniform2(0..3_u32));
-    let execute = (at(), [produced(), produced()])
-        .prop_map(|((task, iterations), outputs)| Step::Execute { task, iterations, outputs });
-    let restart = (at(), 0..5_usize)
-        .prop_map(|((task, iterations), depth)| Step::RestartDag { task, iterations, depth });
+    let execute = (at(), [produced(), produced()]).prop_map(|((task, iterations), outputs)| Step::Execute {
+        task,
+        iterations,
+        outputs,
+    });
+    let restart =
+        (at(), 0..5_usize).prop_map(|((task, iterations), depth)| Step::RestartDag { task, iterations, depth });
     prop::collection::vec(prop_oneof![5 => execute, 1 => restart], 1..25)
 }
 

@@ -85,15 +85,17 @@ fn an_output_that_one_execution_wrote_twice_is_the_later_artifact() {
     let list = [Event { index: Some(0), ..events[0] }, Event { index: Some(1), ..events[1] }];
     assert_eq!(ids(&models([artifact(7), artifact(9)], &list, &executions, &[])), [7, 9], "a list of two");
     let without_keys = events.map(|event| Event { key: "", ..event });
-    assert_eq!(ids(&models([artifact(7), artifact(9)], &without_keys, &executions, &[])), [7, 9], "perhaps two outputs");
+    assert_eq!(
+        ids(&models([artifact(7), artifact(9)], &without_keys, &executions, &[])),
+        [7, 9],
+        "perhaps two outputs"
+    );
 }
 
 #[test]
 fn a_foreign_execution_replaces_nothing() {
-    let mut executions = Executions::of(
-        &Workflow { resubmitted: true, ..run(PipelineName::Unknown) },
-        &run_context(RunFlavor::KfpV2),
-    );
+    let mut executions =
+        Executions::of(&Workflow { resubmitted: true, ..run(PipelineName::Unknown) }, &run_context(RunFlavor::KfpV2));
     let before = |execution: Execution<'static>| Execution { created_ms: (CREATED - 60) * 1000, ..execution };
     // Newer versions of KFP use the DAG of the original again.
     for execution in [before(dag(1, None, 0, None)), task(2, "push", 1), before(task(9, "push", 1))] {
@@ -195,7 +197,11 @@ fn without_dags_the_pod_tells_executions_of_a_task_apart() {
         ),
         executions(
             RunFlavor::KfpV2,
-            [pod(task(1, "Push", 0), "run-x-1"), pod(task(2, "Push", 0), "run-x-2"), pod(task(3, "Push", 0), "run-x-1")],
+            [
+                pod(task(1, "Push", 0), "run-x-1"),
+                pod(task(2, "Push", 0), "run-x-2"),
+                pod(task(3, "Push", 0), "run-x-1"),
+            ],
         ),
     ];
     for executions in runs {

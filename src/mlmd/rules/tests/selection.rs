@@ -53,7 +53,8 @@ fn an_importers_output_is_not_a_model_of_the_run() {
 fn a_generated_name_contains_task_output_and_index() {
     let unnamed = |output: Option<&str>| ContextArtifact { output: output.map(Into::into), ..artifact(1) };
     let at = |key, index| Event { key, index, ..output(1, 5) };
-    let name = |artifact, event, executions: &Executions| names(&models([artifact], &[event], executions, &[])).remove(0);
+    let name =
+        |artifact, event, executions: &Executions| names(&models([artifact], &[event], executions, &[])).remove(0);
     let kfp_v2 = executions(RunFlavor::KfpV2, [task(5, "push", 0)]);
     assert_eq!(name(unnamed(None), at("model", Some(2)), &kfp_v2), "p:w:push:model:2");
     assert_eq!(name(unnamed(None), at("model", None), &kfp_v2), "p:w:push:model:0");
