@@ -72,7 +72,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     let subscribers = delivery_metrics.streams.clone();
     let (kubernetes_metrics, lookup_metrics) = (KubernetesMetrics::new(product), LookupMetrics::new(product));
     let stream_metrics = StreamMetrics::new(product);
-    let limit_hits = LimitHits::new(product);
+    let limits = LimitHits::new(product);
     let readiness = Readiness::default();
     let store = Arc::<Store>::default();
     let kubernetes = match config.kubernetes.clone() {
@@ -82,7 +82,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     let options = mlmd::Options {
         ca: config.metadata_store_ca.clone(),
         clock: config.clock.clone(),
-        limit_hits: limit_hits.clone(),
+        limit_hits: limits.clone(),
         ..mlmd::Options::default()
     };
     let lookup = Mlmd::new(&config.metadata_store, &options, lookup_metrics).context("--metadata-store")?;
