@@ -85,8 +85,13 @@ pub async fn build(config: Config) -> Result<Bound> {
         Some(cluster) => Client::new(cluster, kubernetes_metrics)?,
         None => Client::infer(kubernetes_metrics).await?,
     };
-    let lookup =
-        Mlmd::new(&config.metadata_store, &mlmd::Options::default(), lookup_metrics).context("--metadata-store")?;
+    let options = mlmd::Options {
+        ca: config.metadata_store_ca.clone(),
+        clock: config.clock.clone(),
+        limit_hits: limits.clone(),
+        ..mlmd::Options::default()
+    };
+    let lookup = Mlmd::new(&config.metadata_store, &options, lookup_metrics).context("--metadata-store")?;
     let marker = PatchMarker::new(kubernetes.clone());
     let options = delivery::Options {
         confirm_after: config.confirm_after,

@@ -63,10 +63,13 @@ pub enum LookupError {
         /// The context's namespace.
         namespace: String,
     },
+    /// ML Metadata contains more about the run than a lookup reads or keeps. Final: a retry would fail again.
+    #[error("the run's record in ML Metadata is too large to be read")]
+    TooLarge,
     /// There is no valid answer.
     #[error("{code}: {message}")]
     Failed {
-        /// The gRPC status code's label (`unavailable`), `timeout` or `malformed`: one of a bounded set.
+        /// The gRPC status code's label (`unavailable`), `timeout`, `malformed` or `overloaded`: one of a bounded set.
         code: &'static str,
         /// A description for logs.
         message: String,
@@ -79,6 +82,7 @@ impl LookupError {
         match self {
             Self::NoContext => "no_context",
             Self::ForeignContext { .. } => "foreign_context",
+            Self::TooLarge => "too_large",
             Self::Failed { code, .. } => code,
         }
     }

@@ -2,42 +2,55 @@
 //!
 //! - [`rules`]: what makes an artifact a run's model, as pure functions of plain data
 //! - [`lookup`]: the sequence of calls
-//! - [`client`]: the calls; [`convert`] turns their responses into plain data, [`error`] their failures;
-//!   [`require_grpc`] refuses responses that are not gRPC
+//! - [`reader`]: the calls of one lookup, its listings by [`pages`], and what it keeps; [`convert`] turns messages into
+//!   plain data by [`wire`]
+//! - [`client`]: a call, its span and its metric; [`error`] its failures; [`endpoint`] the connection
+//! - [`meter`] and [`budget`]: the memory that answers may take; [`require_grpc`] refuses what is not gRPC
 //! - [`cache`]: the answers by run
 //! - [`metrics`]: lookups, calls and cache hits
 //!
 //! Only calls that ML Metadata supports since 1.2 (Kubeflow Pipelines 1.8) are used. An error is never read as "no
 //! model": it is returned to the caller, who retries.
 
+mod budget;
 mod cache;
 mod client;
 mod convert;
+mod endpoint;
 mod error;
 mod lookup;
+mod meter;
 mod metrics;
+mod pages;
 mod proto;
+mod reader;
 mod require_grpc;
 mod rules;
+mod wire;
 
 pub use metrics::LookupMetrics;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::{
+    clock::WallClock,
     delivery::{ArtifactLookup, LookupError},
     model::{ArtifactTypes, RunModels, Uid, Workflow},
+    telemetry::LimitHits,
 };
+use cache::Question;
 use error::CallError;
 use metrics::Outcome;
 
-/// Limits of time and memory.
+/// Settings of the connection, and limits of time and memory.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// A file of certificate authorities in PEM format that are trusted instead of the system's. Only for `https`.
+    pub ca: Option<PathBuf>,
     /// Maximum time to connect.
     pub connect_timeout: Duration,
     /// Maximum time of one call, connecting included.
@@ -48,18 +61,25 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Time for which an answer is cached.
     pub cache_ttl: Duration,
+    /// The clock for the time since a run's end.
+    pub clock: WallClock,
+    /// The metric of limits.
+    pub limit_hits: LimitHits,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
+            ca: None,
             connect_timeout: Duration::from_secs(5),
             // A store that needs ten seconds for each response is overloaded: aborting and retrying would add load.
             // The longest lookup is a chain of six responses.
             call_timeout: Duration::from_secs(20),
             lookup_timeout: Duration::from_secs(90),
-            cache_bytes: 32 * 1024 * 1024,
+            cache_bytes: 16 * 1024 * 1024,
             cache_ttl: Duration::from_secs(3600),
+            clock: WallClock::default(),
+            limit_hits: LimitHits::default(),
         }
     }
 }
@@ -73,6 +93,17 @@ pub enum Error {
         /// The problem. It does not contain the URL, which may include secrets.
         reason: &'static str,
     },
+    /// The file of certificate authorities is not usable.
+    #[error("the certificate authorities in {path:?} are not usable: {reason}")]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// The problem.
+        reason: String,
+    },
+    /// There is a file of certificate authorities, but the connection does not use TLS.
+    #[error("certificate authorities are only for TLS; write the URL of ML Metadata with https://")]
+    CaWithoutTls,
     /// The transport could not be set up; for `https`, mostly because the machine has no root certificates.
     #[error("the transport to ML Metadata could not be set up")]
     Transport(#[from] tonic::transport::Error),
@@ -83,7 +114,7 @@ pub enum Error {
 /// # Errors
 /// [`Error::Url`] if it is invalid.
 pub fn check_url(url: &str) -> Result<(), Error> {
-    client::uri(url).map(drop)
+    endpoint::uri(url).map(drop)
 }
 
 /// Looks up the models of runs in ML Metadata, and caches the answers.
@@ -96,18 +127,20 @@ pub struct Mlmd {
 }
 
 impl Mlmd {
-    /// Creates a client of the gRPC service under `url` (`http` or `https`, a host and a port). It connects on first
-    /// use, and again after a connection is lost.
+    /// Creates a client of the gRPC service under `url` (`http` or `https`, a host and a port, or `HOST:PORT` for
+    /// `http`). It connects on first use, and again after a connection is lost.
     ///
     /// # Errors
-    /// If the URL is invalid, or if it requires TLS and there are no root certificates.
+    /// If the URL is invalid, or if it requires TLS and there are no usable certificate authorities.
     pub fn new(url: &str, options: &Options, metrics: LookupMetrics) -> Result<Self, Error> {
-        Ok(Self::over(client::endpoint(url, options)?.connect_lazy(), options, metrics))
+        let endpoint = endpoint::endpoint(url, options)?;
+        Ok(Self::over(&endpoint, endpoint.connect_lazy(), options, metrics))
     }
 
-    fn over(channel: Channel, options: &Options, metrics: LookupMetrics) -> Self {
+    fn over(endpoint: &Endpoint, channel: Channel, options: &Options, metrics: LookupMetrics) -> Self {
+        let client = client::Client::new(endpoint, channel, options, metrics.clone());
         Self {
-            lookup: lookup::Lookup::new(client::Client::new(channel, options, metrics.clone())),
+            lookup: lookup::Lookup::new(client, options.clock.clone()),
             cache: cache::Cache::new(options),
             lookup_timeout: options.lookup_timeout,
             metrics,
@@ -124,6 +157,7 @@ impl Mlmd {
             Ok(_) => Outcome::Found,
             Err(LookupError::NoContext) => Outcome::NoContext,
             Err(LookupError::ForeignContext { .. }) => Outcome::ForeignContext,
+            Err(LookupError::TooLarge) => Outcome::TooLarge,
             Err(LookupError::Failed { .. }) => Outcome::Failed,
         };
         self.metrics.lookup_ended(outcome, started.elapsed());
@@ -139,12 +173,13 @@ impl ArtifactLookup for Mlmd {
     ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>> {
         async move {
             let entry = self.cache.entry(run.uid);
-            if let Some(found) = entry.get(types) {
+            let question = Question::of(run, types);
+            if let Some(answer) = entry.get(&question) {
                 self.metrics.cache_hit();
-                return Ok(found);
+                return answer.map_err(LookupError::from);
             }
             let answer = self.look_up(run, types).await.map(Arc::new);
-            self.cache.store(run.uid, &entry, types, answer.as_ref().ok());
+            self.cache.store(run.uid, &entry, question, &answer);
             answer
         }
         .boxed()

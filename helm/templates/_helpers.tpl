@@ -58,3 +58,20 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   name: {{ include "mue.serviceAccountName" . }}
   namespace: {{ .Release.Namespace }}
 {{- end }}
+
+{{/* The source of the volume with ML Metadata's certificate authority. Empty: there is none. */}}
+{{- define "mue.metadataStoreCA" -}}
+{{- with .Values.metadataStoreCA }}
+{{- if and .secretName .configMapName }}
+{{- fail "metadataStoreCA: name a Secret or a ConfigMap, not both" }}
+{{- else if and (or .secretName .configMapName) (not (hasPrefix "https://" $.Values.metadataStore)) }}
+{{- fail "metadataStoreCA: only for TLS; write metadataStore with https://" }}
+{{- else if .secretName -}}
+secret:
+  secretName: {{ .secretName }}
+{{- else if .configMapName -}}
+configMap:
+  name: {{ .configMapName }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -3,6 +3,7 @@
 use std::{
     net::{Ipv6Addr, SocketAddr},
     num::NonZeroU32,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -22,8 +23,10 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// The address of metrics alone, which are then not on the admin port. Port 0 selects a free port.
     pub metrics_listen: Option<SocketAddr>,
-    /// The URL of ML Metadata's gRPC service.
+    /// The URL of ML Metadata's gRPC service, or its `HOST:PORT`.
     pub metadata_store: String,
+    /// The file of certificate authorities for ML Metadata, instead of the system's.
+    pub metadata_store_ca: Option<PathBuf>,
     /// The namespaces that are served; empty: all.
     pub namespaces: Vec<Arc<str>>,
     /// The label selector of runs.
@@ -51,6 +54,7 @@ impl Default for Config {
             admin_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080)),
             metrics_listen: None,
             metadata_store: "http://metadata-grpc-service.kubeflow:8080".to_owned(),
+            metadata_store_ca: None,
             namespaces: Vec::new(),
             selector: "pipeline/runid".to_owned(),
             confirm_after: Duration::from_secs(1),

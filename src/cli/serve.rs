@@ -1,6 +1,6 @@
 //! `serve`: runs the server.
 
-use std::{net::SocketAddr, num::NonZeroU32, sync::Arc};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, builder::BoolishValueParser};
@@ -61,10 +61,14 @@ pub(super) struct Serve {
         value_parser = values::address)]
     metrics_listen: Option<SocketAddr>,
 
-    /// URL of ML Metadata's gRPC service
+    /// URL of ML Metadata's gRPC service, or its HOST:PORT
     #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_METADATA_STORE", value_name = "URL", value_parser = values::metadata_store,
         default_value_t = Config::default().metadata_store)]
     metadata_store: String,
+
+    /// File of certificate authorities (PEM) for an https URL of ML Metadata [default: those of the system]
+    #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_METADATA_STORE_CA", value_name = "FILE")]
+    metadata_store_ca: Option<PathBuf>,
 
     /// Namespaces to serve, separated by commas; each has its own watch [default: all namespaces, with one watch]
     #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_NAMESPACES", value_name = "NAMESPACE,...", value_delimiter = ',',
@@ -115,6 +119,7 @@ impl From<Serve> for Config {
             admin_listen: serve.admin_listen,
             metrics_listen: serve.metrics_listen,
             metadata_store: serve.metadata_store,
+            metadata_store_ca: serve.metadata_store_ca,
             namespaces: serve.namespaces,
             selector: serve.selector,
             confirm_after: serve.confirm_after.into(),

@@ -1,6 +1,6 @@
 //! Tests of the command line as users type it.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
@@ -33,6 +33,7 @@ fn the_defaults_are_as_documented() {
     assert_eq!(config.admin_listen.to_string(), "[::]:8080");
     assert_eq!(config.metrics_listen, None);
     assert_eq!(config.metadata_store, "http://metadata-grpc-service.kubeflow:8080");
+    assert_eq!(config.metadata_store_ca, None);
     assert!(config.namespaces.is_empty());
     assert_eq!(config.selector, "pipeline/runid");
     assert_eq!(config.confirm_after, Duration::from_secs(1));
@@ -47,6 +48,7 @@ fn every_flag_sets_its_option() {
         "--admin-listen=[::1]:9090",
         "--metrics-listen=127.0.0.1:9091",
         "--metadata-store=https://mlmd.example:443",
+        "--metadata-store-ca=/etc/mlmd/ca.crt",
         "--namespaces=team-a,team-b",
         "--selector=a=b",
         "--confirm-after=250ms",
@@ -60,11 +62,19 @@ fn every_flag_sets_its_option() {
     assert_eq!(config.admin_listen.to_string(), "[::1]:9090");
     assert_eq!(config.metrics_listen.unwrap().to_string(), "127.0.0.1:9091");
     assert_eq!(config.metadata_store, "https://mlmd.example:443");
+    assert_eq!(config.metadata_store_ca.as_deref(), Some(Path::new("/etc/mlmd/ca.crt")));
     assert_eq!(config.namespaces, ["team-a", "team-b"].map(Into::into));
     assert_eq!(config.selector, "a=b");
     assert_eq!(config.confirm_after, Duration::from_millis(250));
     assert!(config.skip_labelled);
     assert_eq!(config.mark_rate.get(), 7);
+}
+
+#[test]
+fn the_metadata_store_may_be_a_host_and_a_port() {
+    for address in ["metadata-grpc-service.kubeflow:8080", "10.0.0.1:8080", "[::1]:8080"] {
+        assert_eq!(serve(&["--metadata-store", address]).unwrap().metadata_store, address);
+    }
 }
 
 #[test]
@@ -89,7 +99,8 @@ fn every_flag_of_serve_has_a_variable_with_its_name() {
 fn a_usage_error_names_the_flag_and_a_remedy() {
     for (arguments, flag, remedy) in [
         (&["--listen=50051"], "--listen", "write it as IP:PORT"),
-        (&["--metadata-store=metadata-grpc-service.kubeflow:8080"], "--metadata-store", "begin with http://"),
+        (&["--metadata-store=metadata-grpc-service.kubeflow"], "--metadata-store", "begin with http://"),
+        (&["--metadata-store=grpc://metadata:8080"], "--metadata-store", "begin with http://"),
         (&["--namespaces=team_a"], "--namespaces", "separate several by commas"),
         (&["--namespaces="], "--namespaces", "leave the flag (and its variable) out"),
         (&["--confirm-after=1"], "--confirm-after", "write a duration such as"),

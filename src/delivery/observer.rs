@@ -211,6 +211,7 @@ impl Observer {
         if given_up {
             let skipped = match error {
                 LookupError::NoContext => Skipped::NoContext,
+                LookupError::TooLarge => Skipped::TooLarge,
                 _ => Skipped::ForeignContext,
             };
             self.skipped(workflow, None, skipped);

@@ -1,4 +1,5 @@
-//! Answers of ML Metadata by run and artifact types, bounded in bytes and in time. Errors are not cached.
+//! Answers of ML Metadata by run, its outcome and artifact types, bounded in bytes and in time. Errors are not cached,
+//! unless a retry is sure to fail again.
 //!
 //! Equal lookups do not run concurrently: delivery keeps one lookup for each run and types.
 //!
@@ -15,29 +16,59 @@ use std::{
 use moka::{ops::compute::Op, sync};
 
 use super::Options;
-use crate::model::{Artifact, ArtifactTypes, RunModels, Uid};
+use crate::{
+    delivery::LookupError,
+    model::{Artifact, ArtifactTypes, RunModels, RunOutcome, Uid, Workflow},
+};
 
 /// Estimated bytes of an entry without answers: key, entry, and moka's own records.
 const ENTRY_BYTES: usize = 300;
 /// Estimated bytes of an answer without models: keys and table.
 const ANSWER_BYTES: usize = 100;
 
+/// What is asked about a run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    types: Arc<ArtifactTypes>,
+    /// Only the pipeline's name is looked up for a failed run. A later success has models.
+    outcome: Option<RunOutcome>,
+}
+
+impl Question {
+    pub(super) fn of(run: &Workflow, types: &Arc<ArtifactTypes>) -> Self {
+        Self { types: types.clone(), outcome: run.outcome() }
+    }
+}
+
+/// An answer that a retry would give again.
+pub(super) type Answer = Result<Arc<RunModels>, TooLarge>;
+
+/// The only failure that is final: [`LookupError::TooLarge`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLarge;
+
+impl From<TooLarge> for LookupError {
+    fn from(TooLarge: TooLarge) -> Self {
+        Self::TooLarge
+    }
+}
+
 /// The answers of one run.
 #[derive(Debug, Default)]
-pub(super) struct RunAnswers(Mutex<HashMap<Arc<ArtifactTypes>, Arc<RunModels>>>);
+pub(super) struct RunAnswers(Mutex<HashMap<Question, Answer>>);
 
 impl RunAnswers {
-    pub(super) fn get(&self, types: &ArtifactTypes) -> Option<Arc<RunModels>> {
-        self.lock().get(types).cloned()
+    pub(super) fn get(&self, question: &Question) -> Option<Answer> {
+        self.lock().get(question).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<ArtifactTypes>, Arc<RunModels>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Question, Answer>> {
         // Every operation under this lock is complete or has no effect.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn bytes(&self) -> usize {
-        ENTRY_BYTES + self.lock().values().map(|answer| answer_bytes(answer)).sum::<usize>()
+        ENTRY_BYTES + self.lock().values().map(answer_bytes).sum::<usize>()
     }
 }
 
@@ -60,17 +91,22 @@ impl Cache {
         self.0.get_with(run, Arc::default)
     }
 
-    /// Stores the answer of a lookup, `None` after an error. It is not cached if the entry was forgotten or evicted since
-    /// the lookup obtained it.
+    /// Stores the answer of a lookup, if it is final. It is not cached if the entry was forgotten or evicted since the
+    /// lookup obtained it.
     pub(super) fn store(
         &self,
         run: Uid,
         entry: &Arc<RunAnswers>,
-        types: &Arc<ArtifactTypes>,
-        found: Option<&Arc<RunModels>>,
+        question: Question,
+        answer: &Result<Arc<RunModels>, LookupError>,
     ) {
-        if let Some(found) = found {
-            entry.lock().insert(types.clone(), found.clone());
+        let last = match answer {
+            Ok(found) => Some(Ok(found.clone())),
+            Err(LookupError::TooLarge) => Some(Err(TooLarge)),
+            Err(_) => None,
+        };
+        if let Some(last) = last {
+            entry.lock().insert(question, last);
         }
         self.0.entry(run).and_compute_with(|current| match current {
             Some(current) if Arc::ptr_eq(current.value(), entry) => {
@@ -88,13 +124,14 @@ impl Cache {
     }
 }
 
-fn answer_bytes(answer: &RunModels) -> usize {
+fn answer_bytes(answer: &Answer) -> usize {
     let model = |model: &Artifact| {
         let name = model.name.as_deref().map_or(0, str::len);
         size_of::<Artifact>() + name + model.uri.len() + model.node.len() + model.key.len()
     };
-    let pipeline = answer.pipeline.as_deref().map_or(0, str::len);
-    ANSWER_BYTES + pipeline + answer.models.iter().map(model).sum::<usize>()
+    let Ok(found) = answer else { return ANSWER_BYTES };
+    let pipeline = found.pipeline.as_deref().map_or(0, str::len);
+    ANSWER_BYTES + pipeline + found.models.iter().map(model).sum::<usize>()
 }
 
 #[cfg(test)]

@@ -1,101 +1,234 @@
-//! Conversion of generated types to plain ones. A message without an id, or without the time that identifies foreign
-//! executions, is malformed.
-
-use std::collections::HashMap;
+//! Conversion of messages to plain data. Properties that no rule reads are skipped. A message without an id, or without
+//! the time that identifies foreign executions, is malformed.
+//!
+//! The numbers of fields are those of `proto/metadata_store.proto`.
 
 use super::{
     error::{CallError, excerpt},
-    proto::{self, artifact, event, event::path::step, value},
     rules::{ArtifactState, Context, ContextArtifact, Event, Execution, Property, parse_pushed},
+    wire::{Field, fields},
 };
 
-type Properties = HashMap<String, proto::Value>;
+/// `Artifact.State`.
+const MARKED_FOR_DELETION: i64 = 3;
+const DELETED: i64 = 4;
+const ABANDONED: i64 = 5;
+/// `Event.Type`.
+const OUTPUT: i64 = 4;
 
-pub(super) fn context(context: proto::Context) -> Result<Context, CallError> {
-    let id = id(context.id, "a context without an id")?;
-    let namespace = property(&context.custom_properties, "namespace").map(|namespace| match namespace {
-        Property::Text(text) => text,
+pub(super) fn context(message: &[u8]) -> Result<Context<'_>, CallError> {
+    let (mut id, mut type_name, mut name, mut namespace) = (None, "", "", None);
+    fields(message, |number, field| {
+        match number {
+            1 => id = Some(field.int()?),
+            3 => name = field.text()?,
+            5 => with_property(field, |key, value| {
+                if key == b"namespace" {
+                    namespace = value()?;
+                }
+                Ok(())
+            })?,
+            6 => type_name = field.text()?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let namespace = match namespace {
+        Some(Property::Text(text)) => excerpt(text),
         // Not a text, so not the name of the Workflow's namespace.
-        other => format!("{other:?}"),
-    });
+        Some(other) => format!("{other:?}"),
+        None => String::new(),
+    };
     Ok(Context {
-        id,
-        type_name: context.r#type.unwrap_or_default(),
-        name: context.name.unwrap_or_default(),
+        id: valid_id(id, "a context without an id")?,
+        type_name,
+        name,
         // An empty text names no namespace.
-        namespace: namespace.filter(|namespace| !namespace.is_empty()).map(|namespace| excerpt(&namespace)),
+        namespace: Some(namespace).filter(|namespace| !namespace.is_empty()),
     })
 }
 
-pub(super) fn execution(execution: proto::Execution) -> Result<Execution, CallError> {
-    let id = id(execution.id, "an execution without an id")?;
-    let created_ms = execution
-        .create_time_since_epoch
-        .ok_or_else(|| CallError::malformed(format!("execution {id} has no creation time")))?;
-    let custom = &execution.custom_properties;
-    let task = text(custom, "task_name").or_else(|| text(custom, "display_name"));
-    Ok(Execution { id, created_ms, type_name: execution.r#type.unwrap_or_default().into(), task })
+pub(super) fn execution(message: &[u8]) -> Result<Execution<'_>, CallError> {
+    let (mut id, mut created_ms, mut type_name) = (None, None, "");
+    let (mut task_name, mut display_name, mut component, mut pod) = (None, None, None, None);
+    let (mut parent, mut iteration) = (None, None);
+    fields(message, |number, field| {
+        match number {
+            1 => id = Some(field.int()?),
+            4 => with_property(field, |key, value| {
+                if key == b"component_id" {
+                    component = text(value()?);
+                }
+                Ok(())
+            })?,
+            5 => with_property(field, |key, value| {
+                match key {
+                    b"task_name" => task_name = text(value()?),
+                    b"display_name" => display_name = text(value()?),
+                    b"pod_name" | b"kfp_pod_name" => pod = text(value()?),
+                    b"parent_dag_id" => parent = whole_number(value()?).filter(|id| *id > 0),
+                    b"iteration_index" => iteration = whole_number(value()?).and_then(|index| index.try_into().ok()),
+                    _ => {}
+                }
+                Ok(())
+            })?,
+            7 => type_name = field.text()?,
+            8 => created_ms = Some(field.int()?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let id = valid_id(id, "an execution without an id")?;
+    let created_ms = created_ms.ok_or_else(|| CallError::malformed(format!("execution {id} has no creation time")))?;
+    Ok(Execution { id, created_ms, type_name, task: task_name.or(display_name), component, pod, parent, iteration })
 }
 
-pub(super) fn artifact(artifact: proto::Artifact) -> Result<ContextArtifact, CallError> {
-    use artifact::State as Wire;
-    let id = id(artifact.id, "an artifact without an id")?;
-    if artifact.r#type.is_none() && artifact.type_id.is_none() {
+pub(super) fn artifact(message: &[u8]) -> Result<ContextArtifact, CallError> {
+    let (mut id, mut type_id, mut type_name, mut uri, mut state) = (None, None, None, "", 0);
+    let (mut own_name, mut custom_name, mut output) = (None, None, None);
+    let (mut pushed, mut custom_pushed) = (None, None);
+    fields(message, |number, field| {
+        match number {
+            1 => id = Some(field.int()?),
+            2 => type_id = Some(field.int()?),
+            3 => uri = field.text()?,
+            4 => with_property(field, |key, value| {
+                if key == b"pushed" {
+                    pushed = value()?.as_ref().and_then(parse_pushed);
+                }
+                Ok(())
+            })?,
+            5 => with_property(field, |key, value| {
+                match key {
+                    b"name" => custom_name = text(value()?),
+                    b"pushed" => custom_pushed = value()?.as_ref().and_then(parse_pushed),
+                    b"display_name" => output = text(value()?),
+                    _ => {}
+                }
+                Ok(())
+            })?,
+            6 => state = field.int()?,
+            7 => own_name = Some(field.text()?).filter(|name| !name.is_empty()),
+            8 => type_name = Some(field.text()?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let id = valid_id(id, "an artifact without an id")?;
+    if type_name.is_none() && type_id.is_none() {
         return Err(CallError::malformed(format!("artifact {id} has no type")));
     }
-    let state = match artifact.state() {
-        Wire::MarkedForDeletion | Wire::Deleted | Wire::Abandoned => ArtifactState::Removed,
-        Wire::Unknown | Wire::Pending | Wire::Live | Wire::Reference => ArtifactState::Available,
-    };
-    let custom = &artifact.custom_properties;
-    let own_name = artifact.name.filter(|name| !name.is_empty()).map(Into::into);
-    let pushed = |properties| property(properties, "pushed").as_ref().and_then(parse_pushed);
     Ok(ContextArtifact {
         id,
-        state,
-        type_id: artifact.type_id,
-        type_name: artifact.r#type.unwrap_or_default().into(),
-        uri: artifact.uri.unwrap_or_default().into(),
-        name: text(custom, "name").or(own_name),
-        pushed: pushed(custom).or_else(|| pushed(&artifact.properties)),
-        output: text(custom, "display_name"),
+        state: match state {
+            MARKED_FOR_DELETION | DELETED => ArtifactState::Removed,
+            ABANDONED => ArtifactState::Abandoned,
+            _ => ArtifactState::Available,
+        },
+        type_id,
+        type_name: type_name.unwrap_or_default().into(),
+        uri: uri.into(),
+        name: custom_name.or(own_name).map(Into::into),
+        pushed: custom_pushed.or(pushed),
+        output: output.map(Into::into),
     })
 }
 
-pub(super) fn event(event: proto::Event) -> Result<Event, CallError> {
-    let artifact = id(event.artifact_id, "an event without an artifact")?;
-    let execution = id(event.execution_id, "an event without an execution")?;
-    let is_output = event.r#type() == event::Type::Output;
-    // TFX writes a key and an index, KFP v2 a key. Of a longer path, the first of each belongs to the output.
+pub(super) fn event(message: &[u8]) -> Result<Event<'_>, CallError> {
+    let (mut artifact, mut execution, mut kind) = (None, None, 0);
     let (mut key, mut index) = (None, None);
-    for step in event.path.map(|path| path.steps).unwrap_or_default() {
-        match step.value {
-            Some(step::Value::Key(text)) => key = key.or(Some(text).filter(|text| !text.is_empty())),
-            Some(step::Value::Index(place)) => index = index.or(Some(place)),
-            None => {}
+    fields(message, |number, field| {
+        match number {
+            1 => artifact = Some(field.int()?),
+            2 => execution = Some(field.int()?),
+            // TFX writes a key and an index, KFP a key. Of a longer path, the first of each belongs to the output.
+            3 => fields(field.bytes()?, |number, step| {
+                if number != 1 {
+                    return Ok(());
+                }
+                fields(step.bytes()?, |number, value| {
+                    match number {
+                        1 => index = index.or(Some(value.int()?)),
+                        2 => key = key.or(Some(value.text()?).filter(|text| !text.is_empty())),
+                        _ => {}
+                    }
+                    Ok(())
+                })
+            })?,
+            4 => kind = field.int()?,
+            _ => {}
         }
-    }
-    let key = key.unwrap_or_default().into();
-    Ok(Event { artifact, execution, is_output, key, index: index.unwrap_or_default() })
+        Ok(())
+    })?;
+    Ok(Event {
+        artifact: valid_id(artifact, "an event without an artifact")?,
+        execution: valid_id(execution, "an event without an execution")?,
+        is_output: kind == OUTPUT,
+        key: key.unwrap_or_default(),
+        index,
+    })
+}
+
+/// Returns the id of an artifact type.
+pub(super) fn artifact_type(message: &[u8]) -> Result<i64, CallError> {
+    let mut id = None;
+    fields(message, |number, field| {
+        if number == 1 {
+            id = Some(field.int()?);
+        }
+        Ok(())
+    })?;
+    valid_id(id, "a type without an id")
 }
 
 /// Returns an id. ML Metadata counts from 1, so zero is a message that was never filled in.
-pub(super) fn id(id: Option<i64>, problem: &str) -> Result<i64, CallError> {
+fn valid_id(id: Option<i64>, problem: &str) -> Result<i64, CallError> {
     id.filter(|id| *id > 0).ok_or_else(|| CallError::malformed(problem))
 }
 
-fn property(properties: &Properties, name: &str) -> Option<Property> {
-    Some(match properties.get(name)?.value.clone()? {
-        value::Value::IntValue(value) => Property::Int(value),
-        value::Value::DoubleValue(value) => Property::Double(value),
-        value::Value::BoolValue(value) => Property::Bool(value),
-        value::Value::StringValue(text) => Property::Text(text),
-    })
+/// Passes the name of a property, and a function that reads its value.
+fn with_property<'a>(
+    entry: Field<'a>,
+    read: impl FnOnce(&'a [u8], &dyn Fn() -> Result<Option<Property<'a>>, CallError>) -> Result<(), CallError>,
+) -> Result<(), CallError> {
+    let (mut key, mut value) = (&[][..], &[][..]);
+    fields(entry.bytes()?, |number, field| {
+        match number {
+            1 => key = field.bytes()?,
+            2 => value = field.bytes()?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    read(key, &|| property(value))
 }
 
-fn text(properties: &Properties, name: &str) -> Option<Box<str>> {
-    match property(properties, name)? {
-        Property::Text(text) if !text.is_empty() => Some(text.into()),
+/// Returns the value of a property. A struct or another message is none that a rule reads.
+fn property(value: &[u8]) -> Result<Option<Property<'_>>, CallError> {
+    let mut property = None;
+    fields(value, |number, field| {
+        property = match number {
+            1 => Some(Property::Int(field.int()?)),
+            2 => Some(Property::Double(field.double()?)),
+            3 => Some(Property::Text(field.text()?)),
+            6 => Some(Property::Bool(field.int()? != 0)),
+            _ => None,
+        };
+        Ok(())
+    })?;
+    Ok(property)
+}
+
+fn text(property: Option<Property<'_>>) -> Option<&str> {
+    match property? {
+        Property::Text(text) if !text.is_empty() => Some(text),
+        _ => None,
+    }
+}
+
+fn whole_number(property: Option<Property<'_>>) -> Option<i64> {
+    match property? {
+        Property::Int(number) => Some(number),
         _ => None,
     }
 }

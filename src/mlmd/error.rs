@@ -32,6 +32,10 @@ pub(super) enum CallCode {
     Timeout,
     /// The response is inconsistent, incomplete, or not of this protocol.
     Malformed,
+    /// The response, or what all responses say about the run, exceeds a limit. A retry would fail again.
+    TooLarge,
+    /// Other lookups use the memory that this one needs.
+    Overloaded,
 }
 
 impl CallCode {
@@ -41,13 +45,29 @@ impl CallCode {
             Self::Grpc(code) => grpc::names(code).label,
             Self::Timeout => "timeout",
             Self::Malformed => "malformed",
+            Self::TooLarge => "too_large",
+            Self::Overloaded => "overloaded",
         }
+    }
+
+    /// The status code as OpenTelemetry spells it. For errors on this side, the one that gRPC libraries report.
+    pub(super) fn status_code(self) -> &'static str {
+        let code = match self {
+            Self::Grpc(code) => code,
+            Self::Timeout => Code::DeadlineExceeded,
+            Self::Malformed => Code::Internal,
+            Self::TooLarge | Self::Overloaded => Code::ResourceExhausted,
+        };
+        grpc::names(code).spec
     }
 }
 
 impl From<CallError> for LookupError {
     fn from(CallError { code, message }: CallError) -> Self {
-        Self::Failed { code: code.label(), message }
+        match code {
+            CallCode::TooLarge => Self::TooLarge,
+            code => Self::Failed { code: code.label(), message },
+        }
     }
 }
 
@@ -58,6 +78,14 @@ impl CallError {
 
     pub(super) fn malformed(message: impl AsRef<str>) -> Self {
         Self { code: CallCode::Malformed, message: excerpt(message.as_ref()) }
+    }
+
+    pub(super) fn too_large(message: impl Into<String>) -> Self {
+        Self { code: CallCode::TooLarge, message: message.into() }
+    }
+
+    pub(super) fn overloaded(message: impl Into<String>) -> Self {
+        Self { code: CallCode::Overloaded, message: message.into() }
     }
 
     pub(super) fn status(method: impl Display, status: &Status) -> Self {

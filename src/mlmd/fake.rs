@@ -22,6 +22,7 @@ use tonic::{
 };
 
 use super::{
+    endpoint::configured,
     metrics::Method,
     proto::{
         self, artifact, event,
@@ -108,6 +109,11 @@ impl FakeServer {
         self.0.disconnect.notify_waiters();
     }
 
+    /// Returns an endpoint with the settings of a real one.
+    pub(super) fn endpoint() -> Endpoint {
+        configured(Endpoint::from_static("http://fake:8080"))
+    }
+
     /// Returns a channel to this server, which connects on use.
     pub(super) fn channel(&self) -> Channel {
         let (accept, incoming) = mpsc::unbounded_channel::<DuplexStream>();
@@ -115,7 +121,7 @@ impl FakeServer {
         let service = MetadataStoreServiceServer::new(self.clone());
         tokio::spawn(Server::builder().serve_with_incoming(service, incoming));
         let fake = self.clone();
-        Endpoint::from_static("http://fake").connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
+        Self::endpoint().connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
             let (client, mut near) = tokio::io::duplex(64 * 1024);
             let (mut far, server) = tokio::io::duplex(64 * 1024);
             let accepted = accept.send(server).map_err(io::Error::other);
@@ -300,15 +306,28 @@ impl Store {
         id
     }
 
-    /// Adds an execution to these contexts.
+    /// Adds a Pusher's execution to these contexts.
     pub(super) fn add_execution(&mut self, id: i64, created_ms: i64, contexts: &[i64]) {
+        self.add_execution_with(id, created_ms, contexts, |_| {});
+    }
+
+    /// Adds an execution like [`Store::add_execution`], with changes.
+    pub(super) fn add_execution_with(
+        &mut self,
+        id: i64,
+        created_ms: i64,
+        contexts: &[i64],
+        change: impl FnOnce(&mut proto::Execution),
+    ) {
+        let mut execution = proto::Execution {
+            id: Some(id),
+            r#type: Some("tfx.components.pusher.component.Pusher".to_owned()),
+            create_time_since_epoch: Some(created_ms),
+            ..Default::default()
+        };
+        change(&mut execution);
         for context in contexts {
-            self.executions.entry(*context).or_default().push(proto::Execution {
-                id: Some(id),
-                r#type: Some("tfx.components.pusher.component.Pusher".to_owned()),
-                create_time_since_epoch: Some(created_ms),
-                ..Default::default()
-            });
+            self.executions.entry(*context).or_default().push(execution.clone());
         }
     }
 

@@ -1,22 +1,19 @@
 //! The sequence of calls of one lookup.
 //!
 //! ```text
-//! 1  the run's context           of the likely flavor, then of the other one
+//! 1  the run's context           of the likely flavor, then of the others
 //! 2  its artifacts ‖ its executions
 //! 3  the events of the artifacts that may be serving models ‖ the pipeline's name, if the Workflow has none
-//! 4  the node of each execution that produced a model without a name (TFX only)
+//! 4  TFX only: the nodes of executions that may be of the same node, then of those that produced a model without a name
 //! ```
 //!
 //! Each line is one round trip, or one for each page. A run without candidates ends after the second line, most runs
-//! end after the third.
+//! end after the third. For a failed run only the pipeline's name is looked up.
 //!
 //! A slow lookup may begin in one store and end in another one, which was created empty or from a backup in between. If
 //! such a lookup finds nothing, it verifies the context once more.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use moka::sync::Cache;
@@ -27,15 +24,20 @@ use tracing::info;
 use super::{
     client::Client,
     error::{CallCode, CallError},
-    rules::{self, Candidates, Context, Executions, RunFlavor},
+    reader::Reader,
+    rules::{self, Candidates, ContextNames, Executions, Outputs, Places, RunContext, RunFlavor},
 };
 use crate::{
+    clock::WallClock,
     delivery::LookupError,
-    model::{ArtifactTypes, PipelineName, RunModels, Workflow},
+    model::{ArtifactTypes, PipelineName, RunModels, RunOutcome, Workflow, event::MAX_PAYLOAD},
 };
 
 /// Shortest time in which a store can be replaced by another one.
 pub(super) const MIN_STORE_REPLACEMENT: Duration = Duration::from_millis(500);
+/// Time after the end of a run in which KFP v1's metadata-writer may not have recorded its outputs yet, in seconds. It
+/// watches the Pods of the whole cluster and handles one at a time.
+pub(super) const WRITER_DELAY: i64 = 60;
 /// Concurrent requests for nodes.
 const CONCURRENT_NODES: usize = 8;
 /// Time for which the id of a type is cached: a store that was created anew has other ids.
@@ -47,60 +49,57 @@ const TYPE_IDS: u64 = 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
     client: Client,
+    clock: WallClock,
     /// Ids of artifact types by name, for servers that do not return the names of types with artifacts.
     type_ids: Cache<Box<str>, i64>,
 }
 
+/// The contexts of executions.
+type Contexts = HashMap<i64, ContextNames>;
+
 impl Lookup {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, type_ids: Cache::builder().max_capacity(TYPE_IDS).time_to_live(TYPE_ID_TTL).build() }
+    pub(super) fn new(client: Client, clock: WallClock) -> Self {
+        Self { client, clock, type_ids: Cache::builder().max_capacity(TYPE_IDS).time_to_live(TYPE_ID_TTL).build() }
     }
 
     pub(super) async fn models(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
-        let (flavor, context) = self.context(run).await?;
+        let reader = Reader::new(&self.client, &run.namespace);
+        let context = find_context(&reader, run).await?;
         let started = Instant::now();
         rules::check_namespace(&context, run)?;
-        let found = self.models_in(run, types, flavor, &context).await?;
-        if found.models.is_empty() && started.elapsed() >= MIN_STORE_REPLACEMENT {
-            self.verify(flavor, &context).await?;
+        if run.outcome() == Some(RunOutcome::Failed) {
+            return Ok(RunModels {
+                pipeline: pipeline_of_failed(&reader, run, &context).await?,
+                ..RunModels::default()
+            });
+        }
+        let found = self.models_in(&reader, run, types, &context).await?;
+        if found.models.is_empty() {
+            if started.elapsed() >= MIN_STORE_REPLACEMENT {
+                verify(&reader, &context).await?;
+            }
+            if context.flavor == RunFlavor::KfpV1 && self.clock.now() < run.finished.saturating_add(WRITER_DELAY) {
+                return Err(LookupError::NoContext);
+            }
         }
         Ok(found)
     }
 
-    async fn context(&self, run: &Workflow) -> Result<(RunFlavor, Context), LookupError> {
-        for (flavor, name) in rules::run_contexts(run) {
-            if let Some(context) = self.client.run_context(flavor, &name).await? {
-                return Ok((flavor, context));
-            }
-        }
-        Err(LookupError::NoContext)
-    }
-
-    /// Fails if the store no longer has this context.
-    async fn verify(&self, flavor: RunFlavor, context: &Context) -> Result<(), LookupError> {
-        let current = self.client.run_context(flavor, &context.name).await?.ok_or(LookupError::NoContext)?;
-        if current.id != context.id {
-            let message = "the store was replaced during the lookup".to_owned();
-            return Err(CallError { code: CallCode::Grpc(Code::Aborted), message }.into());
-        }
-        Ok(())
-    }
-
     async fn models_in(
         &self,
+        reader: &Reader<'_>,
         run: &Workflow,
         types: &ArtifactTypes,
-        flavor: RunFlavor,
-        context: &Context,
+        context: &RunContext,
     ) -> Result<RunModels, LookupError> {
         let mut candidates = Candidates::of(types);
-        let mut executions = Executions::of(run);
+        let mut executions = Executions::of(run, context);
         tokio::try_join!(
-            self.client.artifacts(context.id, |artifact| candidates.add(artifact)),
-            self.client.executions(context.id, |execution| executions.add(execution)),
+            reader.artifacts(context.id, |artifact| candidates.add(artifact)),
+            reader.executions(context.id, |execution| executions.add(execution)),
         )?;
         if candidates.has_unnamed_types() {
-            candidates.resolve_types(&self.type_names(types).await?);
+            candidates.resolve_types(&self.type_names(reader, types).await?);
         }
         if candidates.removed() > 0 {
             info!(
@@ -116,48 +115,58 @@ impl Lookup {
             // run that has just begun, and no proof that the run produced nothing.
             return Err(LookupError::NoContext);
         }
-        let ids = candidates.ids();
-        let (false, Some(latest)) = (ids.is_empty(), executions.latest()) else {
+        let (false, Some(latest)) = (candidates.is_empty(), executions.latest()) else {
             return Ok(RunModels { foreign_executions, ..RunModels::default() });
         };
 
         // The contexts of an execution name both the pipeline and the node. They are requested once.
-        let mut contexts: BTreeMap<i64, Vec<Context>> = BTreeMap::new();
+        let mut contexts = Contexts::new();
+        let mut outputs = Outputs::of(&executions);
+        let ids = candidates.ids();
+        reader.keep(ids.len() * size_of::<i64>())?;
         let pipeline = async {
-            Ok(match (&run.pipeline, flavor) {
-                (PipelineName::Spec(_), _) => None,
-                (_, RunFlavor::KfpV2) => rules::pipeline_name(flavor, &self.client.parents(context.id).await?),
-                (_, RunFlavor::Tfx) => {
-                    let of_latest = contexts.entry(latest).or_insert(self.client.contexts_of(latest).await?);
-                    rules::pipeline_name(flavor, of_latest)
-                }
-            })
+            if matches!(run.pipeline, PipelineName::Spec(_)) {
+                return Ok(None);
+            }
+            pipeline_name(reader, run, context, Some(latest), &mut contexts).await
         };
-        let (events, pipeline) = tokio::try_join!(self.client.events(&ids), pipeline)?;
-        let mut models = rules::models(candidates, &events, &executions);
+        let ((), pipeline) = tokio::try_join!(reader.events(&ids, |event| outputs.add(event)), pipeline)?;
 
-        let mut missing = rules::executions_naming_models(flavor, &models);
-        missing.retain(|execution| !contexts.contains_key(execution));
-        let requests = stream::iter(missing)
-            .map(async |execution| Ok::<_, CallError>((execution, self.client.contexts_of(execution).await?)))
-            .buffer_unordered(CONCURRENT_NODES);
-        contexts.extend(requests.try_collect::<Vec<_>>().await?);
+        if context.flavor == RunFlavor::Tfx {
+            request_contexts(reader, rules::ambiguous_executions(&executions, &outputs), &mut contexts).await?;
+        }
+        let places = Places::of(&executions, &nodes(&contexts));
+        let mut models = rules::select(candidates, &outputs, &executions, &places);
+        rules::drop_shared_names(&mut models);
+        request_contexts(reader, rules::executions_naming_models(context.flavor, &models), &mut contexts).await?;
         for model in &mut models {
-            if let Some(node) = contexts.get(&model.execution).and_then(|contexts| rules::node_name(contexts)) {
+            if let Some(node) = contexts.get(&model.execution).and_then(ContextNames::node) {
                 model.artifact.node = node;
             }
         }
-        let models = models.into_iter().map(|model| model.artifact).collect();
+        rules::distinguish(&mut models, &places);
+        let models: Vec<_> = models.into_iter().map(|model| model.artifact).collect();
+        let texts = models.iter().map(|model| model.uri.len() + model.name.as_deref().map_or(0, str::len));
+        if texts.sum::<usize>() > MAX_PAYLOAD {
+            // They are all part of the payload.
+            return Err(
+                CallError::too_large(format!("the models' names and locations exceed {MAX_PAYLOAD} bytes")).into()
+            );
+        }
         Ok(RunModels { pipeline, models, foreign_executions })
     }
 
     /// Returns the names of these types by id, as far as the store has the types.
-    async fn type_names<'a>(&self, types: &'a ArtifactTypes) -> Result<HashMap<i64, &'a str>, CallError> {
+    async fn type_names<'a>(
+        &self,
+        reader: &Reader<'_>,
+        types: &'a ArtifactTypes,
+    ) -> Result<HashMap<i64, &'a str>, CallError> {
         let mut names = HashMap::new();
         for name in types.names() {
             let id = match self.type_ids.get(name) {
                 Some(id) => Some(id),
-                None => self.client.artifact_type(name).await?,
+                None => reader.artifact_type(name).await?,
             };
             if let Some(id) = id {
                 self.type_ids.insert(name.into(), id);
@@ -166,4 +175,69 @@ impl Lookup {
         }
         Ok(names)
     }
+}
+
+async fn find_context(reader: &Reader<'_>, run: &Workflow) -> Result<RunContext, LookupError> {
+    for (flavor, name) in rules::run_contexts(run) {
+        if let Some(context) = reader.run_context(flavor, &name).await? {
+            return Ok(context);
+        }
+    }
+    Err(LookupError::NoContext)
+}
+
+/// Fails if the store no longer has this context.
+async fn verify(reader: &Reader<'_>, context: &RunContext) -> Result<(), LookupError> {
+    let current = reader.run_context(context.flavor, &context.name).await?.ok_or(LookupError::NoContext)?;
+    if current.id != context.id {
+        let message = "the store was replaced during the lookup".to_owned();
+        return Err(CallError { code: CallCode::Grpc(Code::Aborted), message }.into());
+    }
+    Ok(())
+}
+
+/// Returns the pipeline's name. `latest` is the run's latest execution.
+async fn pipeline_name(
+    reader: &Reader<'_>,
+    run: &Workflow,
+    context: &RunContext,
+    latest: Option<i64>,
+    contexts: &mut Contexts,
+) -> Result<Option<std::sync::Arc<str>>, CallError> {
+    let names = match (context.flavor, latest) {
+        (RunFlavor::KfpV2, _) => reader.parents(context.id).await?,
+        (RunFlavor::Tfx, Some(latest)) => {
+            request_contexts(reader, vec![latest], contexts).await?;
+            contexts[&latest].clone()
+        }
+        (RunFlavor::Tfx, None) | (RunFlavor::KfpV1, _) => return Ok(None),
+    };
+    Ok(names.pipeline(context.flavor, &run.namespace))
+}
+
+/// Returns the name of a failed run's pipeline, which is all that its event contains.
+async fn pipeline_of_failed(
+    reader: &Reader<'_>,
+    run: &Workflow,
+    context: &RunContext,
+) -> Result<Option<std::sync::Arc<str>>, CallError> {
+    let mut executions = Executions::of(run, context);
+    if context.flavor == RunFlavor::Tfx {
+        reader.executions(context.id, |execution| executions.add(execution)).await?;
+    }
+    pipeline_name(reader, run, context, executions.latest(), &mut Contexts::new()).await
+}
+
+/// Requests the contexts of these executions that are missing.
+async fn request_contexts(reader: &Reader<'_>, executions: Vec<i64>, contexts: &mut Contexts) -> Result<(), CallError> {
+    let missing: Vec<i64> = executions.into_iter().filter(|execution| !contexts.contains_key(execution)).collect();
+    let requests = stream::iter(missing)
+        .map(async |execution| Ok::<_, CallError>((execution, reader.contexts_of(execution).await?)))
+        .buffer_unordered(CONCURRENT_NODES);
+    contexts.extend(requests.try_collect::<Vec<_>>().await?);
+    Ok(())
+}
+
+fn nodes(contexts: &Contexts) -> HashMap<i64, Box<str>> {
+    contexts.iter().filter_map(|(execution, names)| Some((*execution, names.node()?))).collect()
 }

@@ -47,12 +47,15 @@ pub(super) enum Outcome {
     NoContext,
     /// The run's context belongs to another namespace.
     ForeignContext,
+    /// There is more metadata about the run than a lookup reads.
+    TooLarge,
     /// A call failed.
     Failed,
 }
 
 impl Outcome {
-    const ALL: [Self; 5] = [Self::Found, Self::NoModel, Self::NoContext, Self::ForeignContext, Self::Failed];
+    const ALL: [Self; 6] =
+        [Self::Found, Self::NoModel, Self::NoContext, Self::ForeignContext, Self::TooLarge, Self::Failed];
 }
 
 impl EncodeLabelValue for Outcome {
@@ -62,6 +65,7 @@ impl EncodeLabelValue for Outcome {
             Self::NoModel => "no_model",
             Self::NoContext => "no_context",
             Self::ForeignContext => "foreign_context",
+            Self::TooLarge => "too_large",
             Self::Failed => "failed",
         })
     }
@@ -117,7 +121,7 @@ impl LookupMetrics {
         );
         registry.register(
             "mlmd_calls",
-            "Calls to ML Metadata by method and by gRPC status code (or timeout, malformed)",
+            "Calls to ML Metadata by method and by gRPC status code (or timeout, malformed, too_large, overloaded)",
             metrics.calls.clone(),
         );
         registry.register("mlmd_cache_hits", "Lookups answered from the cache", metrics.cache_hits.clone());
@@ -164,6 +168,7 @@ mod tests {
             "mlmd_lookups_total{outcome=\"no_model\"} 0",
             "mlmd_lookups_total{outcome=\"no_context\"} 0",
             "mlmd_lookups_total{outcome=\"foreign_context\"} 0",
+            "mlmd_lookups_total{outcome=\"too_large\"} 0",
             "mlmd_lookups_total{outcome=\"failed\"} 0",
             "mlmd_lookup_duration_seconds_bucket{le=\"0.01\"} 1",
             "mlmd_lookup_duration_seconds_count 1",

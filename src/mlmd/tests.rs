@@ -1,7 +1,12 @@
 //! The adapter as a whole, over gRPC, with a server in memory.
 
 mod answers;
+mod connection;
 mod faults;
+mod limits;
+mod runs;
+mod spans;
+mod tls;
 
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
@@ -45,6 +50,7 @@ struct TestEnv {
     mlmd: Mlmd,
     server: FakeServer,
     registry: Registry,
+    limit_hits: LimitHits,
     types: Arc<ArtifactTypes>,
 }
 
@@ -53,8 +59,11 @@ impl TestEnv {
         let mut registry = Registry::default();
         let metrics = LookupMetrics::new(&mut registry);
         let server = FakeServer::default();
-        let mlmd = Mlmd::over(server.channel(), &Options::default(), metrics);
-        Self { mlmd, server, registry, types: Arc::default() }
+        let limit_hits = LimitHits::default();
+        let clock = WallClock::new(|| CREATED + 3600);
+        let options = Options { limit_hits: limit_hits.clone(), clock, ..Options::default() };
+        let mlmd = Mlmd::over(&FakeServer::endpoint(), server.channel(), &options, metrics);
+        Self { mlmd, server, registry, limit_hits, types: Arc::default() }
     }
 
     /// A run of TFX on KFP v1: contexts 1 (run), 2 (pipeline), 3 (node), and the execution 10, its Pusher.

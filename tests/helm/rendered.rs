@@ -24,7 +24,8 @@ async fn a_wrong_value_is_refused_with_its_name() {
         ("image.tga=1", "'/image': additional properties 'tga' not allowed"),
         ("image.digest=sha256:1", "'/image/digest'"),
         ("image.pullPolicy=Sometimes", "value must be one of 'Always', 'IfNotPresent', 'Never'"),
-        ("metadataStore=mlmd:8080", "'/metadataStore': 'mlmd:8080' does not match"),
+        ("metadataStore=mlmd", "'/metadataStore': 'mlmd' does not match"),
+        ("metadataStoreCA.secret=mlmd", "'/metadataStoreCA': additional properties 'secret' not allowed"),
         ("namespaces={Team_A}", "'/namespaces/0': 'Team_A' does not match"),
         ("namespaces={a,a}", "'/namespaces'"),
         ("confirmAfter=soon", "'/confirmAfter': 'soon' does not match"),
@@ -44,6 +45,11 @@ async fn a_wrong_value_is_refused_with_its_name() {
     // Errors that the schema cannot detect.
     for (args, message) in [
         (&["--set", "serviceAccount.create=false"][..], "serviceAccount.name: name an existing account"),
+        (&["--set", "metadataStoreCA.secretName=mlmd"], "metadataStoreCA: only for TLS"),
+        (
+            &["--set", "metadataStore=https://mlmd,metadataStoreCA.secretName=a,metadataStoreCA.configMapName=b"],
+            "metadataStoreCA: name a Secret or a ConfigMap, not both",
+        ),
         (&["--kube-version", "1.29.0"], "admissionPolicy.enabled: this cluster has no ValidatingAdmissionPolicy"),
     ] {
         let output = helm(&peers, &[&["template", RELEASE, "helm"], args].concat());
@@ -97,6 +103,35 @@ async fn default_values_are_the_defaults_of_the_server() {
     assert_eq!(variable(&objects, "OTEL_EXPORTER_OTLP_ENDPOINT"), None);
     let listed = rendered(&peers, &["--set", "namespaces={team-a,team-b}"]);
     assert_eq!(variable(&listed, "MODEL_UPDATE_NAMESPACES"), Some("team-a,team-b".into()));
+}
+
+/// The file that the variable names is mounted from the Secret or the ConfigMap.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_private_authority_of_ml_metadata_is_mounted() {
+    let peers = peers().await;
+    let secret = ["--set", "metadataStore=https://mlmd:8443,metadataStoreCA.secretName=mlmd-tls"];
+    let config_map = ["--values", "helm/ci/metadata-tls-values.yaml"];
+    for (args, file, source) in [
+        (secret, "ca.crt", serde_json::json!({"secret": {"secretName": "mlmd-tls"}})),
+        (config_map, "ca-bundle.crt", serde_json::json!({"configMap": {"name": "internal-authority"}})),
+    ] {
+        let objects = rendered(&peers, &args);
+        let pod = &find_object(&objects, "Deployment", FULLNAME)["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let mount = &container["volumeMounts"][0];
+        assert_eq!((&mount["name"], &mount["readOnly"]), (&"metadata-store-ca".into(), &true.into()));
+        let path = format!("{}/{file}", mount["mountPath"].as_str().unwrap());
+        let env = container["env"].as_array().unwrap();
+        let variable = env.iter().find(|variable| variable["name"] == "MODEL_UPDATE_METADATA_STORE_CA").unwrap();
+        assert_eq!(variable["value"], path);
+        let mut volume = pod["volumes"][0].clone();
+        assert_eq!(volume.as_object_mut().unwrap().remove("name"), Some("metadata-store-ca".into()));
+        assert_eq!(volume, source);
+    }
+    let objects = rendered(&peers, &["--set", "metadataStore=mlmd:8080"]);
+    let pod = &find_object(&objects, "Deployment", FULLNAME)["spec"]["template"]["spec"];
+    assert!(pod["volumes"].is_null());
 }
 
 #[tokio::test]

@@ -417,7 +417,7 @@ impl Lookup {
                 let since = *self.missing_since.get_or_insert(now);
                 now.saturating_duration_since(since) >= CONTEXT_EXPECTED
             }
-            LookupError::ForeignContext { .. } => true,
+            LookupError::ForeignContext { .. } | LookupError::TooLarge => true,
             LookupError::Failed { .. } => false,
         };
         let given_up = is_unknown && !self.given_up;

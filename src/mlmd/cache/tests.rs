@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::PipelineName;
 
 const RUN: u128 = 1;
 
@@ -22,14 +23,20 @@ fn models(ids: impl IntoIterator<Item = i64>) -> Arc<RunModels> {
     Arc::new(RunModels { models: ids.into_iter().map(model).collect(), ..RunModels::default() })
 }
 
-fn cached(cache: &Cache, run: u128, types: &ArtifactTypes) -> Option<Arc<RunModels>> {
-    cache.entry(run.into()).get(types)
+/// The question for a succeeded run's models of these types.
+fn question(types: &Arc<ArtifactTypes>) -> Question {
+    Question::of(&crate::model::fixtures::succeeded(PipelineName::Unknown), types)
+}
+
+fn cached(cache: &Cache, run: u128, types: &Arc<ArtifactTypes>) -> Option<Arc<RunModels>> {
+    cache.entry(run.into()).get(&question(types)).map(Result::unwrap)
 }
 
 /// A lookup from its first call to its answer.
 fn look_up(cache: &Cache, run: u128, types: &Arc<ArtifactTypes>, found: Option<&Arc<RunModels>>) {
     let entry = cache.entry(run.into());
-    cache.store(run.into(), &entry, types, found);
+    let answer = found.cloned().ok_or(LookupError::NoContext);
+    cache.store(run.into(), &entry, question(types), &answer);
 }
 
 fn entries(cache: &Cache) -> u64 {
@@ -84,14 +91,14 @@ fn an_answer_in_flight_when_its_run_is_forgotten_is_not_cached() {
     let types = types(&["A"]);
     let old = cache.entry(RUN.into());
     cache.forget(RUN.into());
-    cache.store(RUN.into(), &old, &types, Some(&models([1])));
+    cache.store(RUN.into(), &old, question(&types), &Ok(models([1])));
     assert_eq!(cached(&cache, RUN, &types), None);
 
     let new = cache.entry(RUN.into());
-    cache.store(RUN.into(), &old, &types, Some(&models([1])));
+    cache.store(RUN.into(), &old, question(&types), &Ok(models([1])));
     assert_eq!(cached(&cache, RUN, &types), None);
-    cache.store(RUN.into(), &new, &types, Some(&models([2])));
-    cache.store(RUN.into(), &old, &types, Some(&models([1])));
+    cache.store(RUN.into(), &new, question(&types), &Ok(models([2])));
+    cache.store(RUN.into(), &old, question(&types), &Ok(models([1])));
     assert_eq!(cached(&cache, RUN, &types), Some(models([2])));
 }
 
@@ -116,4 +123,30 @@ fn an_entry_is_weighed_again_with_each_answer() {
         weights.push(cache.0.weighted_size());
     }
     assert!(weights[0] < weights[1], "{weights:?}");
+}
+
+/// Only the pipeline's name is looked up for a failed run, so its answer is not that of a success, even if no restart was
+/// seen in between.
+#[test]
+fn the_answer_of_a_failed_run_is_not_that_of_its_success() {
+    let cache = cache();
+    let types = types(&["A"]);
+    let mut run = crate::model::fixtures::succeeded(PipelineName::Unknown);
+    run.phase = crate::model::Phase::Failed;
+    let failed = Question::of(&run, &types);
+    let entry = cache.entry(RUN.into());
+    cache.store(RUN.into(), &entry, failed.clone(), &Ok(models([])));
+    assert_eq!(cached(&cache, RUN, &types), None);
+    assert_eq!(entry.get(&failed), Some(Ok(models([]))));
+}
+
+#[test]
+fn a_run_that_is_too_large_is_remembered() {
+    let cache = cache();
+    let types = types(&["A"]);
+    let entry = cache.entry(RUN.into());
+    cache.store(RUN.into(), &entry, question(&types), &Err(LookupError::TooLarge));
+    assert_eq!(cache.entry(RUN.into()).get(&question(&types)), Some(Err(TooLarge)));
+    cache.forget(RUN.into());
+    assert_eq!(cache.entry(RUN.into()).get(&question(&types)), None);
 }

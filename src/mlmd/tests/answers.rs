@@ -79,8 +79,8 @@ async fn a_recurring_tfx_run_is_named_by_one_call() {
     for id in [5, 6] {
         env.server.store().add_model_with(id, 10, &[1, 2, 3], remove_name);
     }
-    let name = "penguin:penguin-x7k2p:Pusher:pushed_model:0";
-    assert_eq!(env.names(&recurring()).await, [name, name]);
+    let names = [0, 1].map(|index| format!("penguin:penguin-x7k2p:Pusher:pushed_model:{index}"));
+    assert_eq!(env.names(&recurring()).await, names);
     assert_eq!(env.count_calls(CONTEXTS_OF), 1);
 }
 
@@ -90,7 +90,7 @@ async fn a_node_is_requested_only_for_an_unnamed_tfx_model() {
     {
         let mut store = env.server.store();
         store.contexts[2].name = Some("penguin.my-pusher".into());
-        store.add_execution(11, DURING_MS, &[1, 2]);
+        store.add_execution_with(11, DURING_MS, &[1, 2], |execution| execution.r#type = Some("my.Uploader".into()));
         store.add_model_with(5, 10, &[1], remove_name);
         store.add_model(6, 11, &[1]);
     }
@@ -150,17 +150,17 @@ async fn a_run_with_only_older_executions_has_no_models() {
     assert_eq!(env.find(&compiled()).await, Ok(Arc::new(expected)));
 }
 
-/// An absent context is requested in both flavors at every lookup.
+/// An absent context is requested in all flavors at every lookup.
 #[tokio::test(start_paused = true)]
 async fn an_absent_context_is_no_answer_and_is_not_cached() {
     let env = TestEnv::new();
     for _ in 0..2 {
         assert_eq!(env.find(&compiled()).await, Err(LookupError::NoContext));
-        assert_eq!(env.server.calls(), [CONTEXT, CONTEXT]);
+        assert_eq!(env.server.calls(), [CONTEXT; 3]);
     }
-    let tfx_only = Workflow { run_id: None, ..recurring() };
-    assert_eq!(env.find(&tfx_only).await, Err(LookupError::NoContext));
-    assert_eq!(env.server.calls(), [CONTEXT]);
+    let v1_only = Workflow { run_id: None, ..recurring() };
+    assert_eq!(env.find(&v1_only).await, Err(LookupError::NoContext));
+    assert_eq!(env.server.calls(), [CONTEXT; 2]);
     env.server.inject(CONTEXT, Fault::Status(tonic::Code::NotFound));
     assert_eq!(env.find(&compiled()).await, Err(LookupError::NoContext), "its type may not exist yet");
     env.assert_counted("mlmd_lookups_total{outcome=\"no_context\"} 4");

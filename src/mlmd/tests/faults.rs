@@ -266,7 +266,10 @@ async fn an_absent_server_is_unavailable_with_the_cause() {
 async fn an_invalid_url_is_refused_without_repeating_it() {
     let options = Options::default();
     for (url, reason) in [
-        ("metadata-grpc-service.kubeflow:8080", "does not begin with http"),
+        ("metadata-grpc-service.kubeflow", "has no port"),
+        ("me:secret@metadata:8080", "contains a user"),
+        ("metadata:8080/api", "has a path"),
+        (":8080", "has no host"),
         ("grpc://metadata:8080", "does not begin with http"),
         ("", "does not parse"),
         ("http://", "does not parse"),
@@ -275,13 +278,18 @@ async fn an_invalid_url_is_refused_without_repeating_it() {
         ("http://metadata:8080/api", "has a path"),
         ("http://metadata:8080?x=secret", "has a path"),
     ] {
-        let error = client::endpoint(url, &options).unwrap_err().to_string();
+        let error = endpoint::endpoint(url, &options).unwrap_err().to_string();
         assert!(error.contains(reason), "{url}: {error}");
         assert!(!error.contains("secret"));
     }
-    let endpoint: Endpoint = client::endpoint("http://metadata-grpc-service.kubeflow:8080/", &options).unwrap();
+    let endpoint: Endpoint = endpoint::endpoint("http://metadata-grpc-service.kubeflow:8080/", &options).unwrap();
     assert_eq!(endpoint.uri().host(), Some("metadata-grpc-service.kubeflow"));
-    client::endpoint("http://[::1]:8080", &options).unwrap();
+    endpoint::endpoint("http://[::1]:8080", &options).unwrap();
+    for address in ["metadata:8080", "10.0.0.1:8080", "[::1]:8080", "metadata-grpc-service.kubeflow:8080/"] {
+        let endpoint: Endpoint = endpoint::endpoint(address, &options).unwrap();
+        assert_eq!(endpoint.uri().scheme_str(), Some("http"), "{address}");
+        assert_eq!(endpoint.uri().port_u16(), Some(8080), "{address}");
+    }
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Lookups in the real ML Metadata, with runs as TFX and Kubeflow Pipelines write them.
 
+mod kinds;
+mod large;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -222,7 +225,7 @@ async fn every_page_of_a_large_run_is_read() {
     for index in 0..120 {
         run.task(Task::new(&format!("task-{index}"))).await;
     }
-    run.task(Task::new("Pusher").output(Model::pushed(&location(250)).named("the last"))).await;
+    run.task(Task::new("Pusher.last").output(Model::pushed(&location(250)).named("the last"))).await;
     assert_eq!(harness.locations(&compiled("run-x")).await, (0..=250).map(location).collect::<Vec<_>>());
 }
 

@@ -1,0 +1,38 @@
+use super::*;
+
+#[test]
+fn a_page_shrinks_in_steps_and_grows_back() {
+    let mut size = PageSize::default();
+    assert_eq!(size.rows(), 100);
+    assert!(size.shrink());
+    assert_eq!(size.rows(), 10);
+    assert!(size.shrink());
+    assert_eq!(size.rows(), 1);
+    assert!(!size.shrink(), "a single row is too large");
+    for expected in [1, 10, 100] {
+        assert_eq!(size.rows(), expected);
+        (0..PAGES_UNTIL_LARGER).for_each(|_| size.fits());
+    }
+    assert_eq!(size.rows(), 100);
+}
+
+#[test]
+fn a_page_is_asked_for_again_by_the_same_token() {
+    let mut pages = Pages::of(Method::GetArtifactsByContext);
+    assert_eq!(pages.next().unwrap().next_page_token, None);
+    pages.turn(Some("a".to_owned())).unwrap();
+    assert!(pages.shrink());
+    let options = pages.next().unwrap();
+    assert_eq!((options.max_result_size(), options.next_page_token()), (10, "a"));
+    pages.turn(Some("b".to_owned())).unwrap();
+    assert!(pages.turn(Some("a".to_owned())).is_err(), "endless");
+}
+
+#[test]
+fn a_listing_ends_without_a_token() {
+    for token in [None, Some(String::new())] {
+        let mut pages = Pages::of(Method::GetArtifactsByContext);
+        pages.turn(token).unwrap();
+        assert_eq!(pages.next(), None);
+    }
+}

@@ -1,0 +1,256 @@
+//! The calls of one lookup. Each listing is read to its last page, and each row is converted to plain data.
+//!
+//! Tenants decide how much there is to read about a run. So a lookup reads and keeps a limited number of bytes, and what
+//! all lookups keep at once is limited by a budget.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use prost::Message;
+use tonic::Code;
+
+use super::{
+    budget::{Limits, Permit},
+    client::Client,
+    convert,
+    error::{CallCode, CallError},
+    metrics::Method,
+    pages::{PageSize, Pages},
+    proto,
+    rules::{Context, ContextArtifact, ContextNames, Event, Execution, RunContext, RunFlavor},
+    wire::{Field, fields},
+};
+use crate::telemetry::Limit;
+
+/// Maximum number of bytes that a lookup reads: some thousand executions with large parameters.
+const MAX_READ: usize = 64 * 1024 * 1024;
+/// Maximum number of bytes that a lookup keeps: some thousand executions.
+pub(super) const MAX_KEPT: usize = 1024 * 1024;
+/// Bytes that a lookup keeps outside the budget, so that runs with few tasks never fail because of others.
+const KEPT_FREELY: usize = 1024;
+/// The same for as many lookups as delivery has in flight.
+pub(super) const MAX_KEPT_FREELY: usize = 1024 * KEPT_FREELY;
+/// The budget of what lookups keep. The share of a namespace is one lookup of the maximum size.
+pub(super) const KEPT: Limits =
+    Limits { total: 4 * MAX_KEPT, per_namespace: MAX_KEPT, waiting: 0, waiting_per_namespace: 0 };
+/// Bytes that are taken from the budget at once.
+const KEPT_STEP: usize = 2048;
+
+/// Makes the calls of one lookup.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    client: &'a Client,
+    namespace: &'a Arc<str>,
+    read: AtomicUsize,
+    kept: Mutex<Kept>,
+}
+
+/// The bytes that a lookup keeps.
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: usize,
+    permit: Option<Permit>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader for a run of this namespace.
+    pub(super) fn new(client: &'a Client, namespace: &'a Arc<str>) -> Self {
+        Self { client, namespace, read: AtomicUsize::new(0), kept: Mutex::default() }
+    }
+
+    /// Returns the run's context of this flavor and name, if it exists.
+    pub(super) async fn run_context(&self, flavor: RunFlavor, name: &str) -> Result<Option<RunContext>, CallError> {
+        let request = proto::GetContextByTypeAndNameRequest {
+            type_name: Some(flavor.context_type().to_owned()),
+            context_name: Some(name.to_owned()),
+        };
+        let answer = self.call(Method::GetContextByTypeAndName, request, |message| {
+            let mut found = None;
+            rows(message, |row| {
+                let Context { id, name: found_name, namespace, .. } = convert::context(row)?;
+                if found_name != name {
+                    return Err(CallError::malformed("the response contains a context of another name"));
+                }
+                found = Some(RunContext { id, flavor, name: name.to_owned(), namespace });
+                Ok(())
+            })?;
+            Ok(found)
+        });
+        answer.await.or_else(not_found_as_none)
+    }
+
+    /// Passes every artifact that is attributed to the context. `add` returns the bytes that it keeps.
+    pub(super) async fn artifacts(
+        &self,
+        context: i64,
+        mut add: impl FnMut(ContextArtifact) -> usize,
+    ) -> Result<(), CallError> {
+        let request = |options| proto::GetArtifactsByContextRequest { context_id: Some(context), options };
+        self.list(Method::GetArtifactsByContext, request, |row| Ok(add(convert::artifact(row)?))).await
+    }
+
+    /// Passes every execution that is associated with the context. `add` returns the bytes that it keeps.
+    pub(super) async fn executions(
+        &self,
+        context: i64,
+        mut add: impl FnMut(&Execution<'_>) -> usize,
+    ) -> Result<(), CallError> {
+        let request = |options| proto::GetExecutionsByContextRequest { context_id: Some(context), options };
+        self.list(Method::GetExecutionsByContext, request, |row| Ok(add(&convert::execution(row)?))).await
+    }
+
+    /// Passes every event of these artifacts, in all runs. `add` returns the bytes that it keeps.
+    pub(super) async fn events(
+        &self,
+        artifacts: &[i64],
+        mut add: impl FnMut(&Event<'_>) -> usize,
+    ) -> Result<(), CallError> {
+        let mut rest = artifacts;
+        // The only listing without pages. One request has several artifacts.
+        let mut batch = PageSize::default();
+        while !rest.is_empty() {
+            let (artifact_ids, later) = rest.split_at(batch.rows().min(rest.len()));
+            let request = proto::GetEventsByArtifactIDsRequest { artifact_ids: artifact_ids.to_vec() };
+            let answer = self.call(Method::GetEventsByArtifactIDs, request, |message| {
+                rows(message, |row| self.keep(add(&convert::event(row)?)))
+            });
+            match answer.await {
+                Err(CallError { code: CallCode::TooLarge, .. }) if self.is_within_limits() && batch.shrink() => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    batch.fits();
+                    rest = later;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the names in the parents of a context.
+    pub(super) async fn parents(&self, context: i64) -> Result<ContextNames, CallError> {
+        let request = proto::GetParentContextsByContextRequest { context_id: Some(context) };
+        self.call(Method::GetParentContextsByContext, request, context_names).await
+    }
+
+    /// Returns the names in the contexts of an execution.
+    pub(super) async fn contexts_of(&self, execution: i64) -> Result<ContextNames, CallError> {
+        let request = proto::GetContextsByExecutionRequest { execution_id: Some(execution) };
+        self.call(Method::GetContextsByExecution, request, context_names).await
+    }
+
+    /// Returns the id of an artifact type, if the store has the type.
+    pub(super) async fn artifact_type(&self, name: &str) -> Result<Option<i64>, CallError> {
+        let request = proto::GetArtifactTypeRequest { type_name: Some(name.to_owned()) };
+        let answer = self.call(Method::GetArtifactType, request, |message| {
+            let mut id = None;
+            rows(message, |row| {
+                id = Some(convert::artifact_type(row)?);
+                Ok(())
+            })?;
+            Ok(id)
+        });
+        answer.await.or_else(not_found_as_none)
+    }
+
+    /// Reads a listing. `add` converts a row and returns the bytes that it keeps.
+    async fn list<R: Message + 'static>(
+        &self,
+        method: Method,
+        request: impl Fn(Option<proto::ListOperationOptions>) -> R,
+        mut add: impl FnMut(&[u8]) -> Result<usize, CallError>,
+    ) -> Result<(), CallError> {
+        let mut pages = Pages::of(method);
+        while let Some(options) = pages.next() {
+            let answer = self.call(method, request(Some(options)), |message| {
+                let mut token = None;
+                fields(message, |number, field| match (number, field) {
+                    (1, row) => self.keep(add(row.bytes()?)?),
+                    (2, text) => {
+                        token = Some(text.text()?.to_owned());
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                })?;
+                Ok(token)
+            });
+            match answer.await {
+                Err(CallError { code: CallCode::TooLarge, .. }) if self.is_within_limits() && pages.shrink() => {}
+                answer => pages.turn(answer?)?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn call<R, T>(
+        &self,
+        method: Method,
+        request: R,
+        read: impl FnOnce(&[u8]) -> Result<T, CallError>,
+    ) -> Result<T, CallError>
+    where
+        R: Message + 'static,
+    {
+        let read = |message: &[u8]| {
+            let before = self.read.fetch_add(message.len(), Ordering::Relaxed);
+            if before + message.len() > MAX_READ {
+                self.client.hits.hit(Limit::MetadataAnswer);
+                return Err(CallError::too_large(format!("the run has more than {MAX_READ} bytes of metadata")));
+            }
+            read(message)
+        };
+        self.client.call(self.namespace, method, request, read).await
+    }
+
+    /// Notes that the lookup keeps this many bytes more.
+    pub(super) fn keep(&self, bytes: usize) -> Result<(), CallError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.bytes += bytes;
+        if kept.bytes > MAX_KEPT {
+            self.client.hits.hit(Limit::MetadataAnswer);
+            return Err(CallError::too_large(format!(
+                "the run's models and executions need more than {MAX_KEPT} bytes"
+            )));
+        }
+        let reserved = KEPT_FREELY + kept.permit.as_ref().map_or(0, Permit::bytes);
+        if kept.bytes <= reserved {
+            return Ok(());
+        }
+        let missing = (kept.bytes - reserved).next_multiple_of(KEPT_STEP);
+        let Some(more) = self.client.kept.try_acquire(self.namespace, missing) else {
+            self.client.hits.hit(Limit::MetadataBytes);
+            return Err(CallError::overloaded("other lookups keep too many bytes"));
+        };
+        match &mut kept.permit {
+            Some(permit) => permit.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+
+    /// Returns whether a smaller page may be asked for: it was the page that was too large, not the run.
+    fn is_within_limits(&self) -> bool {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).bytes;
+        kept <= MAX_KEPT && self.read.load(Ordering::Relaxed) <= MAX_READ
+    }
+}
+
+/// Passes the rows of a response: the messages in its first field.
+fn rows<'a>(message: &'a [u8], mut each: impl FnMut(&'a [u8]) -> Result<(), CallError>) -> Result<(), CallError> {
+    fields(message, |number, field: Field<'a>| if number == 1 { each(field.bytes()?) } else { Ok(()) })
+}
+
+fn context_names(message: &[u8]) -> Result<ContextNames, CallError> {
+    let mut names = ContextNames::default();
+    rows(message, |row| {
+        names.add(&convert::context(row)?);
+        Ok(())
+    })?;
+    Ok(names)
+}
+
+/// Reads NOT_FOUND as "absent" in requests by name: servers return it while the name's type has not been used yet.
+fn not_found_as_none<T>(error: CallError) -> Result<Option<T>, CallError> {
+    if error.code == CallCode::Grpc(Code::NotFound) { Ok(None) } else { Err(error) }
+}

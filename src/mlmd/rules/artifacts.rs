@@ -1,0 +1,168 @@
+//! Artifacts of a run's context that may be serving models.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem::size_of,
+};
+
+use crate::model::ArtifactTypes;
+
+/// Estimated bytes of an entry in an ordered table beside its value.
+const TABLE_ENTRY: usize = 16;
+
+/// Availability of an artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::mlmd) enum ArtifactState {
+    /// Live, or in a state that does not say otherwise.
+    Available,
+    /// Deleted, or marked for deletion.
+    Removed,
+    /// Never completed: its execution failed.
+    Abandoned,
+}
+
+/// An artifact that is attributed to the run's context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::mlmd) struct ContextArtifact {
+    pub(in crate::mlmd) id: i64,
+    pub(in crate::mlmd) state: ArtifactState,
+    pub(in crate::mlmd) type_id: Option<i64>,
+    /// Empty from servers before 1.0.
+    pub(in crate::mlmd) type_name: Box<str>,
+    pub(in crate::mlmd) uri: Box<str>,
+    /// The custom property `name`, else the artifact's own name; never empty.
+    pub(in crate::mlmd) name: Option<Box<str>>,
+    /// See [`parse_pushed`].
+    pub(in crate::mlmd) pushed: Option<i64>,
+    /// The output's name in KFP v2.
+    pub(in crate::mlmd) output: Option<Box<str>>,
+}
+
+impl ContextArtifact {
+    fn bytes(&self) -> usize {
+        let texts = [&self.name, &self.output].into_iter().flatten().map(|text| text.len()).sum::<usize>();
+        size_of::<Self>() + TABLE_ENTRY + self.type_name.len() + self.uri.len() + texts
+    }
+}
+
+/// The value of a property.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::mlmd) enum Property<'a> {
+    Int(i64),
+    Double(f64),
+    Bool(bool),
+    Text(&'a str),
+}
+
+/// Parses the property `pushed`. TFX writes an integer and KFP v2 writes all numbers as doubles; programs that copy
+/// properties may write a boolean or a text. Returns `None` for anything but a whole number.
+pub(in crate::mlmd) fn parse_pushed(property: &Property<'_>) -> Option<i64> {
+    match property {
+        Property::Int(value) => Some(*value),
+        Property::Bool(value) => Some(i64::from(*value)),
+        Property::Double(value) => whole_number(*value),
+        Property::Text(text) => match text.trim() {
+            text if text.eq_ignore_ascii_case("true") => Some(1),
+            text if text.eq_ignore_ascii_case("false") => Some(0),
+            text => text.parse().ok().or_else(|| whole_number(text.parse().ok()?)),
+        },
+    }
+}
+
+fn whole_number(value: f64) -> Option<i64> {
+    // The comparison excludes NaN, the infinities and numbers that an i64 cannot hold exactly.
+    (value.fract() == 0.0 && value.abs() < 9e15).then_some(value as i64)
+}
+
+/// The artifacts of the run's context that are serving models, provided that the run produced them.
+#[derive(Debug)]
+pub(in crate::mlmd) struct Candidates<'a> {
+    types: &'a ArtifactTypes,
+    by_id: BTreeMap<i64, ContextArtifact>,
+    /// Artifacts of the same types that are no serving models: not pushed, without a URI, or deleted. Where a task produced
+    /// one of these after a model, the model is out of date.
+    replacements: BTreeSet<i64>,
+    removed: usize,
+}
+
+impl<'a> Candidates<'a> {
+    /// An empty set for these artifact types.
+    pub(in crate::mlmd) fn of(types: &'a ArtifactTypes) -> Self {
+        Self { types, by_id: BTreeMap::new(), replacements: BTreeSet::new(), removed: 0 }
+    }
+
+    /// Adds an artifact. Returns the estimated bytes that are kept of it.
+    pub(in crate::mlmd) fn add(&mut self, artifact: ContextArtifact) -> usize {
+        let is_model = self.may_be_model(&artifact);
+        match artifact.state {
+            ArtifactState::Available if is_model => {
+                let bytes = artifact.bytes();
+                self.by_id.insert(artifact.id, artifact);
+                bytes
+            }
+            ArtifactState::Abandoned => {
+                self.removed += usize::from(is_model);
+                0
+            }
+            state => {
+                self.removed += usize::from(is_model && state == ArtifactState::Removed);
+                if !self.types.names().contains(&&*artifact.type_name) {
+                    return 0;
+                }
+                self.replacements.insert(artifact.id);
+                size_of::<i64>() + TABLE_ENTRY
+            }
+        }
+    }
+
+    /// Returns whether the artifact is a serving model, or could be one while the name of its type is unknown.
+    fn may_be_model(&self, artifact: &ContextArtifact) -> bool {
+        let ContextArtifact { type_name, uri, pushed, .. } = artifact;
+        match &**type_name {
+            "" => self.types.names().into_iter().any(|name| self.types.accepts(name, uri, *pushed)),
+            name => self.types.accepts(name, uri, *pushed),
+        }
+    }
+
+    /// Returns whether the type of any candidate is known by its id only.
+    pub(in crate::mlmd) fn has_unnamed_types(&self) -> bool {
+        self.by_id.values().any(|artifact| artifact.type_name.is_empty())
+    }
+
+    /// Names the types that are known by their ids only, and drops candidates whose type is not among these.
+    pub(in crate::mlmd) fn resolve_types(&mut self, names: &HashMap<i64, &str>) {
+        let types = self.types;
+        self.by_id.retain(|_, artifact| {
+            if artifact.type_name.is_empty() {
+                let name = artifact.type_id.and_then(|id| names.get(&id));
+                artifact.type_name = name.copied().unwrap_or_default().into();
+            }
+            types.accepts(&artifact.type_name, &artifact.uri, artifact.pushed)
+        });
+    }
+
+    pub(in crate::mlmd) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Returns the ids of the artifacts whose events are needed, in order.
+    pub(in crate::mlmd) fn ids(&self) -> Vec<i64> {
+        let mut ids: Vec<i64> = self.by_id.keys().chain(&self.replacements).copied().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Number of artifacts that would be candidates if they still existed.
+    pub(in crate::mlmd) fn removed(&self) -> usize {
+        self.removed
+    }
+
+    /// The candidates, ordered by id.
+    pub(super) fn into_artifacts(self) -> impl Iterator<Item = ContextArtifact> {
+        self.by_id.into_values()
+    }
+}
+
+#[cfg(test)]
+mod tests;
