@@ -22,7 +22,7 @@ mod payload;
 mod spans;
 
 pub use driver::{Driver, WallClock};
-pub use handle::{AckSender, Attached, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
+pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
 pub use metrics::DeliveryMetrics;
 pub use options::{LookupLimits, Options};
 
