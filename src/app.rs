@@ -36,7 +36,7 @@ use crate::{
     mlmd::{self, LookupMetrics, Mlmd},
     readiness::Readiness,
     store::Store,
-    telemetry,
+    telemetry::{self, LimitHits},
 };
 
 const DELIVERY: &str = "delivery";
@@ -94,10 +94,12 @@ pub async fn build(config: Config) -> Result<Bound> {
         Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, delivery_metrics);
     let options = eventsource::Options {
         namespaces: (!config.namespaces.is_empty()).then(|| config.namespaces.clone()),
+        limits: config.limits,
+        limit_hits: LimitHits::new(product),
         drain: shutdown::SERVER,
         traces: config.traces.clone(),
     };
-    let server = Server::new(deliveries, options, readiness.clone(), stream_metrics);
+    let server = Server::new(deliveries, store.clone(), options, readiness.clone(), stream_metrics);
     let watch = |scope| Watch::new(kubernetes.clone(), scope, config.selector.clone(), store.clone(), &readiness);
     let watches = config.scopes().into_iter().map(watch).collect();
     Ok(Bound {

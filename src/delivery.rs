@@ -12,6 +12,8 @@
 
 mod driver;
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod fixtures;
 mod handle;
 mod ledger;

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use crate::{delivery::WallClock, store::Scope, telemetry::Traces};
+use crate::{delivery::WallClock, eventsource::Limits, store::Scope, telemetry::Traces};
 
 /// The server's configuration. The default values are those of the command line.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Config {
     pub skip_labelled: bool,
     /// The limit of mark patches per second.
     pub mark_rate: NonZeroU32,
+    /// The limits of subscribers' connections, streams and requests.
+    pub limits: Limits,
     /// The connection to the Kubernetes API. `None`: `KUBECONFIG`, else the Pod's service account.
     pub kubernetes: Option<kube::Config>,
     /// The destination of spans.
@@ -42,6 +44,7 @@ impl Default for Config {
             confirm_after: Duration::from_secs(1),
             skip_labelled: false,
             mark_rate: const { NonZeroU32::new(100).expect("not zero") },
+            limits: Limits::default(),
             kubernetes: None,
             traces: Traces::default(),
             clock: WallClock::default(),

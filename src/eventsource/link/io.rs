@@ -21,7 +21,7 @@ use super::{
     frame::{FrameHeader, HEADER_LEN, kind},
     inbound::Inbound,
     outbound::Outbound,
-    tracker::{PingDue, PingPayload},
+    tracker::{PingDue, PingPayload, StreamObserver},
 };
 
 /// The most bytes of one read. The buffer is on the stack, so that an idle connection has none. What a subscriber sends
@@ -81,6 +81,15 @@ impl<IO> Link<IO> {
     #[must_use]
     pub fn with_peer_addr(mut self, peer: SocketAddr) -> Self {
         self.peer = Some(peer);
+        self
+    }
+
+    /// Sets a function that receives the number of open streams after each change. A stream is open from its HEADERS
+    /// until its end is written to the connection, however long the peer takes to read. Streams that the link cannot
+    /// follow count until the connection ends.
+    #[must_use]
+    pub fn with_stream_observer(self, observer: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        self.shared.tracker().observe(StreamObserver::new(observer));
         self
     }
 

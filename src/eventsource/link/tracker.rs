@@ -2,7 +2,7 @@
 //! expected, and the PING in flight. Synchronous and without I/O: the two directions report frames, and
 //! [`Link`](super::Link) asks whether a PING is due.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -32,11 +32,31 @@ pub(super) enum PingDue {
     Now,
 }
 
+/// Receives the number of open streams of a connection after each change.
+#[derive(Clone, Default)]
+pub(super) struct StreamObserver(Option<Arc<dyn Fn(usize) + Send + Sync>>);
+
+impl StreamObserver {
+    pub(super) fn new(observer: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(observer)))
+    }
+}
+
+impl fmt::Debug for StreamObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StreamObserver")
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct AckTracker {
     /// Sorted by id, the order in which HTTP/2 opens streams.
     streams: Vec<Stream>,
+    /// Streams that the peer has opened and that are not tracked. Their end is not noticed, so they count as open for as
+    /// long as the connection.
+    untracked: usize,
+    observer: StreamObserver,
     /// The PING whose acknowledgement is pending.
     ping: Option<Ping>,
     last_ping: Option<Instant>,
@@ -87,6 +107,17 @@ impl Stream {
 }
 
 impl AckTracker {
+    /// Sets the observer of the number of open streams.
+    pub(super) fn observe(&mut self, observer: StreamObserver) {
+        self.observer = observer;
+    }
+
+    fn report(&self) {
+        if let StreamObserver(Some(observer)) = &self.observer {
+            observer(self.streams.len() + self.untracked);
+        }
+    }
+
     /// Returns whether [`stream_opened`](Self::stream_opened) would track another stream.
     pub(super) fn has_room(&self) -> bool {
         !self.closed && self.streams.len() < MAX_STREAMS
@@ -96,7 +127,14 @@ impl AckTracker {
     pub(super) fn stream_opened(&mut self, id: u32) {
         if self.has_room() && self.streams.last().is_none_or(|last| last.id < id) {
             self.streams.push(Stream { id, written: 0, pinged: 0, ended: false, watcher: None });
+            self.report();
         }
+    }
+
+    /// Counts a stream that the peer has opened and that cannot be tracked.
+    pub(super) fn stream_untracked(&mut self) {
+        self.untracked += 1;
+        self.report();
     }
 
     /// Counts a completely written DATA frame with a payload of this many bytes.
@@ -115,13 +153,22 @@ impl AckTracker {
         if let Some(watcher) = &mut stream.watcher {
             watcher.expected.retain(|total| *total <= written);
         }
+        self.remove_complete();
+    }
+
+    fn remove_complete(&mut self) {
+        let before = self.streams.len();
         self.streams.retain(|stream| !stream.is_complete());
+        if self.streams.len() != before {
+            self.report();
+        }
     }
 
     /// Handles a reset of the stream, by either side. Nothing more of it will be acknowledged.
     pub(super) fn stream_reset(&mut self, id: u32) {
         if let Ok(index) = self.position(id) {
             self.streams.remove(index);
+            self.report();
         }
     }
 
@@ -203,7 +250,7 @@ impl AckTracker {
                 more
             });
         }
-        self.streams.retain(|stream| !stream.is_complete());
+        self.remove_complete();
         true
     }
 
