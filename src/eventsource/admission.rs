@@ -20,13 +20,16 @@ use futures::task::AtomicWaker;
 use tonic::Status;
 use tracing::warn;
 
-use super::{options::Limits, status};
+use super::{link::Usage, options::Limits, status};
 use crate::telemetry::{Limit, LimitHits, LogThrottle};
 
 /// The open calls of other services, which are health and reflection. Both are for people and for probes.
 const MAX_OTHER_CALLS: usize = 64;
 /// Those of one peer's address.
 const MAX_OTHER_CALLS_PER_PEER: usize = 16;
+/// The connections with frames of more than 4 KiB. hyper keeps about 20 KiB more for each of them; usual requests have a
+/// few hundred bytes.
+const MAX_LARGE: usize = 256;
 /// The peers of which the last logged closing of a connection is remembered.
 const REMEMBERED: usize = 1024;
 
@@ -57,6 +60,8 @@ struct State {
     connections: HashMap<SocketAddr, Connection>,
     /// The sum of [`Connection::unread`].
     unread: usize,
+    /// Connections with large frames.
+    large: usize,
     next_id: u64,
     closed: LogThrottle<IpAddr>,
 }
@@ -80,8 +85,7 @@ struct Connection {
     id: u64,
     /// Open calls.
     calls: usize,
-    /// Open HTTP/2 streams.
-    streams: usize,
+    usage: Usage,
     /// The key in [`Peer::idle`].
     idle_since: Option<u64>,
     closer: Arc<Closer>,
@@ -90,7 +94,7 @@ struct Connection {
 impl Connection {
     /// Open HTTP/2 streams without a call.
     fn unread(&self) -> usize {
-        self.streams.saturating_sub(self.calls)
+        self.usage.streams.saturating_sub(self.calls)
     }
 }
 
@@ -116,6 +120,7 @@ impl Admission {
             peers: HashMap::new(),
             connections: HashMap::new(),
             unread: 0,
+            large: 0,
             next_id: 0,
             closed: LogThrottle::new(REMEMBERED),
         };
@@ -150,7 +155,7 @@ impl Admission {
         }
         let id = state.next_id();
         let closer = Arc::<Closer>::default();
-        let connection = Connection { id, calls: 0, streams: 0, idle_since: None, closer: closer.clone() };
+        let connection = Connection { id, calls: 0, usage: Usage::default(), idle_since: None, closer: closer.clone() };
         state.connections.insert(address, connection);
         state.peers.entry(peer).or_default().connections += 1;
         state.update(address, Some(id), |_| {});
@@ -248,9 +253,11 @@ impl State {
         if Some(connection.id) != id {
             return;
         }
-        let before = connection.unread();
+        self.unread -= connection.unread();
+        self.large -= usize::from(connection.usage.has_large_frames);
         change(connection);
-        self.unread = self.unread - before + connection.unread();
+        self.unread += connection.unread();
+        self.large += usize::from(connection.usage.has_large_frames);
         let Some(peer) = self.peers.get_mut(&peer_of(address)) else { return };
         match (connection.calls, connection.idle_since) {
             (0, None) => {
@@ -296,6 +303,7 @@ impl State {
         }
         let connection = self.connections.remove(&address)?;
         self.unread -= connection.unread();
+        self.large -= usize::from(connection.usage.has_large_frames);
         if let Some(peer) = self.peers.get_mut(&peer_of(address)) {
             peer.connections -= 1;
             connection.idle_since.map(|since| peer.idle.remove(&since));
@@ -333,17 +341,24 @@ impl ConnectionGuard {
         if self.closer.closed.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Returns a function that receives the number of open HTTP/2 streams of the connection.
-    pub(super) fn stream_observer(&self) -> impl Fn(usize) + Send + Sync + use<> {
+    /// Returns a function that receives the usage of the connection.
+    pub(super) fn usage_observer(&self) -> impl Fn(Usage) + Send + Sync + use<> {
         let (admission, address, id) = (self.admission.clone(), self.address, self.id);
-        move |streams| admission.observe_streams(address, id, streams)
+        move |usage| admission.observe(address, id, usage)
     }
 }
 
 impl Admission {
-    fn observe_streams(&self, address: SocketAddr, id: u64, streams: usize) {
+    fn observe(&self, address: SocketAddr, id: u64, usage: Usage) {
         let mut state = self.lock();
-        state.update(address, Some(id), |connection| connection.streams = streams);
+        if state.connections.get(&address).is_none_or(|connection| connection.id != id) {
+            return;
+        }
+        state.update(address, Some(id), |connection| connection.usage = usage);
+        if usage.has_large_frames && state.large > MAX_LARGE {
+            self.hit(Limit::RequestSize);
+            state.close(address, "too many connections with frames of more than 4 KiB");
+        }
         if state.unread > self.0.limits.unread_responses() {
             self.hit(Limit::Connections);
             let most = state.connections.iter().max_by_key(|(_, connection)| connection.unread());

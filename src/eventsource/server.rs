@@ -202,9 +202,9 @@ fn admitted(
         debug!(%peer, %error, "connection closed before it was served");
         return None;
     }
-    let observer = guard.stream_observer();
+    let observer = guard.usage_observer();
     let socket = Socket::new(tcp, peer, WRITE_TIMEOUT, metrics, guard);
-    Some(Link::new(socket).with_peer_addr(peer).with_stream_observer(observer))
+    Some(Link::new(socket).with_peer_addr(peer).with_usage_observer(observer))
 }
 
 /// Enables TCP keepalive, which tonic does not do for connections that it has not accepted itself.

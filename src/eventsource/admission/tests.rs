@@ -29,7 +29,7 @@ impl Admission {
     /// Asserts that nothing is counted any more.
     fn assert_empty(&self) {
         let state = self.lock();
-        assert_eq!((state.calls.subscriptions, state.calls.others, state.unread), (0, 0, 0));
+        assert_eq!((state.calls.subscriptions, state.calls.others, state.unread, state.large), (0, 0, 0, 0));
         assert!(state.namespaces.is_empty() && state.peers.is_empty() && state.connections.is_empty());
     }
 }
@@ -38,6 +38,10 @@ impl ConnectionGuard {
     fn is_closed(&self) -> bool {
         self.closer.closed.load(Ordering::Acquire)
     }
+}
+
+fn streams(streams: usize) -> Usage {
+    Usage { streams, has_large_frames: false }
 }
 
 #[track_caller]
@@ -168,18 +172,35 @@ fn the_peer_with_the_most_connections_makes_room() {
 fn the_connection_with_the_most_unread_responses_is_closed() {
     let admission = admission(limits());
     let guards: Vec<_> = (0..3).map(|port| admission.connect(address(1, port)).unwrap()).collect();
-    let observers: Vec<_> = guards.iter().map(ConnectionGuard::stream_observer).collect();
-    let streams = [admission.stream(1, 0).unwrap(), admission.stream(1, 0).unwrap()];
-    observers[0](22);
-    observers[1](24);
-    observers[2](20);
+    let observers: Vec<_> = guards.iter().map(ConnectionGuard::usage_observer).collect();
+    let permits = [admission.stream(1, 0).unwrap(), admission.stream(1, 0).unwrap()];
+    observers[0](streams(22));
+    observers[1](streams(24));
+    observers[2](streams(20));
     assert!(guards.iter().all(|guard| !guard.is_closed()), "64 in all, without the two streams");
-    observers[2](21);
+    observers[2](streams(21));
     assert!(guards[1].is_closed() && !guards[0].is_closed() && !guards[2].is_closed());
     assert_eq!(admission.hits(Limit::Connections), 1);
-    observers[1](1_000);
+    observers[1](streams(1_000));
     assert!(!guards[0].is_closed() && !guards[2].is_closed(), "a closed connection counts no more");
-    drop((streams, guards));
+    drop((permits, guards));
+    admission.assert_empty();
+}
+
+#[test]
+fn connections_with_large_frames_have_a_limit_of_their_own() {
+    let admission = admission(Limits::default());
+    let large = Usage { streams: 1, has_large_frames: true };
+    let mut guards: Vec<_> = (0..300).map(|port| admission.connect(address(1, port)).unwrap()).collect();
+    guards.iter().for_each(|guard| (guard.usage_observer())(large));
+    assert!(guards[..MAX_LARGE].iter().all(|guard| !guard.is_closed()));
+    assert!(guards[MAX_LARGE..].iter().all(ConnectionGuard::is_closed));
+    assert_eq!(admission.hits(Limit::RequestSize), 300 - MAX_LARGE as u64);
+    guards.truncate(1);
+    let other = admission.connect(address(2, 1)).unwrap();
+    (other.usage_observer())(large);
+    assert!(!other.is_closed());
+    drop((guards, other));
     admission.assert_empty();
 }
 
@@ -191,7 +212,7 @@ fn a_reused_address_replaces_the_old_connection() {
     let old_stream = admission.stream(1, 1).unwrap();
     let new = admission.connect(address(1, 1)).unwrap();
     let stream = admission.stream(1, 1).unwrap();
-    (old.stream_observer())(1_000);
+    (old.usage_observer())(streams(1_000));
     drop((old, old_stream));
     let connections: Vec<_> = (2..=64).map(|port| admission.connect(address(1, port)).unwrap()).collect();
     assert_eq!(admission.hits(Limit::Connections), 0);
@@ -228,7 +249,7 @@ proptest! {
                         }
                     }
                 }
-                3 if !guards.is_empty() => (guards[number % guards.len()].stream_observer())(usize::from(port)),
+                3 if !guards.is_empty() => (guards[number % guards.len()].usage_observer())(Usage { streams: usize::from(port), has_large_frames: host == 0 }),
                 4 if !guards.is_empty() => drop(guards.swap_remove(number % guards.len())),
                 5 if !permits.is_empty() => drop(permits.swap_remove(number % permits.len())),
                 _ => {}

@@ -98,6 +98,7 @@ impl Inbound {
         while let Some(step) = self.parser.step(bytes) {
             match step {
                 Step::Header(header) => {
+                    tracker.frame_begun(header.len());
                     self.action = self.action_for(&header, tracker);
                     match self.action {
                         Action::Forward => forward(header.bytes()),

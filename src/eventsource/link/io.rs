@@ -21,7 +21,7 @@ use super::{
     frame::{FrameHeader, HEADER_LEN, kind},
     inbound::Inbound,
     outbound::Outbound,
-    tracker::{PingDue, PingPayload, StreamObserver},
+    tracker::{PingDue, PingPayload, Usage, UsageObserver},
 };
 
 /// The most bytes of one read. The buffer is on the stack, so that an idle connection has none. What a subscriber sends
@@ -84,12 +84,10 @@ impl<IO> Link<IO> {
         self
     }
 
-    /// Sets a function that receives the number of open streams after each change. A stream is open from its HEADERS
-    /// until its end is written to the connection, however long the peer takes to read. Streams that the link cannot
-    /// follow count until the connection ends.
+    /// Sets a function that receives the connection's usage after each change.
     #[must_use]
-    pub fn with_stream_observer(self, observer: impl Fn(usize) + Send + Sync + 'static) -> Self {
-        self.shared.tracker().observe(StreamObserver::new(observer));
+    pub fn with_usage_observer(self, observer: impl Fn(Usage) + Send + Sync + 'static) -> Self {
+        self.shared.tracker().observe(UsageObserver::new(observer));
         self
     }
 

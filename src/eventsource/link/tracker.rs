@@ -32,19 +32,32 @@ pub(super) enum PingDue {
     Now,
 }
 
-/// Receives the number of open streams of a connection after each change.
-#[derive(Clone, Default)]
-pub(super) struct StreamObserver(Option<Arc<dyn Fn(usize) + Send + Sync>>);
+/// The largest payload of a usual frame from the peer. hyper reads a frame as a whole, and keeps the buffer.
+pub(super) const USUAL_FRAME: u32 = 4 * 1024;
 
-impl StreamObserver {
-    pub(super) fn new(observer: impl Fn(usize) + Send + Sync + 'static) -> Self {
+/// What a connection occupies, as its frames show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Open streams. A stream is open from its HEADERS until its end is written to the connection, however long the peer
+    /// takes to read. Streams that the link cannot follow count until the connection ends.
+    pub streams: usize,
+    /// The peer has begun a frame of more than 4 KiB. From then on, hyper's buffer is larger than usual.
+    pub has_large_frames: bool,
+}
+
+/// Receives the usage of a connection after each change.
+#[derive(Clone, Default)]
+pub(super) struct UsageObserver(Option<Arc<dyn Fn(Usage) + Send + Sync>>);
+
+impl UsageObserver {
+    pub(super) fn new(observer: impl Fn(Usage) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(observer)))
     }
 }
 
-impl fmt::Debug for StreamObserver {
+impl fmt::Debug for UsageObserver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StreamObserver")
+        f.write_str("UsageObserver")
     }
 }
 
@@ -56,7 +69,8 @@ pub(super) struct AckTracker {
     /// Streams that the peer has opened and that are not tracked. Their end is not noticed, so they count as open for as
     /// long as the connection.
     untracked: usize,
-    observer: StreamObserver,
+    has_large_frames: bool,
+    observer: UsageObserver,
     /// The PING whose acknowledgement is pending.
     ping: Option<Ping>,
     last_ping: Option<Instant>,
@@ -107,14 +121,23 @@ impl Stream {
 }
 
 impl AckTracker {
-    /// Sets the observer of the number of open streams.
-    pub(super) fn observe(&mut self, observer: StreamObserver) {
+    /// Sets the observer of the connection's usage.
+    pub(super) fn observe(&mut self, observer: UsageObserver) {
         self.observer = observer;
     }
 
     fn report(&self) {
-        if let StreamObserver(Some(observer)) = &self.observer {
-            observer(self.streams.len() + self.untracked);
+        if let UsageObserver(Some(observer)) = &self.observer {
+            let streams = self.streams.len() + self.untracked;
+            observer(Usage { streams, has_large_frames: self.has_large_frames });
+        }
+    }
+
+    /// Handles the header of a frame from the peer whose payload has this length.
+    pub(super) fn frame_begun(&mut self, bytes: u32) {
+        if bytes > USUAL_FRAME && !self.has_large_frames {
+            self.has_large_frames = true;
+            self.report();
         }
     }
 
