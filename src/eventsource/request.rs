@@ -130,7 +130,11 @@ where
             {
                 return Ok(context.refuse_size().into_http());
             }
-            Ok(response.map(|body| Body::new(ResponseBody { inner: body, _permit: permit })))
+            Ok(match call {
+                // The stream holds the permit, which it has from the request.
+                Call::Subscription => response,
+                Call::Other => response.map(|body| Body::new(ResponseBody { inner: body, _permit: permit })),
+            })
         })
     }
 }
@@ -231,7 +235,7 @@ impl HttpBody for RequestBody {
     }
 }
 
-/// The body of a response, until whose end the call is open.
+/// The body of a response of health or reflection, until whose end the call is open.
 struct ResponseBody {
     inner: Body,
     _permit: Arc<CallPermit>,

@@ -103,7 +103,8 @@ impl Service {
                     let status = guard.end(status::shutting_down());
                     return stream::once(async { Err(status) }).left_stream();
                 }
-                () = store.wait_listed(&subscription.namespace) => {}
+                // On the heap, because the memory of the future's largest state is kept for the stream.
+                () = Box::pin(store.wait_listed(&subscription.namespace)) => {}
             }
             let mut attached = deliveries.attach(subscription, peer, guard.span());
             if let Some(permit) = permit {
@@ -111,6 +112,6 @@ impl Service {
             }
             EventStream::new(attached, acks, guard).right_stream()
         };
-        attached.into_stream().flatten().boxed()
+        attached.flatten_stream().boxed()
     }
 }
