@@ -59,6 +59,15 @@ impl Inbound {
         }
     }
 
+    /// The missing bytes of the payload of the frame that is being read. `None` if frames are not parsed.
+    pub(super) fn payload_left(&self) -> Option<u32> {
+        match self.phase {
+            Phase::Preface(_) => Some(0),
+            Phase::Frames => Some(self.parser.payload_left()),
+            Phase::PassThrough => None,
+        }
+    }
+
     /// Parses `bytes`, which the peer sent, and calls `forward` with what hyper is to read.
     pub(super) fn advance(&mut self, mut bytes: &[u8], tracker: &mut AckTracker, mut forward: impl FnMut(&[u8])) {
         if let Phase::Preface(read) = self.phase {

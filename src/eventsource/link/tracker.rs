@@ -68,7 +68,9 @@ pub(super) struct AckTracker {
     streams: Vec<Stream>,
     /// Streams that the peer has opened and that are not tracked. Their end is not noticed, so they count as open for as
     /// long as the connection.
-    untracked: usize,
+    untracked: u32,
+    /// The streams that the peer has opened since [`AckTracker::take_opened`].
+    opened: u32,
     has_large_frames: bool,
     observer: UsageObserver,
     /// The PING whose acknowledgement is pending.
@@ -128,7 +130,7 @@ impl AckTracker {
 
     fn report(&self) {
         if let UsageObserver(Some(observer)) = &self.observer {
-            let streams = self.streams.len() + self.untracked;
+            let streams = self.streams.len() + usize::try_from(self.untracked).unwrap_or(usize::MAX);
             observer(Usage { streams, has_large_frames: self.has_large_frames });
         }
     }
@@ -150,14 +152,21 @@ impl AckTracker {
     pub(super) fn stream_opened(&mut self, id: u32) {
         if self.has_room() && self.streams.last().is_none_or(|last| last.id < id) {
             self.streams.push(Stream { id, written: 0, pinged: 0, ended: false, watcher: None });
+            self.opened += 1;
             self.report();
         }
     }
 
     /// Counts a stream that the peer has opened and that cannot be tracked.
     pub(super) fn stream_untracked(&mut self) {
-        self.untracked += 1;
+        self.untracked = self.untracked.saturating_add(1);
+        self.opened += 1;
         self.report();
+    }
+
+    /// Returns the number of streams that the peer has opened since the last call.
+    pub(super) fn take_opened(&mut self) -> u32 {
+        std::mem::take(&mut self.opened)
     }
 
     /// Counts a completely written DATA frame with a payload of this many bytes.
