@@ -114,10 +114,12 @@ pub async fn build(config: Config) -> Result<Bound> {
     );
     let options = eventsource::Options {
         namespaces: (!config.namespaces.is_empty()).then(|| config.namespaces.clone()),
+        limits: config.limits,
+        limit_hits: limits.clone(),
         drain: shutdown::SERVER,
         traces: config.traces.clone(),
     };
-    let server = Server::new(deliveries, options, readiness.clone(), stream_metrics);
+    let server = Server::new(deliveries, store.clone(), options, readiness.clone(), stream_metrics);
     let in_use = SubscriptionsInUse::default();
     let watches =
         Watches::new(kubernetes, config.selector.clone(), store.clone(), readiness.clone(), in_use, limits.clone());

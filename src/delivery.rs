@@ -13,6 +13,8 @@
 mod backlog;
 mod driver;
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod fixtures;
 mod handle;
 mod ledger;

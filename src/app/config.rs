@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     clock::WallClock,
+    eventsource::Limits,
     store::Scope,
     telemetry::{Traces, log},
 };
@@ -37,6 +38,8 @@ pub struct Config {
     pub skip_labelled: bool,
     /// The limit of mark patches per second.
     pub mark_rate: NonZeroU32,
+    /// The limits of subscribers' connections, streams and requests.
+    pub limits: Limits,
     /// The connection to the Kubernetes API. `None`: `KUBECONFIG`, else the Pod's service account.
     pub kubernetes: Option<kube::Config>,
     /// The log of the process, for changes of its level.
@@ -60,6 +63,7 @@ impl Default for Config {
             confirm_after: Duration::from_secs(1),
             skip_labelled: false,
             mark_rate: const { NonZeroU32::new(100).expect("not zero") },
+            limits: Limits::default(),
             kubernetes: None,
             log: log::Handle::default(),
             traces: Traces::default(),

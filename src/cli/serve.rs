@@ -1,6 +1,11 @@
 //! `serve`: runs the server.
 
-use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, builder::BoolishValueParser};
@@ -13,6 +18,7 @@ use super::{LogArgs, signals::Signals, values};
 use crate::{
     app::{self, Config, shutdown},
     clock::WallClock,
+    eventsource::Limits,
     telemetry::{Traces, log},
 };
 
@@ -95,8 +101,30 @@ pub(super) struct Serve {
     #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_MARK_RATE", value_name = "NUMBER", default_value_t = Config::default().mark_rate)]
     mark_rate: NonZeroU32,
 
+    /// Open streams of subscribers; each needs up to 32 KiB of memory
+    #[arg(long, env = "MODEL_UPDATE_MAX_STREAMS", value_name = "NUMBER", help_heading = LIMITS,
+        default_value_t = default_limit(|limits| limits.streams))]
+    max_streams: NonZeroUsize,
+
+    /// Open streams of subscribers to one namespace
+    #[arg(long, env = "MODEL_UPDATE_MAX_STREAMS_PER_NAMESPACE", value_name = "NUMBER", help_heading = LIMITS,
+        default_value_t = default_limit(|limits| limits.streams_per_namespace))]
+    max_streams_per_namespace: NonZeroUsize,
+
+    /// Open streams of one peer address; a proxy or NAT gateway combines many subscribers under its own
+    #[arg(long, env = "MODEL_UPDATE_MAX_STREAMS_PER_PEER", value_name = "NUMBER", help_heading = LIMITS,
+        default_value_t = default_limit(|limits| limits.streams_per_peer))]
+    max_streams_per_peer: NonZeroUsize,
+
     #[command(flatten)]
     log: LogArgs,
+}
+
+/// The heading of flags that protect tenants from each other.
+const LIMITS: &str = "Limits";
+
+fn default_limit(of: impl FnOnce(Limits) -> usize) -> NonZeroUsize {
+    NonZeroUsize::new(of(Config::default().limits)).expect("the default limits are not zero")
 }
 
 impl Serve {
@@ -125,6 +153,12 @@ impl From<Serve> for Config {
             confirm_after: serve.confirm_after.into(),
             skip_labelled: serve.skip_labelled,
             mark_rate: serve.mark_rate,
+            limits: Limits {
+                streams: serve.max_streams.get(),
+                streams_per_namespace: serve.max_streams_per_namespace.get(),
+                streams_per_peer: serve.max_streams_per_peer.get(),
+                ..Limits::default()
+            },
             kubernetes: None,
             log: log::Handle::default(),
             traces: Traces::default(),

@@ -74,7 +74,9 @@ struct ToStream {
 }
 
 impl ToStream {
+    /// Ends the stream.
     fn close(self, reason: CloseReason) {
+        // Set before the end of `events`, upon which the stream reads it.
         self.closed.send_replace(Some(reason));
     }
 }
@@ -284,9 +286,10 @@ impl Driver {
                 self.ledger.attach(id, subscription, peer, now);
             }
             StreamMessage::Acknowledged { id, sequence } => self.ledger.handle_ack(id, sequence, self.now()),
-            StreamMessage::Ended { id } => {
+            StreamMessage::Ended { id, held } => {
                 self.to_streams.remove(&id);
                 self.ledger.end(id, self.now());
+                drop(held);
             }
         }
     }

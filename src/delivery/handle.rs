@@ -1,6 +1,7 @@
 //! The interface of delivery for a stream.
 
 use std::{
+    any::Any,
     fmt,
     net::SocketAddr,
     sync::{
@@ -39,6 +40,9 @@ pub struct Handoff {
     pub payload: Bytes,
 }
 
+/// A value that a stream's end gives back, see [`AckSender::hold`].
+pub(super) type Held = Option<Box<dyn Any + Send + Sync>>;
+
 /// A message from a stream to the delivery task. Each stream sends one `Attached`, one `Ended`, and at most one
 /// `Acknowledged` for each of its [`MAX_UNACKNOWLEDGED`] events, so their channel needs no bound.
 pub(super) enum StreamMessage {
@@ -56,6 +60,8 @@ pub(super) enum StreamMessage {
     },
     Ended {
         id: StreamId,
+        /// Dropped with this message.
+        held: Held,
     },
 }
 
@@ -85,7 +91,7 @@ impl Deliveries {
         let (to_stream, events) = mpsc::channel(MAX_UNACKNOWLEDGED);
         let (close, closed) = watch::channel(None);
         self.send(StreamMessage::Attached { id, subscription, peer, span, events: to_stream, closed: close });
-        Attached { events, closed, acks: AckSender { id, deliveries: self.clone() } }
+        Attached { events, closed, acks: AckSender { id, deliveries: self.clone(), held: None } }
     }
 
     fn send(&self, message: StreamMessage) {
@@ -112,12 +118,19 @@ pub struct Attached {
 pub struct AckSender {
     id: StreamId,
     deliveries: Deliveries,
+    held: Held,
 }
 
 impl AckSender {
     /// Acknowledges every event up to this one: the peer has read them.
     pub fn acknowledged(&self, sequence: u64) {
         self.deliveries.send(StreamMessage::Acknowledged { id: self.id, sequence });
+    }
+
+    /// Holds a value until the delivery task has handled the end of the stream. A limit of streams that is held like this
+    /// bounds the messages of streams that have ended, too.
+    pub fn hold(&mut self, value: impl Send + Sync + 'static) {
+        self.held = Some(Box::new(value));
     }
 
     /// The stream's number, for logs.
@@ -128,6 +141,6 @@ impl AckSender {
 
 impl Drop for AckSender {
     fn drop(&mut self) {
-        self.deliveries.send(StreamMessage::Ended { id: self.id });
+        self.deliveries.send(StreamMessage::Ended { id: self.id, held: self.held.take() });
     }
 }

@@ -1,7 +1,7 @@
 //! Metrics of subscribers' connections and streams. The `grpc_server_*` metrics have the names and labels of linkerd's
 //! policy controller, which existing dashboards know.
 
-use std::{fmt, ops::Deref, time::Duration};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
@@ -73,13 +73,20 @@ impl EncodeLabelValue for CloseReason {
     }
 }
 
+/// The statuses of refused requests.
+const REFUSALS: [Code; 4] = [Code::InvalidArgument, Code::PermissionDenied, Code::ResourceExhausted, Code::Unavailable];
+
 /// The labels of the only method.
 const METHOD: MethodLabels =
     MethodLabels { grpc_service: "generic.Eventing", grpc_method: "StartEventSource", grpc_type: "server_stream" };
 
-/// Metrics of subscribers' connections and streams. Cheap to clone.
+/// Metrics of subscribers' connections and streams. Cheap to clone, and small: each connection and stream has a clone.
 #[derive(Clone, Debug)]
-pub struct StreamMetrics {
+pub struct StreamMetrics(Arc<Metrics>);
+
+/// The metrics of [`StreamMetrics`].
+#[derive(Debug)]
+pub struct Metrics {
     started: Family<MethodLabels, Counter>,
     handled: Family<HandledLabels, Counter>,
     sent: Family<MethodLabels, Counter>,
@@ -92,10 +99,18 @@ pub struct StreamMetrics {
     refused: Family<RefusedLabels, Counter>,
 }
 
+impl Deref for StreamMetrics {
+    type Target = Metrics;
+
+    fn deref(&self) -> &Metrics {
+        &self.0
+    }
+}
+
 impl StreamMetrics {
     /// Creates the metrics and registers them.
     pub fn new(registry: &mut Registry) -> Self {
-        let metrics = Self {
+        let metrics = Metrics {
             started: Family::default(),
             handled: Family::default(),
             sent: Family::default(),
@@ -106,10 +121,10 @@ impl StreamMetrics {
             refused: Family::default(),
         };
         // Usual series exist from the start: the first increment of a new series does not appear in its rate.
-        for code in [Code::Cancelled, Code::Unavailable, Code::InvalidArgument, Code::PermissionDenied] {
+        for code in REFUSALS.into_iter().chain([Code::Cancelled]) {
             drop(metrics.handled(code));
         }
-        for code in [Code::InvalidArgument, Code::PermissionDenied, Code::Unavailable] {
+        for code in REFUSALS {
             drop(metrics.refused(code));
         }
         for reason in [CloseReason::Silent, CloseReason::Stalled] {
@@ -139,9 +154,11 @@ impl StreamMetrics {
             "Refused subscriptions, by gRPC status code",
             metrics.refused.clone(),
         );
-        metrics
+        Self(Arc::new(metrics))
     }
+}
 
+impl Metrics {
     /// Counts a started call.
     pub(super) fn call_started(&self) {
         self.started.get_or_create(&METHOD).inc();

@@ -17,7 +17,7 @@ use tokio::{
 use tonic::{Code, Status};
 use tracing::info;
 
-use super::{link::StreamAcks, metrics::StreamMetrics, proto};
+use super::{link::StreamAcks, metrics::StreamMetrics, proto, status};
 use crate::{
     delivery::{AckSender, Attached, CloseReason, Handoff},
     failpoint::FailPoint,
@@ -89,11 +89,9 @@ impl Stream for EventStream {
                 Poll::Ready(Some(Ok(event)))
             }
             Poll::Ready(None) => {
-                let status = match *this.closed.borrow() {
-                    Some(CloseReason::NotReading) => not_reading(),
-                    Some(CloseReason::ShuttingDown) | None => shutting_down(),
-                };
-                Poll::Ready(Some(Err(this.guard.end(status))))
+                // Without a reason, the delivery task has ended.
+                let reason = this.closed.borrow().unwrap_or(CloseReason::ShuttingDown);
+                Poll::Ready(Some(Err(this.guard.end(status::closed(reason)))))
             }
         }
     }
@@ -122,16 +120,6 @@ async fn forward_acks(pending: Weak<PendingAcks>, mut acked: watch::Receiver<u64
             pending.delivery.acknowledged(sequence);
         }
     }
-}
-
-/// The status of requests and streams during a shutdown. Clients reconnect.
-pub(super) fn shutting_down() -> Status {
-    Status::unavailable("the server is shutting down")
-}
-
-/// The status of a stream whose subscriber does not read while others need the memory.
-fn not_reading() -> Status {
-    Status::resource_exhausted("subscriber does not read: its events were not acknowledged for a minute")
 }
 
 /// Records a stream from its start to its end in metrics, log and traces. A guard that is dropped without a status means
@@ -192,9 +180,11 @@ impl Drop for StreamGuard {
 }
 
 /// The span of a refused request, in a trace of its own.
-pub(super) fn refusal_span(event_source: &str, code: Code, duration: Duration) -> FinishedSpan {
+pub(super) fn refusal_span(event_source: Option<&str>, code: Code, duration: Duration) -> FinishedSpan {
     let mut span = call_span(SpanRef::random(), code, duration);
-    span.attributes.push(Attribute::new("modelupdate.event_source", event_source.to_owned()));
+    if let Some(name) = event_source {
+        span.attributes.push(Attribute::new("modelupdate.event_source", name.to_owned()));
+    }
     span.fail("refused", grpc::names(code).spec);
     span
 }

@@ -140,6 +140,11 @@ impl FrameParser {
         self.header_read == 0 && self.open_block.is_none()
     }
 
+    /// The missing bytes of the current frame's payload.
+    pub(super) fn payload_left(&self) -> u32 {
+        self.payload_left
+    }
+
     /// The bytes of an incomplete frame header.
     pub(super) fn partial_header(&self) -> &[u8] {
         if self.header_read < HEADER_LEN { &self.header.0[..self.header_read] } else { &[] }

@@ -59,6 +59,15 @@ impl Inbound {
         }
     }
 
+    /// The missing bytes of the payload of the frame that is being read. `None` if frames are not parsed.
+    pub(super) fn payload_left(&self) -> Option<u32> {
+        match self.phase {
+            Phase::Preface(_) => Some(0),
+            Phase::Frames => Some(self.parser.payload_left()),
+            Phase::PassThrough => None,
+        }
+    }
+
     /// Parses `bytes`, which the peer sent, and calls `forward` with what hyper is to read.
     pub(super) fn advance(&mut self, mut bytes: &[u8], tracker: &mut AckTracker, mut forward: impl FnMut(&[u8])) {
         if let Phase::Preface(read) = self.phase {
@@ -98,6 +107,7 @@ impl Inbound {
         while let Some(step) = self.parser.step(bytes) {
             match step {
                 Step::Header(header) => {
+                    tracker.frame_begun(header.len());
                     self.action = self.action_for(&header, tracker);
                     match self.action {
                         Action::Forward => forward(header.bytes()),
@@ -135,7 +145,7 @@ impl Inbound {
         }
     }
 
-    fn action_for(&mut self, header: &FrameHeader, tracker: &AckTracker) -> Action {
+    fn action_for(&mut self, header: &FrameHeader, tracker: &mut AckTracker) -> Action {
         match header.kind() {
             kind::PING if *header == ping_ack_header() => Action::HoldPingAck([0; 8], 0),
             kind::HEADERS => {
@@ -157,7 +167,7 @@ impl Inbound {
 
     /// The action for a frame of a header block. If the link's header cannot be appended (no known client sends such a
     /// block), the stream is not tracked.
-    fn block_action(&mut self, header: &FrameHeader, extensible: bool, tracker: &AckTracker) -> Action {
+    fn block_action(&mut self, header: &FrameHeader, extensible: bool, tracker: &mut AckTracker) -> Action {
         if !header.has(flag::END_HEADERS) {
             return Action::Forward;
         }
@@ -167,7 +177,11 @@ impl Inbound {
             {
                 Action::AppendStreamId(stream)
             }
-            _ => Action::Forward,
+            Some(_) => {
+                tracker.stream_untracked();
+                Action::Forward
+            }
+            None => Action::Forward,
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::coop,
     time::{Instant, Sleep, sleep_until},
 };
 use tonic::transport::server::Connected;
@@ -21,12 +22,18 @@ use super::{
     frame::{FrameHeader, HEADER_LEN, kind},
     inbound::Inbound,
     outbound::Outbound,
-    tracker::{PingDue, PingPayload},
+    tracker::{PingDue, PingPayload, Usage, UsageObserver},
 };
 
 /// The most bytes of one read. The buffer is on the stack, so that an idle connection has none. What a subscriber sends
 /// is small.
 const MAX_READ: usize = 4 * 1024;
+/// The most bytes of one read beyond the current frame: up to five requests.
+const READ_AHEAD: usize = 64;
+/// The share of a task's turn in Tokio (128 units) that a new stream uses up. hyper starts a task for each request of a
+/// turn. Those tasks should run before more requests are read: a client can send thousands at once, on each of thousands of
+/// connections.
+const UNITS_PER_STREAM: u32 = 32;
 
 /// The length of a PING on the wire.
 const PING_LEN: usize = HEADER_LEN + size_of::<PingPayload>();
@@ -84,6 +91,13 @@ impl<IO> Link<IO> {
         self
     }
 
+    /// Sets a function that receives the connection's usage after each change.
+    #[must_use]
+    pub fn with_usage_observer(self, observer: impl Fn(Usage) + Send + Sync + 'static) -> Self {
+        self.shared.tracker().observe(UsageObserver::new(observer));
+        self
+    }
+
     /// Closes the tracker on an error of the connection, without waiting for hyper to drop it.
     fn fail<T>(&self, error: io::Error) -> io::Result<T> {
         self.shared.tracker().close();
@@ -122,6 +136,12 @@ impl<IO> Link<IO> {
                 inbound.finish(forward);
             }
         }
+    }
+
+    /// The most bytes of the next read.
+    fn read_limit(&self) -> usize {
+        let payload = self.inbound.payload_left().map(|left| usize::try_from(left).unwrap_or(MAX_READ));
+        payload.map_or(MAX_READ, |left| left.clamp(READ_AHEAD, MAX_READ))
     }
 }
 
@@ -216,7 +236,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Link<IO> {
                 return Poll::Ready(Ok(()));
             }
             let mut bytes = [MaybeUninit::uninit(); MAX_READ];
-            let limit = buf.remaining().min(MAX_READ);
+            let limit = buf.remaining().min(this.read_limit());
             let mut read = ReadBuf::uninit(&mut bytes[..limit]);
             ready!(Pin::new(&mut this.io).poll_read(cx, &mut read)).or_else(|error| this.fail(error))?;
             let before = buf.filled().len();
@@ -225,6 +245,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Link<IO> {
                 this.receive(None, buf);
             } else {
                 this.receive(Some(read.filled()), buf);
+                use_up(cx, UNITS_PER_STREAM * this.shared.tracker().take_opened());
             }
             // Zero bytes would look like the end of the connection, so read on if there were none for hyper (an
             // acknowledgement of the link, a partial header).
@@ -287,6 +308,18 @@ impl<IO> Connected for Link<IO> {
 impl<IO: fmt::Debug> fmt::Debug for Link<IO> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("io", &self.io).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+/// Uses up units of the task's turn. Without any left, sockets return `Pending`, and the task is polled again after others.
+fn use_up(cx: &mut Context<'_>, units: u32) {
+    for _ in 0..units {
+        if !coop::has_budget_remaining() {
+            return;
+        }
+        if let Poll::Ready(unit) = coop::poll_proceed(cx) {
+            unit.made_progress();
+        }
     }
 }
 

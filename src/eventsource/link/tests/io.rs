@@ -8,7 +8,11 @@ use std::{
 };
 
 use http::HeaderMap;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
+    task::coop,
+};
 use tonic::transport::server::Connected as _;
 
 use super::{
@@ -256,6 +260,39 @@ async fn a_reader_with_a_tiny_buffer_reads_everything_in_order() {
     }
     assert_eq!(received.len(), sent.len() + 43);
     assert!(received.ends_with(&data(1, 0, 20)));
+}
+
+/// hyper starts a task for each new stream. Those run before the connection's task reads more.
+#[tokio::test]
+async fn new_streams_use_up_the_turn_of_the_task() {
+    let mut env = TestEnv::new();
+    env.socket.send(&client_preface());
+    assert!(env.read().is_pending());
+    for index in 0..4 {
+        assert!(coop::has_budget_remaining(), "{index} streams");
+        env.socket.send(&headers(2 * index + 1, END_STREAM, 3));
+        assert!(env.read().is_pending());
+    }
+    assert!(!coop::has_budget_remaining());
+}
+
+/// A frame is read in few pieces, but not together with the requests behind it.
+#[tokio::test]
+async fn a_read_does_not_go_far_beyond_the_current_frame() {
+    let mut env = TestEnv::new();
+    env.socket.send(&[client_preface(), data(1, 0, 10_000), headers(1, END_STREAM, 3).repeat(100)].concat());
+    let mut reads = Vec::new();
+    loop {
+        let before = env.socket.state().incoming.len();
+        let mut bytes = [0; 16 * 1024];
+        let mut buf = ReadBuf::new(&mut bytes);
+        if Pin::new(&mut env.link).poll_read(&mut Context::from_waker(&env.waker), &mut buf).is_pending() {
+            break;
+        }
+        reads.push(before - env.socket.state().incoming.len());
+    }
+    assert_eq!(reads[..4], [64, 4096, 4096, 10_000 + 24 + 15 + 9 - 64 - 2 * 4096]);
+    assert!(reads[4..].iter().all(|read| *read <= 64), "{reads:?}");
 }
 
 #[test]

@@ -1,0 +1,6 @@
+//! Tests of the whole server over real sockets.
+
+mod connections;
+mod harness;
+mod requests;
+mod streams;
