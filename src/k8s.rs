@@ -12,9 +12,11 @@ mod fixtures;
 mod marker;
 mod metrics;
 mod object;
+mod reviews;
 mod watch;
 
 pub use client::{Client, ConnectError};
 pub use marker::PatchMarker;
 pub use metrics::KubernetesMetrics;
+pub use reviews::ApiReviewer;
 pub use watch::Watch;
