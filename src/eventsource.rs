@@ -8,6 +8,7 @@
 //! | `stream` | the stream of one subscriber: events to it, acknowledgements from it |
 //! | [`link`] | acknowledgements by HTTP/2 PINGs, below gRPC |
 //! | `socket` | time limits of a connection |
+//! | `tls` | TLS, with certificates that are read again
 //! | `codec` | the codec of the messages |
 //! | `metrics` | metrics |
 //! | `client` | a subscriber, for the demo and for tests |
@@ -21,10 +22,12 @@ mod server;
 mod service;
 mod socket;
 mod stream;
+mod tls;
 
 pub use client::{ReceivedEvent, SubscribeError, Subscriber};
 pub use metrics::StreamMetrics;
 pub use server::{Options, Server};
+pub use tls::{TlsError, TlsFiles, TlsMetrics};
 
 /// Code generated from `proto/generic.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
