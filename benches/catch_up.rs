@@ -13,8 +13,8 @@ use model_update_eventsource::{
         WallClock,
     },
     model::{
-        Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Subscription, SubscriptionName, Uid,
-        Workflow,
+        Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Statuses, Subscription,
+        SubscriptionName, Uid, Workflow,
     },
     store::Store,
 };
@@ -53,6 +53,8 @@ fn run(number: usize) -> Workflow {
         name: format!("penguin-pipeline-{number:05}").into(),
         uid: Uid::from(number as u128 + 1),
         created: 1_700_000_000 + number as i64,
+        finished: 0,
+        resubmitted: false,
         phase: Phase::Succeeded,
         events_published: false,
         pipeline: PipelineName::Spec("penguin-pipeline".into()),
@@ -70,6 +72,9 @@ fn subscription(number: usize) -> Subscription {
         pipelines: PipelineFilter::matching(["penguin-*"]).expect("a pattern"),
         artifact_types: Arc::default(),
         max_age: None,
+        latest_only: false,
+        statuses: Statuses::default(),
+        remember: true,
         include: [].into_iter().collect(),
     }
 }

@@ -2,56 +2,49 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/livez` | 200 while the process answers |
-//! | `/readyz` | 200, or 503 with the conditions that block, one a line |
+//! | `/livez` | 200 while the delivery task runs, else 503 |
+//! | `/readyz` | 200 and the scopes that fail, or 503 and everything that fails, one a line |
 //! | `/metrics` | OpenMetrics with exemplars where the scraper accepts it, else Prometheus' text format |
+//! | `/loglevel` | the log level; a PUT from a loopback address changes it until the next restart |
 //! | `/` | a status page |
 //!
-//! This port is unauthenticated. So it shows no more of a tenant's runs than counts, and its connections are limited:
-//! one request each, within ten seconds, and 64 at once.
+//! The port is unauthenticated. So it shows no more of a tenant's runs than counts, and its connections are limited: see
+//! `connections`. With a listener of their own, metrics are on that one only, so that a NetworkPolicy can tell scrapers
+//! from the kubelet.
 
+mod connections;
 mod exposition;
 
 use std::{
-    io,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::{
     Router,
-    extract::State,
+    extract::{ConnectInfo, DefaultBodyLimit, State},
     http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{error, info};
 
 use self::exposition::Exposition;
 use crate::{
-    net::Acceptor,
-    readiness::Readiness,
+    readiness::{Heartbeat, Readiness},
     store::{Size, Store},
+    telemetry::{LimitHits, log},
 };
 
-/// The limit of concurrent connections. Further ones wait in the listener's queue.
-const MAX_CONNECTIONS: usize = 64;
-/// The deadline of a connection: request and answer.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// The limit of a request's head, in bytes.
-const MAX_HEAD: usize = 16 * 1024;
+/// The age of the delivery task's heartbeat at which the process counts as dead. The task beats every second, and none
+/// of its turns takes more than milliseconds.
+const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(30);
+/// The limit of a request's body, in bytes: a log level.
+const MAX_BODY: usize = 1024;
 
 /// The state behind the admin port.
 #[derive(Debug)]
@@ -60,6 +53,12 @@ pub struct Admin {
     pub registry: Registry,
     /// The conditions for `/readyz`.
     pub readiness: Readiness,
+    /// The sign of life for `/livez`.
+    pub heartbeat: Heartbeat,
+    /// The log whose level `/loglevel` shows and changes.
+    pub log: log::Handle,
+    /// The hits of this port's limits.
+    pub limits: LimitHits,
     /// The store whose size the status page shows.
     pub store: Arc<Store>,
     /// The number of attached streams.
@@ -70,57 +69,85 @@ pub struct Admin {
     pub facts: Vec<(&'static str, String)>,
 }
 
-/// Serves until `stop` is cancelled. Answers in progress then have `last_answers` to complete.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken, last_answers: Duration) {
-    let router = router(admin);
-    let mut acceptor = Acceptor::new(listener);
-    let mut connections = JoinSet::new();
-    let on_error = |error: &io::Error| warn!(%error, "cannot accept a connection to the admin port");
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            (stream, _) = acceptor.accept(on_error), if connections.len() < MAX_CONNECTIONS => {
-                connections.spawn(connection(stream, router.clone()));
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
-    // Dropping the set aborts the rest.
-    timeout(last_answers, async { while connections.join_next().await.is_some() {} }).await.ok();
-}
-
-async fn connection(stream: TcpStream, router: Router) {
-    let served = http1::Builder::new()
-        .keep_alive(false)
-        .max_buf_size(MAX_HEAD)
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match timeout(CONNECTION_TIMEOUT, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "connection to the admin port failed"),
-        Err(_) => debug!("connection to the admin port timed out"),
-    }
-}
-
-fn router(admin: Admin) -> Router {
-    Router::new()
-        .route("/livez", get(async || "ok\n"))
+/// Serves until `stop` is cancelled. Answers in progress then have `last_answers` to complete. With `metrics_listener`,
+/// metrics are served there and not on `listener`.
+pub async fn serve(
+    listener: TcpListener,
+    metrics_listener: Option<TcpListener>,
+    admin: Admin,
+    stop: CancellationToken,
+    last_answers: Duration,
+) {
+    let admin = Arc::new(admin);
+    let limits = admin.limits.clone();
+    let metrics = Router::new().route("/metrics", get(metrics));
+    let routes = Router::new()
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+        .route("/loglevel", get(log_level).put(set_log_level))
         .route("/", get(status))
-        .with_state(Arc::new(admin))
+        .layer(DefaultBodyLimit::max(MAX_BODY));
+    let (routes, metrics) = match &metrics_listener {
+        Some(_) => (routes, metrics),
+        None => (routes.merge(metrics), Router::new()),
+    };
+    let serve_routes = |listener, routes: Router<Arc<Admin>>| {
+        connections::serve(listener, routes.with_state(admin.clone()), limits.clone(), stop.clone(), last_answers)
+    };
+    match metrics_listener {
+        Some(metrics_listener) => {
+            tokio::join!(serve_routes(listener, routes), serve_routes(metrics_listener, metrics));
+        }
+        None => serve_routes(listener, routes).await,
+    }
+}
+
+async fn livez(State(admin): State<Arc<Admin>>) -> Response {
+    let age = admin.heartbeat.age();
+    if age < MAX_HEARTBEAT_AGE {
+        return "ok\n".into_response();
+    }
+    let body = format!("delivery: no turn of the task for {} s\n", age.as_secs());
+    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
 
 async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
-    let blockers = admin.readiness.problems();
-    if blockers.is_empty() {
-        return "ok\n".into_response();
-    }
-    let mut body = String::new();
-    for (condition, reason) in blockers {
+    let ready = admin.readiness.is_ready();
+    let mut body = if ready { "ok\n".to_owned() } else { String::new() };
+    for (condition, reason) in admin.readiness.problems() {
         body.extend([&condition, ": ", &one_line(&reason), "\n"]);
     }
-    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, body).into_response()
+}
+
+async fn log_level(State(admin): State<Arc<Admin>>) -> String {
+    format!("{}\n", admin.log.level())
+}
+
+/// Only for a person inside the Pod (`kubectl exec`, `kubectl port-forward`): at the level `trace`, the log contains the
+/// names of all tenants' runs.
+async fn set_log_level(
+    State(admin): State<Arc<Admin>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    body: String,
+) -> Response {
+    if !peer.ip().is_loopback() {
+        let refusal =
+            "the log level can be changed from a loopback address only, for example through kubectl port-forward\n";
+        return (StatusCode::FORBIDDEN, refusal).into_response();
+    }
+    let level: log::Level = match body.trim().parse() {
+        Ok(level) => level,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    match admin.log.set(&level) {
+        Ok(()) => {
+            info!(%level, "log level changed");
+            format!("{level}\n").into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
@@ -136,11 +163,9 @@ async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Respons
 }
 
 async fn status(State(admin): State<Arc<Admin>>) -> Html<String> {
-    let blockers = admin.readiness.problems();
-    let ready = match blockers.len() {
-        0 => "yes".to_owned(),
-        _ => blockers.into_iter().map(|(name, reason)| format!("no, {name}: {reason}")).collect::<Vec<_>>().join("; "),
-    };
+    let problems = admin.readiness.problems().into_iter().map(|(name, reason)| format!("{name}: {reason}"));
+    let ready = [if admin.readiness.is_ready() { "yes" } else { "no" }.to_owned()];
+    let ready = ready.into_iter().chain(problems).collect::<Vec<_>>().join("; ");
     let Size { workflows, namespaces } = admin.store.size();
     let uptime = Duration::from_secs(admin.started.elapsed().as_secs());
     let live = [

@@ -34,9 +34,10 @@ use crate::{
     eventsource::{self, Server, StreamMetrics},
     k8s::{Client, KubernetesMetrics, PatchMarker, Watch},
     mlmd::{self, LookupMetrics, Mlmd},
-    readiness::Readiness,
+    net,
+    readiness::{Heartbeat, Readiness},
     store::Store,
-    telemetry,
+    telemetry::{self, LimitHits},
 };
 
 const DELIVERY: &str = "delivery";
@@ -47,11 +48,14 @@ pub struct Bound {
     config: Config,
     listener: TcpListener,
     admin_listener: TcpListener,
+    metrics_listener: Option<(TcpListener, SocketAddr)>,
     address: SocketAddr,
     admin_address: SocketAddr,
     registry: Registry,
     subscribers: Gauge,
     readiness: Readiness,
+    heartbeat: Heartbeat,
+    limits: LimitHits,
     store: Arc<Store>,
     watches: Vec<Watch>,
     server: Server,
@@ -63,16 +67,18 @@ pub struct Bound {
 /// # Errors
 /// A port is not available, or the configuration of Kubernetes or ML Metadata is not usable.
 pub async fn build(config: Config) -> Result<Bound> {
-    let (listener, address) = bind(config.listen, "--listen").await?;
-    let (admin_listener, admin_address) = bind(config.admin_listen, "--admin-listen").await?;
+    let (listener, address) = bind(config.listen, "--listen")?;
+    let (admin_listener, admin_address) = bind(config.admin_listen, "--admin-listen")?;
+    let metrics_listener = config.metrics_listen.map(|address| bind(address, "--metrics-listen")).transpose()?;
 
     let mut registry = telemetry::registry();
     let product = telemetry::product(&mut registry);
+    let limits = LimitHits::new(product);
     let delivery_metrics = DeliveryMetrics::new(product);
     let subscribers = delivery_metrics.streams.clone();
     let (kubernetes_metrics, lookup_metrics) = (KubernetesMetrics::new(product), LookupMetrics::new(product));
     let stream_metrics = StreamMetrics::new(product);
-    let readiness = Readiness::default();
+    let (readiness, heartbeat) = (Readiness::default(), Heartbeat::default());
     let store = Arc::<Store>::default();
     let kubernetes = match config.kubernetes.clone() {
         Some(cluster) => Client::new(cluster, kubernetes_metrics)?,
@@ -103,11 +109,14 @@ pub async fn build(config: Config) -> Result<Bound> {
     Ok(Bound {
         listener,
         admin_listener,
+        metrics_listener,
         address,
         admin_address,
         registry,
         subscribers,
         readiness,
+        heartbeat,
+        limits,
         store,
         watches,
         server,
@@ -116,13 +125,12 @@ pub async fn build(config: Config) -> Result<Bound> {
     })
 }
 
-async fn bind(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr)> {
-    let bound = async {
-        let listener = TcpListener::bind(address).await?;
+fn bind(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr)> {
+    let bound = net::listen(address).and_then(|listener| {
         let address = listener.local_addr()?;
-        Ok::<_, std::io::Error>((listener, address))
-    };
-    bound.await.with_context(|| format!("cannot listen on {address}; choose another address with {flag}"))
+        Ok((listener, address))
+    });
+    bound.with_context(|| format!("cannot listen on {address}; choose another address with {flag}"))
 }
 
 impl Bound {
@@ -134,6 +142,11 @@ impl Bound {
     /// The address of health, readiness and metrics.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
+    }
+
+    /// The address of metrics, where they have a listener of their own.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_listener.as_ref().map(|(_, address)| *address)
     }
 
     /// The conditions of the server's readiness.
@@ -152,6 +165,7 @@ impl Bound {
             revision = telemetry::REVISION,
             listen = %self.address,
             admin = %self.admin_address,
+            metrics = self.metrics_address().map(tracing::field::display),
             namespaces = self.config.namespaces_text(),
             selector = self.config.selector,
             metadata_store = self.config.metadata_store,
@@ -164,14 +178,18 @@ impl Bound {
         let admin = Admin {
             registry: self.registry,
             readiness: self.readiness.clone(),
+            heartbeat: self.heartbeat,
+            log: self.config.log.clone(),
+            limits: self.limits,
             store: self.store,
             subscribers: self.subscribers,
             started: std::time::Instant::now(),
             facts,
         };
         let (admin_listener, admin_stop) = (self.admin_listener, stop.clone());
+        let metrics_listener = self.metrics_listener.map(|(listener, _)| listener);
         tasks.spawn("admin", &stop, async {
-            admin::serve(admin_listener, admin, admin_stop, shutdown::LAST_ANSWERS).await;
+            admin::serve(admin_listener, metrics_listener, admin, admin_stop, shutdown::LAST_ANSWERS).await;
             Ok::<_, Infallible>(())
         });
         for watch in self.watches {

@@ -1,11 +1,12 @@
 //! The command line.
 
-mod completions;
+mod completion;
 mod demo;
 mod health;
 mod serve;
 mod signals;
 mod values;
+mod version;
 
 use std::{
     io::{self, Write},
@@ -38,7 +39,8 @@ enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
     Health(health::Health),
-    Completions(completions::Completions),
+    Completion(completion::Completion),
+    Version(version::Version),
 }
 
 #[derive(Debug, Args)]
@@ -60,7 +62,8 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::Demo(demo) => demo.run(),
             Command::Health(health) => health.run(),
-            Command::Completions(completions) => completions.run(),
+            Command::Completion(completion) => completion.run(),
+            Command::Version(version) => version.run(),
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
@@ -73,26 +76,30 @@ impl Cli {
 }
 
 impl LogArgs {
-    fn start_with_traces(&self, runtime: &Runtime) -> anyhow::Result<Traces> {
+    fn start_with_traces(&self, runtime: &Runtime) -> anyhow::Result<(Traces, log::Handle)> {
         start_log_and_traces(self.log_format, &self.log_level, runtime)
     }
 }
 
 /// Starts the log, and traces as configured by the variables `OTEL_*`. A wrong configuration of traces is only a
 /// warning, because events matter more.
-fn start_log_and_traces(format: log::Format, level: &log::Level, runtime: &Runtime) -> anyhow::Result<Traces> {
+fn start_log_and_traces(
+    format: log::Format,
+    level: &log::Level,
+    runtime: &Runtime,
+) -> anyhow::Result<(Traces, log::Handle)> {
     let configured = {
         let _guard = runtime.enter();
         Traces::from_env()
     };
     let traces = configured.as_ref().cloned().unwrap_or_default();
-    log::init(format, level, &traces).context("cannot start the log")?;
+    let handle = log::init(format, level, &traces).context("cannot start the log")?;
     match configured {
         Err(error) => warn!(%error, "traces are off because of their configuration"),
         Ok(traces) if traces.are_on() => info!("exporting traces over OTLP"),
         Ok(_) => debug!("traces are off because no OTLP endpoint is set"),
     }
-    Ok(traces)
+    Ok((traces, handle))
 }
 
 /// Reports a failure as a log line if the log is on, so that standard error has one format.

@@ -1,7 +1,12 @@
-//! The accept loop of the servers in this program. A leaf that every module may use.
+//! Listening sockets and the accept loop of the servers in this program. A leaf that every module may use.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::sleep,
@@ -12,6 +17,42 @@ use crate::backoff::Backoff;
 /// Pauses after errors of `accept`. The usual error is a lack of file descriptors, which only the end of another
 /// connection resolves.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(2) };
+
+/// Connections that wait to be accepted, in the kernel.
+const BACKLOG: i32 = 1024;
+
+/// Listens on an address. `[::]` stands for all IPv6 and IPv4 addresses, whatever the system's default, and for all IPv4
+/// addresses where IPv6 is off. To be called within a Tokio runtime.
+///
+/// # Errors
+/// The address is not available.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let is_any_v6 = address.is_ipv6() && address.ip().is_unspecified();
+    match bind(address, is_any_v6) {
+        Err(error) if is_any_v6 && is_without_ipv6(&error) => {
+            bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())), false)
+        }
+        bound => bound,
+    }
+}
+
+fn bind(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if dual_stack {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Returns whether the error means that the system has no IPv6: the family is unknown, or no interface has an address.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
 
 /// Accepts connections from a listener, with pauses while that fails.
 #[derive(Debug)]
@@ -36,7 +77,8 @@ impl Acceptor {
                     self.failures = 0;
                     // Fails only where the peer has already closed the connection, which the first read reports.
                     stream.set_nodelay(true).ok();
-                    return (stream, peer);
+                    // On a dual-stack socket, IPv4 peers have IPv6 addresses.
+                    return (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()));
                 }
                 Err(error) => {
                     on_error(&error);
@@ -46,5 +88,29 @@ impl Acceptor {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_unspecified_ipv6_address_accepts_ipv4() {
+        let listener = listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        let (_, peer) = Acceptor::new(listener).accept(|error| panic!("{error}")).await;
+        assert_eq!(peer, client.local_addr().unwrap(), "the peer has its IPv4 address");
+    }
+
+    #[tokio::test]
+    async fn an_explicit_address_is_taken_as_it_is() {
+        let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(address.ip(), Ipv4Addr::LOCALHOST);
+        assert!(listen(address).is_err(), "the port is in use");
     }
 }

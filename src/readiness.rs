@@ -6,10 +6,10 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// Named conditions. The server is ready while every general condition holds and at least one scope is served: the
 /// namespaces of one tenant must not make the server unready for the others. Cheap to clone.

@@ -1,4 +1,4 @@
-//! Dashboards, alerts and the metrics' documentation, on the real server before a real Prometheus.
+//! Dashboards, alerts and the documentation of metrics, with a real server and a real Prometheus.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
@@ -6,11 +6,9 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use serde_json::Value;
 use test_support::{
-    ChildProcess, Model, NewWorkflow, Peers, RunningServer, SOON, ServerProcess, Task, eventually, free_port,
-    plain_http,
+    ChildProcess, GrpcGoClient, Model, NewWorkflow, PIPELINE, Peers, RunningServer, SOON, Task, TestEnv, eventually,
+    free_port, plain_http,
 };
-
-const PIPELINE: &str = "penguin-pipeline";
 
 fn file(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -22,7 +20,7 @@ fn dashboards() -> Vec<(&'static str, Value)> {
         .into()
 }
 
-/// Title and query of everything that asks Prometheus.
+/// Returns title and query of each Prometheus query in a dashboard.
 fn queries(dashboard: &Value) -> Vec<(String, String)> {
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let prometheus = panels.filter(|panel| panel["datasource"]["type"] == "prometheus");
@@ -35,23 +33,23 @@ fn queries(dashboard: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
-/// As Grafana fills a query in, with everything chosen.
-fn filled_in(query: &str) -> String {
+/// Replaces the variables of a query as Grafana does when all values are selected.
+fn interpolated(query: &str) -> String {
     query.replace("$__rate_interval", "1m").replace("$job", ".+").replace("$instance", ".+").replace("$namespace", ".*")
 }
 
-/// A Prometheus of the test's own that scrapes this server every second, and keeps exemplars.
+/// A Prometheus that scrapes a server every second and stores exemplars.
 struct Prometheus {
     _process: ChildProcess,
     url: String,
 }
 
 impl Prometheus {
-    async fn scraping(peers: &Peers, serving: &RunningServer) -> Self {
+    async fn scraping(peers: &Peers, server: &RunningServer) -> Self {
         let mut process = ChildProcess::new("prometheus", peers.program("prometheus"));
         let config = format!(
             "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: model-update-eventsource\n  static_configs:\n  - targets: ['{}']\n",
-            serving.admin
+            server.admin
         );
         let path = process.folder().join("prometheus.yml");
         fs::write(&path, config).unwrap();
@@ -64,19 +62,19 @@ impl Prometheus {
         ]);
         process.start();
         let url = format!("http://127.0.0.1:{port}");
-        eventually(SOON, "Prometheus", async || plain_http::get(&format!("{url}/-/ready")).await).await;
+        eventually(SOON, "Prometheus is ready", async || plain_http::get(&format!("{url}/-/ready")).await).await;
         Self { _process: process, url }
     }
 
     async fn get(&self, path: &str, query: &str) -> Result<Value, String> {
-        let encoded: String = query.bytes().map(|octet| format!("%{octet:02X}")).collect();
+        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let answer = plain_http::get(&format!("{}{path}?query={encoded}", self.url))
             .await
             .map_err(|error| format!("{error:?}"))?;
         serde_json::from_str(&answer).map_err(|error| error.to_string())
     }
 
-    /// The values that a query has now, those that are no number left out.
+    /// Returns the current values of a query, without NaN.
     async fn values(&self, query: &str) -> Result<Vec<f64>, String> {
         let answer = self.get("/api/v1/query", query).await?;
         let results = answer["data"]["result"].as_array().ok_or_else(|| answer.to_string())?;
@@ -85,50 +83,49 @@ impl Prometheus {
     }
 }
 
-/// A server, one run of each outcome, and a Prometheus that has seen it all.
-async fn world() -> (Peers, RunningServer, Prometheus, Vec<Box<dyn std::any::Any>>) {
-    let peers = Peers::with(&["prometheus"]).await;
-    let cluster = peers.cluster().await;
-    let store = peers.metadata_store().await;
-    let namespace = cluster.namespace("team").await;
-    let workflows = cluster.workflows(&namespace).await;
-    let serving =
-        ServerProcess::start(&cluster.admin_kubeconfig_file(), &store.url(), &["--confirm-after=4s"]).listening().await;
-    serving.ready().await;
-    let prometheus = Prometheus::scraping(&peers, &serving).await;
-    // The first scrape comes before anything is counted: what has no past has no rate.
-    eventually(SOON, "a scrape", async || prometheus.values("up == 1").await.map(|values| values.len() == 1)).await;
+/// A server with one run of each outcome, and a Prometheus that has scraped it.
+struct Harness {
+    server: RunningServer,
+    prometheus: Prometheus,
+    _env: TestEnv,
+    _subscriber: GrpcGoClient,
+}
 
-    let config = format!("kfpNamespace: {namespace}");
-    let mut refused = peers.grpc_go_client(serving.listen, "kfpNamespace: Not A Namespace").start();
-    refused.next(SOON).await;
-    let writer = store.writer().await;
-    let mut first = peers.grpc_go_client(serving.listen, &config).start();
-    for name in ["again", "unblessed"] {
-        let run = writer.tfx_run(PIPELINE, name).await;
-        let model = if name == "again" { Model::pushed("gs://root/1") } else { Model::unblessed("gs://root/2") };
-        run.task(Task::new("Pusher").output(model)).await;
-        workflows.create(NewWorkflow::tfx_v1(name, PIPELINE).phase("Succeeded")).await;
+impl Harness {
+    async fn start() -> Self {
+        let peers = Peers::with(&["prometheus"]).await;
+        let env = TestEnv::start(&peers).await;
+        let server = env.start_server(&[], &["--confirm-after=4s"]).await;
+        let prometheus = Prometheus::scraping(&peers, &server).await;
+        // The first scrape precedes all counts: a rate needs an earlier value.
+        eventually(SOON, "a scrape", async || prometheus.values("up == 1").await.map(|values| values.len() == 1)).await;
+
+        let mut refused = peers.grpc_go_client(server.listen, "kfpNamespace: Not A Namespace").start();
+        refused.next(SOON).await;
+        let mut first = peers.grpc_go_client(server.listen, &env.config()).start();
+        for (name, model) in [("again", Model::pushed("gs://root/1")), ("unblessed", Model::unblessed("gs://root/2"))] {
+            env.writer.tfx_run(PIPELINE, name).await.task(Task::new("Pusher").output(model)).await;
+            env.workflows.create(NewWorkflow::tfx_v1(name, PIPELINE).phase("Succeeded")).await;
+        }
+        // This run is not in ML Metadata.
+        env.workflows.create(NewWorkflow::tfx_v1("unknown", PIPELINE).phase("Succeeded")).await;
+        first.payload(SOON).await;
+        drop(first);
+        let mut second = peers.grpc_go_client(server.listen, &env.config()).start();
+        second.payload(SOON).await;
+        env.marked("again", 1).await;
+        Self { server, prometheus, _env: env, _subscriber: second }
     }
-    // Nobody knows this one.
-    workflows.create(NewWorkflow::tfx_v1("unknown", PIPELINE).phase("Succeeded")).await;
-    first.payload(SOON).await;
-    drop(first);
-    let mut second = peers.grpc_go_client(serving.listen, &config).start();
-    second.payload(SOON).await;
-    let marks = async || workflows.annotations("again", "published.pipelines.kubeflow.org/").await.len() == 1;
-    eventually(SOON, "the mark", marks).await;
-    (peers, serving, prometheus, vec![Box::new(store), Box::new(second)])
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn every_query_of_every_panel_has_data_and_histograms_lead_to_traces() {
-    let (_peers, serving, prometheus, _kept) = world().await;
+async fn every_panel_has_data() {
+    let Harness { prometheus, .. } = &Harness::start().await;
     for (path, dashboard) in dashboards() {
         for (title, query) in queries(&dashboard) {
             eventually(SOON, &format!("{path}: {title}: {query}"), async || {
-                prometheus.values(&filled_in(&query)).await.map(|values| !values.is_empty())
+                prometheus.values(&interpolated(&query)).await.map(|values| !values.is_empty())
             })
             .await;
         }
@@ -151,26 +148,29 @@ async fn every_query_of_every_panel_has_data_and_histograms_lead_to_traces() {
         if id == Some(32) { Ok(()) } else { Err(answer.to_string()) }
     })
     .await;
+}
 
-    // What there is, is documented, and what is documented, is there.
-    let documented: BTreeSet<String> = file("docs/metrics.md")
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn the_documentation_lists_every_metric() {
+    let Harness { server, .. } = &Harness::start().await;
+    // Without the suffixes, which OpenMetrics omits in `# TYPE`.
+    let family = |name: &str| name.trim_end_matches("_total").trim_end_matches("_info").to_owned();
+    let documentation = file("docs/metrics.md");
+    let documented: BTreeSet<String> = documentation
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
-        .map(|(name, _)| format!("modelupdate_{}", name.trim_end_matches("_total").trim_end_matches("_info")))
+        .filter(|(name, _)| *name != "modelupdate_…")
+        .map(|(name, _)| format!("modelupdate_{}", family(name)))
         .collect();
-    let page = serving.get("/metrics").await.unwrap();
-    let kinds = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
-    let shown: BTreeSet<String> = kinds
-        .filter(|name| name.starts_with("modelupdate_"))
-        .map(|name| name.trim_end_matches("_total").trim_end_matches("_info").to_owned())
-        .collect();
-    let documented: BTreeSet<String> =
-        documented.into_iter().filter(|name| name != "modelupdate_modelupdate_…").collect();
-    assert_eq!(shown, documented);
+    let page = server.get("/metrics").await.unwrap();
+    let names = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let served: BTreeSet<String> = names.filter(|name| name.starts_with("modelupdate_")).map(family).collect();
+    assert_eq!(served, documented);
 }
 
 #[test]
-fn every_panel_says_what_it_shows_and_in_which_unit() {
+fn every_panel_has_a_description_and_a_unit() {
     for (path, dashboard) in dashboards() {
         assert_eq!(dashboard["editable"], false, "{path}");
         for panel in dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row") {

@@ -1,14 +1,9 @@
-//! The Containerfile and the releases, kept in step with the crate. No container engine is needed: what is compared is
-//! what both say.
+//! Consistency of the Containerfile and the release documentation with the crate. No container engine is needed.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
 #[path = "../build_info.rs"]
-#[allow(
-    dead_code,
-    clippy::print_stdout,
-    reason = "the build asks git and tells cargo; here is what it makes of the answer"
-)]
+#[expect(dead_code, clippy::print_stdout, reason = "only the build script runs git and prints to cargo")]
 mod build_info;
 
 use std::{
@@ -21,7 +16,8 @@ use std::{
 use model_update_eventsource::app::Config;
 
 const BINARY: &str = "model-update-eventsource";
-/// How the binary of a release is built, after `cargo`.
+
+/// Arguments of `cargo` for the binary of a release.
 const BUILD: &str = "build --release --locked";
 
 fn file(path: &str) -> PathBuf {
@@ -32,16 +28,16 @@ fn read(path: &str) -> String {
     fs::read_to_string(file(path)).unwrap()
 }
 
-/// The instructions of the Containerfile, each a line: its name, and the rest.
+/// Returns the instructions of the Containerfile: name and arguments.
 fn instructions() -> Vec<(String, String)> {
     let text = read("Containerfile");
     let without_comments: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     let lines = without_comments.join("\n").replace("\\\n", " ");
-    let parted = lines.lines().filter_map(|line| line.split_once(' '));
-    parted.map(|(name, rest)| (name.to_owned(), rest.split_whitespace().collect::<Vec<_>>().join(" "))).collect()
+    let pairs = lines.lines().filter_map(|line| line.split_once(' '));
+    pairs.map(|(name, rest)| (name.to_owned(), rest.split_whitespace().collect::<Vec<_>>().join(" "))).collect()
 }
 
-/// What follows each instruction of this name.
+/// Returns the arguments of each instruction of this name.
 fn all(name: &str) -> Vec<String> {
     instructions().into_iter().filter(|(found, _)| found == name).map(|(_, rest)| rest).collect()
 }
@@ -51,26 +47,27 @@ fn only(name: &str) -> String {
     only.clone()
 }
 
-/// The defaults of a build argument, wherever it has one.
+/// Returns the defaults of a build argument.
 fn defaults(argument: &str) -> Vec<String> {
     let prefix = format!("{argument}=");
     all("ARG").iter().filter_map(|arg| arg.strip_prefix(&prefix)).map(str::to_owned).collect()
 }
 
-/// A version's numbers, as many as there are.
+/// Returns the numbers of a version.
 fn numbers(version: &str) -> Vec<u32> {
     version.split('.').map(|number| number.parse().unwrap()).collect()
 }
 
+/// Both images have the same version of Debian.
 #[test]
-fn the_compiler_is_as_new_as_the_crate_asks_for_and_both_images_are_of_one_debian() {
+fn the_compiler_is_at_least_the_minimum_of_the_crate() {
     let builder = defaults("RUST_IMAGE").remove(0);
     let tag = builder.rsplit_once(':').unwrap().1;
     let (compiler, debian) = tag.split_once("-slim-").unwrap();
-    assert_eq!(numbers(compiler).len(), 3, "{compiler} is not one version");
+    assert_eq!(numbers(compiler).len(), 3, "{compiler} is not an exact version");
     assert!(numbers(compiler) >= numbers(env!("CARGO_PKG_RUST_VERSION")), "{compiler}");
     let runtime = defaults("RUNTIME_IMAGE").remove(0);
-    // Debian 12 is bookworm: the binary is dynamic, and its C library is the final image's.
+    // Debian 12 is bookworm. The binary links dynamically to the C library of the final image.
     assert!(debian == "bookworm" && runtime.contains("-debian12:"), "{builder}, {runtime}");
     assert_eq!(all("FROM"), ["${RUST_IMAGE} AS build", "${RUNTIME_IMAGE}"]);
     for image in [builder, runtime] {
@@ -79,7 +76,7 @@ fn the_compiler_is_as_new_as_the_crate_asks_for_and_both_images_are_of_one_debia
 }
 
 #[test]
-fn it_builds_what_everybody_builds() {
+fn the_image_is_built_with_the_documented_command() {
     let build = all("RUN").remove(1);
     assert!(build.contains(&format!("&& cargo auditable {BUILD} &&")), "{build}");
     for page in ["README.md", "docs/releasing.md"] {
@@ -88,13 +85,13 @@ fn it_builds_what_everybody_builds() {
 }
 
 #[test]
-fn it_is_of_this_version_everywhere() {
+fn the_default_version_is_that_of_the_crate() {
     assert_eq!(defaults("VERSION"), [env!("CARGO_PKG_VERSION"); 2]);
     assert_eq!(defaults("GIT_REVISION"), ["unknown"; 2]);
 }
 
 #[test]
-fn it_exposes_the_default_ports_and_starts_the_program_as_an_account_without_rights() {
+fn the_program_has_its_default_ports_and_an_unprivileged_user() {
     let Config { listen, admin_listen, .. } = Config::default();
     assert_eq!(only("EXPOSE"), format!("{} {}", listen.port(), admin_listen.port()));
     let installed = format!("/usr/local/bin/{BINARY}");
@@ -107,7 +104,7 @@ fn it_exposes_the_default_ports_and_starts_the_program_as_an_account_without_rig
 }
 
 #[test]
-fn its_labels_say_what_the_crate_says_of_itself() {
+fn labels_contain_the_metadata_of_the_crate() {
     let labels = only("LABEL");
     for (label, value) in [
         ("title", env!("CARGO_PKG_NAME")),
@@ -124,17 +121,18 @@ fn its_labels_say_what_the_crate_says_of_itself() {
 }
 
 #[test]
-fn what_it_copies_is_what_a_build_may_see_and_cargo_lacks_nothing() {
+fn copied_files_match_dockerignore_and_suffice_for_cargo() {
     let mut copied = BTreeSet::new();
     for copy in all("COPY").iter().filter(|copy| !copy.starts_with("--from=")) {
         let (sources, _destination) = copy.rsplit_once(' ').unwrap();
         copied.extend(sources.split(' ').map(str::to_owned));
     }
     let ignored = read(".dockerignore");
-    let seen: BTreeSet<String> = ignored.lines().filter_map(|line| line.strip_prefix('!')).map(str::to_owned).collect();
-    assert_eq!(copied, seen);
+    let allowed: BTreeSet<String> =
+        ignored.lines().filter_map(|line| line.strip_prefix('!')).map(str::to_owned).collect();
+    assert_eq!(copied, allowed);
 
-    // Cargo misses a file that the manifest names as soon as it reads it.
+    // Cargo fails if a file in the manifest is missing.
     let folder = tempfile::tempdir().unwrap();
     for name in &copied {
         copy(&file(name), &folder.path().join(name));
@@ -159,11 +157,11 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn the_revision_is_the_environments_else_gits_else_unknown() {
+fn the_revision_is_from_the_environment_else_git() {
     let (given, git) = (|text: &str| Some(text.to_owned()), || Some("from-git".to_owned()));
     assert_eq!(build_info::choose(given("from-environment"), git), "from-environment");
     assert_eq!(build_info::choose(None, git), "from-git");
-    assert_eq!(build_info::choose(given(""), git), "from-git", "a build argument that was not given");
+    assert_eq!(build_info::choose(given(""), git), "from-git", "an omitted build argument");
     assert_eq!(build_info::choose(None, || None), "unknown");
-    assert_eq!(build_info::VARIABLE, "GIT_REVISION", "what `env!` reads");
+    assert_eq!(build_info::VARIABLE, "GIT_REVISION", "the name in `env!`");
 }

@@ -1,4 +1,4 @@
-//! The program as its users start it: what it says, when it is ready, how it ends.
+//! The program as users start it: log, readiness, exit.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
@@ -8,84 +8,64 @@ use futures::StreamExt as _;
 use model_update_eventsource::{eventsource::Subscriber, model::workflow::MARK_PREFIX};
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
-use test_support::{Cluster, Line, NewWorkflow, Peers, SHUTDOWN, SOON, ServerProcess, Task, plain_kubeconfig};
+use test_support::{
+    GrpcGoClient, Line, PIPELINE, Peers, RunningServer, SHUTDOWN, SOON, ServerProcess, TestEnv, plain_kubeconfig,
+};
 
-/// A URL under which nobody answers: port 9 is `discard`, and below those that are given out.
-const NOWHERE: &str = "http://127.0.0.1:9";
+/// A URL without a listener: port 9 is `discard`, and lower than every assigned port.
+const NO_LISTENER: &str = "http://127.0.0.1:9";
 
-fn config(namespace: &str) -> String {
-    format!("kfpNamespace: {namespace}")
+/// Starts the program without an API server and ML Metadata.
+fn start_alone(folder: &Path, flags: &[&str]) -> ServerProcess {
+    ServerProcess::start(&plain_kubeconfig(folder, NO_LISTENER), NO_LISTENER, flags)
 }
 
-/// A run that has succeeded, and its model.
-async fn succeeded(cluster: &Cluster, writer: &test_support::Writer, namespace: &str, name: &str) {
-    let workflows = cluster.workflows(namespace).await;
-    workflows.create(NewWorkflow::tfx_v1(name, "penguin")).await;
-    writer.tfx_run("penguin", name).await.task(Task::pusher("gs://root/1")).await;
-    workflows.set_phase(name, "Succeeded").await;
+/// Starts a server and a subscriber that stops reading before the server hands off an event.
+async fn with_frozen_subscriber() -> (TestEnv, RunningServer, GrpcGoClient) {
+    let peers = Peers::find().await;
+    let env = TestEnv::start(peers).await;
+    let server = env.start_server(&[], &[]).await;
+    let mut subscriber = peers.grpc_go_client(server.listen, &env.config()).start();
+    assert_eq!(subscriber.next(SOON).await, Some(Line::Open(true)));
+    subscriber.pause();
+    env.succeed("run-x").await;
+    server.handed_off(&env.namespace).await;
+    (env, server, subscriber)
 }
 
-fn kubeconfig_of_nobody(folder: &Path) -> std::path::PathBuf {
-    plain_kubeconfig(folder, NOWHERE)
-}
-
+/// SIGTERM ends the program with status 0.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_run_is_announced_and_marked_and_a_sigterm_ends_the_program_with_status_0() {
+async fn a_run_is_sent_and_marked_before_a_shutdown_ends() {
     let peers = Peers::find().await;
-    let cluster = peers.cluster().await;
-    let store = peers.metadata_store().await;
-    let namespace = cluster.namespace("team").await;
-    let server = ServerProcess::start(&cluster.admin_kubeconfig_file(), &store.url(), &[]).listening().await;
-    server.ready().await;
-    let mut subscriber = peers.grpc_go_client(server.listen, &config(&namespace)).start();
-    succeeded(&cluster, &store.writer().await, &namespace, "run-x").await;
+    let env = TestEnv::start(peers).await;
+    let server = env.start_server(&[], &[]).await;
+    let mut subscriber = peers.grpc_go_client(server.listen, &env.config()).start();
+    env.succeed("run-x").await;
     let payload: Value = serde_json::from_str(&subscriber.payload(SOON).await).unwrap();
-    assert_eq!(payload["pipelineName"], "penguin");
+    assert_eq!(payload["pipelineName"], PIPELINE);
 
-    // The stream ends when what it has handed off is confirmed, and not before the mark is written.
+    // The stream ends when its event is confirmed, and the process when the mark is written.
     server.stop().await;
     let end = subscriber.next(SOON).await;
     assert!(matches!(&end, Some(Line::Status { code, .. }) if code == "Unavailable"), "{end:?}");
-    let marks = cluster.workflows(&namespace).await.annotations("run-x", MARK_PREFIX).await;
-    assert_eq!(marks.keys().map(String::as_str).collect::<Vec<_>>(), [format!("{MARK_PREFIX}model-update")]);
+    assert_eq!(env.marks("run-x").await.into_keys().collect::<Vec<_>>(), [format!("{MARK_PREFIX}model-update")]);
 }
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_subscriber_that_does_not_read_holds_a_shutdown_up_for_ten_seconds_at_most() {
-    let peers = Peers::find().await;
-    let cluster = peers.cluster().await;
-    let store = peers.metadata_store().await;
-    let namespace = cluster.namespace("team").await;
-    let mut server = ServerProcess::start(&cluster.admin_kubeconfig_file(), &store.url(), &[]).listening().await;
-    let mut subscriber = peers.grpc_go_client(server.listen, &config(&namespace)).start();
-    assert_eq!(subscriber.next(SOON).await, Some(Line::Open(true)));
-    subscriber.pause();
-    succeeded(&cluster, &store.writer().await, &namespace, "run-x").await;
-    server.handed_off(&namespace).await;
-
-    // It is in the shutdown now, and says so; nothing but the frozen subscriber keeps it there.
+async fn a_frozen_subscriber_delays_a_shutdown_by_at_most_10_s() {
+    let (env, mut server, _subscriber) = with_frozen_subscriber().await;
     server.process.terminate();
     server.not_ready("shutdown: the server is shutting down").await;
     assert_eq!(server.process.exited(SHUTDOWN).await.code(), Some(0));
-    assert!(cluster.workflows(&namespace).await.annotations("run-x", MARK_PREFIX).await.is_empty());
+    assert!(env.marks("run-x").await.is_empty());
 }
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_second_signal_aborts_the_shutdown() {
-    let peers = Peers::find().await;
-    let cluster = peers.cluster().await;
-    let store = peers.metadata_store().await;
-    let namespace = cluster.namespace("team").await;
-    let mut server = ServerProcess::start(&cluster.admin_kubeconfig_file(), &store.url(), &[]).listening().await;
-    let mut subscriber = peers.grpc_go_client(server.listen, &config(&namespace)).start();
-    assert_eq!(subscriber.next(SOON).await, Some(Line::Open(true)));
-    subscriber.pause();
-    succeeded(&cluster, &store.writer().await, &namespace, "run-x").await;
-    server.handed_off(&namespace).await;
-
+    let (_env, mut server, _subscriber) = with_frozen_subscriber().await;
     server.process.terminate();
     server.process.logged("shutting down, a second signal aborts").await;
     server.process.terminate();
@@ -93,28 +73,30 @@ async fn a_second_signal_aborts_the_shutdown() {
     assert!(server.process.log().contains("SIGTERM aborted the shutdown"));
 }
 
+/// The process is live and not ready, names the reason, and keeps the streams of subscribers open.
 #[tokio::test]
-async fn without_an_api_server_it_lives_is_not_ready_says_why_and_holds_subscribers() {
+async fn a_server_without_an_api_server_is_live_and_not_ready() {
     let folder = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(&kubeconfig_of_nobody(folder.path()), NOWHERE, &[]).listening().await;
+    let server = start_alone(folder.path(), &[]).listening().await;
     assert_eq!(server.get("/livez").await.unwrap(), "ok\n");
     server.not_ready("watch of all namespaces: the first list of Workflows is not complete: ").await;
     let mut subscriber = Subscriber::connect(format!("http://{}", server.listen)).await.unwrap();
-    let mut events = subscriber.subscribe("model-update", &config("team")).await.unwrap();
+    let mut events = subscriber.subscribe("model-update", "kfpNamespace: team").await.unwrap();
     server.stop().await;
     let end = events.next().await.unwrap().unwrap_err().to_string();
     assert_eq!(end, "Unavailable: the server is shutting down");
 }
 
+/// The command line, the log and the metrics have the same version and revision.
 #[tokio::test]
-async fn the_command_line_the_log_and_the_metrics_name_the_same_version_and_revision() {
+async fn version_and_revision_are_the_same_everywhere() {
     let (version, revision) = (env!("CARGO_PKG_VERSION"), env!("GIT_REVISION"));
-    let said = Command::new(env!("CARGO_BIN_EXE_model-update-eventsource")).arg("--version").output().unwrap();
-    let said = String::from_utf8(said.stdout).unwrap();
-    assert_eq!(said, format!("model-update-eventsource {version} ({revision})\n"));
+    let output = Command::new(env!("CARGO_BIN_EXE_model-update-eventsource")).arg("--version").output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed, format!("model-update-eventsource {version} ({revision})\n"));
 
     let folder = tempfile::tempdir().unwrap();
-    let program = ServerProcess::start(&kubeconfig_of_nobody(folder.path()), NOWHERE, &[]);
+    let program = start_alone(folder.path(), &[]);
     let line = program.logged("serving").await;
     assert_eq!((&line["version"], &line["revision"]), (&json!(version), &json!(revision)));
     let server = program.listening().await;
@@ -127,10 +109,9 @@ async fn the_command_line_the_log_and_the_metrics_name_the_same_version_and_revi
 }
 
 #[tokio::test]
-async fn each_listed_namespace_has_a_watch_of_its_own() {
+async fn each_listed_namespace_has_its_own_watch() {
     let folder = tempfile::tempdir().unwrap();
-    let kubeconfig = kubeconfig_of_nobody(folder.path());
-    let server = ServerProcess::start(&kubeconfig, NOWHERE, &["--namespaces=team-a,team-b"]).listening().await;
+    let server = start_alone(folder.path(), &["--namespaces=team-a,team-b"]).listening().await;
     let refusal = server.get("/readyz").await.unwrap_err();
     for namespace in ["team-a", "team-b"] {
         assert!(refusal.contains(&format!("watch of namespace {namespace}: ")), "{refusal}");
@@ -141,30 +122,31 @@ async fn each_listed_namespace_has_a_watch_of_its_own() {
 }
 
 #[tokio::test]
-async fn it_may_open_as_many_files_as_the_system_allows() {
+async fn the_limit_of_open_files_is_raised_to_the_maximum() {
     let folder = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(&kubeconfig_of_nobody(folder.path()), NOWHERE, &[]).listening().await;
+    let server = start_alone(folder.path(), &[]).listening().await;
     let metrics = server.get("/metrics").await.unwrap();
-    let most: f64 = metrics.lines().find_map(|line| line.strip_prefix("process_max_fds ")).unwrap().parse().unwrap();
-    let allowed = getrlimit(Resource::Nofile).maximum.map_or(f64::INFINITY, |limit| limit as f64);
-    assert!(most >= allowed, "{most} of {allowed}");
+    let limit: f64 = metrics.lines().find_map(|line| line.strip_prefix("process_max_fds ")).unwrap().parse().unwrap();
+    let maximum = getrlimit(Resource::Nofile).maximum.map_or(f64::INFINITY, |limit| limit as f64);
+    assert!(limit >= maximum, "{limit} of {maximum}");
     server.stop().await;
 }
 
+/// The process ends with status 1.
 #[tokio::test]
-async fn what_cannot_work_ends_it_at_once_with_status_1_and_the_way_out() {
+async fn a_fatal_error_names_the_flag_or_variable_to_change() {
     let folder = tempfile::tempdir().unwrap();
-    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let listen = format!("--admin-listen={}", taken.local_addr().unwrap());
-    let kubeconfig = kubeconfig_of_nobody(folder.path());
+    let used = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin_listen = format!("--admin-listen={}", used.local_addr().unwrap());
+    let kubeconfig = plain_kubeconfig(folder.path(), NO_LISTENER);
     let absent = folder.path().join("absent");
-    for (kubeconfig, more, way_out) in [
-        (&kubeconfig, &[&*listen][..], "choose another address with --admin-listen"),
+    for (kubeconfig, flags, fix) in [
+        (&kubeconfig, &[&*admin_listen][..], "choose another address with --admin-listen"),
         (&absent, &[], "set KUBECONFIG to a kubeconfig"),
     ] {
-        let mut program = ServerProcess::start(kubeconfig, NOWHERE, more);
+        let mut program = ServerProcess::start(kubeconfig, NO_LISTENER, flags);
         assert_eq!(program.exited(SOON).await.code(), Some(1));
         let line: Value = serde_json::from_str(&program.log()).unwrap();
-        assert!(line["error"].as_str().unwrap().contains(way_out), "{line}");
+        assert!(line["error"].as_str().unwrap().contains(fix), "{line}");
     }
 }

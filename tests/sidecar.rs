@@ -1,9 +1,9 @@
-//! The sidecar, as Kustomize lays it over kfp-operator: it takes nothing away from the operator, the API server takes
-//! it, and the program runs with what stands in it. Its end within the operator's grace period is shown in
-//! `tests/serve.rs`; here is how long it takes with an event under way.
+//! The sidecar in kfp-operator's Deployment, as Kustomize renders it: the operator is unchanged, the API server accepts
+//! the objects, and the program runs with the sidecar's arguments. `tests/serve.rs` tests that a shutdown fits in the
+//! operator's grace period.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
-#![allow(clippy::print_stdout, reason = "the time a drain takes is for people to read")]
+#![allow(clippy::print_stdout, reason = "the time of a drain, for people")]
 
 use std::{
     collections::BTreeSet,
@@ -22,8 +22,9 @@ use test_support::{
 
 const NAME: &str = "model-update-eventsource";
 const OPERATOR: &str = "tests/sidecar/operator.yaml";
-/// Where kfp-operator listens: metrics, health, run completion, metrics once more (secured), webhooks.
-const TAKEN: [u64; 5] = [8080, 8081, 8082, 8443, 9443];
+
+/// Ports of kfp-operator: metrics, health, run completion, secured metrics, webhooks.
+const OPERATOR_PORTS: [u64; 5] = [8080, 8081, 8082, 8443, 9443];
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -33,7 +34,7 @@ fn read(path: &str) -> Vec<Value> {
     manifests(&fs::read_to_string(file(path)).unwrap())
 }
 
-/// What Kustomize makes of a folder, or why it refuses.
+/// Renders a folder with Kustomize. Returns the objects, or the error.
 fn kustomize(peers: &Peers, folder: &Path) -> Result<Vec<Value>, String> {
     let output = Command::new(peers.program("kustomize")).arg("build").arg(folder).output().unwrap();
     if output.status.success() {
@@ -66,7 +67,7 @@ fn texts(list: &Value) -> Vec<&str> {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn everything_of_the_operator_stays_as_it_was() {
+async fn the_operator_is_unchanged() {
     let rendered = rendered().await;
     for before in read(OPERATOR) {
         let (kind, name) = (before["kind"].as_str().unwrap(), before["metadata"]["name"].as_str().unwrap());
@@ -79,9 +80,10 @@ async fn everything_of_the_operator_stays_as_it_was() {
     }
 }
 
+/// Without probes, the sidecar does not affect the readiness of the operator's Pod.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn the_sidecar_is_a_native_one_that_no_probe_ties_to_the_operators_readiness() {
+async fn the_sidecar_is_a_native_one_without_probes() {
     let rendered = rendered().await;
     let sidecar = sidecar(deployment(&rendered));
     assert_eq!((&sidecar["name"], &sidecar["restartPolicy"]), (&json!(NAME), &json!("Always")));
@@ -93,7 +95,7 @@ async fn the_sidecar_is_a_native_one_that_no_probe_ties_to_the_operators_readine
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn the_sidecar_is_restricted_and_cannot_use_up_its_pods_share_of_the_node() {
+async fn the_sidecar_is_restricted_and_its_memory_is_limited() {
     let rendered = rendered().await;
     let sidecar = sidecar(deployment(&rendered));
     let security = json!({
@@ -112,13 +114,14 @@ async fn the_sidecar_is_restricted_and_cannot_use_up_its_pods_share_of_the_node(
     assert!(resources["requests"]["cpu"].is_string() && resources["limits"].get("cpu").is_none(), "{resources}");
 }
 
+/// The Services select the Pod and the ports of the sidecar.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn no_port_is_taken_twice_by_number_or_by_name_and_the_services_lead_to_the_sidecars() {
+async fn ports_are_unique_and_services_target_the_sidecar() {
     let rendered = rendered().await;
     let deployment = deployment(&rendered);
     let ports = |container: &Value| container["ports"].as_array().unwrap().clone();
-    let (mut numbers, mut names) = (BTreeSet::from(TAKEN), BTreeSet::new());
+    let (mut numbers, mut names) = (BTreeSet::from(OPERATOR_PORTS), BTreeSet::new());
     for port in pod(deployment)["containers"].as_array().unwrap().iter().flat_map(ports) {
         numbers.insert(port["containerPort"].as_u64().unwrap());
         names.insert(port["name"].as_str().unwrap().to_owned());
@@ -139,17 +142,17 @@ async fn no_port_is_taken_twice_by_number_or_by_name_and_the_services_lead_to_th
         let [only] = &service["spec"]["ports"].as_array().unwrap()[..] else { panic!("{service}") };
         assert_eq!((&only["port"], &only["targetPort"]), (&json!(port), &json!(port)));
     }
-    // What the operator's documentation and every EventSource that follows it dial.
+    // The port in the operator's documentation.
     assert_eq!(Config::default().listen.port(), 50051);
 }
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn the_rights_are_three_verbs_for_whichever_account_the_operator_runs_as() {
+async fn the_operators_account_may_list_watch_and_patch_workflows() {
     let peers = Peers::with(&["kustomize"]).await;
     let operator = fs::read_to_string(file(OPERATOR)).unwrap();
-    let other = operator.replace("serviceAccountName: kfp-operator-controller-manager", "serviceAccountName: other");
-    for (operator, account) in [(&operator, "kfp-operator-controller-manager"), (&other, "other")] {
+    let renamed = operator.replace("serviceAccountName: kfp-operator-controller-manager", "serviceAccountName: other");
+    for (operator, account) in [(&operator, "kfp-operator-controller-manager"), (&renamed, "other")] {
         let rendered = kustomize(&peers, overlay(operator).path()).unwrap();
         let role = find_object(&rendered, "ClusterRole", &format!("kfp-operator-{NAME}"));
         let rules =
@@ -164,22 +167,22 @@ async fn the_rights_are_three_verbs_for_whichever_account_the_operator_runs_as()
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn an_operator_of_another_name_is_refused_and_not_passed_over_in_silence() {
+async fn an_operator_with_another_name_is_an_error() {
     let peers = Peers::with(&["kustomize"]).await;
     let operator = fs::read_to_string(file(OPERATOR)).unwrap();
-    let other = operator.replace("name: kfp-operator-controller-manager\n", "name: another-controller-manager\n");
-    let refusal = kustomize(&peers, overlay(&other).path()).unwrap_err();
+    let renamed = operator.replace("name: kfp-operator-controller-manager\n", "name: another-controller-manager\n");
+    let refusal = kustomize(&peers, overlay(&renamed).path()).unwrap_err();
     assert!(
         refusal.contains("no matches for Id Deployment") && refusal.contains("kfp-operator-controller-manager"),
         "{refusal}"
     );
 }
 
-/// A folder in which the sidecar is laid over this operator.
+/// Creates a folder with a kustomization of this operator and the sidecar.
 fn overlay(operator: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("operator.yaml"), operator).unwrap();
-    // Kustomize takes no absolute paths, and nothing through a symbolic link that leads out.
+    // Kustomize accepts neither absolute paths nor symbolic links that point outside.
     fs::create_dir(folder.path().join("sidecar")).unwrap();
     for entry in fs::read_dir(file("sidecar")).unwrap() {
         let entry = entry.unwrap();
@@ -192,7 +195,7 @@ fn overlay(operator: &str) -> tempfile::TempDir {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn what_the_documentation_has_its_readers_write_renders_and_adds_a_variable() {
+async fn the_documented_kustomization_adds_a_variable() {
     let peers = Peers::with(&["kustomize"]).await;
     let page = fs::read_to_string(file("docs/sidecar.md")).unwrap();
     let block = page.split("   ```yaml\n").nth(1).and_then(|rest| rest.split("   ```").next()).unwrap();
@@ -212,14 +215,15 @@ async fn what_the_documentation_has_its_readers_write_renders_and_adds_a_variabl
 }
 
 #[tokio::test]
-async fn the_image_of_the_sidecar_is_of_this_version() {
+async fn the_image_has_this_version() {
     let image = format!("{NAME}:{}", env!("CARGO_PKG_VERSION"));
     assert_eq!(sidecar(&read("sidecar/deployment.yaml")[0])["image"], image);
 }
 
+/// The result is the same as with Kustomize, and an upgrade of the operator keeps it.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn laid_over_an_operator_that_runs_already_it_becomes_the_same_and_stays_when_the_operator_is_applied_again() {
+async fn the_sidecar_can_be_applied_to_a_running_operator() {
     let peers = Peers::with(&["kustomize"]).await;
     let rendered = kustomize(&peers, &file("tests/sidecar")).unwrap();
     let cluster = peers.private_cluster().await;
@@ -237,27 +241,30 @@ async fn laid_over_an_operator_that_runs_already_it_becomes_the_same_and_stays_w
     assert_eq!(pod(&whole), pod(&patched));
 }
 
+/// The program runs with the arguments of the sidecar and the permissions of the operator's account. A shutdown waits for
+/// the confirmation and the mark of an event.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn with_the_sidecars_arguments_and_the_operators_account_an_event_goes_out_is_marked_and_the_drain_is_short() {
+async fn events_are_sent_and_marked_with_the_sidecars_arguments() {
     let peers = Peers::with(&["kustomize"]).await;
     let rendered = kustomize(&peers, &file("tests/sidecar")).unwrap();
     let cluster = peers.private_cluster().await;
     for object in &rendered {
         let stored = cluster.apply("kubectl", object).await.unwrap();
         if stored["kind"] == "Deployment" {
-            // A server that does not know native sidecars drops the field, and the operator never starts.
+            // An API server without native sidecars drops the field; the operator's containers would then never start.
             assert_eq!(sidecar(&stored)["restartPolicy"], "Always");
         }
     }
     let kubeconfig = cluster.kubeconfig_file(&operators_token(&cluster, &rendered).await);
 
-    // Exactly what stands in the sidecar; then free ports, for other tests run beside this one.
+    // The arguments of the sidecar, then free ports: other tests run at the same time.
     let (args, environment) = (texts(&sidecar(deployment(&rendered))["args"]), environment(&rendered));
     assert_eq!(args[0], "serve");
-    let here = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"];
+    let ports = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"];
     let store = peers.metadata_store().await;
-    let program = ServerProcess::start_with_env(&environment, &kubeconfig, &store.url(), &[&args[1..], &here].concat());
+    let program =
+        ServerProcess::start_with_env(&environment, &kubeconfig, &store.url(), &[&args[1..], &ports].concat());
     let mut server = program.listening().await;
     server.ready().await;
 
@@ -273,13 +280,13 @@ async fn with_the_sidecars_arguments_and_the_operators_account_an_event_goes_out
     subscriber.payload(SOON).await;
     eventually(SOON, "the first mark", async || workflows.annotations("run-1", MARK_PREFIX).await.len() == 1).await;
 
-    // The second is read and not confirmed yet: the drain has to wait for that, and for the mark.
+    // The second event is read and not confirmed yet. The drain waits for the confirmation and the mark.
     workflows.create(NewWorkflow::tfx_v1("run-2", "penguin").phase("Succeeded")).await;
     subscriber.payload(SOON).await;
-    let asked = Instant::now();
+    let start = Instant::now();
     server.process.terminate();
     assert_eq!(server.process.exited(SHUTDOWN).await.code(), Some(0));
-    println!("drained in {:.2?}, with one event to be confirmed and marked", asked.elapsed());
+    println!("drained in {:.2?}, with one event to confirm and mark", start.elapsed());
     assert_eq!(workflows.annotations("run-2", MARK_PREFIX).await.len(), 1);
 }
 
@@ -293,7 +300,7 @@ async fn operators_token(cluster: &Cluster, rendered: &[Value]) -> String {
     cluster.token(&account, &[]).await
 }
 
-/// The sidecar's variables, with names where a Pod has its own.
+/// Returns the environment variables of the sidecar. A reference to a field of the Pod is replaced by the field's path.
 fn environment(rendered: &[Value]) -> Vec<String> {
     let variables = sidecar(deployment(rendered))["env"].as_array().unwrap();
     let assignment = |variable: &Value| {

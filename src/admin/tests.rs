@@ -1,41 +1,70 @@
 //! The admin server over real connections.
 
-use std::net::SocketAddr;
-
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     task::JoinHandle,
+    time::timeout,
 };
 
-use super::*;
-use crate::telemetry;
+use super::{
+    connections::{CONNECTION_TIMEOUT, HEAD_TIMEOUT, MAX_CONNECTIONS},
+    *,
+};
+use crate::{
+    net,
+    telemetry::{self, Limit},
+};
 
 struct Running {
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     readiness: Readiness,
+    limits: LimitHits,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-async fn running() -> Running {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = net::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap();
-    let (readiness, stop) = (Readiness::default(), CancellationToken::new());
-    let admin = Admin {
+    (listener, address)
+}
+
+fn admin() -> Admin {
+    Admin {
         registry: telemetry::registry(),
-        readiness: readiness.clone(),
+        readiness: Readiness::default(),
+        heartbeat: Heartbeat::default(),
+        log: log::Handle::default(),
+        limits: LimitHits::default(),
         store: Arc::default(),
         subscribers: Gauge::default(),
         started: Instant::now(),
         facts: vec![("selector", "a<b".into())],
-    };
-    let task = tokio::spawn(serve(listener, admin, stop.clone(), Duration::from_millis(500)));
-    Running { address, readiness, stop, task }
+    }
+}
+
+async fn running() -> Running {
+    running_with(Heartbeat::default(), None).await
+}
+
+async fn running_with(heartbeat: Heartbeat, metrics: Option<(TcpListener, SocketAddr)>) -> Running {
+    let (listener, address) = listener();
+    let admin = Admin { heartbeat, ..admin() };
+    let (readiness, limits, stop) = (admin.readiness.clone(), admin.limits.clone(), CancellationToken::new());
+    let (metrics_listener, metrics) = metrics.unzip();
+    let last_answers = Duration::from_millis(500);
+    let task = tokio::spawn(serve(listener, metrics_listener, admin, stop.clone(), last_answers));
+    Running { address, metrics, readiness, limits, stop, task }
 }
 
 async fn get(address: SocketAddr, path: &str, headers: &str) -> String {
+    request(address, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n")).await
+}
+
+async fn request(address: SocketAddr, request: &str) -> String {
     let mut connection = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await.unwrap();
@@ -78,14 +107,110 @@ async fn the_status_page_escapes_the_facts() {
     assert!(page.contains("href=\"metrics\""), "{page}");
 }
 
+#[tokio::test]
+async fn a_failing_scope_is_named_although_the_server_is_ready() {
+    let server = running().await;
+    let (a, b) =
+        (server.readiness.scope("watch of a", "not listed"), server.readiness.scope("watch of b", "forbidden"));
+    assert!(get(server.address, "/readyz", "").await.starts_with("HTTP/1.1 503"));
+    a.release();
+    let answer = get(server.address, "/readyz", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nok\nwatch of b: forbidden\n"), "{answer}");
+    drop(b);
+}
+
+#[tokio::test(start_paused = true)]
+async fn liveness_ends_with_the_heartbeat() {
+    let heartbeat = Heartbeat::default();
+    let server = running_with(heartbeat.clone(), None).await;
+    assert!(get(server.address, "/livez", "").await.starts_with("HTTP/1.1 200"));
+    tokio::time::advance(MAX_HEARTBEAT_AGE).await;
+    let answer = get(server.address, "/livez", "").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("delivery: no turn of the task for 30 s"),
+        "{answer}"
+    );
+    heartbeat.beat();
+    assert!(get(server.address, "/livez", "").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn metrics_may_have_a_listener_of_their_own() {
+    let server = running_with(Heartbeat::default(), Some(listener())).await;
+    let metrics = server.metrics.unwrap();
+    assert!(get(metrics, "/metrics", "").await.contains("modelupdate_build_info"));
+    assert!(get(metrics, "/livez", "").await.starts_with("HTTP/1.1 404"));
+    assert!(get(server.address, "/metrics", "").await.starts_with("HTTP/1.1 404"));
+    assert!(get(server.address, "/livez", "").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn the_log_level_can_be_changed() {
+    let server = running().await;
+    assert!(get(server.address, "/loglevel", "").await.ends_with("\r\n\r\ninfo\n"));
+    let put = async |level: &str| {
+        let length = level.len();
+        request(
+            server.address,
+            &format!("PUT /loglevel HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{level}"),
+        )
+        .await
+    };
+    assert!(put("debug,kube=info\n").await.ends_with("\r\n\r\ndebug,kube=info\n"));
+    assert!(get(server.address, "/loglevel", "").await.ends_with("\r\n\r\ndebug,kube=info\n"));
+    assert!(put("inof").await.starts_with("HTTP/1.1 400"));
+    assert!(put(&"x".repeat(MAX_BODY + 1)).await.starts_with("HTTP/1.1 413"));
+    assert!(get(server.address, "/loglevel", "").await.ends_with("debug,kube=info\n"), "a refusal changes nothing");
+}
+
+/// Another address than a loopback one, as the router sees it.
+#[tokio::test]
+async fn the_log_level_is_changed_from_loopback_only() {
+    let peer = SocketAddr::from(([192, 0, 2, 1], 1));
+    let response = set_log_level(State(Arc::new(admin())), ConnectInfo(peer), "trace".to_owned()).await;
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_client_is_disconnected() {
     let server = running().await;
-    let mut silent = TcpStream::connect(server.address).await.unwrap();
-    // Paused time advances whenever every task waits.
-    let start = tokio::time::Instant::now();
-    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
-    assert!(start.elapsed() <= CONNECTION_TIMEOUT + Duration::from_secs(1));
+    for begin in ["", "GET /livez HTTP/1.1\r\nhost"] {
+        let mut silent = TcpStream::connect(server.address).await.unwrap();
+        silent.write_all(begin.as_bytes()).await.unwrap();
+        // Paused time advances whenever every task waits.
+        let start = tokio::time::Instant::now();
+        assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);
+        assert!(start.elapsed() <= HEAD_TIMEOUT + Duration::from_millis(100), "{:?}", start.elapsed());
+    }
+    assert_eq!(server.limits.count(Limit::AdminHead), 2);
+}
+
+/// Whatever is connected: each probe is answered at once.
+#[tokio::test]
+async fn silent_connections_delay_no_probe() {
+    let server = running().await;
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        silent.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let probe = timeout(HEAD_TIMEOUT, get(server.address, "/livez", "")).await.expect("an answer in time");
+    assert!(probe.starts_with("HTTP/1.1 200"), "{probe}");
+    assert!(server.limits.count(Limit::AdminConnections) >= 400 - MAX_CONNECTIONS as u64);
+}
+
+/// A client that sends its request slowly, but does send it, is served.
+#[tokio::test]
+async fn a_slow_head_within_the_limit_is_served() {
+    let server = running().await;
+    let mut connection = TcpStream::connect(server.address).await.unwrap();
+    for part in ["GET /livez", " HTTP/1.1\r\n", "host: x\r\n\r\n"] {
+        connection.write_all(part.as_bytes()).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut answer = String::new();
+    timeout(CONNECTION_TIMEOUT, connection.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]

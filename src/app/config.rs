@@ -1,8 +1,17 @@
 //! The server's configuration.
 
-use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::{delivery::WallClock, store::Scope, telemetry::Traces};
+use crate::{
+    delivery::WallClock,
+    store::Scope,
+    telemetry::{Traces, log},
+};
 
 /// The server's configuration. The default values are those of the command line.
 #[derive(Clone, Debug)]
@@ -11,6 +20,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The address of health, readiness and metrics. Port 0 selects a free port.
     pub admin_listen: SocketAddr,
+    /// The address of metrics alone, which are then not on the admin port. Port 0 selects a free port.
+    pub metrics_listen: Option<SocketAddr>,
     /// The URL of ML Metadata's gRPC service.
     pub metadata_store: String,
     /// The namespaces that are served; empty: all.
@@ -25,6 +36,8 @@ pub struct Config {
     pub mark_rate: NonZeroU32,
     /// The connection to the Kubernetes API. `None`: `KUBECONFIG`, else the Pod's service account.
     pub kubernetes: Option<kube::Config>,
+    /// The log of the process, for changes of its level.
+    pub log: log::Handle,
     /// The destination of spans.
     pub traces: Traces,
     /// The clock for the age of runs.
@@ -34,8 +47,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([0, 0, 0, 0], 50051)),
-            admin_listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 50051)),
+            admin_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080)),
+            metrics_listen: None,
             metadata_store: "http://metadata-grpc-service.kubeflow:8080".to_owned(),
             namespaces: Vec::new(),
             selector: "pipeline/runid".to_owned(),
@@ -43,6 +57,7 @@ impl Default for Config {
             skip_labelled: false,
             mark_rate: const { NonZeroU32::new(100).expect("not zero") },
             kubernetes: None,
+            log: log::Handle::default(),
             traces: Traces::default(),
             clock: WallClock::default(),
         }

@@ -94,7 +94,7 @@ pub(super) struct Demo {
 impl Demo {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let runtime = Runtime::new().context("cannot start the runtime")?;
-        let traces = start_log_and_traces(log::Format::Text, &self.log_level, &runtime)?;
+        let (traces, _) = start_log_and_traces(log::Format::Text, &self.log_level, &runtime)?;
         let outcome = runtime.block_on(self.serve(traces.clone()));
         traces.flush(shutdown::SPANS);
         runtime.shutdown_background();

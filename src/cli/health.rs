@@ -18,11 +18,11 @@ use super::values;
 #[command(after_help = "\
 Examples:
   model-update-eventsource health
-  model-update-eventsource health --server http://kfp-operator-model-update-eventsource-server.kfp-operator-system:50051")]
+  model-update-eventsource health --server kfp-operator-model-update-eventsource-server.kfp-operator-system:50051")]
 pub(super) struct Health {
-    /// URL of the server
-    #[arg(long, env = "MODEL_UPDATE_SERVER", value_name = "URL", value_parser = values::server,
-        default_value = "http://127.0.0.1:50051")]
+    /// Address of the server
+    #[arg(long, env = "MODEL_UPDATE_SERVER", value_name = "HOST:PORT", value_parser = values::server,
+        default_value = "127.0.0.1:50051")]
     server: String,
 
     /// gRPC service to check; empty for the whole server

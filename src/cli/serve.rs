@@ -13,8 +13,13 @@ use super::{LogArgs, signals::Signals, values};
 use crate::{
     app::{self, Config, shutdown},
     delivery::WallClock,
-    telemetry::Traces,
+    telemetry::{Traces, log},
 };
+
+/// Headings of `--help`.
+const CONNECTIONS: &str = "Connections";
+const SOURCES: &str = "Sources";
+const DELIVERY: &str = "Delivery";
 
 /// Runs the server until SIGTERM or SIGINT
 ///
@@ -41,32 +46,37 @@ Examples:
   kubectl -n kubeflow port-forward svc/metadata-grpc-service 8081:8080 &
   model-update-eventsource serve --listen 127.0.0.1:50051 --metadata-store http://127.0.0.1:8081")]
 pub(super) struct Serve {
-    /// Address for subscribers (gRPC over plaintext HTTP/2)
-    #[arg(long, env = "MODEL_UPDATE_LISTEN", value_name = "IP:PORT", value_parser = values::address,
+    /// Address for subscribers (gRPC over plaintext HTTP/2). [::] is all IPv6 and IPv4 addresses
+    #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_LISTEN", value_name = "IP:PORT", value_parser = values::address,
         default_value_t = Config::default().listen)]
     listen: SocketAddr,
 
     /// Address for health, readiness, metrics and a status page (HTTP)
-    #[arg(long, env = "MODEL_UPDATE_ADMIN_LISTEN", value_name = "IP:PORT", value_parser = values::address,
+    #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_ADMIN_LISTEN", value_name = "IP:PORT", value_parser = values::address,
         default_value_t = Config::default().admin_listen)]
     admin_listen: SocketAddr,
 
+    /// Address for metrics alone; the admin port then has none [default: metrics are on the admin port]
+    #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_METRICS_LISTEN", value_name = "IP:PORT",
+        value_parser = values::address)]
+    metrics_listen: Option<SocketAddr>,
+
     /// URL of ML Metadata's gRPC service
-    #[arg(long, env = "MODEL_UPDATE_METADATA_STORE", value_name = "URL", value_parser = values::metadata_store,
+    #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_METADATA_STORE", value_name = "URL", value_parser = values::metadata_store,
         default_value_t = Config::default().metadata_store)]
     metadata_store: String,
 
     /// Namespaces to serve, separated by commas; each has its own watch [default: all namespaces, with one watch]
-    #[arg(long, env = "MODEL_UPDATE_NAMESPACES", value_name = "NAMESPACE,...", value_delimiter = ',',
+    #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_NAMESPACES", value_name = "NAMESPACE,...", value_delimiter = ',',
         value_parser = values::namespace)]
     namespaces: Vec<Arc<str>>,
 
     /// Label selector of the Workflows that are pipeline runs
-    #[arg(long, env = "MODEL_UPDATE_SELECTOR", value_name = "SELECTOR", default_value_t = Config::default().selector)]
+    #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_SELECTOR", value_name = "SELECTOR", default_value_t = Config::default().selector)]
     selector: String,
 
     /// Time for which a stream must stay open after it has acknowledged an event, to confirm the event
-    #[arg(long, env = "MODEL_UPDATE_CONFIRM_AFTER", value_name = "DURATION", value_parser = values::confirm_after,
+    #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_CONFIRM_AFTER", value_name = "DURATION", value_parser = values::confirm_after,
         default_value_t = Config::default().confirm_after.into())]
     confirm_after: humantime::Duration,
 
@@ -74,11 +84,11 @@ pub(super) struct Serve {
     ///
     /// For a migration from the Go server or from kfp-operator's own provider, which set this label: their runs are not
     /// sent again. This server never sets it.
-    #[arg(long, env = "MODEL_UPDATE_SKIP_LABELLED", value_parser = BoolishValueParser::new())]
+    #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_SKIP_LABELLED", value_parser = BoolishValueParser::new())]
     skip_labelled: bool,
 
     /// Limit of mark patches per second; further marks wait, events do not
-    #[arg(long, env = "MODEL_UPDATE_MARK_RATE", value_name = "NUMBER", default_value_t = Config::default().mark_rate)]
+    #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_MARK_RATE", value_name = "NUMBER", default_value_t = Config::default().mark_rate)]
     mark_rate: NonZeroU32,
 
     #[command(flatten)]
@@ -88,9 +98,9 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let runtime = Runtime::new().context("cannot start the runtime")?;
-        let traces = self.log.start_with_traces(&runtime)?;
+        let (traces, log) = self.log.start_with_traces(&runtime)?;
         raise_file_limit();
-        let outcome = runtime.block_on(serve(Config { traces: traces.clone(), ..self.into() }));
+        let outcome = runtime.block_on(serve(Config { traces: traces.clone(), log, ..self.into() }));
         traces.flush(shutdown::SPANS);
         // Without waiting for tasks that still run after an abort.
         runtime.shutdown_background();
@@ -103,6 +113,7 @@ impl From<Serve> for Config {
         Self {
             listen: serve.listen,
             admin_listen: serve.admin_listen,
+            metrics_listen: serve.metrics_listen,
             metadata_store: serve.metadata_store,
             namespaces: serve.namespaces,
             selector: serve.selector,
@@ -110,6 +121,7 @@ impl From<Serve> for Config {
             skip_labelled: serve.skip_labelled,
             mark_rate: serve.mark_rate,
             kubernetes: None,
+            log: log::Handle::default(),
             traces: Traces::default(),
             clock: WallClock::default(),
         }

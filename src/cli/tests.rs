@@ -1,6 +1,6 @@
 //! Tests of the command line as users type it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
@@ -11,7 +11,7 @@ fn serve(arguments: &[&str]) -> Result<Config, clap::Error> {
     let program = ["model-update-eventsource", "serve"];
     match Cli::try_parse_from(program.iter().chain(arguments))?.command {
         Command::Serve(serve) => Ok((*serve).into()),
-        Command::Demo(_) | Command::Health(_) | Command::Completions(_) => unreachable!("the command is serve"),
+        _ => unreachable!("the command is serve"),
     }
 }
 
@@ -29,8 +29,9 @@ fn the_definition_is_consistent() {
 #[test]
 fn the_defaults_are_as_documented() {
     let config = serve(&[]).unwrap();
-    assert_eq!(config.listen, SocketAddr::from(([0, 0, 0, 0], 50051)));
-    assert_eq!(config.admin_listen, SocketAddr::from(([0, 0, 0, 0], 8080)));
+    assert_eq!(config.listen.to_string(), "[::]:50051");
+    assert_eq!(config.admin_listen.to_string(), "[::]:8080");
+    assert_eq!(config.metrics_listen, None);
     assert_eq!(config.metadata_store, "http://metadata-grpc-service.kubeflow:8080");
     assert!(config.namespaces.is_empty());
     assert_eq!(config.selector, "pipeline/runid");
@@ -44,6 +45,7 @@ fn every_flag_sets_its_option() {
     let config = serve(&[
         "--listen=127.0.0.1:0",
         "--admin-listen=[::1]:9090",
+        "--metrics-listen=127.0.0.1:9091",
         "--metadata-store=https://mlmd.example:443",
         "--namespaces=team-a,team-b",
         "--selector=a=b",
@@ -56,6 +58,7 @@ fn every_flag_sets_its_option() {
     .unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:0");
     assert_eq!(config.admin_listen.to_string(), "[::1]:9090");
+    assert_eq!(config.metrics_listen.unwrap().to_string(), "127.0.0.1:9091");
     assert_eq!(config.metadata_store, "https://mlmd.example:443");
     assert_eq!(config.namespaces, ["team-a", "team-b"].map(Into::into));
     assert_eq!(config.selector, "a=b");
@@ -106,4 +109,28 @@ fn the_version_names_the_revision() {
     assert_eq!(error.kind(), ErrorKind::DisplayVersion);
     let version = format!("model-update-eventsource {} ({})\n", env!("CARGO_PKG_VERSION"), env!("GIT_REVISION"));
     assert_eq!(error.to_string(), version);
+}
+
+#[test]
+fn a_server_address_needs_no_scheme() {
+    for (written, expected) in [
+        ("127.0.0.1:50051", "http://127.0.0.1:50051"),
+        ("server.team:50051", "http://server.team:50051"),
+        ("[::1]:50051", "http://[::1]:50051"),
+        ("http://server:1", "http://server:1"),
+    ] {
+        assert_eq!(values::server(written).unwrap(), expected);
+    }
+    for invalid in ["", "server", ":50051", "https://server:1", "server:1/path", "ftp://server:1", "server:port"] {
+        assert!(values::server(invalid).unwrap_err().contains("HOST:PORT"), "{invalid:?}");
+    }
+}
+
+#[test]
+fn completions_is_still_a_name_of_completion() {
+    for name in ["completion", "completions"] {
+        let cli = Cli::try_parse_from(["model-update-eventsource", name, "bash"]).unwrap();
+        assert!(matches!(cli.command, Command::Completion(_)));
+    }
+    assert!(!Cli::command().render_long_help().to_string().contains("completions"), "the old name is hidden");
 }

@@ -6,8 +6,7 @@ use crate::{app::shutdown::MAX_CONFIRM_AFTER, mlmd, model::subscription::is_dns_
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        "write it as IP:PORT, for example 0.0.0.0:50051 for all interfaces or 127.0.0.1:0 for a free local port"
-            .to_owned()
+        "write it as IP:PORT, for example [::]:50051 for all interfaces or 127.0.0.1:0 for a free local port".to_owned()
     })
 }
 
@@ -16,11 +15,15 @@ pub(super) fn metadata_store(text: &str) -> Result<String, mlmd::Error> {
     Ok(text.to_owned())
 }
 
+/// The URL of a gRPC server, with the scheme `http` where there is none.
 pub(super) fn server(text: &str) -> Result<String, String> {
-    let uri = text.parse::<http::Uri>().ok();
-    match uri.filter(|uri| uri.scheme_str() == Some("http") && uri.authority().is_some()) {
-        Some(_) => Ok(text.to_owned()),
-        None => Err("write it as http://HOST:PORT, for example http://127.0.0.1:50051".to_owned()),
+    let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let uri = url.parse::<http::Uri>().ok().filter(|uri| uri.scheme_str() == Some("http") && uri.port().is_some());
+    let is_server = |uri: http::Uri| uri.host().is_some_and(|host| !host.is_empty()) && uri.path() == "/";
+    if uri.is_some_and(is_server) {
+        Ok(url)
+    } else {
+        Err("write it as HOST:PORT or http://HOST:PORT, for example 127.0.0.1:50051".to_owned())
     }
 }
 

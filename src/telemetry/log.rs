@@ -7,13 +7,15 @@ use std::{
     io::{self, IsTerminal},
     panic,
     str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use tracing::{Subscriber, error, level_filters::LevelFilter};
 use tracing_subscriber::{
-    EnvFilter, Layer,
+    EnvFilter, Layer, Registry,
     fmt::{MakeWriter, layer},
     layer::SubscriberExt,
+    reload,
     util::{SubscriberInitExt, TryInitError},
 };
 
@@ -94,11 +96,11 @@ fn subscriber<W>(
     colors: bool,
     writer: W,
     traces: &Traces,
-) -> impl Subscriber + Send + Sync + use<W>
+) -> (impl Subscriber + Send + Sync + use<W>, reload::Handle<EnvFilter, Registry>)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = level.filter();
+    let (filter, handle) = reload::Layer::new(level.filter());
     let log = match format {
         Format::Text => layer().with_ansi(colors).with_writer(writer).with_filter(filter).boxed(),
         Format::Json => layer()
@@ -111,7 +113,34 @@ where
             .boxed(),
     };
     // Added one by one: joined by `and_then`, an absent layer would disable the other one.
-    tracing_subscriber::registry().with(log).with(traces.layer())
+    (tracing_subscriber::registry().with(log).with(traces.layer()), handle)
+}
+
+/// A log whose level can be changed. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Handle {
+    /// Absent where the process has no log.
+    filter: Option<reload::Handle<EnvFilter, Registry>>,
+    level: Arc<Mutex<Level>>,
+}
+
+impl Handle {
+    /// The present level.
+    pub fn level(&self) -> Level {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the level.
+    ///
+    /// # Errors
+    /// Where the process has no log any more.
+    pub fn set(&self, level: &Level) -> Result<(), reload::Error> {
+        if let Some(filter) = &self.filter {
+            filter.reload(level.filter())?;
+        }
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner) = level.clone();
+        Ok(())
+    }
 }
 
 /// Starts the log of the process on standard error, in color where [`has_colors`] says so, and the layer of the traces.
@@ -119,8 +148,9 @@ where
 ///
 /// # Errors
 /// Where the process has a log already.
-pub fn init(format: Format, level: &Level, traces: &Traces) -> Result<(), TryInitError> {
-    subscriber(format, level, has_colors(), io::stderr, traces).try_init()?;
+pub fn init(format: Format, level: &Level, traces: &Traces) -> Result<Handle, TryInitError> {
+    let (subscriber, filter) = subscriber(format, level, has_colors(), io::stderr, traces);
+    subscriber.try_init()?;
     panic::set_hook(Box::new(|info| {
         let payload = info.payload();
         let text = payload.downcast_ref::<&str>().copied();
@@ -128,7 +158,7 @@ pub fn init(format: Format, level: &Level, traces: &Traces) -> Result<(), TryIni
         let location = info.location().map(ToString::to_string).unwrap_or_default();
         error!(location, error = message, "panicked");
     }));
-    Ok(())
+    Ok(Handle { filter: Some(filter), level: Arc::new(Mutex::new(level.clone())) })
 }
 
 /// Returns whether standard error shows colors: it is a terminal, and `NO_COLOR` is not set.
@@ -176,7 +206,7 @@ mod tests {
         let captured = Captured::default();
         let writer = captured.clone();
         let traces = Traces::default();
-        let subscriber = subscriber(format, &level.parse().unwrap(), false, move || writer.clone(), &traces);
+        let (subscriber, _) = subscriber(format, &level.parse().unwrap(), false, move || writer.clone(), &traces);
         tracing::subscriber::with_default(subscriber, events);
         let bytes = captured.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()

@@ -1,72 +1,78 @@
-//! The Sensors that do something with a model, as the accounts that come with them.
+//! Sensors whose triggers change the cluster, with their own service accounts.
 
+use kube::ResourceExt as _;
 use model_update_eventsource::model::workflow::MARK_PREFIX;
-use serde_json::json;
-use test_support::{examples, manifests};
+use serde_json::{Value, json};
+use test_support::{PIPELINE, examples, manifests};
 
-use crate::{CARRIED, PIPELINE, World, location, started};
+use crate::{DELIVERY, Harness, location, started};
 
+/// Returns the objects of an example, in this namespace.
+fn read(file: &str, namespace: &str) -> Vec<Value> {
+    manifests(&examples::text(file).replace("team-a", namespace))
+}
+
+/// A redelivered event does not start a second Workflow.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_new_model_is_deployed_and_a_workflow_started_with_it_once_even_if_the_event_comes_twice() {
-    let world = World::start().await;
-    let namespace = world.cluster.namespace("deploying").await;
-    let services = world.inference_services(&namespace).await;
+async fn each_model_is_deployed_and_starts_one_workflow() {
+    let harness = Harness::start().await;
+    let namespace = harness.cluster.namespace("deploying").await;
+    let services = harness.inference_services(&namespace).await;
     services.create("penguin").await;
-    let server = world.serve().await;
-    let read = |file| manifests(&examples::text(file).replace("team-a", &namespace));
-    let event_source = examples::find(&read("eventsource/options.yaml"), "EventSource");
+    let server = harness.serve().await;
+    let event_source = examples::find(&read("eventsource/options.yaml", &namespace), "EventSource");
     let mut sensors = Vec::new();
     for file in ["sensor/deploy-inferenceservice.yaml", "sensor/start-workflow.yaml"] {
-        let objects = read(file);
-        world.apply_rights(&objects).await;
+        let objects = read(file, &namespace);
+        harness.apply_accounts(&objects).await;
         sensors.push(examples::find(&objects, "Sensor"));
     }
-    let argo = world.argo(&event_source, &sensors.iter().collect::<Vec<_>>()).await;
+    let argo = harness.argo(&event_source, &sensors.iter().collect::<Vec<_>>()).await;
 
-    // The first fits the EventSource's patterns, but not the Sensors' filters.
-    world.succeeded(&namespace, "penguin-other", "deploying-other").await;
+    // This pipeline matches the patterns of the EventSource, but not the filters of the Sensors.
+    harness.succeed(&namespace, "penguin-other", "deploying-other").await;
     argo.received(1).await;
-    let uid = world.succeeded(&namespace, PIPELINE, "deploying-1").await;
+    let uid = harness.succeed(&namespace, PIPELINE, "deploying-1").await;
     argo.triggered(1).await;
     services.serves("penguin", "deploying-1").await;
-    let workflows = world.cluster.workflows(&namespace).await;
+    let workflows = harness.cluster.workflows(&namespace).await;
     let name = format!("roll-out-{uid}");
     assert_eq!(started(&workflows).await, [(name.clone(), vec![json!(PIPELINE), json!(location("deploying-1"))])]);
     let created = workflows.get(&name).await;
     assert_eq!(created.data["spec"]["templates"][0]["container"]["image"], "busybox:1.37");
 
-    // Whoever removes the mark has the event again.
-    world.marked(&namespace, "deploying-1", "deployer").await;
+    // The removal of a mark causes a redelivery.
+    harness.marked(&namespace, "deploying-1", "deployer").await;
     workflows.annotate("deploying-1", &format!("{MARK_PREFIX}deployer"), None).await;
     argo.received(3).await;
     argo.triggered(2).await;
     services.serves("penguin", "deploying-1").await;
-    assert_eq!(workflows.get(&name).await.metadata.resource_version, created.metadata.resource_version);
+    assert_eq!(workflows.get(&name).await.resource_version(), created.resource_version());
 
-    world.succeeded(&namespace, PIPELINE, "deploying-2").await;
+    harness.succeed(&namespace, PIPELINE, "deploying-2").await;
     argo.triggered(3).await;
     services.serves("penguin", "deploying-2").await;
     assert_eq!(started(&workflows).await.len(), 2);
     server.stop().await;
 }
 
+/// The trigger is retried until the InferenceService exists; its patch does not create one.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn an_inference_service_that_is_not_there_is_waited_for_and_not_made_out_of_a_patch() {
-    let world = World::start().await;
-    let namespace = world.cluster.namespace("absent").await;
-    let services = world.inference_services(&namespace).await;
-    let server = world.serve().await;
-    let read = |file| manifests(&examples::text(file).replace("team-a", &namespace));
-    let objects = read("sensor/deploy-inferenceservice.yaml");
-    world.apply_rights(&objects).await;
-    let event_source = examples::find(&read("eventsource/options.yaml"), "EventSource");
-    let mut argo = world.argo(&event_source, &[&examples::find(&objects, "Sensor")]).await;
+async fn a_trigger_without_its_inference_service_is_retried() {
+    let harness = Harness::start().await;
+    let namespace = harness.cluster.namespace("absent").await;
+    let services = harness.inference_services(&namespace).await;
+    let server = harness.serve().await;
+    let objects = read("sensor/deploy-inferenceservice.yaml", &namespace);
+    harness.apply_accounts(&objects).await;
+    let event_source = examples::find(&read("eventsource/options.yaml", &namespace), "EventSource");
+    let mut argo = harness.argo(&event_source, &[&examples::find(&objects, "Sensor")]).await;
 
-    world.succeeded(&namespace, PIPELINE, "absent-1").await;
+    harness.succeed(&namespace, PIPELINE, "absent-1").await;
     let refused = ["Failed to execute a trigger", "deploy-penguin", "forbidden", "cannot create"];
-    argo.sensors[0].logged(CARRIED, &refused).await;
+    argo.sensors[0].logged(DELIVERY, &refused).await;
     services.create("penguin").await;
     services.serves("penguin", "absent-1").await;
     server.stop().await;

@@ -1,23 +1,22 @@
-//! Argo Events end to end: the EventSources and Sensors of `examples/`, as users copy them, through Argo Events' own code and
-//! a real JetStream bus, with the program before a real API server and ML Metadata. What is asserted is what a Sensor's
-//! trigger got or did.
+//! Argo Events end to end: the EventSources and Sensors of `examples/` in Argo Events' own code, a real JetStream bus, and
+//! the program with a real API server and ML Metadata. The tests assert the input and the effects of a Sensor's trigger.
 //!
-//! The files are taken as they are; an EventSource's `url` is replaced by the address of the test's server, and where a test
-//! takes a namespace of its own, that is replaced as the files tell a user to.
+//! The files are used unchanged, but for the `url` of an EventSource, which is the address of the test's server, and the
+//! namespace, where a test needs one of its own.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
 mod deploying;
-mod documented;
-mod replaced;
+mod logging;
+mod restarts;
 mod teams;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use k8s_openapi::{ByteString, api::core::v1::Namespace};
+use k8s_openapi::ByteString;
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, PostParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, PostParams},
 };
 use model_update_eventsource::model::workflow::MARK_PREFIX;
 use serde_json::{Value, json};
@@ -26,18 +25,17 @@ use test_support::{
     ServiceAccount, SharedCluster, Task, Workflows, Writer, eventually, free_port,
 };
 
-/// What the examples are about.
-const PIPELINE: &str = "penguin-pipeline";
-/// What an EventSource says when its stream is there.
+/// Log message of an EventSource whose stream is open.
 const CONNECTED: &str = "connected to eventsource server successfully";
-/// Argo Events dials again every five seconds, and may find a connection that is just being made: then once more. The rest
-/// is for a busy machine.
-const REDIAL: Duration = Duration::from_secs(20);
-/// How long an event may take to its trigger on a busy machine.
-const CARRIED: Duration = Duration::from_secs(60);
 
-/// An API server, an ML Metadata, and the address at which a server is to be found.
-struct World {
+/// Deadline for a reconnect on a busy machine. Argo Events retries every five seconds, and may need two attempts.
+const RECONNECT: Duration = Duration::from_secs(20);
+
+/// Deadline for an event to reach its trigger on a busy machine.
+const DELIVERY: Duration = Duration::from_secs(60);
+
+/// An API server, an ML Metadata store, and the address of the server.
+struct Harness {
     peers: Peers,
     cluster: SharedCluster,
     store: MetadataStore,
@@ -45,7 +43,7 @@ struct World {
     listen: SocketAddr,
 }
 
-impl World {
+impl Harness {
     async fn start() -> Self {
         let peers = Peers::with(&["argo-events", "nats-server"]).await;
         let cluster = peers.cluster().await;
@@ -55,7 +53,7 @@ impl World {
         Self { peers, cluster, store, writer, listen }
     }
 
-    /// The program, with its defaults, at this world's address.
+    /// Starts the program with its defaults.
     async fn serve(&self) -> RunningServer {
         let kubeconfig = self.cluster.admin_kubeconfig_file();
         let server = ServerProcess::start_at(self.listen, &kubeconfig, &self.store.url(), &[]).listening().await;
@@ -63,27 +61,21 @@ impl World {
         server
     }
 
-    async fn create_namespace(&self, name: &str) {
-        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
-        let namespace = Namespace { metadata, ..Namespace::default() };
-        Api::all(self.cluster.client().await).create(&PostParams::default(), &namespace).await.unwrap();
-    }
-
-    /// A run that pushed a model to `gs://models/<run>` and has not succeeded yet. Run names are unique in a world: TFX knows
-    /// no namespaces.
-    async fn pushed(&self, namespace: &str, pipeline: &str, run: &str) {
+    /// Creates a run that has pushed a model to `gs://models/<run>` and has not succeeded yet. Its name must be unique: TFX
+    /// has no namespaces in ML Metadata.
+    async fn create_run(&self, namespace: &str, pipeline: &str, run: &str) {
         self.cluster.workflows(namespace).await.create(NewWorkflow::tfx_v1(run, pipeline)).await;
         self.writer.tfx_run(pipeline, run).await.task(Task::pusher(&location(run))).await;
     }
 
-    /// One that has succeeded; returns its Workflow's UID.
-    async fn succeeded(&self, namespace: &str, pipeline: &str, run: &str) -> String {
-        self.pushed(namespace, pipeline, run).await;
+    /// Creates a run that pushes a model and then succeeds. Returns the UID of its Workflow.
+    async fn succeed(&self, namespace: &str, pipeline: &str, run: &str) -> String {
+        self.create_run(namespace, pipeline, run).await;
         let workflow = self.cluster.workflows(namespace).await.set_phase(run, "Succeeded").await;
         workflow.metadata.uid.unwrap()
     }
 
-    /// Waits until the run's Workflow says that this subscription has got it.
+    /// Waits until the run has the mark of this subscription.
     async fn marked(&self, namespace: &str, run: &str, subscription: &str) {
         let workflows = self.cluster.workflows(namespace).await;
         let mark = format!("{MARK_PREFIX}{subscription}");
@@ -91,8 +83,8 @@ impl World {
             .await;
     }
 
-    /// Argo Events with these objects, on a bus of its own. The Sensors come first: what is on a bus before a Sensor's first
-    /// start, it never hears of.
+    /// Starts Argo Events with these objects, on a bus of its own. The Sensors start first: a Sensor does not receive events
+    /// that were on the bus before its first start.
     async fn argo(&self, event_source: &Value, sensors: &[&Value]) -> Argo {
         let bus = self.peers.jet_stream().await;
         let mut running = Vec::new();
@@ -111,12 +103,12 @@ impl World {
         argo
     }
 
-    /// A Sensor's Pod is its account; an account with no name here has no rights.
+    /// Writes a kubeconfig with the service account of a Sensor. A Sensor without an account has no permissions.
     async fn kubeconfig(&self, sensor: &Value) -> PathBuf {
         let (metadata, account) = (&sensor["metadata"], &sensor["spec"]["template"]["serviceAccountName"]);
         match (metadata["namespace"].as_str(), account.as_str()) {
             (Some(namespace), Some(name)) => self.cluster.kubeconfig_file(&self.token(namespace, name).await),
-            _ => self.cluster.kubeconfig_file("nobody"),
+            _ => self.cluster.kubeconfig_file("no-account"),
         }
     }
 
@@ -125,33 +117,17 @@ impl World {
         self.cluster.token(&account, &[]).await
     }
 
-    /// Applies what is not Argo Events' own: accounts and their rights.
-    async fn apply_rights(&self, objects: &[Value]) {
+    /// Applies the objects that are not of Argo Events: service accounts and their permissions.
+    async fn apply_accounts(&self, objects: &[Value]) {
         for object in objects.iter().filter(|object| object["apiVersion"] != "argoproj.io/v1alpha1") {
             self.cluster.apply("examples", object).await.unwrap_or_else(|refusal| panic!("{refusal:?}: {object}"));
         }
     }
 
-    /// KServe's kind, as far as the API server has to know it.
+    /// Installs KServe's kind `InferenceService`.
     async fn inference_services(&self, namespace: &str) -> InferenceServices {
-        let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-        let version = json!({
-            "name": "v1beta1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema},
-        });
-        let names = json!({
-            "kind": "InferenceService", "listKind": "InferenceServiceList", "plural": "inferenceservices",
-            "singular": "inferenceservice",
-        });
-        let crd = json!({
-            "apiVersion": "apiextensions.k8s.io/v1",
-            "kind": "CustomResourceDefinition",
-            "metadata": {"name": "inferenceservices.serving.kserve.io"},
-            "spec": {"group": "serving.kserve.io", "scope": "Namespaced", "names": names, "versions": [version]},
-        });
-        self.cluster.apply("tests", &crd).await.unwrap();
-        let services = InferenceServices::new(self.cluster.client().await, namespace);
-        eventually(SOON, "InferenceServices are served", async || services.0.list(&Default::default()).await).await;
-        services
+        self.cluster.install_kind(&InferenceServices::kind()).await;
+        InferenceServices::new(self.cluster.client().await, namespace)
     }
 }
 
@@ -159,9 +135,12 @@ impl World {
 struct InferenceServices(Api<DynamicObject>);
 
 impl InferenceServices {
+    fn kind() -> ApiResource {
+        ApiResource::from_gvk(&GroupVersionKind::gvk("serving.kserve.io", "v1beta1", "InferenceService"))
+    }
+
     fn new(client: kube::Client, namespace: &str) -> Self {
-        let kind = GroupVersionKind::gvk("serving.kserve.io", "v1beta1", "InferenceService");
-        Self(Api::namespaced_with(client, namespace, &ApiResource::from_gvk(&kind)))
+        Self(Api::namespaced_with(client, namespace, &Self::kind()))
     }
 
     async fn create(&self, name: &str) {
@@ -176,9 +155,9 @@ impl InferenceServices {
         self.0.create(&PostParams::default(), &service).await.unwrap();
     }
 
-    /// Waits until it serves this run's model, and that is all that has changed.
+    /// Waits until the service refers to the model of this run. The other fields must be unchanged.
     async fn serves(&self, name: &str, run: &str) {
-        eventually(CARRIED, &format!("{name} serves the model of {run}"), async || {
+        eventually(DELIVERY, &format!("{name} serves the model of {run}"), async || {
             let predictor = self.0.get(name).await.unwrap().data["spec"]["predictor"].clone();
             let model = json!({"modelFormat": {"name": "tensorflow"}, "storageUri": location(run)});
             (predictor == json!({"minReplicas": 2, "model": model})).then_some(()).ok_or(predictor)
@@ -187,7 +166,7 @@ impl InferenceServices {
     }
 }
 
-/// Argo Events, running.
+/// A running EventSource with its bus and Sensors.
 struct Argo {
     source: ArgoEvents,
     sensors: Vec<ArgoEvents>,
@@ -195,19 +174,22 @@ struct Argo {
 }
 
 impl Argo {
-    /// How often the EventSource has connected.
+    /// Number of connections that the EventSource has made.
     fn connections(&self) -> usize {
         self.source.log().matches(CONNECTED).count()
     }
 
-    /// How many events the EventSource has read.
+    /// Number of events that the EventSource has read.
     fn events(&self) -> usize {
         self.source.log().matches("received an event from server").count()
     }
 
-    /// Waits until the EventSource has read so many events; more are too many.
+    /// Waits until the EventSource has read this number of events.
+    ///
+    /// # Panics
+    /// If it reads more.
     async fn received(&self, events: usize) {
-        eventually(CARRIED, &format!("{events} events at the EventSource"), async || {
+        eventually(DELIVERY, &format!("{events} events at the EventSource"), async || {
             let received = self.events();
             assert!(received <= events, "{received} events, not {events}");
             (received == events).then_some(()).ok_or(received)
@@ -215,10 +197,13 @@ impl Argo {
         .await;
     }
 
-    /// Waits until each Sensor's trigger has done its work so many times.
+    /// Waits until the trigger of each Sensor has succeeded this number of times.
+    ///
+    /// # Panics
+    /// If it succeeds more often.
     async fn triggered(&self, times: usize) {
         for sensor in &self.sensors {
-            eventually(CARRIED, &format!("{times} triggers"), async || {
+            eventually(DELIVERY, &format!("{times} triggers"), async || {
                 let done = sensor.log().matches("Successfully processed trigger").count();
                 assert!(done <= times, "triggered {done} times, not {times}");
                 (done == times).then_some(()).ok_or(done)
@@ -227,7 +212,7 @@ impl Argo {
         }
     }
 
-    /// The payloads that the first Sensor's log trigger has written, decoded.
+    /// Payloads that the log trigger of the first Sensor has written.
     fn logged(&self) -> Vec<String> {
         let lines = self.sensors[0].log();
         let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -236,7 +221,7 @@ impl Argo {
     }
 }
 
-/// The payload in what Argo Events makes of it without `jsonBody`.
+/// Decodes the payload: without `jsonBody`, Argo Events encodes it in Base64.
 fn decoded(data: &str) -> String {
     let mut data: Value = serde_json::from_str(data).unwrap();
     let body: ByteString = serde_json::from_value(data["body"].take()).unwrap();
@@ -247,7 +232,7 @@ fn location(run: &str) -> String {
     format!("gs://models/{run}")
 }
 
-/// The names of the Workflows that a Sensor has started, and the values of their parameters.
+/// Returns the Workflows that a Sensor has started: name, and values of the parameters.
 async fn started(workflows: &Workflows) -> Vec<(String, Vec<Value>)> {
     let all = workflows.api().list(&Default::default()).await.unwrap();
     let started = all.into_iter().filter_map(|workflow| {

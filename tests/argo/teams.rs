@@ -1,38 +1,41 @@
-//! The set for two teams on one server.
+//! The examples for two teams on one server.
 
 use kube::api::DynamicObject;
 use serde_json::json;
-use test_support::{Workflows, examples};
+use test_support::{PIPELINE, Workflows, examples};
 
-use crate::{Argo, InferenceServices, PIPELINE, World, location, started};
+use crate::{Argo, Harness, InferenceServices, location, started};
 
-/// A team's files, applied and running.
-async fn team(world: &World, file: &str) -> Argo {
+/// Applies a team's file and starts its EventSource and Sensor.
+async fn start_team(harness: &Harness, file: &str) -> Argo {
     let objects = examples::objects(file);
-    world.apply_rights(&objects).await;
+    harness.apply_accounts(&objects).await;
     let sensor = examples::find(&objects, "Sensor");
-    world.argo(&examples::find(&objects, "EventSource"), &[&sensor]).await
+    harness.argo(&examples::find(&objects, "EventSource"), &[&sensor]).await
 }
 
+/// Neither can access the objects of the other.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn two_teams_on_one_server_get_their_own_models_and_cannot_touch_each_others() {
-    let world = World::start().await;
+async fn two_teams_on_one_server_receive_only_their_own_models() {
+    let harness = Harness::start().await;
     for namespace in ["team-a", "team-b"] {
-        world.create_namespace(namespace).await;
+        harness.cluster.create_namespace(namespace).await;
     }
-    let services = world.inference_services("team-a").await;
+    let services = harness.inference_services("team-a").await;
     services.create("penguin").await;
-    let server = world.serve().await;
-    let (team_a, team_b) =
-        tokio::join!(team(&world, "multi-tenant/team-a.yaml"), team(&world, "multi-tenant/team-b.yaml"));
+    let server = harness.serve().await;
+    let (team_a, team_b) = tokio::join!(
+        start_team(&harness, "multi-tenant/team-a.yaml"),
+        start_team(&harness, "multi-tenant/team-b.yaml")
+    );
 
-    // In turns, from pipelines of the same name; what one team got by mistake would come before the last run of its own.
-    world.succeeded("team-a", PIPELINE, "team-a-1").await;
-    let first = world.succeeded("team-b", PIPELINE, "team-b-1").await;
-    world.succeeded("team-b", "other-pipeline", "team-b-other").await;
-    world.succeeded("team-a", PIPELINE, "team-a-2").await;
-    let second = world.succeeded("team-b", PIPELINE, "team-b-2").await;
+    // Pipelines of the same name in turns: an event for the wrong team is received before the last one of its own.
+    harness.succeed("team-a", PIPELINE, "team-a-1").await;
+    let first = harness.succeed("team-b", PIPELINE, "team-b-1").await;
+    harness.succeed("team-b", "other-pipeline", "team-b-other").await;
+    harness.succeed("team-a", PIPELINE, "team-a-2").await;
+    let second = harness.succeed("team-b", PIPELINE, "team-b-2").await;
     for team in [&team_a, &team_b] {
         team.triggered(2).await;
         team.received(2).await;
@@ -41,22 +44,22 @@ async fn two_teams_on_one_server_get_their_own_models_and_cannot_touch_each_othe
     let workflow = |uid: &str, run| (format!("roll-out-{uid}"), vec![json!(PIPELINE), json!(location(run))]);
     let mut expected = [workflow(&first, "team-b-1"), workflow(&second, "team-b-2")];
     expected.sort_by_key(|(name, _)| name.clone());
-    assert_eq!(started(&world.cluster.workflows("team-b").await).await, expected);
-    assert_eq!(started(&world.cluster.workflows("team-a").await).await, []);
+    assert_eq!(started(&harness.cluster.workflows("team-b").await).await, expected);
+    assert_eq!(started(&harness.cluster.workflows("team-a").await).await, []);
     for run in ["1", "2"] {
-        world.marked("team-a", &format!("team-a-{run}"), "team-a-deployer").await;
-        world.marked("team-b", &format!("team-b-{run}"), "team-b-deployer").await;
+        harness.marked("team-a", &format!("team-a-{run}"), "team-a-deployer").await;
+        harness.marked("team-b", &format!("team-b-{run}"), "team-b-deployer").await;
     }
 
-    let deployer = world.token("team-a", "deploy-penguin").await;
-    let deployer = InferenceServices::new(world.cluster.client_with(&deployer).await, "team-b");
-    forbidden(deployer.0.get("penguin").await);
-    let starter = world.token("team-b", "roll-out-model-sensor").await;
-    let starter = Workflows::new(world.cluster.client_with(&starter).await, "team-a");
-    forbidden(starter.api().get("team-a-1").await);
+    let token = harness.token("team-a", "deploy-penguin").await;
+    let services = InferenceServices::new(harness.cluster.client_with(&token).await, "team-b");
+    assert_forbidden(services.0.get("penguin").await);
+    let token = harness.token("team-b", "roll-out-model-sensor").await;
+    let workflows = Workflows::new(harness.cluster.client_with(&token).await, "team-a");
+    assert_forbidden(workflows.api().get("team-a-1").await);
     server.stop().await;
 }
 
-fn forbidden(answer: kube::Result<DynamicObject>) {
+fn assert_forbidden(answer: kube::Result<DynamicObject>) {
     assert!(matches!(&answer, Err(kube::Error::Api(status)) if status.code == 403), "{answer:?}");
 }

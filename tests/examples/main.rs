@@ -1,22 +1,16 @@
-//! What users copy has to work as it stands: every file under `examples/` parses, applies to a real API server, passes
-//! Argo Events' own validation, and asks our server for something that it grants. tests/argo runs them.
+//! The files under `examples/`, which users copy: each parses, applies to a real API server, passes Argo Events' own
+//! validation, and has a configuration that the server accepts. `tests/argo` runs them.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use k8s_openapi::{
-    api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-};
-use kube::{
-    Api,
-    api::{ObjectMeta, PostParams},
-};
-use model_update_eventsource::{app::Config, sim::Sim};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{Api, api::PostParams};
 use serde_json::Value;
 use test_support::{Line, Peers, SOON, TestServer, eventually, examples, manifests};
 
-/// Every file, and the kinds of the objects in it: what is not here is no example.
+/// Every file, and the kinds of the objects in it.
 const EXAMPLES: [(&str, &[&str]); 10] = [
     ("eventbus/jetstream.yaml", &["EventBus"]),
     ("eventbus/native-nats.yaml", &["EventBus"]),
@@ -30,17 +24,17 @@ const EXAMPLES: [(&str, &[&str]); 10] = [
     ("sensor/start-workflow.yaml", &["Sensor", "ServiceAccount", "Role", "RoleBinding"]),
 ];
 
-/// Where the chart, released as documented, puts the server.
+/// Address of the Service that the chart creates when it is installed as documented.
 const URL: &str = "kfp-operator-model-update-eventsource-server.kfp-operator-system.svc:50051";
 
-/// The objects of every file, and those of the manifest in the README.
+/// Returns the objects of every file, and those of the manifest in the README.
 fn all_objects() -> impl Iterator<Item = (&'static str, Value)> {
     let readme = examples::text("../README.md");
     let manifest = readme.split("```yaml\n").find(|block| block.starts_with("apiVersion: ")).expect("a manifest");
     let manifest = manifests(manifest.split("```").next().expect("never empty"));
-    let examples =
-        EXAMPLES.into_iter().flat_map(|(file, _)| examples::objects(file).into_iter().map(move |o| (file, o)));
-    examples.chain(manifest.into_iter().map(|object| ("README.md", object)))
+    let examples = EXAMPLES.into_iter().map(|(file, _)| (file, examples::objects(file)));
+    let files = examples.chain([("README.md", manifest)]);
+    files.flat_map(|(file, objects)| objects.into_iter().map(move |object| (file, object)))
 }
 
 fn event_sources() -> impl Iterator<Item = (&'static str, Value)> {
@@ -48,18 +42,22 @@ fn event_sources() -> impl Iterator<Item = (&'static str, Value)> {
 }
 
 #[test]
-fn every_file_is_an_example_that_the_tests_know_and_the_readme_lists() {
+fn every_file_is_tested_and_listed_in_the_readme() {
     let mut found = BTreeSet::new();
     walk(&examples::folder(), &mut found);
     assert!(found.remove("README.md"));
     let known: BTreeSet<String> = EXAMPLES.iter().map(|(file, _)| (*file).to_owned()).collect();
-    assert_eq!(found, known, "left: the files under examples/; right: EXAMPLES in this file");
+    assert_eq!(found, known, "left: files under examples/; right: EXAMPLES in this file");
     let readme = examples::text("README.md");
     let rows = readme.lines().filter_map(|line| line.strip_prefix("| [")?.split_once(']'));
     let listed: Vec<&str> = rows.map(|(file, _)| file).collect();
-    assert_eq!(listed.iter().map(|&file| file.to_owned()).collect::<BTreeSet<_>>(), known, "the table in the README");
+    assert_eq!(
+        listed.iter().map(|&file| file.to_owned()).collect::<BTreeSet<_>>(),
+        known,
+        "left: table in the README; right: EXAMPLES in this file"
+    );
     for file in listed {
-        assert!(readme.contains(&format!("| [{file}]({file}) | ")), "{file}: its link leads elsewhere");
+        assert!(readme.contains(&format!("| [{file}]({file}) | ")), "{file}: its row has no link to it");
     }
 }
 
@@ -74,8 +72,9 @@ fn walk(folder: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
+/// A comment at the top describes the file, and another what to change, if anything.
 #[test]
-fn every_file_holds_what_it_is_there_for_and_says_what_to_change() {
+fn every_file_has_its_kinds_and_comments() {
     for (file, kinds) in EXAMPLES {
         let text = examples::text(file);
         let objects = examples::objects(file);
@@ -83,13 +82,13 @@ fn every_file_holds_what_it_is_there_for_and_says_what_to_change() {
         let mut seen = BTreeSet::new();
         found.retain(|kind| seen.insert(*kind));
         assert_eq!(found, kinds, "{file}");
-        assert!(text.starts_with("# "), "{file} begins with what it is");
-        assert!(text.contains("Change") || file == "eventbus/native-nats.yaml", "{file}: what is there to change?");
+        assert!(text.starts_with("# "), "{file} has no description");
+        assert!(text.contains("Change") || file == "eventbus/native-nats.yaml", "{file} does not say what to change");
     }
 }
 
 #[test]
-fn every_event_source_dials_the_documented_service_in_plaintext() {
+fn every_event_source_uses_the_documented_service_without_tls() {
     for (file, event_source) in event_sources() {
         let (name, entry) = examples::entry(&event_source);
         assert_eq!(name, "model-update", "{file}");
@@ -98,80 +97,70 @@ fn every_event_source_dials_the_documented_service_in_plaintext() {
 }
 
 #[test]
-fn every_sensor_depends_on_an_event_source_of_the_examples_in_its_namespace() {
-    let place = |object: &Value| (object["metadata"]["namespace"].clone(), object["metadata"]["name"].clone());
-    let there: Vec<_> = event_sources().map(|(_, source)| place(&source)).collect();
+fn every_sensor_depends_on_an_event_source_of_the_examples() {
+    // Namespace and name.
+    let key = |namespace: &Value, name: &Value| (namespace.clone(), name.clone());
+    let known: Vec<_> =
+        event_sources().map(|(_, source)| key(&source["metadata"]["namespace"], &source["metadata"]["name"])).collect();
     for (file, sensor) in all_objects().filter(|(_, object)| object["kind"] == "Sensor") {
         for dependency in sensor["spec"]["dependencies"].as_array().unwrap() {
             assert_eq!(dependency["eventName"], "model-update", "{file}");
-            let wanted = (place(&sensor).0, dependency["eventSourceName"].clone());
-            assert!(there.contains(&wanted), "{file}: {wanted:?} is none of {there:?}");
+            let needed = key(&sensor["metadata"]["namespace"], &dependency["eventSourceName"]);
+            assert!(known.contains(&needed), "{file}: {needed:?} is none of {known:?}");
         }
     }
 }
 
-/// A server before a simulation, which a subscription does not see the difference of.
-async fn serve() -> (Sim, TestServer) {
-    let sim = Sim::start().await.unwrap();
-    let config =
-        Config { metadata_store: sim.metadata_url(), kubernetes: Some(sim.kube_config()), ..Config::default() };
-    let served = TestServer::start(config).await;
-    (sim, served)
-}
-
 #[tokio::test]
-async fn our_server_takes_the_configuration_of_every_event_source() {
-    let (_sim, served) = serve().await;
+async fn the_server_accepts_every_event_source_configuration() {
+    let (_sim, server) = TestServer::start_with_sim().await;
     let mut streams = Vec::new();
     for (file, event_source) in event_sources() {
         let (name, entry) = examples::entry(&event_source);
         let config = entry["config"].as_str().unwrap();
-        let taken = served.try_subscribe(name, config).await;
-        streams.push(taken.unwrap_or_else(|refusal| panic!("{file}: {refusal}")));
-        // The test would notice a configuration that the server does not take.
-        let broken = config.replace("kfpNamespace", "kfpNamspace");
-        let Err(refusal) = served.try_subscribe(name, &broken).await else { panic!("{file}: {broken} was taken") };
+        let accepted = server.try_subscribe(name, config).await;
+        streams.push(accepted.unwrap_or_else(|refusal| panic!("{file}: {refusal}")));
+        // A wrong configuration is refused.
+        let wrong = config.replace("kfpNamespace", "kfpNamspace");
+        let Err(refusal) = server.try_subscribe(name, &wrong).await else { panic!("{file}: {wrong} was accepted") };
         assert!(refusal.to_string().contains("did you mean kfpNamespace"), "{file}: {refusal}");
     }
     drop(streams);
-    served.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_token_is_ignored_today_as_its_example_says() {
+async fn a_token_is_ignored_as_its_example_says() {
     assert!(examples::text("eventsource/auth-secret.yaml").contains("# - The server ignores the token today."));
     let peers = Peers::find().await;
-    let (_sim, served) = serve().await;
+    let (_sim, server) = TestServer::start_with_sim().await;
     let event_source = examples::find(&examples::objects("eventsource/auth-secret.yaml"), "EventSource");
     let config = examples::entry(&event_source).1["config"].as_str().unwrap();
-    let mut subscriber = peers.grpc_go_client(served.address, config).token("nobody's").start();
+    let mut subscriber = peers.grpc_go_client(server.address, config).token("invalid").start();
     assert_eq!(subscriber.next(SOON).await, Some(Line::Open(true)));
-    served.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn every_object_applies_to_an_api_server_with_argo_events_kinds() {
+async fn the_api_server_accepts_every_object() {
     let peers = Peers::with(&["argo-events"]).await;
     let cluster = peers.private_cluster().await;
-    let client = cluster.client().await;
-    let crds = Api::<CustomResourceDefinition>::all(client.clone());
+    let crds = Api::<CustomResourceDefinition>::all(cluster.client().await);
     for kind in ["eventbus", "eventsources", "sensors"] {
         let file = fs::read_to_string(peers.argo_crds().join(format!("argoproj.io_{kind}.yaml"))).unwrap();
         let crd = serde_saphyr::from_str(&file).unwrap();
         crds.create(&PostParams::default(), &crd).await.unwrap();
         let name = format!("{kind}.argoproj.io");
-        eventually(SOON, &format!("{name} is served"), async || {
+        eventually(SOON, &format!("{name} is established"), async || {
             let conditions = crds.get(&name).await.ok()?.status?.conditions?;
             conditions.iter().any(|found| found.type_ == "Established" && found.status == "True").then_some(())
         })
         .await;
     }
-    let namespaces = Api::<Namespace>::all(client.clone());
     for team in ["team-a", "team-b"] {
-        let metadata = ObjectMeta { name: Some(team.to_owned()), ..ObjectMeta::default() };
-        namespaces.create(&PostParams::default(), &Namespace { metadata, ..Namespace::default() }).await.unwrap();
+        cluster.create_namespace(team).await;
     }
     for (file, _) in EXAMPLES {
         let namespace = cluster.namespace("example").await;
@@ -185,17 +174,17 @@ async fn every_object_applies_to_an_api_server_with_argo_events_kinds() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn argo_events_own_validation_finds_nothing_wrong() {
+async fn argo_events_validates_every_object() {
     let peers = Peers::with(&["argo-events"]).await;
     let folder = tempfile::tempdir().unwrap();
-    let mut judged = 0;
+    let mut validated = 0;
     for (index, (file, object)) in all_objects().enumerate() {
         if matches!(object["kind"].as_str(), Some("EventBus" | "EventSource" | "Sensor")) {
             let path = folder.path().join(index.to_string());
             fs::write(&path, object.to_string()).unwrap();
             assert_eq!(peers.argo_validates(&path), Ok(()), "{file}");
-            judged += 1;
+            validated += 1;
         }
     }
-    assert_eq!(judged, 17, "buses, EventSources and Sensors");
+    assert_eq!(validated, 17, "buses, EventSources and Sensors");
 }

@@ -1,7 +1,12 @@
-//! Stands before the real API server, speaks plain HTTP, and passes everything on as cluster administrator: but patches it
-//! answers as it is told.
+//! A proxy of the API server that injects faults into patches. It speaks plain HTTP and forwards everything else with
+//! the rights of a cluster administrator.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -15,23 +20,21 @@ use tempfile::TempDir;
 use test_support::{Cluster, plain_kubeconfig};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 
-/// More than a Workflow of these tests has.
-const BODY: usize = 4 << 20;
+/// Maximum size of a forwarded body in bytes, above that of any Workflow of these tests.
+const MAX_BODY: usize = 4 << 20;
 
-/// What becomes of a patch.
+/// A fault of a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patches {
-    /// It goes through.
-    Pass,
-    /// It is answered so, and goes no further. With 429 the answer says after how many seconds to come again.
-    Refused(u16),
-    /// It goes no further, and nobody answers.
+pub(crate) enum PatchFault {
+    /// The patch is answered with this HTTP status and not forwarded. 429 comes with `Retry-After`.
+    Rejected(u16),
+    /// The patch is neither forwarded nor answered.
     Unanswered,
-    /// It goes through, and nobody answers.
+    /// The patch is forwarded and not answered.
     AppliedUnanswered,
 }
 
-/// See the module. Ends when it is dropped.
+/// A running proxy. Dropping it ends it.
 pub(crate) struct ApiProxy {
     address: SocketAddr,
     folder: TempDir,
@@ -41,17 +44,18 @@ pub(crate) struct ApiProxy {
 
 struct Shared {
     cluster: kube::Client,
-    patches: watch::Sender<Patches>,
-    /// How many patches have met the fate that was chosen, those that pass not counted.
-    struck: watch::Sender<usize>,
+    fault: Mutex<Option<PatchFault>>,
+    /// Number of patches into which a fault was injected.
+    injected: watch::Sender<usize>,
 }
 
 impl ApiProxy {
-    pub(crate) async fn before(cluster: &Cluster) -> Self {
+    /// Starts a proxy that injects this fault into every patch.
+    pub(crate) async fn start(cluster: &Cluster, fault: PatchFault) -> Self {
         let shared = Arc::new(Shared {
             cluster: cluster.client().await,
-            patches: watch::Sender::new(Patches::Pass),
-            struck: watch::Sender::new(0),
+            fault: Mutex::new(Some(fault)),
+            injected: watch::Sender::new(0),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -60,21 +64,21 @@ impl ApiProxy {
         Self { address, folder: tempfile::tempdir().unwrap(), shared, task }
     }
 
-    /// A kubeconfig by which a program comes through here.
+    /// Writes a kubeconfig with the address of this proxy.
     pub(crate) fn kubeconfig_file(&self) -> PathBuf {
         plain_kubeconfig(self.folder.path(), &format!("http://{}", self.address))
     }
 
-    /// From now on patches fare so.
-    pub(crate) fn let_patches(&self, fate: Patches) {
-        self.shared.patches.send_replace(fate);
+    /// Forwards patches from now on.
+    pub(crate) fn clear_fault(&self) {
+        *self.shared.fault.lock().unwrap() = None;
     }
 
-    /// Waits until so many patches have been refused or left unanswered.
-    pub(crate) async fn struck(&self, patches: usize, deadline: Duration) {
-        let mut struck = self.shared.struck.subscribe();
-        let enough = timeout(deadline, struck.wait_for(|count| *count >= patches)).await;
-        enough.unwrap_or_else(|_| panic!("{patches} patches should have come")).unwrap();
+    /// Waits until the fault was injected into this number of patches.
+    pub(crate) async fn injected(&self, patches: usize, deadline: Duration) {
+        let mut injected = self.shared.injected.subscribe();
+        let enough = timeout(deadline, injected.wait_for(|count| *count >= patches)).await;
+        enough.unwrap_or_else(|_| panic!("fewer than {patches} patches within {deadline:?}")).unwrap();
     }
 }
 
@@ -85,57 +89,52 @@ impl Drop for ApiProxy {
 }
 
 async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let patches = *shared.patches.borrow();
-    if request.method() != Method::PATCH || patches == Patches::Pass {
+    let fault = *shared.fault.lock().unwrap();
+    let Some(fault) = fault.filter(|_| request.method() == Method::PATCH) else {
         return forward(&shared.cluster, request).await;
-    }
-    let answer = match patches {
-        Patches::Refused(code) => Some(refusal(code)),
-        Patches::AppliedUnanswered => {
-            forward(&shared.cluster, request).await;
-            None
-        }
-        Patches::Pass | Patches::Unanswered => None,
     };
-    shared.struck.send_modify(|count| *count += 1);
-    match answer {
-        Some(answer) => answer,
-        None => std::future::pending().await,
+    if fault == PatchFault::AppliedUnanswered {
+        forward(&shared.cluster, request).await;
+    }
+    shared.injected.send_modify(|count| *count += 1);
+    match fault {
+        PatchFault::Rejected(code) => rejection(code),
+        PatchFault::Unanswered | PatchFault::AppliedUnanswered => std::future::pending().await,
     }
 }
 
 async fn forward(cluster: &kube::Client, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let body = to_bytes(body, BODY).await.unwrap();
-    let mut onward = http::Request::builder().method(parts.method).uri(parts.uri.path_and_query().unwrap().as_str());
+    let body = to_bytes(body, MAX_BODY).await.unwrap();
+    let mut forwarded = http::Request::builder().method(parts.method).uri(parts.uri.path_and_query().unwrap().as_str());
     for name in [header::ACCEPT, header::CONTENT_TYPE] {
         if let Some(value) = parts.headers.get(&name) {
-            onward = onward.header(name, value);
+            forwarded = forwarded.header(name, value);
         }
     }
-    match cluster.send(onward.body(body.into()).unwrap()).await {
-        Ok(answer) => {
-            let (mut parts, body) = answer.into_parts();
-            // How the body is cut into pieces is our own affair.
+    match cluster.send(forwarded.body(body.into()).unwrap()).await {
+        Ok(response) => {
+            let (mut parts, body) = response.into_parts();
+            // This server chooses the transfer encoding of its own connection.
             parts.headers.remove(header::TRANSFER_ENCODING);
             Response::from_parts(parts, Body::new(body))
         }
         Err(error) => {
-            let answer = Response::builder().status(StatusCode::BAD_GATEWAY);
-            answer.body(Body::from(error.to_string())).unwrap()
+            let response = Response::builder().status(StatusCode::BAD_GATEWAY);
+            response.body(Body::from(error.to_string())).unwrap()
         }
     }
 }
 
-/// As the API server's own code refuses.
-fn refusal(code: u16) -> Response {
+/// Returns a `Status` object as the API server writes it.
+fn rejection(code: u16) -> Response {
     let status = json!({
         "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
-        "message": format!("refused with {code} by a test"), "reason": "Test", "code": code,
+        "message": format!("rejected with {code} by a test"), "reason": "Test", "code": code,
     });
-    let mut answer = Response::builder().status(code).header(header::CONTENT_TYPE, "application/json");
+    let mut response = Response::builder().status(code).header(header::CONTENT_TYPE, "application/json");
     if code == 429 {
-        answer = answer.header(header::RETRY_AFTER, "1");
+        response = response.header(header::RETRY_AFTER, "1");
     }
-    answer.body(Body::from(status.to_string())).unwrap()
+    response.body(Body::from(status.to_string())).unwrap()
 }

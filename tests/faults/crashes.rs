@@ -1,143 +1,132 @@
-//! The server is killed at every step of a delivery: fault 6. After a restart nothing is lost. What comes again is what a
-//! subscriber had read, and what no mark remembered when the server died: the window that G2 allows, and no more.
+//! A server that is killed at each step of a delivery. Its successor loses nothing. It repeats only what the subscriber
+//! had read and no mark recorded when the server died.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::unix::process::ExitStatusExt as _};
 
-use test_support::{GrpcGoClient, Line, RunningServer, ServerProcess, Tally, model_location};
+use test_support::{CATCH_UP, RunningServer, ServerProcess, Tally};
 
 use crate::{
-    api_proxy::{ApiProxy, Patches},
-    scene::{SOON, Scene, run_of, take_all, take_rest},
+    api_proxy::{ApiProxy, PatchFault},
+    test_env::{SUBSCRIPTION, Subscriber, TestEnv, run_of},
 };
 
-const SUBSCRIPTION: &str = "model-update";
-
-/// The steps within the server, as `src/failpoint.rs` names them, and what is printed.
+/// Steps within the server, with the names in `src/failpoint.rs` and the names that are printed.
 const STEPS: [(&str, &str); 7] = [
     ("before_lookup", "killed before a lookup"),
-    ("after_lookup", "killed with a lookup's answer in hand"),
+    ("after_lookup", "killed after a lookup, before its answer is recorded"),
     ("before_handoff", "killed before a hand-off"),
-    ("after_handoff", "killed with an event at the stream, unwritten"),
-    ("acknowledged", "killed with a receipt in hand"),
+    ("after_handoff", "killed after a hand-off, before the event is written"),
+    ("acknowledged", "killed after an acknowledgement, before it is recorded"),
     ("confirmed", "killed before a mark is patched"),
-    ("marked", "killed with a patch's answer in hand"),
+    ("marked", "killed after a patch, before its answer is recorded"),
 ];
 
-/// Its first life: it dies of a fail point.
-async fn dies_at(scene: &Scene, point: &str, pass: usize) -> RunningServer {
+/// Starts a server that kills itself at this pass of a fail point.
+async fn server_that_dies(env: &TestEnv, point: &str, pass: usize) -> RunningServer {
     let environment = [format!("MODEL_UPDATE_FAILPOINT={point}:{pass}")];
-    scene.program_with(&environment, &scene.cluster.admin_kubeconfig_file(), &[]).await
+    env.server_with(&environment, &env.cluster.admin_kubeconfig_file(), &[]).await
 }
 
-/// Takes events until the stream breaks; returns their locations.
-async fn until_broken(client: &mut GrpcGoClient, tally: &mut Tally) -> BTreeSet<String> {
-    let mut received = BTreeSet::new();
-    loop {
-        match client.next(SOON).await {
-            Some(Line::Event { payload, .. }) => {
-                let location = model_location(&payload);
-                tally.delivered(SUBSCRIPTION, &location);
-                received.insert(location);
-            }
-            Some(Line::Open(_)) => {}
-            Some(Line::Status { .. }) | None => return received,
-        }
-    }
+/// Receives until the stream breaks and returns the locations of the models.
+async fn receive_until_death(subscriber: &mut Subscriber, tally: &mut Tally) -> BTreeSet<String> {
+    let (received, _code) = subscriber.until_end().await;
+    received.iter().for_each(|location| tally.delivered(SUBSCRIPTION, location));
+    received.into_iter().collect()
 }
 
-/// The server has died: another takes its place, and everything comes; again comes only what had been read and was not
-/// marked.
-async fn resurrected(
-    scene: &Scene,
+/// Starts a successor of a dead server at its address, and checks that it delivers everything and repeats only events
+/// that were `received` and not marked.
+async fn check_successor(
+    env: &TestEnv,
     mut tally: Tally,
     mut dead: RunningServer,
     received: BTreeSet<String>,
     runs: &[String],
 ) {
-    use std::os::unix::process::ExitStatusExt as _;
-
-    let status = dead.process.exited(SOON).await;
+    let status = dead.process.exited(CATCH_UP).await;
     assert_eq!(status.signal(), Some(9), "{status}");
     let mut unmarked = BTreeSet::new();
     for location in received {
-        if scene.marks(run_of(&location)).await.is_empty() {
+        if env.marks(run_of(&location)).await.is_empty() {
             unmarked.insert(location);
         }
     }
-    let next = ServerProcess::start_at(dead.listen, &scene.cluster.admin_kubeconfig_file(), &scene.store_url(), &[]);
-    let next = next.listening().await;
-    let mut client = scene.subscriber(&next, SUBSCRIPTION).await;
+    let successor = ServerProcess::start_at(dead.listen, &env.cluster.admin_kubeconfig_file(), &env.store_url(), &[]);
+    let successor = successor.listening().await;
+    let mut subscriber = env.subscriber(&successor, SUBSCRIPTION).await;
     let before: BTreeSet<_> = tally.delivered_more_than(1).collect();
-    assert!(before.is_empty(), "twice before the death: {before:?}");
-    take_all(&mut client, SUBSCRIPTION, &mut tally).await;
-    scene.marked(runs, &[SUBSCRIPTION]).await;
-    // One more run comes last: whatever else there is would come before it.
-    scene.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
-    take_all(&mut client, SUBSCRIPTION, &mut tally).await;
-    take_rest(&mut client, SUBSCRIPTION, &mut tally);
+    assert!(before.is_empty(), "duplicates before the crash: {before:?}");
+    subscriber.receive_all(&mut tally).await;
+    env.marked(runs, &[SUBSCRIPTION]).await;
+    // One more run: any duplicate would arrive before it.
+    env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
+    subscriber.receive_all(&mut tally).await;
+    subscriber.receive_buffered(&mut tally);
     for location in tally.delivered_more_than(1) {
-        assert!(unmarked.contains(&location), "{location} came again, though it was marked");
+        assert!(unmarked.contains(&location), "{location} was delivered again although it was marked");
     }
     tally.conclude(unmarked.len());
 }
 
+/// A server killed at any step of a delivery loses nothing, and only events that were read and unmarked are repeated.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(all(feature = "failpoints", feature = "peers")), ignore = "needs real peers and fail points: tests/run")]
-async fn a_server_killed_at_any_step_of_a_delivery_loses_nothing_and_repeats_only_what_was_read_and_unmarked() {
-    for (point, fault) in STEPS {
-        let scene = Scene::open().await;
-        let mut tally = Tally::new(fault);
-        let server = dies_at(&scene, point, 1).await;
-        let mut client = scene.subscriber(&server, SUBSCRIPTION).await;
-        let runs = scene.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
-        let received = until_broken(&mut client, &mut tally).await;
-        resurrected(&scene, tally, server, received, &runs).await;
+async fn a_crash_at_any_step_repeats_only_unmarked_events() {
+    for (point, name) in STEPS {
+        let env = TestEnv::shared().await;
+        let mut tally = Tally::new(name);
+        let server = server_that_dies(&env, point, 1).await;
+        let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
+        let runs = env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
+        let received = receive_until_death(&mut subscriber, &mut tally).await;
+        check_successor(&env, tally, server, received, &runs).await;
     }
 }
 
+/// The same in the middle of a burst of 50 runs.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(all(feature = "failpoints", feature = "peers")), ignore = "needs real peers and fail points: tests/run")]
-async fn a_server_killed_in_the_middle_of_a_burst_loses_nothing_and_repeats_only_what_was_read_and_unmarked() {
-    for (point, fault) in STEPS {
-        let scene = Scene::open().await;
-        let mut tally = Tally::new(format!("{fault}, in a burst"));
-        // So that there is a burst: they are all there when the server comes.
-        let runs = scene.succeed(&mut tally, &[SUBSCRIPTION], 50).await;
-        // Receipts and marks come for several events at a time.
-        let pass = if matches!(point, "acknowledged") { 2 } else { 25 };
-        let server = dies_at(&scene, point, pass).await;
-        let mut client = scene.subscriber_that_may_be_refused(&server, SUBSCRIPTION);
-        let received = until_broken(&mut client, &mut tally).await;
-        resurrected(&scene, tally, server, received, &runs).await;
+async fn a_crash_during_a_burst_repeats_only_unmarked_events() {
+    for (point, name) in STEPS {
+        let env = TestEnv::shared().await;
+        let mut tally = Tally::new(format!("{name}, in a burst"));
+        // All runs exist before the server starts, so that it delivers them in a burst.
+        let runs = env.succeed(&mut tally, &[SUBSCRIPTION], 50).await;
+        // One acknowledgement covers several events.
+        let pass = if point == "acknowledged" { 2 } else { 25 };
+        let server = server_that_dies(&env, point, pass).await;
+        let mut subscriber = env.unaccepted_subscriber(server.listen, SUBSCRIPTION);
+        let received = receive_until_death(&mut subscriber, &mut tally).await;
+        check_successor(&env, tally, server, received, &runs).await;
     }
 }
 
+/// A server killed during a patch repeats the event only if the patch was not applied.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_server_killed_while_a_patch_is_under_way_repeats_the_event_unless_the_patch_has_been_applied() {
-    for (fate, fault, duplicates) in [
-        (Patches::Unanswered, "killed while a patch is on its way", 1),
-        (Patches::AppliedUnanswered, "killed while a patch's answer is on its way", 0),
+async fn a_crash_during_a_patch_repeats_only_an_unmarked_event() {
+    for (fault, name, duplicates) in [
+        (PatchFault::Unanswered, "killed before a patch is applied", 1),
+        (PatchFault::AppliedUnanswered, "killed after a patch is applied, before its answer", 0),
     ] {
-        let scene = Scene::open().await;
-        let mut tally = Tally::new(fault);
-        let proxy = ApiProxy::before(&scene.cluster).await;
-        proxy.let_patches(fate);
-        let mut server = scene.program_with(&[], &proxy.kubeconfig_file(), &[]).await;
-        let mut client = scene.subscriber(&server, SUBSCRIPTION).await;
-        let runs = scene.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
-        take_all(&mut client, SUBSCRIPTION, &mut tally).await;
-        proxy.struck(1, SOON).await;
-        assert_eq!(scene.marks(&runs[0]).await.is_empty(), duplicates == 1);
+        let env = TestEnv::shared().await;
+        let mut tally = Tally::new(name);
+        let proxy = ApiProxy::start(&env.cluster, fault).await;
+        let mut server = env.server_with(&[], &proxy.kubeconfig_file(), &[]).await;
+        let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
+        let runs = env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
+        subscriber.receive_all(&mut tally).await;
+        proxy.injected(1, CATCH_UP).await;
+        assert_eq!(env.marks(&runs[0]).await.is_empty(), duplicates == 1);
         server.process.kill();
 
-        let next = scene.program(&[]).await;
-        let mut client = scene.subscriber(&next, SUBSCRIPTION).await;
-        scene.marked(&runs, &[SUBSCRIPTION]).await;
-        scene.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
-        take_all(&mut client, SUBSCRIPTION, &mut tally).await;
-        take_rest(&mut client, SUBSCRIPTION, &mut tally);
-        assert_eq!(tally.duplicated(), duplicates, "{fault}");
+        let successor = env.server(&[]).await;
+        let mut subscriber = env.subscriber(&successor, SUBSCRIPTION).await;
+        env.marked(&runs, &[SUBSCRIPTION]).await;
+        env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
+        subscriber.receive_all(&mut tally).await;
+        subscriber.receive_buffered(&mut tally);
+        assert_eq!(tally.duplicated(), duplicates, "{name}");
         tally.conclude(duplicates);
     }
 }

@@ -1,23 +1,26 @@
-//! The guarantees G1 to G8 under faults, on the real neighbours: each fault is made to happen, and what it cost is
-//! printed as a line of events expected, delivered, duplicated and lost. docs/guarantees.md says which test shows what.
+//! The delivery guarantees under faults, with real peers. Each test injects a fault and prints how many events were
+//! expected, delivered, duplicated and lost. docs/guarantees-tests.md lists the tests of each guarantee.
 //!
-//! A fault that needs the cluster for itself takes one of its own; [`alone`] keeps those from slowing each other down.
+//! A fault of the API server needs a cluster of its own. Tests that measure times or memory hold [`exclusive`].
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
 mod api_proxy;
 mod api_server;
 mod crashes;
+mod in_process;
 mod marks;
 mod metadata_store;
 mod replicas;
 mod scale;
-mod scene;
 mod soak;
 mod subscribers;
+mod test_env;
 
-/// Held by a test that starts neighbours of its own or measures a time: two cores do not bear many at once.
-async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
-    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    ALONE.lock().await
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Lock of the tests that load the machine or measure times and memory: two cores are too few for several at once.
+async fn exclusive() -> MutexGuard<'static, ()> {
+    static EXCLUSIVE: Mutex<()> = Mutex::const_new(());
+    EXCLUSIVE.lock().await
 }

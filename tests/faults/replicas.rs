@@ -1,190 +1,184 @@
-//! Two servers, and two streams on one subscription: fault 8. Each replica serves the streams that landed on it, and
-//! they know of each other by the marks on the Workflows alone.
+//! Two replicas, and two streams of one subscription. Each replica serves the streams that are connected to it; the
+//! replicas share state only through the marks on the Workflows.
 //!
-//! What G2 allows here, and why:
-//! - Two **streams of one subscription**, on one replica or on two, each get every event: a subscription is one logical
-//!   consumer, and nothing tells which of its streams is the one that counts. The first confirmation marks the run, and
-//!   a stream that comes to it after its mark does not get it any more. So there is at most one delivery a stream.
-//! - When a **replica is killed**, what it had handed off and not marked comes again, through the other one.
-//! - Streams of **different subscriptions** get each event once, wherever they landed.
+//! Duplicates that guarantee G2 allows here:
+//! - Two **streams of one subscription**, on one replica or on two, each receive every event: a subscription is one
+//!   logical consumer, and no stream of it has precedence. The first confirmation marks the run, and a stream without
+//!   the event by then does not receive it any more. So there is at most one delivery for each stream.
+//! - When a **replica is killed**, the other one repeats what it had handed off and not marked.
+//! - Streams of **different subscriptions** receive each event once, on any replica.
 //!
-//! That a subscription which is shared for over a minute is reported is shown under paused time, in the unit tests of
-//! `delivery::ledger` (`tests/streams.rs`); here only that it counts as shared meanwhile.
+//! The report about a subscription that is shared for over a minute is covered by unit tests with paused time
+//! (`delivery::ledger`, `tests/streams.rs`). These tests check the metric.
 
 use std::{collections::BTreeSet, time::Instant};
 
-use test_support::{GrpcGoClient, Line, RunningServer, Tally, model_location, report};
+use test_support::{RunningServer, Tally, report};
 
-use crate::scene::{SOON, Scene, run_of, take, take_all, take_rest};
+use crate::test_env::{Subscriber, TestEnv, run_of};
 
-/// The subscription that two streams have.
+/// The subscription with two streams.
 const SHARED: &str = "shared";
 
-/// A stream of the shared subscription, and what came by it.
+/// A stream of the shared subscription with what it received.
 struct Stream {
-    client: GrpcGoClient,
+    subscriber: Subscriber,
     received: Vec<String>,
 }
 
 impl Stream {
-    async fn of(scene: &Scene, program: &RunningServer) -> Self {
-        Self { client: scene.subscriber(program, SHARED).await, received: Vec::new() }
+    async fn open(env: &TestEnv, server: &RunningServer) -> Self {
+        Self { subscriber: env.subscriber(server, SHARED).await, received: Vec::new() }
     }
 
-    async fn take(&mut self) {
-        self.received.push(model_location(&self.client.payload(SOON).await));
+    async fn receive(&mut self) {
+        self.received.push(self.subscriber.next_location().await);
     }
 
-    /// Books all that came, each of it once.
+    /// Counts all deliveries and checks that none was repeated on this stream.
     fn close(mut self, tally: &mut Tally) {
         self.received.iter().for_each(|location| tally.delivered(SHARED, location));
-        self.received.extend(take_rest(&mut self.client, SHARED, tally));
+        self.received.extend(self.subscriber.receive_buffered(tally));
         let distinct: BTreeSet<_> = self.received.iter().collect();
-        assert_eq!(distinct.len(), self.received.len(), "twice on one stream: {:?}", self.received);
+        assert_eq!(distinct.len(), self.received.len(), "duplicates on one stream: {:?}", self.received);
     }
 }
 
-/// Until each of these runs has come by either.
-async fn until_all_came(a: &mut Stream, b: &mut Stream, runs: &[String]) {
+/// Receives on both streams until each of these runs was received on either.
+async fn receive_on_either(a: &mut Stream, b: &mut Stream, runs: &[String]) {
     while !runs.iter().all(|run| a.received.iter().chain(&b.received).any(|location| run_of(location) == run)) {
         tokio::select! {
-            () = a.take() => {}
-            () = b.take() => {}
+            () = a.receive() => {}
+            () = b.receive() => {}
         }
     }
 }
 
+/// Different subscriptions on two replicas each receive every event once, also after they change replicas.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn different_subscriptions_on_two_replicas_each_get_every_event_once() {
-    let scene = Scene::open().await;
+async fn subscriptions_on_two_replicas_receive_every_event_once() {
+    let env = TestEnv::shared().await;
     let mut tally = Tally::new("two replicas, different subscriptions");
     let both = ["first", "second"];
-    let replicas = [scene.program(&[]).await, scene.program(&[]).await];
-    let mut first = scene.subscriber(&replicas[0], "first").await;
-    let mut second = scene.subscriber(&replicas[1], "second").await;
-    let runs = scene.succeed(&mut tally, &both, 20).await;
-    take_all(&mut first, "first", &mut tally).await;
-    take_all(&mut second, "second", &mut tally).await;
-    scene.marked(&runs, &both).await;
+    let replicas = [env.server(&[]).await, env.server(&[]).await];
+    let mut first = env.subscriber(&replicas[0], "first").await;
+    let mut second = env.subscriber(&replicas[1], "second").await;
+    let runs = env.succeed(&mut tally, &both, 20).await;
+    first.receive_all(&mut tally).await;
+    second.receive_all(&mut tally).await;
+    env.marked(&runs, &both).await;
 
-    // The marks are common: each finds its runs delivered on the other replica, too, and gets the next one first.
+    // After they change replicas, the next run is their next event: the other replica has the marks.
     for replica in &replicas {
-        scene.seen_by(replica).await;
+        env.caught_up(replica).await;
     }
-    (first, second) = (scene.subscriber(&replicas[1], "first").await, scene.subscriber(&replicas[0], "second").await);
-    let next = scene.succeed(&mut tally, &both, 1).await;
-    for (client, subscription) in [(&mut first, "first"), (&mut second, "second")] {
-        assert_eq!(run_of(&take(client, subscription, &mut tally).await), next[0]);
+    (first, second) = (env.subscriber(&replicas[1], "first").await, env.subscriber(&replicas[0], "second").await);
+    let next = env.succeed(&mut tally, &both, 1).await;
+    for subscriber in [&mut first, &mut second] {
+        assert_eq!(run_of(&subscriber.receive(&mut tally).await), next[0]);
     }
     tally.conclude(0);
 }
 
+/// One subscription on two replicas receives an event at most once per stream, and the marks are common.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn one_subscription_on_two_replicas_gets_every_event_at_most_once_a_stream_and_marks_are_common() {
-    let scene = Scene::open().await;
+async fn one_subscription_on_two_replicas_has_common_marks() {
+    let env = TestEnv::shared().await;
     let tally = Tally::new("two replicas, the same subscription");
-    let [one, other] = [scene.program(&[]).await, scene.program(&[]).await];
-    two_streams(&scene, tally, &one, &other).await;
+    let [one, other] = [env.server(&[]).await, env.server(&[]).await];
+    check_two_streams(&env, tally, &one, &other).await;
 }
 
+/// Two streams of one subscription on one replica each receive every event, and neither waits for the other.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn two_streams_of_one_subscription_on_one_replica_each_get_every_event_and_neither_waits() {
-    let scene = Scene::open().await;
-    let tally = Tally::new("two streams on one subscription of one replica");
-    let program = scene.program(&[]).await;
-    two_streams(&scene, tally, &program, &program).await;
+async fn two_streams_of_one_subscription_do_not_wait_for_each_other() {
+    let env = TestEnv::shared().await;
+    let tally = Tally::new("one replica, two streams of one subscription");
+    let server = env.server(&[]).await;
+    check_two_streams(&env, tally, &server, &server).await;
 }
 
-/// Two streams of one subscription share runs; then one freezes and is killed.
-async fn two_streams(scene: &Scene, mut tally: Tally, one: &RunningServer, other: &RunningServer) {
+/// Delivers to two streams of one subscription, then freezes and kills one of them.
+async fn check_two_streams(env: &TestEnv, mut tally: Tally, one: &RunningServer, other: &RunningServer) {
     let same = one.listen == other.listen;
-    let (mut reads, mut freezes) = (Stream::of(scene, one).await, Stream::of(scene, other).await);
+    let (mut reading, mut frozen) = (Stream::open(env, one).await, Stream::open(env, other).await);
     one.metric_is("modelupdate_subscriptions_shared", &[], if same { 1.0 } else { 0.0 }).await;
-    let runs = scene.succeed(&mut tally, &[SHARED], 20).await;
-    until_all_came(&mut reads, &mut freezes, &runs).await;
-    scene.marked(&runs, &[SHARED]).await;
+    let runs = env.succeed(&mut tally, &[SHARED], 20).await;
+    receive_on_either(&mut reading, &mut frozen, &runs).await;
+    env.marked(&runs, &[SHARED]).await;
     for replica in [one, other] {
         replica.metric_is("modelupdate_runs_pending", &[], 0.0).await;
     }
 
-    // The other one confirms for both, and waits for nobody.
-    freezes.client.pause();
-    let began = Instant::now();
-    let alone = scene.succeed(&mut tally, &[SHARED], 10).await;
-    until_all_came(&mut reads, &mut freezes, &alone).await;
-    scene.marked(&alone, &[SHARED]).await;
-    let lasted = began.elapsed().as_secs_f64();
+    // The reading stream confirms for the subscription, without waiting for the frozen one.
+    frozen.subscriber.client.pause();
+    let started = Instant::now();
+    let meanwhile = env.succeed(&mut tally, &[SHARED], 10).await;
+    receive_on_either(&mut reading, &mut frozen, &meanwhile).await;
+    env.marked(&meanwhile, &[SHARED]).await;
     report(format_args!(
-        "  10 runs made, delivered to one stream and marked, while the other is frozen: {lasted:.1} s"
+        "  10 runs created, delivered to one stream and marked while the other is frozen: {:.1} s",
+        started.elapsed().as_secs_f64()
     ));
-    freezes.client.kill();
+    frozen.subscriber.client.kill();
     other.logged_for("stream ended", SHARED).await;
-    scene.seen_by(other).await;
+    env.caught_up(other).await;
 
-    // What one has confirmed is done for its sibling's successor: the next run is the first that it gets.
-    let mut successor = Stream::of(scene, other).await;
-    let next = scene.succeed(&mut tally, &[SHARED], 1).await;
-    successor.take().await;
+    // The frozen stream's successor receives no confirmed run: the next run is its first event.
+    let mut successor = Stream::open(env, other).await;
+    let next = env.succeed(&mut tally, &[SHARED], 1).await;
+    successor.receive().await;
     assert_eq!(run_of(&successor.received[0]), next[0]);
-    scene.marked(&next, &[SHARED]).await;
+    env.marked(&next, &[SHARED]).await;
     one.metric_is("modelupdate_runs_pending", &[], 0.0).await;
-    [reads, freezes, successor].into_iter().for_each(|stream| stream.close(&mut tally));
-    // To a second stream of the subscription went 20 runs at most, and one more.
+    [reading, frozen, successor].into_iter().for_each(|stream| stream.close(&mut tally));
+    // A second stream of the subscription receives at most the first 20 runs and the last one.
     tally.conclude(21);
 }
 
-/// What a client has received when its stream has ended.
-async fn to_the_end(client: &mut GrpcGoClient, received: &mut Vec<String>) {
-    loop {
-        match client.next(SOON).await {
-            Some(Line::Event { payload, .. }) => received.push(model_location(&payload)),
-            Some(Line::Open(_)) => {}
-            Some(Line::Status { code, .. }) => return assert_eq!(code, "Unavailable"),
-            None => panic!("it ends with a status"),
-        }
-    }
-}
-
+/// A replica killed during a burst loses nothing, and only its unmarked deliveries are repeated by the other replica.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_replica_killed_in_mid_burst_loses_nothing_and_only_what_it_had_not_marked_comes_again() {
+async fn a_replica_killed_in_a_burst_repeats_only_unmarked_events() {
     const BURST: usize = 150;
-    let scene = Scene::open().await;
-    let mut tally = Tally::new("one of two replicas SIGKILLed in mid-burst");
+    let env = TestEnv::shared().await;
+    let mut tally = Tally::new("one of two replicas SIGKILLed during a burst");
     let both = ["argo", "bystander"];
-    let fast = ["--confirm-after=100ms"];
-    let (mut killed, stays) = (scene.program(&fast).await, scene.program(&fast).await);
-    let mut bystander = scene.subscriber(&stays, "bystander").await;
-    let mut argo = scene.subscriber(&killed, "argo").await;
+    let flags = ["--confirm-after=100ms"];
+    let (mut killed, survivor) = (env.server(&flags).await, env.server(&flags).await);
+    let mut bystander = env.subscriber(&survivor, "bystander").await;
+    let mut argo = env.subscriber(&killed, "argo").await;
     let mut received = Vec::new();
-    let mid_burst = async {
+    let kill_in_burst = async {
         while received.len() < BURST / 5 {
-            received.push(model_location(&argo.payload(SOON).await));
+            received.push(argo.next_location().await);
         }
         killed.process.kill();
-        to_the_end(&mut argo, &mut received).await;
+        let (rest, code) = argo.until_end().await;
+        assert_eq!(code.as_deref(), Some("Unavailable"));
+        received.extend(rest);
         let mut unmarked = 0;
         for location in &received {
-            unmarked += usize::from(!scene.marks(run_of(location)).await.contains("argo"));
+            unmarked += usize::from(!env.marks(run_of(location)).await.contains("argo"));
         }
-        scene.seen_by(&stays).await;
-        // Argo redials, and lands on the other replica.
-        (scene.subscriber(&stays, "argo").await, unmarked)
+        env.caught_up(&survivor).await;
+        // Argo redials and reaches the other replica.
+        (env.subscriber(&survivor, "argo").await, unmarked)
     };
-    let (runs, (mut argo, unmarked)) = tokio::join!(scene.succeed(&mut tally, &both, BURST), mid_burst);
+    let (runs, (mut argo, unmarked)) = tokio::join!(env.succeed(&mut tally, &both, BURST), kill_in_burst);
     report(format_args!(
-        "  {} of {BURST} had come when it was killed, {unmarked} of these were not marked",
+        "  {} of {BURST} events received when the replica was killed, {unmarked} unmarked",
         received.len()
     ));
-    assert!(received.len() < BURST, "it was to be killed in mid-burst");
+    assert!(received.len() < BURST, "the replica is killed during the burst");
     received.iter().for_each(|location| tally.delivered("argo", location));
-    take_all(&mut argo, "argo", &mut tally).await;
-    take_all(&mut bystander, "bystander", &mut tally).await;
-    scene.marked(&runs, &both).await;
-    take_rest(&mut argo, "argo", &mut tally);
-    take_rest(&mut bystander, "bystander", &mut tally);
+    argo.receive_all(&mut tally).await;
+    bystander.receive_all(&mut tally).await;
+    env.marked(&runs, &both).await;
+    argo.receive_buffered(&mut tally);
+    bystander.receive_buffered(&mut tally);
     tally.conclude(unmarked);
 }

@@ -1,20 +1,22 @@
-//! Random faults for as long as one likes, from a seed: fault 10.
+//! The soak test: random faults of everything, for a chosen time and from a seed.
 //!
-//! Runs appear all the time in several namespaces, and everything dies, hangs and comes back at random: the API server,
-//! ML Metadata, one or two servers, the subscribers, our account's rights. In the end all is healed, and the books are
-//! held to the guarantees: nothing lost, nothing foreign, nothing twice that G2 does not explain, and memory flat.
+//! Runs appear continuously in several namespaces. Meanwhile the API server, ML Metadata, two servers, the subscribers
+//! and the server's permissions fail, hang and recover at random. At the end everything recovers, and an oracle checks
+//! the guarantees: nothing is lost, nothing foreign is delivered, each duplicate has a cause that guarantee G2 allows,
+//! and memory stays flat.
 //!
-//! `MODEL_UPDATE_SOAK_SECONDS` says for how long, `MODEL_UPDATE_SOAK_SEED` which faults; see CONTRIBUTING.md. What
-//! happens when is the seed's ([`plan`]); how it interleaves is the machine's, so a seed that fails may pass next time.
+//! `MODEL_UPDATE_SOAK_SECONDS` sets the duration, `MODEL_UPDATE_SOAK_SEED` the faults; see CONTRIBUTING.md. The seed
+//! determines the times of faults and runs ([`plan`]), but not how the machine interleaves them: a seed that fails may
+//! pass the next time.
 
-mod books;
-mod chronicle;
+mod event_log;
 mod memory;
+mod oracle;
 mod plan;
 mod runs;
 mod server;
+mod soak_env;
 mod subscriber;
-mod world;
 
 use std::{env, sync::Arc, time::Duration};
 
@@ -26,44 +28,45 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    books::{Books, Delivery, How},
-    memory::{Growth, MARGIN, Samples},
-    plan::{Kind, NAMESPACES, PIPELINES, Plan, Run, SUBSCRIBERS},
+    memory::{Growth, MAX_GROWTH_KIB, Samples},
+    oracle::{Delivery, Oracle, StopSignal},
+    plan::{Fault, NAMESPACES, PIPELINES, Plan, Run, RunKind, SUBSCRIBERS},
     runs::{live, location_of, name_of},
-    subscriber::{Blow, Subscriber, config},
-    world::World,
+    soak_env::SoakEnv,
+    subscriber::{RedialingSubscriber, config},
 };
-use crate::alone;
+use crate::exclusive;
 
-/// Without a word from the environment: short enough for every change.
+/// Default duration in seconds: short enough for every change.
 const SECONDS: u64 = 40;
-/// Without a word from the environment: the same faults for every change.
+/// Default seed: the same faults for every change.
 const SEED: u64 = 4;
-/// How long it may take until everything has come once all is healed. A run on which streams have ended again and again
-/// is put off for up to five minutes.
-const HEALED: Duration = Duration::from_secs(330);
+/// Deadline of all deliveries after the last fault. A run whose streams ended repeatedly is paused for up to five
+/// minutes.
+const RECOVERY: Duration = Duration::from_secs(330);
 
+/// Random faults against the whole system lose nothing, cause only explained duplicates, and leave memory flat.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn random_faults_lose_nothing_repeat_only_what_they_explain_and_leave_memory_flat() {
+async fn random_faults_lose_nothing_and_duplicates_have_a_cause() {
     let peers = Peers::find().await;
-    let _alone = alone().await;
+    let _exclusive = exclusive().await;
     let seed = number("MODEL_UPDATE_SOAK_SEED", SEED);
-    let length = Duration::from_secs(number("MODEL_UPDATE_SOAK_SECONDS", SECONDS));
-    let _seed = Seed(seed);
-    let plan = Plan::new(seed, length);
-    report(format_args!("soak: seed {seed}, {length:?}: {plan}"));
-    // What waits with `eventually` stays on its thread.
+    let duration = Duration::from_secs(number("MODEL_UPDATE_SOAK_SECONDS", SECONDS));
+    let _seed_on_failure = SeedOnFailure(seed);
+    let plan = Plan::new(seed, duration);
+    report(format_args!("soak: seed {seed}, {duration:?}: {plan}"));
+    // The futures of `eventually` are not Send.
     LocalSet::new().run_until(soak(peers, plan)).await;
 }
 
 async fn soak(peers: &'static Peers, plan: Plan) {
     let mut soak = Soak::start(peers, plan).await;
-    soak.suffer().await;
-    soak.heal().await;
-    let memory = soak.world.gauge.samples();
+    soak.inject().await;
+    soak.recover().await;
+    let memory = soak.env.memory.samples();
     soak.stop().await;
-    soak.begin_anew().await;
+    soak.restart().await;
     soak.conclude(&memory).await;
 }
 
@@ -72,204 +75,208 @@ fn number(variable: &str, default: u64) -> u64 {
     value.parse().unwrap_or_else(|_| panic!("{variable}={value} is not a whole number"))
 }
 
-/// Says at a failure which seed it was.
-struct Seed(u64);
+/// Prints the seed of a failing test.
+struct SeedOnFailure(u64);
 
-impl Drop for Seed {
+impl Drop for SeedOnFailure {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            report(format_args!("soak: it was seed {}", self.0));
+            report(format_args!("soak: failed with seed {}", self.0));
         }
     }
 }
 
 struct Soak {
     peers: &'static Peers,
-    world: Arc<World>,
+    env: Arc<SoakEnv>,
     plan: Arc<Plan>,
-    /// All runs that have appeared; the plan's first.
+    /// All runs so far, those of the plan first.
     runs: Vec<Run>,
-    lives: JoinSet<()>,
-    /// What watches, and ends with the soak.
+    run_tasks: JoinSet<()>,
+    /// Tasks that observe marks and memory until the end.
     observers: JoinSet<()>,
     subscribers: JoinSet<()>,
-    blows: Vec<mpsc::Sender<Blow>>,
-    /// Tells runs that wait for their deletion that it is over.
-    over: CancellationToken,
-    /// Tells the subscribers to go.
-    stop: CancellationToken,
+    /// Sends faults to each subscriber.
+    subscriber_faults: Vec<mpsc::Sender<Fault>>,
+    /// Ends the runs that still wait for their deletion.
+    end_runs: CancellationToken,
+    /// Ends the subscribers.
+    end_subscribers: CancellationToken,
 }
 
 impl Soak {
-    /// Everything is there and runs, the second server excepted; subscribers dial.
+    /// Starts everything but the second server.
     async fn start(peers: &'static Peers, plan: Plan) -> Self {
-        let world = Arc::new(World::start(peers).await);
+        let env = Arc::new(SoakEnv::start(peers).await);
         let mut observers = JoinSet::new();
-        let gauge = world.gauge.clone();
-        observers.spawn_local(async move { gauge.run().await });
-        for number in 0..NAMESPACES {
-            let world = world.clone();
-            observers.spawn_local(async move { world.observe(number).await });
+        let memory = env.memory.clone();
+        observers.spawn_local(async move { memory.run().await });
+        for namespace in 0..NAMESPACES {
+            let env = env.clone();
+            observers.spawn_local(async move { env.observe_marks(namespace).await });
         }
-        world.servers[0].lock().await.start().await;
+        env.servers[0].lock().await.start().await;
         let mut soak = Self {
             peers,
-            world,
+            env,
             plan: Arc::new(plan),
             runs: Vec::new(),
-            lives: JoinSet::new(),
+            run_tasks: JoinSet::new(),
             observers,
             subscribers: JoinSet::new(),
-            blows: Vec::new(),
-            over: CancellationToken::new(),
-            stop: CancellationToken::new(),
+            subscriber_faults: Vec::new(),
+            end_runs: CancellationToken::new(),
+            end_subscribers: CancellationToken::new(),
         };
-        soak.subscribe().await;
+        soak.start_subscribers().await;
         soak
     }
 
-    async fn subscribe(&mut self) {
-        self.stop = CancellationToken::new();
-        self.blows.clear();
-        let mut doors = Vec::new();
-        for server in &self.world.servers {
-            doors.push(server.lock().await.door());
+    async fn start_subscribers(&mut self) {
+        self.end_subscribers = CancellationToken::new();
+        self.subscriber_faults.clear();
+        let mut endpoints = Vec::new();
+        for server in &self.env.servers {
+            endpoints.push(server.lock().await.endpoint());
         }
         for number in 0..SUBSCRIBERS.len() {
-            let (sender, blows) = mpsc::channel(1);
-            self.blows.push(sender);
-            let (chronicle, doors) = (self.world.chronicle.clone(), doors.clone());
-            let config = config(number, &self.world.namespaces);
-            let subscriber = Subscriber { number, config, doors, chronicle, blows };
-            self.subscribers.spawn_local(subscriber.run(self.peers, self.stop.clone()));
+            let (sender, faults) = mpsc::channel(1);
+            self.subscriber_faults.push(sender);
+            let (log, endpoints) = (self.env.log.clone(), endpoints.clone());
+            let config = config(number, &self.env.namespaces);
+            let subscriber = RedialingSubscriber { number, config, endpoints, log, faults };
+            self.subscribers.spawn_local(subscriber.run(self.peers, self.end_subscribers.clone()));
         }
     }
 
-    fn appear(&mut self, run: Run) {
-        let (world, over, number) = (self.world.clone(), self.over.clone(), self.runs.len());
+    fn start_run(&mut self, run: Run) {
+        let (env, end_runs, number) = (self.env.clone(), self.end_runs.clone(), self.runs.len());
         self.runs.push(run.clone());
-        self.lives.spawn_local(async move { live(&world, number, &run, &over).await });
+        self.run_tasks.spawn_local(async move { live(&env, number, &run, &end_runs).await });
     }
 
-    /// One more run that everybody of its namespace waits for, in each namespace.
-    fn last_runs(&mut self) {
+    /// Starts one more run in each namespace, for all its subscribers.
+    fn start_last_runs(&mut self) {
         for namespace in 0..NAMESPACES {
-            let (at, lasts) = Default::default();
-            self.appear(Run { at, lasts, namespace, pipeline: PIPELINES[0], kind: Kind::Model });
+            let (at, duration) = Default::default();
+            self.start_run(Run { at, duration, namespace, pipeline: PIPELINES[0], kind: RunKind::Model });
         }
     }
 
-    /// The plan, to its end. Each fault is healed then.
-    async fn suffer(&mut self) {
+    /// Executes the plan. Every fault has ended when this returns.
+    async fn inject(&mut self) {
         let plan = self.plan.clone();
-        plan.runs.iter().for_each(|run| self.appear(run.clone()));
-        let mut lanes = JoinSet::new();
-        for number in 0..plan.lanes.len() {
-            let (world, plan, blows) = (self.world.clone(), plan.clone(), self.blows.clone());
-            lanes.spawn_local(async move { world.suffer(&plan.lanes[number], &blows).await });
+        plan.runs.iter().for_each(|run| self.start_run(run.clone()));
+        let mut schedules = JoinSet::new();
+        for number in 0..plan.schedules.len() {
+            let (env, plan, subscribers) = (self.env.clone(), plan.clone(), self.subscriber_faults.clone());
+            schedules.spawn_local(async move { env.inject(&plan.schedules[number], &subscribers).await });
         }
-        let world = self.world.clone();
-        lanes.spawn_local(async move {
-            world.chronicle.at(plan.second).await;
-            world.servers[1].lock().await.start().await;
+        let env = self.env.clone();
+        schedules.spawn_local(async move {
+            env.log.sleep_until(plan.second_server_at).await;
+            env.servers[1].lock().await.start().await;
         });
         tokio::select! {
-            _ = lanes.join_all() => {}
-            () = self.broken() => {}
+            _ = schedules.join_all() => {}
+            () = self.task_failure() => {}
         }
     }
 
-    /// Does not return, but panics as soon as a task has.
-    async fn broken(&mut self) {
+    /// Panics as soon as a task has panicked; does not return otherwise.
+    async fn task_failure(&mut self) {
         loop {
             tokio::select! {
-                Some(ended) = self.lives.join_next() => ended.expect("runs live"),
+                Some(ended) = self.run_tasks.join_next() => ended.expect("the task of a run"),
                 ended = self.observers.join_next() => panic!("an observer has ended: {ended:?}"),
                 ended = self.subscribers.join_next() => panic!("a subscriber has ended: {ended:?}"),
             }
         }
     }
 
-    /// Everything comes.
-    async fn heal(&mut self) {
-        self.last_runs();
-        let chronicle = self.world.chronicle.clone();
-        let all_is_well = chronicle.now();
+    /// Waits for every delivery, now that there are no faults.
+    async fn recover(&mut self) {
+        self.start_last_runs();
+        let log = self.env.log.clone();
+        let recovered = log.now();
         let expected = self.expected();
-        let missing = |books: &Books| expected.iter().filter(|&&delivery| !books.has(delivery)).count();
-        let complete = |books: &Books| missing(books) == 0;
-        let came = tokio::select! {
-            came = chronicle.until(HEALED, complete) => came,
-            () = self.broken() => false,
+        let complete = |oracle: &Oracle| expected.iter().all(|&delivery| oracle.is_delivered(delivery));
+        let in_time = tokio::select! {
+            in_time = log.wait_within(RECOVERY, complete) => in_time,
+            () = self.task_failure() => false,
         };
-        if !came {
-            let lost: Vec<_> = expected.into_iter().filter(|&delivery| !chronicle.books().has(delivery)).collect();
-            return self.fail("this never came", &lost).await;
+        if !in_time {
+            let lost: Vec<_> = expected.into_iter().filter(|&delivery| !log.oracle().is_delivered(delivery)).collect();
+            return self.fail_for("lost", &lost).await;
         }
-        report(format_args!("soak: complete {:.1?} after all was healed", chronicle.now() - all_is_well));
-        self.over.cancel();
-        std::mem::take(&mut self.lives).join_all().await;
+        report(format_args!("soak: everything delivered {:.1?} after the last fault", log.now() - recovered));
+        self.end_runs.cancel();
+        std::mem::take(&mut self.run_tasks).join_all().await;
     }
 
-    /// The servers are shut down, and have marked everything then.
+    /// Shuts the servers down, and checks that they have marked everything.
     async fn stop(&mut self) {
-        for server in &self.world.servers {
-            server.lock().await.stop(How::Terminated).await;
+        for server in &self.env.servers {
+            server.lock().await.stop(StopSignal::Term).await;
         }
-        self.stop.cancel();
+        self.end_subscribers.cancel();
         std::mem::take(&mut self.subscribers).join_all().await;
         let mut unmarked = Vec::new();
         for namespace in 0..NAMESPACES {
-            let (marked, workflows) = self.world.marked(namespace).await;
-            let here = |run: usize| self.runs[run].namespace == namespace && workflows.contains(&name_of(run));
-            unmarked.extend(self.expected().into_iter().filter(|mark| here(mark.1) && !marked.contains(mark)));
+            let (marked, workflows) = self.env.marked(namespace).await;
+            let exists = |run: usize| self.runs[run].namespace == namespace && workflows.contains(&name_of(run));
+            let expected = self.expected().into_iter();
+            unmarked.extend(expected.filter(|delivery| exists(delivery.run) && !marked.contains(delivery)));
         }
-        self.fail("this was not marked when the servers were shut down", &unmarked).await;
+        self.fail_for("unmarked after the shutdown", &unmarked).await;
     }
 
-    /// A server that begins with nothing but the marks sends what is new, and nothing else.
-    async fn begin_anew(&mut self) {
-        self.world.servers[0].lock().await.start().await;
-        self.subscribe().await;
-        self.heal().await;
+    /// Restarts a server, which has nothing but the marks, and checks that it sends new runs only.
+    async fn restart(&mut self) {
+        self.env.servers[0].lock().await.start().await;
+        self.start_subscribers().await;
+        self.recover().await;
         self.stop().await;
     }
 
     async fn conclude(self, memory: &Samples) {
         let mut tally = Tally::new("soak");
-        let key = |subscriber: usize| format!("{}/{}", SUBSCRIBERS[subscriber].0, SUBSCRIBERS[subscriber].1);
-        for (subscriber, run) in self.expected() {
-            tally.expect(&key(subscriber), &location_of(run));
+        let key = |delivery: Delivery| {
+            let subscriber = &SUBSCRIBERS[delivery.subscriber];
+            format!("{}/{}", subscriber.namespace, subscriber.subscription)
+        };
+        for delivery in self.expected() {
+            tally.expect(&key(delivery), &location_of(delivery.run));
         }
-        for ((subscriber, run), times) in self.world.chronicle.books().counts() {
-            (0..times).for_each(|_| tally.delivered(&key(subscriber), &location_of(run)));
+        for (delivery, times) in self.env.log.oracle().deliveries() {
+            (0..times).for_each(|_| tally.delivered(&key(delivery), &location_of(delivery.run)));
         }
-        let (explained, unexplained) = self.world.chronicle.books().audit();
-        let causes: Vec<_> = explained.iter().map(|(cause, times)| format!("{times} by {cause}")).collect();
-        let causes = if causes.is_empty() { "none came".to_owned() } else { causes.join(", ") };
-        report(format_args!("soak: repetitions explained: {causes}"));
+        let audit = self.env.log.oracle().audit();
+        let causes: Vec<_> = audit.explained.iter().map(|(cause, times)| format!("{times} by {cause}")).collect();
+        let causes = if causes.is_empty() { "none".to_owned() } else { causes.join(", ") };
+        report(format_args!("soak: explained duplicates: {causes}"));
         let growth = memory.growth();
         if let Some(growth) = growth {
             report(format_args!("soak: resident memory of the first server: {growth}"));
         }
-        self.fail("nothing explains that this came again", &unexplained).await;
-        tally.conclude(explained.values().sum());
+        self.fail_for("duplicates without a cause", &audit.unexplained).await;
+        tally.conclude(audit.explained.values().sum());
         if let Some(Growth { early, late }) = growth {
-            assert!(late <= early + MARGIN, "memory has grown from {early} to {late} KiB");
+            assert!(late <= early + MAX_GROWTH_KIB, "memory has grown from {early} to {late} KiB");
         }
     }
 
-    /// What has to come: every subscription's runs with a model.
+    /// Returns the deliveries that must happen: the runs with a model of every subscription.
     fn expected(&self) -> Vec<Delivery> {
         let runs = self.runs.iter().enumerate();
-        runs.flat_map(|(n, run)| (0..SUBSCRIBERS.len()).filter(|&s| run.is_for(s)).map(move |s| (s, n))).collect()
+        runs.flat_map(|(run, spec)| spec.subscribers().map(move |subscriber| Delivery { subscriber, run })).collect()
     }
 
-    /// Fails, with all that is known of the first of these; nothing where there is none.
-    async fn fail(&self, what: &str, deliveries: &[Delivery]) {
+    /// Panics if there are any such deliveries, with everything that is known of the first.
+    async fn fail_for(&self, what: &str, deliveries: &[Delivery]) {
         let Some(&first) = deliveries.first() else { return };
-        let (run, log) = (&self.runs[first.1], self.world.log_of(&name_of(first.1)).await);
-        let story = self.world.chronicle.books().story(first);
-        panic!("{what}: {deliveries:?}\nthe first, {run:?}: {story}\n{log}");
+        let (run, log) = (&self.runs[first.run], self.env.server_log(&name_of(first.run)).await);
+        let history = self.env.log.oracle().history(first);
+        panic!("{what}: {deliveries:?}\nthe first, {run:?}: {history}\n{log}");
     }
 }

@@ -1,11 +1,11 @@
-//! Subscribers die, freeze, vanish, or come again and again: fault 5. What was not confirmed comes again, what was
-//! confirmed does not, and others go on meanwhile: a steady subscriber is there in each of these, and misses nothing.
+//! Subscribers that die, freeze, become unreachable or reconnect continuously. Unconfirmed events are delivered again,
+//! confirmed events are not. Each test has a steady subscriber beside them, which misses nothing.
 //!
-//! The subscribers are grpc-go's, the library with which Argo dials, except where a fault needs what it does not do.
-//! A stream that its client has half-closed is what each of them is: gRPC ends the client's side after the request.
+//! The subscribers use grpc-go, as Argo does, unless a fault needs what grpc-go cannot do. Half-closed streams need no
+//! test: gRPC ends the client's side of every stream after the request.
 
-mod silent;
-mod sudden;
+mod disconnects;
+mod unresponsive;
 
-/// The subscription of the one that goes on.
+/// Subscription of the subscriber without faults.
 const STEADY: &str = "steady";

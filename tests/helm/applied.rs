@@ -1,4 +1,4 @@
-//! A real API server takes every variant, and its account may do what it has to, and nothing more.
+//! The rendered objects on a real API server, and the permissions of the service account.
 
 use http::StatusCode;
 use kube::api::{Patch, PatchParams};
@@ -8,15 +8,13 @@ use test_support::{Cluster, NewWorkflow, SOON, ServerProcess, ServiceAccount, Ta
 
 use super::*;
 
-/// What Helm needs where it renders for the cluster: its own namespace and those that are named in values.
-async fn namespaces(cluster: &Cluster, names: &[&str]) {
+async fn create_namespaces(cluster: &Cluster, names: &[&str]) {
     for name in names {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        cluster.apply("test", &namespace).await.unwrap();
+        cluster.create_namespace(name).await;
     }
 }
 
-/// Applies what Helm rendered, hooks left out, as Helm would.
+/// Applies rendered objects except hooks, as Helm does.
 async fn apply(cluster: &Cluster, objects: &[Value]) {
     for object in objects.iter().filter(|object| object["metadata"]["annotations"]["helm.sh/hook"].is_null()) {
         cluster.apply("helm", object).await.unwrap_or_else(|refusal| panic!("{refusal}: {object}"));
@@ -25,10 +23,10 @@ async fn apply(cluster: &Cluster, objects: &[Value]) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_real_api_server_takes_every_variant() {
+async fn the_api_server_accepts_every_variant() {
     let peers = peers().await;
     let cluster = peers.private_cluster().await;
-    namespaces(&cluster, &[NAMESPACE, "team-a", "team-b"]).await;
+    create_namespaces(&cluster, &[NAMESPACE, "team-a", "team-b"]).await;
     for definition in manifests(include_str!("monitoring-crds.yaml")) {
         cluster.apply("test", &definition).await.unwrap();
     }
@@ -43,13 +41,13 @@ async fn a_real_api_server_takes_every_variant() {
     for variant in variants() {
         let objects = rendered(&peers, &["--values", variant.to_str().unwrap()]);
         apply(&cluster, &objects).await;
-        // The hook, too, is one that would be taken.
+        // The hook.
         let test = objects.iter().find(|object| object["kind"] == "Pod").unwrap();
         cluster.apply("helm", test).await.unwrap_or_else(|refusal| panic!("{variant:?}: {refusal}"));
     }
 }
 
-/// The Workflows of a namespace, as the account sees them.
+/// Returns the Workflows of a namespace, with the permissions of the chart's account.
 async fn as_account(cluster: &Cluster, namespace: &str) -> Workflows {
     let account = ServiceAccount { namespace: NAMESPACE.to_owned(), name: FULLNAME.to_owned() };
     let token = cluster.token(&account, &[]).await;
@@ -58,10 +56,10 @@ async fn as_account(cluster: &Cluster, namespace: &str) -> Workflows {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn the_account_may_mark_and_unmark_and_change_nothing_else_of_a_workflow() {
+async fn the_account_may_change_only_the_marks_of_a_workflow() {
     let peers = peers().await;
     let cluster = peers.private_cluster().await;
-    namespaces(&cluster, &[NAMESPACE]).await;
+    create_namespaces(&cluster, &[NAMESPACE]).await;
     apply(&cluster, &rendered(&peers, &[])).await;
     let team = cluster.namespace("team").await;
     let workflows = cluster.workflows(&team).await;
@@ -69,14 +67,14 @@ async fn the_account_may_mark_and_unmark_and_change_nothing_else_of_a_workflow()
     workflows.create(run).await;
     let ours = as_account(&cluster, &team).await;
 
-    // A policy takes a moment to be there; until then this goes through.
-    let refusal = eventually(SOON, "the policy is in force", async || {
+    // A policy is enforced with a delay.
+    let refusal = eventually(SOON, "the policy is enforced", async || {
         let foreign = json!({"metadata": {"annotations": {"example.com/ours": rand::random::<u32>().to_string()}}});
         ours.try_merge("run", &foreign).await.err()
     })
     .await;
     assert!(refusal.message.contains("may only change annotations that"), "{refusal:?}");
-    for (patch, words) in [
+    for (patch, message) in [
         (json!({"spec": {"entrypoint": "evil"}}), "a Workflow's spec"),
         (json!({"spec": null}), "a Workflow's spec"),
         (json!({"status": {"phase": "Failed"}}), "a Workflow's status"),
@@ -90,20 +88,20 @@ async fn the_account_may_mark_and_unmark_and_change_nothing_else_of_a_workflow()
         (json!({"metadata": {"annotations": {"example.com/theirs": "changed"}}}), "may only change annotations that"),
         (json!({"metadata": {"annotations": {"example.com/theirs": null}}}), "may only change annotations that"),
     ] {
-        let refusal = ours.try_merge("run", &patch).await.expect_err("it is refused");
-        assert!(refusal.message.contains(words), "{patch}: {refusal:?}");
+        let refusal = ours.try_merge("run", &patch).await.expect_err("refused");
+        assert!(refusal.message.contains(message), "{patch}: {refusal:?}");
         assert_eq!(refusal.code, StatusCode::UNPROCESSABLE_ENTITY.as_u16(), "{patch}");
     }
     let mark = format!("{MARK_PREFIX}deployer");
     for value in [Some("a-uid"), Some("another"), None] {
         ours.annotate("run", &mark, value).await;
     }
-    // Apply patches and updates go the same way as merge patches.
+    // The policy also applies to server-side apply.
     let applied = json!({"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "spec": {"entrypoint": "evil"}});
     let applied = ours.api().patch("run", &PatchParams::apply("us").force(), &Patch::Apply(&applied)).await;
     assert!(applied.is_err_and(|error| error.to_string().contains("a Workflow's spec")));
 
-    // Others are as free as before.
+    // Other accounts are not restricted.
     workflows.merge("run", &json!({"spec": {"entrypoint": "other"}})).await;
     workflows.label("run", "example.com/label", "yes").await;
     assert_eq!(workflows.annotations("run", "example.com/theirs").await["example.com/theirs"], "kept");
@@ -111,10 +109,10 @@ async fn the_account_may_mark_and_unmark_and_change_nothing_else_of_a_workflow()
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn with_listed_namespaces_the_server_runs_with_roles_there_and_has_no_rights_elsewhere() {
+async fn listed_namespaces_have_roles_and_others_have_none() {
     let peers = peers().await;
     let cluster = peers.private_cluster().await;
-    namespaces(&cluster, &[NAMESPACE, "team-a", "team-b", "team-c"]).await;
+    create_namespaces(&cluster, &[NAMESPACE, "team-a", "team-b", "team-c"]).await;
     apply(&cluster, &rendered(&peers, &["--values", "helm/ci/namespaces-values.yaml"])).await;
     let account = ServiceAccount { namespace: NAMESPACE.to_owned(), name: FULLNAME.to_owned() };
     let token = cluster.token(&account, &[]).await;
@@ -128,7 +126,7 @@ async fn with_listed_namespaces_the_server_runs_with_roles_there_and_has_no_righ
     store.writer().await.tfx_run("penguin", "run-b").await.task(Task::pusher("gs://root/b")).await;
     workflows.create(NewWorkflow::tfx_v1("run-b", "penguin").phase("Succeeded")).await;
     assert!(client.payload(SOON).await.contains("gs://root/b"));
-    // The mark is one that the policy lets through.
+    // The policy admits the mark.
     eventually(SOON, "the mark", async || workflows.annotations("run-b", MARK_PREFIX).await.len() == 1).await;
 
     let elsewhere = ServerProcess::start(&kubeconfig, &store.url(), &["--namespaces=team-c"]).listening().await;

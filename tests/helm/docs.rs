@@ -1,5 +1,5 @@
-//! The chart's README has a table of its values, made from values.yaml. `UPDATE_DOCS=1 cargo test --test helm docs` writes
-//! it anew.
+//! The table of values in the chart's README, generated from values.yaml. `UPDATE_DOCS=1 cargo test --test helm docs`
+//! regenerates it.
 
 use std::{env, fmt::Write as _};
 
@@ -8,7 +8,7 @@ use super::*;
 const BEGIN: &str = "<!-- values: made by tests/helm/docs.rs from values.yaml -->";
 const END: &str = "<!-- end of values -->";
 
-/// Path and description of each documented value, in order.
+/// Returns path and description of each documented value, in order.
 fn documented(yaml: &str) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     let mut path: Vec<(usize, String)> = Vec::new();
@@ -16,8 +16,8 @@ fn documented(yaml: &str) -> Vec<(String, String)> {
     for line in yaml.lines() {
         let text = line.trim_start();
         let indent = line.len() - text.len();
-        if let Some(begun) = text.strip_prefix("# -- ") {
-            description = Some(begun.to_owned());
+        if let Some(start) = text.strip_prefix("# -- ") {
+            description = Some(start.to_owned());
         } else if let Some(more) = text.strip_prefix("# ") {
             if let Some(description) = &mut description {
                 *description += " ";
@@ -47,7 +47,7 @@ fn table() -> String {
 }
 
 #[test]
-fn the_readmes_table_is_that_of_the_values() {
+fn the_readme_lists_the_values() {
     let readme = fs::read_to_string(file("helm/README.md")).unwrap();
     let (before, rest) = readme.split_once(BEGIN).unwrap();
     let (shown, after) = rest.split_once(END).unwrap();
@@ -59,7 +59,7 @@ fn the_readmes_table_is_that_of_the_values() {
     }
 }
 
-/// Every value in the tree, but for those below a documented one.
+/// Adds the paths of all values, except those below a documented one.
 fn leaves(value: &Value, path: &str, documented: &[String], found: &mut Vec<String>) {
     match value.as_object().filter(|object| !object.is_empty()) {
         Some(object) if !documented.iter().any(|known| known == path) => {
@@ -73,7 +73,7 @@ fn leaves(value: &Value, path: &str, documented: &[String], found: &mut Vec<Stri
 }
 
 #[test]
-fn every_value_is_documented_and_in_the_schema_and_nothing_else_is() {
+fn documentation_schema_and_values_have_the_same_keys() {
     let yaml = fs::read_to_string(file("helm/values.yaml")).unwrap();
     let documented: Vec<_> = documented(&yaml).into_iter().map(|(path, _)| path).collect();
     let mut found = Vec::new();
@@ -88,16 +88,19 @@ fn every_value_is_documented_and_in_the_schema_and_nothing_else_is() {
         let pointer = format!("/properties/{}", path.replace('.', "/properties/"));
         assert!(schema.pointer(&pointer).is_some(), "{path} is not in the schema");
     }
-    for (key, of) in schema["properties"].as_object().unwrap().iter().filter(|(key, _)| *key != "global") {
-        let below = of["properties"].as_object().into_iter().flatten().map(|(below, _)| format!("{key}.{below}"));
-        let known = |path: &String| documented.contains(path) || documented.contains(key);
-        assert!(documented.contains(key) || of["properties"].is_object(), "{key} is in the schema only");
-        below.for_each(|path| assert!(known(&path), "{path} is in the schema only"));
+    for (key, subschema) in schema["properties"].as_object().unwrap().iter().filter(|(key, _)| *key != "global") {
+        if documented.contains(key) {
+            continue;
+        }
+        let nested = subschema["properties"].as_object().unwrap_or_else(|| panic!("{key} is in the schema only"));
+        for name in nested.keys() {
+            assert!(documented.contains(&format!("{key}.{name}")), "{key}.{name} is in the schema only");
+        }
     }
 }
 
 #[test]
-fn chart_and_program_are_of_the_same_version() {
+fn chart_and_program_have_the_same_version() {
     let chart = &manifests(&fs::read_to_string(file("helm/Chart.yaml")).unwrap())[0];
     assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));

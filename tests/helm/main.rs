@@ -1,7 +1,7 @@
-//! The chart: what Helm makes of it is taken by a real API server, its rights suffice and do not exceed, and its
-//! documentation says what its values are.
+//! The chart: a real API server accepts its objects, its permissions are exactly those that the server needs, and its
+//! documentation lists its values.
 //!
-//! No controllers run, so nothing of it starts here; the program is started with what the chart gives it.
+//! No controllers run, so no Pod starts. Tests start the program with the flags and the account of the chart.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
@@ -19,7 +19,7 @@ use std::{
 use serde_json::Value;
 use test_support::{Peers, find_object, manifests};
 
-/// As kfp-operator's documentation expects it.
+/// Release name that the documentation of kfp-operator expects.
 const RELEASE: &str = "kfp-operator";
 const NAMESPACE: &str = "kfp-operator-system";
 const FULLNAME: &str = "kfp-operator-model-update-eventsource";
@@ -28,7 +28,7 @@ fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The values of each variant.
+/// Returns the values files of the variants.
 fn variants() -> Vec<PathBuf> {
     let files = fs::read_dir(file("helm/ci")).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with("-values.yaml")).collect();
@@ -41,7 +41,7 @@ async fn peers() -> Peers {
     Peers::with(&["helm"]).await
 }
 
-/// Runs Helm at home in an empty folder, so that nothing on this machine counts.
+/// Runs Helm with empty configuration folders, independent of the user's.
 fn helm(peers: &Peers, args: &[&str]) -> Output {
     let home = tempfile::tempdir().unwrap();
     let mut command = Command::new(peers.program("helm"));
@@ -52,14 +52,14 @@ fn helm(peers: &Peers, args: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The objects of the release with these further arguments (`--values`, `--set`).
+/// Returns the objects that Helm renders with these further arguments (`--values`, `--set`).
 fn rendered(peers: &Peers, more: &[&str]) -> Vec<Value> {
     let args = [&["template", RELEASE, "helm", "--namespace", NAMESPACE], more].concat();
     let output = helm(peers, &args);
-    assert!(output.status.success(), "{more:?}: {}", said(&output));
+    assert!(output.status.success(), "{more:?}: {}", printed(&output));
     manifests(&String::from_utf8(output.stdout).unwrap())
 }

@@ -1,4 +1,4 @@
-//! What Helm says of the chart, and what it makes of its values.
+//! Linting, validation of values, and rendered objects.
 
 use model_update_eventsource::app::Config;
 
@@ -6,19 +6,19 @@ use super::*;
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn helm_has_nothing_to_say_against_any_variant() {
+async fn helm_lint_accepts_every_variant() {
     let peers = peers().await;
     for variant in variants() {
         let output = helm(&peers, &["lint", "--strict", "helm", "--values", variant.to_str().unwrap()]);
-        assert!(output.status.success(), "{variant:?}: {}", said(&output));
+        assert!(output.status.success(), "{variant:?}: {}", printed(&output));
     }
 }
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_wrong_value_is_refused_by_name() {
+async fn a_wrong_value_is_refused_with_its_name() {
     let peers = peers().await;
-    for (wrong, words) in [
+    for (wrong, message) in [
         ("replicaCount=many", "'/replicaCount': got string, want integer"),
         ("replicas=2", "additional properties 'replicas' not allowed"),
         ("image.tga=1", "'/image': additional properties 'tga' not allowed"),
@@ -38,29 +38,30 @@ async fn a_wrong_value_is_refused_by_name() {
         ("podDisruptionBudget.maxUnavailable=some", "'/podDisruptionBudget/maxUnavailable'"),
     ] {
         let output = helm(&peers, &["template", RELEASE, "helm", "--set", wrong]);
-        let said = said(&output);
-        assert!(!output.status.success() && said.contains(words), "{wrong}: {said}");
+        let printed = printed(&output);
+        assert!(!output.status.success() && printed.contains(message), "{wrong}: {printed}");
     }
-    // What the schema cannot know.
-    for (args, words) in [
+    // Errors that the schema cannot detect.
+    for (args, message) in [
         (&["--set", "serviceAccount.create=false"][..], "serviceAccount.name: name an existing account"),
         (&["--kube-version", "1.29.0"], "admissionPolicy.enabled: this cluster has no ValidatingAdmissionPolicy"),
     ] {
         let output = helm(&peers, &[&["template", RELEASE, "helm"], args].concat());
-        let said = said(&output);
-        assert!(!output.status.success() && said.contains(words), "{args:?}: {said}");
+        let printed = printed(&output);
+        assert!(!output.status.success() && printed.contains(message), "{args:?}: {printed}");
     }
 }
 
+/// The documentation of kfp-operator contains the address of the Service.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn the_service_has_the_name_and_the_port_that_kfp_operators_documentation_dials() {
+async fn the_service_has_the_documented_name_and_port() {
     let peers = peers().await;
     let objects = rendered(&peers, &[]);
     let service = find_object(&objects, "Service", "kfp-operator-model-update-eventsource-server");
     assert_eq!(service["metadata"]["namespace"], NAMESPACE);
     assert_eq!(service["spec"]["ports"][0]["port"], 50051);
-    // It leads to the server's Pods, to a port that they have, and not to those of `helm test`.
+    // It selects the server's Pods and one of their ports, and not the Pod of `helm test`.
     let labels = &find_object(&objects, "Deployment", FULLNAME)["spec"]["template"]["metadata"]["labels"];
     let test = &find_object(&objects, "Pod", &format!("{FULLNAME}-test"))["metadata"]["labels"];
     let selector = service["spec"]["selector"].as_object().unwrap();
@@ -72,7 +73,7 @@ async fn the_service_has_the_name_and_the_port_that_kfp_operators_documentation_
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn the_server_is_told_what_its_own_defaults_are_unless_values_say_otherwise() {
+async fn default_values_are_the_defaults_of_the_server() {
     let peers = peers().await;
     let variable = |objects: &[Value], name: &str| {
         let deployment = find_object(objects, "Deployment", FULLNAME);
@@ -122,7 +123,7 @@ async fn every_pod_meets_the_restricted_pod_security_standard() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn monitoring_carries_the_alerts_and_the_dashboards_as_they_are() {
+async fn monitoring_includes_the_alerts_and_dashboards_unchanged() {
     let peers = peers().await;
     let objects = rendered(&peers, &["--values", "helm/ci/monitoring-values.yaml"]);
     let rules = &find_object(&objects, "PrometheusRule", FULLNAME)["spec"]["groups"];
@@ -134,15 +135,14 @@ async fn monitoring_carries_the_alerts_and_the_dashboards_as_they_are() {
     for name in ["operations", "traces"] {
         let map = find_object(&objects, "ConfigMap", &format!("{FULLNAME}-dashboard-{name}"));
         assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
-        let shown: Value =
-            serde_json::from_str(map["data"][format!("model-update-eventsource-{name}.json")].as_str().unwrap())
-                .unwrap();
+        let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        let included = map["data"][format!("model-update-eventsource-{name}.json")].as_str().unwrap();
         let dashboard = fs::read_to_string(file(&format!("dashboards/{name}.json"))).unwrap();
-        assert_eq!(shown, serde_json::from_str::<Value>(&dashboard).unwrap());
+        assert_eq!(json(included), json(&dashboard));
     }
     let service = find_object(&objects, "Service", &format!("{FULLNAME}-metrics"));
     let monitor = &find_object(&objects, "ServiceMonitor", FULLNAME)["spec"];
-    let wanted = monitor["selector"]["matchLabels"].as_object().unwrap();
-    assert!(wanted.iter().all(|(key, value)| service["metadata"]["labels"][key] == *value));
+    let labels = monitor["selector"]["matchLabels"].as_object().unwrap();
+    assert!(labels.iter().all(|(key, value)| service["metadata"]["labels"][key] == *value));
     assert_eq!(monitor["endpoints"][0]["port"], service["spec"]["ports"][0]["name"]);
 }

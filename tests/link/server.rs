@@ -1,4 +1,4 @@
-//! A server of the `generic` protocol over links, whose streams the test writes by hand, and a tonic client for it.
+//! A server of the `generic` protocol on links, whose streams tests write to, and a tonic client.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
+use test_support::SOON;
 use test_support::generic::{
     Event, EventSource,
     eventing_client::EventingClient,
@@ -22,71 +23,77 @@ use test_support::generic::{
 
 pub(crate) type Client = EventingClient<Channel>;
 
-/// Long enough for a busy machine; only a failing test waits for it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("this should have happened long ago")
+    tokio::time::timeout(SOON, future).await.expect("in time")
 }
 
-/// The server's end of one stream.
+/// Returns the next event of a stream.
+pub(crate) async fn next(events: &mut Streaming<Event>) -> Event {
+    within(events.message()).await.expect("no error").expect("an event")
+}
+
+/// The server's side of a stream. Positions are bytes from the start of the stream.
 pub(crate) struct Session {
     pub(crate) name: String,
     acks: StreamAcks,
-    acknowledged: watch::Receiver<u64>,
+    acked: watch::Receiver<u64>,
     events: Option<mpsc::Sender<Result<Event, Status>>>,
-    open: std::collections::VecDeque<u64>,
-    total: u64,
+    /// The ends of events that were not acknowledged when [`Session::hand_off_within`] last waited.
+    unacknowledged: std::collections::VecDeque<u64>,
+    end: u64,
 }
 
 impl Session {
-    /// Hands an event over, and returns at which octet of the stream it ends.
+    /// Hands off an event and returns the position of its end.
     pub(crate) async fn hand_off(&mut self, payload: Vec<u8>) -> u64 {
         let event = Event { name: "model-update".to_owned(), payload };
-        self.total += 5 + event.encoded_len() as u64;
-        self.acks.expect(self.total);
+        self.end += 5 + event.encoded_len() as u64;
+        self.acks.expect(self.end);
         let events = self.events.as_ref().expect("the stream has not been ended");
         within(events.send(Ok(event))).await.expect("the stream is open");
-        self.total
+        self.end
     }
 
-    /// The same, but waits first until fewer than `most` events are unconfirmed.
-    pub(crate) async fn hand_off_within(&mut self, most: usize, payload: Vec<u8>) -> u64 {
-        while self.open.len() >= most {
-            let oldest = self.open[0];
-            let proven =
-                *within(self.acknowledged.wait_for(|proven| *proven >= oldest)).await.expect("the stream is open");
-            self.open.retain(|total| *total > proven);
+    /// Waits until fewer than `max` events are unacknowledged, and then hands off an event.
+    pub(crate) async fn hand_off_within(&mut self, max: usize, payload: Vec<u8>) -> u64 {
+        while self.unacknowledged.len() >= max {
+            let oldest = self.unacknowledged[0];
+            let acked = *within(self.acked.wait_for(|acked| *acked >= oldest)).await.expect("the stream is open");
+            self.unacknowledged.retain(|end| *end > acked);
         }
-        let total = self.hand_off(payload).await;
-        self.open.push_back(total);
-        total
+        let end = self.hand_off(payload).await;
+        self.unacknowledged.push_back(end);
+        end
     }
 
-    pub(crate) async fn confirmed(&mut self, total: u64) -> Result<(), watch::error::RecvError> {
-        within(self.acknowledged.wait_for(|proven| *proven >= total)).await.map(drop)
+    /// Waits until the stream is acknowledged to this position. Fails if it closes first.
+    pub(crate) async fn acknowledged(&mut self, end: u64) -> Result<(), watch::error::RecvError> {
+        within(self.acked.wait_for(|acked| *acked >= end)).await.map(drop)
     }
 
-    pub(crate) async fn unconfirmed_for(&mut self, time: Duration, proven: u64) {
-        let change = self.acknowledged.wait_for(|now| *now > proven);
-        assert!(tokio::time::timeout(time, change).await.is_err(), "confirmed, or closed");
-        assert_eq!(self.proven(), proven);
+    /// Asserts that the stream stays open and acknowledged to exactly this position for some time.
+    pub(crate) async fn unacknowledged_for(&mut self, time: Duration, acked: u64) {
+        let change = self.acked.wait_for(|now| *now > acked);
+        assert!(tokio::time::timeout(time, change).await.is_err(), "acknowledged, or closed");
+        assert_eq!(self.acked(), acked);
     }
 
     pub(crate) async fn closed(&mut self) {
-        within(async { while self.acknowledged.changed().await.is_ok() {} }).await;
+        within(async { while self.acked.changed().await.is_ok() {} }).await;
     }
 
     pub(crate) fn end(&mut self) {
         self.events = None;
     }
 
-    pub(crate) fn proven(&self) -> u64 {
-        *self.acknowledged.borrow()
+    /// Position to which the stream is acknowledged.
+    pub(crate) fn acked(&self) -> u64 {
+        *self.acked.borrow()
     }
 
+    /// Position to which the stream is handed off.
     pub(crate) fn handed_off(&self) -> u64 {
-        self.total
+        self.end
     }
 
     pub(crate) fn stream_id(&self) -> u32 {
@@ -104,19 +111,19 @@ impl Eventing for Service {
         &self,
         request: Request<EventSource>,
     ) -> Result<Response<Self::StartEventSourceStream>, Status> {
-        let info = request.extensions().get::<LinkInfo>().cloned().expect("it came over a link");
+        let info = request.extensions().get::<LinkInfo>().cloned().expect("a connection with a link");
         assert!(info.peer_addr().is_some());
         let acks = info.stream_acks(request.metadata().as_ref());
         let acks = acks.ok_or_else(|| Status::failed_precondition("no acknowledgements"))?;
         let (events, stream) = mpsc::channel(256);
-        let headers = request.metadata().get("wants-headers").map(|len| len.to_str().map(str::parse));
+        let headers = request.metadata().get("response-header-bytes").map(|len| len.to_str().map(str::parse));
         let session = Session {
             name: request.into_inner().name,
-            acknowledged: acks.acked(),
+            acked: acks.acked(),
             acks,
             events: Some(events),
-            open: Default::default(),
-            total: 0,
+            unacknowledged: Default::default(),
+            end: 0,
         };
         self.0.send(session).map_err(|_| Status::unavailable("the test is over"))?;
         let mut response = Response::<Self::StartEventSourceStream>::new(Box::pin(ReceiverStream::new(stream)));
@@ -129,7 +136,7 @@ impl Eventing for Service {
 }
 
 pub(crate) struct Server {
-    pub(crate) addr: SocketAddr,
+    pub(crate) address: SocketAddr,
     sessions: tokio::sync::Mutex<mpsc::UnboundedReceiver<Session>>,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -138,7 +145,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let addr = listener.local_addr().expect("an address");
+        let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let (send, sessions) = mpsc::unbounded_channel();
         let incoming = TcpListenerStream::new(listener).map(|stream| {
@@ -153,18 +160,18 @@ impl Server {
                 incoming,
                 shutdown.clone().cancelled_owned(),
             );
-        let task = tokio::spawn(async move { serve.await.expect("it serves") });
-        Self { addr, sessions: sessions.into(), shutdown, task }
+        let task = tokio::spawn(async move { serve.await.expect("the server runs") });
+        Self { address, sessions: sessions.into(), shutdown, task }
     }
 
-    /// Accepts nothing more and tells every client to go away once its streams have ended, as for SIGTERM.
+    /// Accepts no connections from now on, and sends GOAWAY to every client, as for SIGTERM.
     pub(crate) fn shut_down(&self) {
         self.shutdown.cancel();
     }
 
-    /// The next stream that a client has opened.
+    /// Returns the next stream that a client opens.
     pub(crate) async fn session(&self) -> Session {
-        within(self.sessions.lock().await.recv()).await.expect("the server is up")
+        within(self.sessions.lock().await.recv()).await.expect("the server runs")
     }
 
     pub(crate) async fn subscribe(&self, client: &mut Client, name: &str) -> (Streaming<Event>, Session) {
@@ -172,7 +179,7 @@ impl Server {
         (response.into_inner(), session)
     }
 
-    /// The same, with these headers besides.
+    /// Subscribes with these request headers.
     pub(crate) async fn subscribe_with(
         &self,
         client: &mut Client,
@@ -194,8 +201,8 @@ impl Drop for Server {
     }
 }
 
-pub(crate) async fn client(addr: SocketAddr) -> Client {
+pub(crate) async fn connect(address: SocketAddr) -> Client {
     let endpoint =
-        Endpoint::from_shared(format!("http://{addr}")).expect("an address").http2_max_header_list_size(1 << 20);
+        Endpoint::from_shared(format!("http://{address}")).expect("an address").http2_max_header_list_size(1 << 20);
     EventingClient::new(within(endpoint.connect()).await.expect("connected")).max_decoding_message_size(8 << 20)
 }

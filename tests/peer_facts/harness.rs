@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use test_support::{MetadataStore, Peers, SOON, START, Task, eventually, ml_metadata::GetArtifactsByContextRequest};
+use test_support::{
+    MetadataStore, Peers, SOON, START, Task, eventually,
+    ml_metadata::{GetArtifactsByContextRequest, GetExecutionsByContextRequest},
+};
 use tonic::{Code, Request};
 
 #[tokio::test]
@@ -46,11 +49,28 @@ async fn a_paused_store_does_not_respond_until_it_is_resumed() {
     assert_eq!(run.task(Task::pusher("gs://root/1")).await.artifacts.len(), 1);
 }
 
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn an_execution_can_be_backdated() {
+    let store = Peers::find().await.metadata_store().await;
+    let writer = store.writer().await;
+    let run = writer.tfx_run("penguin", "run").await;
+    let created = async || {
+        let request = GetExecutionsByContextRequest { context_id: Some(run.context), options: None };
+        let answer = writer.client.clone().get_executions_by_context(request).await.expect("executions");
+        answer.into_inner().executions[0].create_time_since_epoch()
+    };
+    let written = run.task(Task::pusher("gs://root/1")).await;
+    let before = created().await;
+    store.backdate(written.execution, Duration::from_secs(600));
+    assert_eq!(created().await, before - 600_000);
+}
+
 fn address(url: &str) -> SocketAddr {
     url.rsplit_once('/').expect("a URL").1.parse().expect("an address")
 }
 
-/// Set in the process that a test below starts: the same test, which then is the one that is killed or fails.
+/// Environment variable of the inner process of a test: the same test, which then is killed or fails.
 const INNER: &str = "MODEL_UPDATE_TEST_INNER";
 
 /// Returns a store if this is the inner process.

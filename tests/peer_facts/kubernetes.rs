@@ -1,21 +1,15 @@
-//! The API server's responses to the product's watches and patches.
+//! The API server's watches, permissions and tokens. `tests/sim` tests lists and patches, with a real API server too.
 
 use futures::TryStreamExt as _;
 use http::Request;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{
     Api, ResourceExt as _,
-    api::{PartialObjectMeta, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
+    api::{PartialObjectMeta, PostParams, WatchEvent, WatchParams},
     core::DynamicObject,
 };
-use serde_json::{Value, json};
-use test_support::{Cluster, NewWorkflow, PHASE_LABEL, Peers, SOON, Workflows, eventually, rule};
-
-const MARK: &str = "published.pipelines.kubeflow.org/model-update";
-
-fn mark_for(uid: &str) -> Value {
-    json!({"metadata": {"uid": uid, "annotations": {MARK: uid}}})
-}
+use serde_json::json;
+use test_support::{Cluster, NewWorkflow, Peers, SOON, Workflows, eventually, rule};
 
 async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(SOON, future).await.expect("in time")
@@ -29,77 +23,10 @@ async fn version(workflows: &Workflows) -> String {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_merge_patch_with_the_uid_of_the_object_is_accepted() {
-    let peers = Peers::find().await;
-    let cluster = peers.cluster().await;
-    let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
-    let uid = workflows.create(NewWorkflow::named("run")).await.uid().expect("a uid");
-    let patched = workflows.merge("run", &mark_for(&uid)).await;
-    assert_eq!(patched.annotations()[MARK], uid);
-}
-
-#[tokio::test]
-#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_merge_patch_with_the_uid_of_a_predecessor_is_invalid() {
-    let peers = Peers::find().await;
-    let cluster = peers.cluster().await;
-    let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
-    let uid = workflows.create(NewWorkflow::named("run")).await.uid().expect("a uid");
-    workflows.delete("run").await;
-    workflows.create(NewWorkflow::named("run")).await;
-
-    let refusal = workflows.try_merge("run", &mark_for(&uid)).await.expect_err("another object has this name");
-    assert_eq!((refusal.code, refusal.reason.as_str()), (422, "Invalid"));
-    let causes = refusal.details.expect("details").causes;
-    assert!(causes.iter().any(|cause| cause.field == "metadata.uid"), "{causes:?}");
-    assert!(workflows.annotations("run", MARK).await.is_empty());
-}
-
-#[tokio::test]
-#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_merge_patch_of_a_deleted_object_is_not_found() {
-    let peers = Peers::find().await;
-    let cluster = peers.cluster().await;
-    let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
-    let uid = workflows.create(NewWorkflow::named("run")).await.uid().expect("a uid");
-    workflows.delete("run").await;
-    let refusal = workflows.try_merge("run", &mark_for(&uid)).await.expect_err("it is deleted");
-    assert_eq!((refusal.code, refusal.reason.as_str()), (404, "NotFound"));
-}
-
-#[tokio::test]
-#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_merge_patch_with_a_stale_version_is_a_conflict() {
-    let peers = Peers::find().await;
-    let cluster = peers.cluster().await;
-    let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
-    let version = workflows.create(NewWorkflow::named("run")).await.resource_version().expect("a version");
-    workflows.set_phase("run", "Running").await;
-    let patch = json!({"metadata": {"resourceVersion": version, "annotations": {MARK: null}}});
-    let refusal = workflows.try_merge("run", &patch).await.expect_err("it has changed since");
-    assert_eq!((refusal.code, refusal.reason.as_str()), (409, "Conflict"));
-}
-
-#[tokio::test]
-#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn the_response_to_a_patch_can_be_metadata_only() {
-    let peers = Peers::find().await;
-    let cluster = peers.cluster().await;
-    let workflows = cluster.workflows(&cluster.namespace("patch").await).await;
-    let uid = workflows.create(NewWorkflow::named("run")).await.uid().expect("a uid");
-    let patch = mark_for(&uid);
-    let answer = workflows.api().patch_metadata("run", &PatchParams::default(), &Patch::Merge(&patch)).await;
-    let answer = answer.expect("the patch is accepted");
-    assert_eq!(answer.types.as_ref().expect("types").kind, "PartialObjectMetadata");
-    assert_eq!(answer.annotations()[MARK], uid);
-}
-
-#[tokio::test]
-#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_refused_patch_names_user_verb_resource_and_namespace() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;
-    let namespace = cluster.namespace("rights").await;
+    let namespace = cluster.namespace("permissions").await;
     cluster.workflows(&namespace).await.create(NewWorkflow::named("run")).await;
     let account = cluster.service_account(&namespace, "reader").await;
     cluster.grant(&account, None, vec![rule("argoproj.io", "workflows", &["list", "watch"])]).await;
@@ -107,7 +34,10 @@ async fn a_refused_patch_names_user_verb_resource_and_namespace() {
 
     let workflows = Workflows::new(client, &namespace);
     workflows.api().list_metadata(&Default::default()).await.expect("it may list");
-    let refusal = workflows.try_merge("run", &mark_for("x")).await.expect_err("it may not patch");
+    let refusal = workflows
+        .try_merge("run", &json!({"metadata": {"annotations": {"a": "b"}}}))
+        .await
+        .expect_err("it may not patch");
     assert_eq!((refusal.code, refusal.reason.as_str()), (403, "Forbidden"));
     let user = account.user();
     for part in [user.as_str(), "cannot patch", "\"workflows\"", namespace.as_str()] {
@@ -117,10 +47,10 @@ async fn a_refused_patch_names_user_verb_resource_and_namespace() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn revoked_rights_keep_a_running_watch_and_refuse_the_next() {
+async fn revoked_permissions_keep_a_running_watch_and_refuse_the_next() {
     let peers = Peers::find().await;
     let cluster = peers.cluster().await;
-    let namespace = cluster.namespace("rights").await;
+    let namespace = cluster.namespace("permissions").await;
     let account = cluster.service_account(&namespace, "watcher").await;
     let rules = vec![rule("argoproj.io", "workflows", &["list", "watch"])];
     let grant = cluster.grant(&account, Some(&namespace), rules).await;
@@ -161,7 +91,7 @@ async fn a_metadata_watch_has_labels_annotations_and_managed_fields() {
     let WatchEvent::Modified(modified) = within(watch.try_next()).await.expect("no error").expect("an event") else {
         panic!("phase and label change in one MODIFIED")
     };
-    assert_eq!(modified.labels()[PHASE_LABEL], "Succeeded");
+    assert_eq!(modified.labels()["workflows.argoproj.io/phase"], "Succeeded");
     assert_eq!(modified.uid(), added.uid());
 }
 
@@ -230,7 +160,8 @@ async fn a_restarted_api_server_continues_a_watch_or_begins_with_410() {
     workflows.set_phase("run", "Succeeded").await;
     // The watch cache begins with its own first list, and the start writes to etcd: earlier versions may be too old.
     let event = first_event(&cluster, &namespace, &from).await;
-    let continues = matches!(&event, WatchEvent::Modified(run) if run.labels()[PHASE_LABEL] == "Succeeded");
+    let continues =
+        matches!(&event, WatchEvent::Modified(run) if run.labels()["workflows.argoproj.io/phase"] == "Succeeded");
     let too_old = matches!(&event, WatchEvent::Error(status) if status.code == 410);
     assert!(continues || too_old, "{event:?}");
 }

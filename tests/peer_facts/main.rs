@@ -4,5 +4,4 @@ mod argo;
 mod harness;
 mod jaeger;
 mod kubernetes;
-mod metadata;
 mod subscriber;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use http::{Method, Request};
 use kube::{Client, Config, core::Status};
-use model_update_eventsource::sim::{NewWorkflow, Sim};
+use model_update_eventsource::sim::Sim;
 use serde_json::{Value, json};
-use test_support::{Peers, SOON, SharedCluster};
+use test_support::{NewWorkflow, Peers, SOON, SharedCluster};
 use tokio::time::timeout;
 
 /// The `Accept` headers for metadata without the rest of the objects.
@@ -47,7 +47,7 @@ impl TestEnv {
         Self { namespace, client: Client::try_from(config).expect("a client"), server }
     }
 
-    /// The path of the namespace's Workflows with this suffix.
+    /// Returns the path of the namespace's Workflows with this suffix.
     fn path(&self, suffix: &str) -> String {
         format!("/apis/argoproj.io/v1alpha1/namespaces/{}/workflows{suffix}", self.namespace)
     }
@@ -114,13 +114,13 @@ impl TestEnv {
     }
 }
 
-/// The names in a list, in its order.
+/// Returns the names in a list, in its order.
 fn names(list: &Value) -> Vec<&str> {
     let items = list["items"].as_array().into_iter().flatten();
     items.map(|item| item["metadata"]["name"].as_str().expect("a name")).collect()
 }
 
-/// What a client can distinguish in a refusal.
+/// Code, reason and message of a refusal.
 fn outcome(refusal: &Status) -> (u16, &str, &str) {
     (refusal.code, &refusal.reason, &refusal.message)
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use model_update_eventsource::sim::{Model, Run, RunContext, Sim, Task, Written};
+use model_update_eventsource::sim::Sim;
 use test_support::{
-    MetadataStore, Pair, Peers, Properties, Writer, int,
+    MetadataStore, Model, Peers, Run, Task, Writer, Written,
     ml_metadata::{
         self as proto, Artifact, Context, Event, Execution, GetArtifactTypeRequest, GetArtifactsByContextRequest,
         GetContextByTypeAndNameRequest, GetContextsByExecutionRequest, GetEventsByArtifactIDsRequest,
-        GetExecutionsByContextRequest, GetParentContextsByContextRequest, ListOperationOptions, artifact,
+        GetExecutionsByContextRequest, GetParentContextsByContextRequest, ListOperationOptions, PutArtifactsRequest,
+        artifact,
         event::{Type, path::step},
         execution::State,
         metadata_store_service_client::MetadataStoreServiceClient,
@@ -55,18 +56,18 @@ impl TestEnv {
         Self { client: writer.client.clone(), store: Store::Real(writer, store) }
     }
 
-    /// Writes the contexts of a run. Returns the id of its own.
+    /// Writes the contexts of a run. Returns the id of the run's own context.
     async fn put_run(&self, run: &Run) -> i64 {
         match &self.store {
             Store::Simulated(sim) => sim.put_run(run),
-            Store::Real(writer, _) => put_run(writer, run).await[0],
+            Store::Real(writer, _) => writer.put_run(run).await.context,
         }
     }
 
     async fn put_task(&self, run: &Run, task: Task) -> Written {
         match &self.store {
             Store::Simulated(sim) => sim.put_task(run, task),
-            Store::Real(writer, _) => put_task(writer, run, task).await,
+            Store::Real(writer, _) => writer.put_task(run, task).await,
         }
     }
 
@@ -117,59 +118,6 @@ impl TestEnv {
         let request = GetContextsByExecutionRequest { execution_id: Some(execution) };
         Ok(self.client.clone().get_contexts_by_execution(request).await?.into_inner().contexts)
     }
-}
-
-async fn put_run(writer: &Writer, run: &Run) -> Vec<i64> {
-    let [own, pipeline] = run.contexts();
-    let is_new = writer.find_context(own.context_type, &own.name).await.is_none();
-    let ids = vec![put_context(writer, own).await, put_context(writer, pipeline).await];
-    if is_new && run.has_parent() {
-        writer.parent(ids[0], ids[1]).await;
-    }
-    ids
-}
-
-async fn put_context(writer: &Writer, context: RunContext) -> i64 {
-    writer.context(context.context_type, &context.name, properties(&context.properties)).await
-}
-
-async fn put_task(writer: &Writer, run: &Run, task: Task) -> Written {
-    let mut contexts = put_run(writer, run).await;
-    if let Some(node) = run.node_context(&task) {
-        contexts.push(put_context(writer, node).await);
-    }
-    let (execution_type, custom_properties) = run.execution(&task);
-    let execution = Execution {
-        type_id: Some(writer.execution_type(&execution_type).await),
-        last_known_state: Some(task.state),
-        custom_properties: properties(&custom_properties),
-        ..Execution::default()
-    };
-    let mut pairs = Vec::new();
-    for event in task.events {
-        let model = event.model;
-        let mut artifact = Artifact { id: model.existing, ..Artifact::default() };
-        if model.existing.is_none() {
-            artifact.type_id = Some(writer.artifact_type(&model.artifact_type).await);
-            artifact.custom_properties = properties(&run.artifact_properties(&model));
-            artifact.uri = Some(model.uri).filter(|uri| !uri.is_empty());
-            artifact.name = model.name;
-            artifact.set_state(artifact::State::Live);
-        }
-        let direction = Type::try_from(event.event_type).expect("a type of events");
-        pairs.push(Pair { artifact, direction, key: model.key, index: event.index });
-    }
-    let written = writer.execution(execution, pairs, &contexts).await;
-    Written { execution: written.execution, artifacts: written.artifacts }
-}
-
-fn properties(properties: &serde_json::Value) -> Properties {
-    let value = |value: &serde_json::Value| match value.as_i64() {
-        Some(number) => int(number),
-        None => test_support::text(value.as_str().expect("a string")),
-    };
-    let properties = properties.as_object().expect("an object").iter();
-    properties.map(|(key, property)| (key.clone(), value(property))).collect()
 }
 
 fn named(contexts: &[Context]) -> BTreeSet<(&str, &str)> {
@@ -230,8 +178,9 @@ async fn the_artifacts_of_a_run_include_its_inputs(env: TestEnv) {
     let listed: Vec<_> = env.artifacts(env.put_run(&run).await).await.iter().map(Artifact::id).collect();
     assert_eq!((&listed, &later.artifacts), (&earlier.artifacts, &earlier.artifacts));
     let events = env.events(&listed).await;
-    let seen: BTreeSet<_> = events.iter().map(|event| (event.execution_id(), event.r#type())).collect();
-    assert_eq!(seen, BTreeSet::from([(earlier.execution, Type::Output), (later.execution, Type::Input)]));
+    let mut seen: Vec<_> = events.iter().map(|event| (event.execution_id(), event.r#type())).collect();
+    seen.sort();
+    assert_eq!(seen, [(earlier.execution, Type::Output), (later.execution, Type::Input)]);
 }
 
 async fn an_artifact_has_its_type_properties_and_path(env: TestEnv) {
@@ -261,7 +210,9 @@ async fn a_cached_task_is_a_new_execution_with_an_old_artifact(env: TestEnv) {
     let run = Run::kfp_v2("penguin", "run-2", "team");
     let task = Task::new("Pusher").state(State::Cached).output(Model::existing(first.artifacts[0], "pushed_model"));
     let second = env.put_task(&run, task).await;
-    let executions = env.executions(env.put_run(&run).await).await;
+    let id = env.put_run(&run).await;
+    assert_eq!(env.artifacts(id).await.len(), 1);
+    let executions = env.executions(id).await;
     let states: Vec<_> = executions.iter().map(|found| (found.id(), found.last_known_state())).collect();
     assert_eq!(states, [(second.execution, State::Cached)]);
     let events = env.events(&first.artifacts).await;
@@ -294,8 +245,8 @@ async fn unknown_ids_are_empty_or_not_found(env: TestEnv) {
     assert_eq!(env.contexts_of(unknown).await.expect_err("unlike the others").code(), Code::NotFound);
 }
 
-/// The pages of the real store, which the simulated one does not have.
-mod pages {
+/// Pages and calls that only the real store has.
+mod real_only {
     use super::*;
 
     fn page_of(size: i32, token: &str) -> Option<ListOperationOptions> {
@@ -303,8 +254,8 @@ mod pages {
     }
 
     /// Writes a run with this number of artifacts. Returns the id of its context and those of the artifacts.
-    async fn put(env: &TestEnv, artifacts: usize) -> (i64, Vec<i64>) {
-        let run = Run::tfx_v1("penguin", "run");
+    async fn put(env: &TestEnv, workflow: &str, artifacts: usize) -> (i64, Vec<i64>) {
+        let run = Run::tfx_v1("penguin", workflow);
         let uris: Vec<String> = (0..artifacts).map(|version| format!("gs://root/{version}")).collect();
         let uris: Vec<&str> = uris.iter().map(String::as_str).collect();
         (env.put_run(&run).await, env.push(&run, &uris).await.artifacts)
@@ -314,21 +265,30 @@ mod pages {
     #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
     async fn pages_are_ordered_by_id_and_the_last_may_be_full() {
         let env = TestEnv::real().await;
-        let (context, artifacts) = put(&env, 20).await;
-        let (mut listed, mut sizes, mut token) = (Vec::new(), Vec::new(), String::new());
-        loop {
-            let (ids, next) = env.page(context, page_of(10, &token)).await.expect("a page");
-            sizes.push(ids.len());
-            listed.extend(ids);
-            token = next;
-            if token.is_empty() {
-                break;
+        for (workflow, expected) in [("full", vec![10, 10]), ("partial", vec![10, 10, 5])] {
+            let (context, artifacts) = put(&env, workflow, expected.iter().sum()).await;
+            let (mut listed, mut sizes, mut token) = (Vec::new(), Vec::new(), String::new());
+            loop {
+                let (ids, next) = env.page(context, page_of(10, &token)).await.expect("a page");
+                sizes.push(ids.len());
+                listed.extend(ids);
+                token = next;
+                if token.is_empty() {
+                    break;
+                }
             }
+            assert_eq!((listed, sizes), (artifacts, expected));
         }
-        assert_eq!((listed, sizes), (artifacts, vec![10, 10]));
+    }
 
-        for _ in 0..3 {
-            env.push(&Run::tfx_v1("penguin", "run"), &[]).await;
+    #[tokio::test]
+    #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+    async fn pages_of_executions_are_ordered_by_id() {
+        let env = TestEnv::real().await;
+        let run = Run::tfx_v1("penguin", "run");
+        let context = env.put_run(&run).await;
+        for _ in 0..4 {
+            env.push(&run, &[]).await;
         }
         let options = |token: Option<String>| ListOperationOptions { max_result_size: Some(3), next_page_token: token };
         let request = |options| GetExecutionsByContextRequest { context_id: Some(context), options: Some(options) };
@@ -345,7 +305,7 @@ mod pages {
     #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
     async fn a_page_has_the_requested_size_else_twenty_rows() {
         let env = TestEnv::real().await;
-        let (context, _) = put(&env, 101).await;
+        let (context, _) = put(&env, "run", 101).await;
         assert_eq!(env.page(context, page_of(100, "")).await.expect("a page").0.len(), 100);
         assert_eq!(env.page(context, page_of(1000, "")).await.expect("a page").0.len(), 101);
         let by_default = env.page(context, Some(ListOperationOptions::default())).await.expect("a page");
@@ -356,11 +316,20 @@ mod pages {
 
     #[tokio::test]
     #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+    async fn an_artifact_without_a_type_is_refused() {
+        let mut env = TestEnv::real().await;
+        let request = PutArtifactsRequest { artifacts: vec![Artifact::default()] };
+        let refusal = env.client.put_artifacts(request).await.expect_err("invalid");
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal:?}");
+    }
+
+    #[tokio::test]
+    #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
     async fn invalid_pages_are_refused() {
         let env = TestEnv::real().await;
         let context = env.put_run(&Run::tfx_v1("penguin", "run")).await;
         assert_eq!(env.page(context, page_of(0, "")).await.expect("no rows"), (vec![], String::new()));
-        put(&env, 1).await;
+        put(&env, "run", 1).await;
         for options in [page_of(0, ""), page_of(-1, ""), page_of(1, "no token")] {
             let refusal = env.page(context, options).await.expect_err("invalid");
             assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal:?}");

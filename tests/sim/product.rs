@@ -1,28 +1,11 @@
 //! The product on the simulation. These tests run without the real peers.
 
-use std::time::Duration;
-
 use http::StatusCode;
-use model_update_eventsource::{
-    app::Config,
-    sim::{Model, NewWorkflow, Run, Sim, Task},
-};
-use test_support::{SOON, TestServer};
+use model_update_eventsource::sim::Sim;
+use test_support::{Model, NewWorkflow, Run, SOON, Task, TestServer};
 use tokio::time::timeout;
 
 const MARK: &str = "published.pipelines.kubeflow.org/model-update";
-
-async fn start() -> (Sim, TestServer) {
-    let sim = Sim::start().await.expect("a simulation");
-    let config = Config {
-        metadata_store: sim.metadata_url(),
-        kubernetes: Some(sim.kube_config()),
-        confirm_after: Duration::from_millis(100),
-        ..Config::default()
-    };
-    let served = TestServer::start(config).await;
-    (sim, served)
-}
 
 /// Waits for the mark of a delivery, which is the Workflow's UID.
 async fn marked(sim: &Sim, name: &str) {
@@ -43,8 +26,8 @@ fn succeed(sim: &Sim, name: &str, model: Model) {
 
 #[tokio::test]
 async fn runs_of_both_flavors_are_sent_and_marked() {
-    let (sim, served) = start().await;
-    let mut events = served.subscribe("kfpNamespace: demo").await;
+    let (sim, server) = TestServer::start_with_sim().await;
+    let mut events = server.subscribe("kfpNamespace: demo").await;
     let by_shim = Model::new("system.Model", "pushed_model", "gs://models/2").property("pushed", 1);
     let flavors = [
         (NewWorkflow::tfx_v1("run-1", "penguin"), Run::tfx_v1("penguin", "run-1"), Model::pushed("gs://models/1")),
@@ -58,34 +41,34 @@ async fn runs_of_both_flavors_are_sent_and_marked() {
         sim.put_task(&run, Task::new("Trainer").output(Model::new("Model", "model", "")));
         sim.put_task(&run, Task::new("Pusher").output(model));
         sim.set_phase("demo", name, "Succeeded").expect("stored");
-        let event: serde_json::Value = serde_json::from_str(&events.next_payload().await).expect("JSON");
+        let event = events.next_event().await;
         assert_eq!(event["pipelineName"], "penguin");
         assert_eq!(event["servingModelArtifacts"][0]["location"], location);
         marked(&sim, name).await;
     }
     let requests = *sim.requests().borrow();
     assert_eq!((requests.watches, requests.patches), (1, 2));
-    served.stop().await;
+    server.stop().await;
 }
 
 /// The run succeeded before the subscriber connected, and only ML Metadata contains its pipeline's name.
 #[tokio::test]
 async fn an_earlier_recurring_run_is_sent_with_its_pipelines_name() {
-    let (sim, served) = start().await;
+    let (sim, server) = TestServer::start_with_sim().await;
     let model = Model::pushed("gs://models/1").named("own name");
     sim.put_task(&Run::tfx_v1("penguin", "run-1"), Task::new("Pusher").output(model));
     sim.create_workflow("demo", NewWorkflow::recurring_v1("run-1").phase("Succeeded")).expect("created");
-    let mut events = served.subscribe("kfpNamespace: demo").await;
+    let mut events = server.subscribe("kfpNamespace: demo").await;
     let expected =
         r#"{"pipelineName":"penguin","servingModelArtifacts":[{"name":"own name","location":"gs://models/1"}]}"#;
     assert_eq!(events.next_payload().await, expected);
-    served.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test]
 async fn models_that_were_not_blessed_or_only_read_are_not_sent() {
-    let (sim, served) = start().await;
-    let mut events = served.subscribe("kfpNamespace: demo").await;
+    let (sim, server) = TestServer::start_with_sim().await;
+    let mut events = server.subscribe("kfpNamespace: demo").await;
     succeed(&sim, "unblessed", Model::unblessed("gs://models/0"));
     let pushed = sim.put_task(&Run::kfp_v2("penguin", "1", "demo"), Task::pusher("gs://models/elsewhere"));
     let reader = Task::new("Evaluator").input(Model::existing(pushed.artifacts[0], "model"));
@@ -94,13 +77,13 @@ async fn models_that_were_not_blessed_or_only_read_are_not_sent() {
     sim.create_workflow("demo", reader).expect("created");
     succeed(&sim, "blessed", Model::pushed("gs://models/1"));
     assert_eq!(events.next_locations().await, ["gs://models/1"]);
-    served.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test]
 async fn a_refused_mark_is_retried_without_a_redelivery() {
-    let (sim, served) = start().await;
-    let mut events = served.subscribe("kfpNamespace: demo").await;
+    let (sim, server) = TestServer::start_with_sim().await;
+    let mut events = server.subscribe("kfpNamespace: demo").await;
     sim.refuse_patches(Some(StatusCode::SERVICE_UNAVAILABLE));
     succeed(&sim, "first", Model::pushed("gs://models/1"));
     assert_eq!(events.next_locations().await, ["gs://models/1"]);
@@ -111,5 +94,5 @@ async fn a_refused_mark_is_retried_without_a_redelivery() {
     marked(&sim, "first").await;
     succeed(&sim, "second", Model::pushed("gs://models/2"));
     assert_eq!(events.next_locations().await, ["gs://models/2"]);
-    served.stop().await;
+    server.stop().await;
 }

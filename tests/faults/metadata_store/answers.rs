@@ -1,9 +1,9 @@
-//! What ML Metadata answers is an error, garbage, or late.
+//! A store that answers with errors, with malformed messages, or late.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use http::StatusCode;
-use test_support::report;
+use test_support::{eventually, report};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -12,7 +12,7 @@ use super::{
     *,
 };
 
-/// The names of the codes 1 to 16.
+/// The metric's names of the gRPC codes 1 to 16.
 const CODES: [&str; 16] = [
     "cancelled",
     "unknown",
@@ -32,69 +32,68 @@ const CODES: [&str; 16] = [
     "unauthenticated",
 ];
 
-async fn before_a_proxy() -> (World, StoreProxy, MetadataStore) {
-    let peers = Peers::find().await;
-    let store = peers.metadata_store().await;
+/// Starts a server with a proxy before its store.
+async fn start_with_proxy(fault: &'static str) -> (StoreEnv, StoreProxy) {
+    let store = Peers::find().await.metadata_store().await;
     let proxy = StoreProxy::start(&store.url()).await;
-    (World::start(peers, &store, proxy.url()).await, proxy, store)
+    (StoreEnv::start(fault, store, proxy.url()).await, proxy)
 }
 
-/// Lets each of these runs meet its fault again and again while healthy ones flow, and then lets them be.
-async fn play(world: &mut World, proxy: &StoreProxy, tally: &mut Tally, faults: &[(String, &'static str, Fault)]) {
-    let runs: Vec<_> = faults.iter().map(|(run, ..)| (run.clone(), at(run))).collect();
-    world.writer.tfx_runs(PIPELINE, &runs).await;
+/// Injects a fault into the lookups of each of these runs, delivers other runs meanwhile, and clears the faults.
+async fn inject_all(env: &mut StoreEnv, proxy: &StoreProxy, faults: &[(String, &'static str, Fault)]) {
+    let runs: Vec<_> = faults.iter().map(|(run, ..)| (run.clone(), location_of(run))).collect();
+    env.base.writer.tfx_runs(PIPELINE, &runs).await;
     for (run, call, fault) in faults {
-        proxy.misbehave(run, &[call], *fault);
-        world.ours.succeed(run, tally).await;
+        proxy.inject(run, &[call], *fault);
+        env.create_succeeded(TEAM_A, run).await;
     }
     for (run, ..) in faults {
-        proxy.played(run, 2).await;
+        proxy.injected(run, 2).await;
     }
-    world.ours("healthy", tally).await;
-    world.theirs("elsewhere", tally).await;
-    assert_eq!(world.ours.next(tally).await, at("healthy"), "and nothing before it");
-    assert_eq!(world.theirs.next(tally).await, at("elsewhere"));
+    env.succeed(TEAM_A, "healthy-a").await;
+    env.succeed(TEAM_B, "healthy-b").await;
+    env.assert_next(TEAM_A, "healthy-a").await;
+    env.assert_next(TEAM_B, "healthy-b").await;
     for (run, ..) in faults {
-        proxy.played(run, 3).await;
+        proxy.injected(run, 3).await;
     }
-    world.has_guessed_nothing().await;
-    proxy.behave();
+    env.assert_no_run_without_model().await;
+    proxy.clear_faults();
 }
 
+/// An error of any gRPC code never counts as "no model", and delays no other run.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn an_error_of_any_code_is_never_no_model_and_holds_up_no_other_run() {
-    let (mut world, proxy, _store) = before_a_proxy().await;
-    let mut tally = Tally::new("ML Metadata answers errors of all 16 codes");
-    // Each code in another call than the one before it. NOT_FOUND for the context is how old servers say that there is
-    // none.
+async fn errors_never_mean_no_model_and_delay_no_other_run() {
+    let (mut env, proxy) = start_with_proxy("ML Metadata answers with errors of all 16 codes").await;
+    // Consecutive codes affect different calls. With NOT_FOUND, old servers answer that there is no such context.
     let faults: Vec<_> = (1..=16)
         .map(|number| (format!("code-{number}"), CALLS[number as usize % 4], Fault::Code(Code::from(number))))
         .chain([("absent".to_owned(), CONTEXT, Fault::Code(Code::NotFound))])
         .collect();
-    play(&mut world, &proxy, &mut tally, &faults).await;
+    inject_all(&mut env, &proxy, &faults).await;
     for reason in CODES.into_iter().chain(["no_context"]) {
-        assert!(world.retries(reason).await >= 2.0, "{reason}");
+        assert!(env.retries(reason).await >= 2.0, "{reason}");
     }
-    assert!(world.lookups("failed").await >= 32.0);
-    world.conclude(tally).await;
+    assert!(env.lookups("failed").await >= 32.0);
+    env.conclude().await;
 }
 
+/// A malformed answer never counts as "no model", and delays no other run.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn garbage_is_never_no_model_and_holds_up_no_other_run() {
-    let (mut world, proxy, _store) = before_a_proxy().await;
-    let mut tally = Tally::new("ML Metadata answers garbage");
+async fn malformed_answers_never_mean_no_model_or_delay_others() {
+    let (mut env, proxy) = start_with_proxy("ML Metadata answers with malformed messages").await;
     let kinds = [
         ("http-503", Fault::Http(StatusCode::SERVICE_UNAVAILABLE), "unavailable"),
         ("http-404", Fault::Http(StatusCode::NOT_FOUND), "unimplemented"),
-        ("page", Fault::Page, "malformed"),
-        ("octets", Fault::Octets, "malformed"),
-        ("compressed", Fault::Compressed, "internal"),
-        ("half", Fault::Half, "internal"),
+        ("html-page", Fault::HtmlPage, "malformed"),
+        ("invalid-message", Fault::InvalidMessage, "malformed"),
+        ("not-compressed", Fault::NotCompressed, "internal"),
+        ("truncated", Fault::Truncated, "internal"),
         ("no-status", Fault::NoStatus, "unknown"),
         ("no-message", Fault::NoMessage, "internal"),
-        ("revoked", Fault::Revoked, "data_loss"),
+        ("error-after-message", Fault::ErrorAfterMessage, "data_loss"),
         ("reset", Fault::Reset, "internal"),
     ];
     let mut faults = Vec::new();
@@ -102,24 +101,24 @@ async fn garbage_is_never_no_model_and_holds_up_no_other_run() {
         let each = |call: &&'static str| (format!("{name}-{}", call.to_lowercase()), *call, fault);
         faults.extend(CALLS.iter().map(each));
     }
-    play(&mut world, &proxy, &mut tally, &faults).await;
+    inject_all(&mut env, &proxy, &faults).await;
     let mut expected = BTreeMap::new();
     for (_, _, reason) in kinds {
         *expected.entry(reason).or_insert(0.0) += 2.0 * CALLS.len() as f64;
     }
     for (reason, times) in expected {
-        assert!(world.retries(reason).await >= times, "{reason}");
+        assert!(env.retries(reason).await >= times, "{reason}");
     }
-    assert_eq!(world.lookups("no_context").await, 0.0);
-    world.conclude(tally).await;
+    assert_eq!(env.lookups("no_context").await, 0.0);
+    env.conclude().await;
 }
 
+/// Late answers count, and delay no other run.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn late_answers_hold_up_no_other_run_and_are_answers() {
-    const LATE: Duration = Duration::from_secs(10);
-    let (mut world, proxy, _store) = before_a_proxy().await;
-    let mut tally = Tally::new("ML Metadata takes 10 s an answer, or for ever");
+async fn late_answers_count_and_delay_no_other_run() {
+    const DELAY: Duration = Duration::from_secs(10);
+    let (mut env, proxy) = start_with_proxy("ML Metadata answers after 10 s, or not at all").await;
     for (run, calls) in [
         ("late-context", &[CONTEXT][..]),
         ("late-artifacts", &[ARTIFACTS]),
@@ -127,41 +126,38 @@ async fn late_answers_hold_up_no_other_run_and_are_answers() {
         ("late-events", &[EVENTS]),
         ("late-all", &CALLS),
     ] {
-        proxy.misbehave(run, calls, Fault::After(LATE));
-        world.ours(run, &mut tally).await;
+        proxy.inject(run, calls, Fault::Delay(DELAY));
+        env.succeed(TEAM_A, run).await;
     }
-    // More than may be asked for at once in a namespace.
+    // More than the limit of concurrent lookups in a namespace.
     for number in 0..12 {
         let run = format!("late-{number}");
-        proxy.misbehave(&run, &[EVENTS], Fault::After(LATE));
-        world.ours(&run, &mut tally).await;
+        proxy.inject(&run, &[EVENTS], Fault::Delay(DELAY));
+        env.succeed(TEAM_A, &run).await;
     }
-    proxy.misbehave("never", &[EVENTS], Fault::Never);
-    world.ours("never", &mut tally).await;
-    proxy.played("never", 1).await;
+    proxy.inject("unanswered", &[EVENTS], Fault::Unanswered);
+    env.succeed(TEAM_A, "unanswered").await;
+    proxy.injected("unanswered", 1).await;
 
     let mut slowest = Duration::ZERO;
     for number in 0..5 {
-        for ours in [true, false] {
-            let (run, begun) = (format!("healthy-{number}-{ours}"), Instant::now());
-            if ours {
-                world.ours(&run, &mut tally).await;
-                while world.ours.next(&mut tally).await != at(&run) {}
+        for team in [TEAM_A, TEAM_B] {
+            let (run, started) = (format!("healthy-{number}-{team}"), Instant::now());
+            env.succeed(team, &run).await;
+            if team == TEAM_A {
+                while env.next(team).await != location_of(&run) {}
             } else {
-                world.theirs(&run, &mut tally).await;
-                assert_eq!(world.theirs.next(&mut tally).await, at(&run));
+                env.assert_next(team, &run).await;
             }
-            slowest = slowest.max(begun.elapsed());
+            slowest = slowest.max(started.elapsed());
         }
     }
-    assert!(slowest < LATE, "other runs wait for late answers: {slowest:?}");
-    report(format!("beside late answers, other runs are announced after {slowest:?} at most, their writing included"));
+    assert!(slowest < DELAY, "other runs wait for late answers: {slowest:?}");
+    report(format!("ML Metadata answers late: other runs are created and delivered within {slowest:?}"));
 
-    // The one that gets no answer is asked for again.
-    let timeout =
-        test_support::eventually(3 * LATE, "a lookup to be repeated", async || world.retries("timeout").await >= 1.0);
-    timeout.await;
-    proxy.played("never", 2).await;
-    proxy.misbehave("never", &[], Fault::Never);
-    world.conclude(tally).await;
+    // The lookup without an answer is retried.
+    eventually(3 * DELAY, "a retry after a timeout", async || env.retries("timeout").await >= 1.0).await;
+    proxy.injected("unanswered", 2).await;
+    proxy.inject("unanswered", &[], Fault::Unanswered);
+    env.conclude().await;
 }

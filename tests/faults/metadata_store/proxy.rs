@@ -1,5 +1,5 @@
-//! Stands between the product and the real store, hands every call on, and answers in its place where it is told to: by
-//! the name of the run and by the call. So some runs meet a store gone wrong while others flow through the same one.
+//! A proxy of the real store that forwards calls and injects faults, chosen by the name of the run and by the call. So
+//! some runs have a faulty store while the same store serves others.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,42 +40,42 @@ pub(crate) const ARTIFACTS: &str = "GetArtifactsByContext";
 pub(crate) const EXECUTIONS: &str = "GetExecutionsByContext";
 pub(crate) const EVENTS: &str = "GetEventsByArtifactIDs";
 
-/// The calls that a lookup of a compiled run with a named model is made of.
+/// The calls of the lookup of a compiled run with a named model.
 pub(crate) const CALLS: [&str; 4] = [CONTEXT, ARTIFACTS, EXECUTIONS, EVENTS];
 
-/// gRPC puts a flag and a length before each message.
+/// Length of the prefix of a gRPC message: a flag and a length.
 const PREFIX: usize = 5;
 
-/// What is done to a call instead of handing it on.
+/// The answer to a call with a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// An error of this code.
+    /// An error with this code.
     Code(Code),
-    /// An HTTP answer of this status that has nothing to do with gRPC.
+    /// An HTTP response with this status and without gRPC.
     Http(StatusCode),
-    /// A web page, which is what a wrong port mostly has to say.
-    Page,
-    /// A whole message of octets that are none.
-    Octets,
-    /// A message that is announced as compressed, and is not.
-    Compressed,
-    /// The right answer, cut in its middle, and called complete.
-    Half,
-    /// The right answer without the word on whether the call went well.
+    /// An HTML page, the usual answer of a wrong port.
+    HtmlPage,
+    /// A complete message that cannot be decoded.
+    InvalidMessage,
+    /// A message that is marked as compressed and is not.
+    NotCompressed,
+    /// The first half of the real answer, with status OK.
+    Truncated,
+    /// The real answer without a status.
     NoStatus,
-    /// The right answer, and then the word that the call failed.
-    Revoked,
-    /// A status and no answer.
+    /// The real answer, and then an error status.
+    ErrorAfterMessage,
+    /// Status OK without a message.
     NoMessage,
-    /// The stream of the call is reset.
+    /// A reset of the call's stream.
     Reset,
-    /// The right answer, so much later.
-    After(Duration),
+    /// The real answer, after a pause.
+    Delay(Duration),
     /// No answer.
-    Never,
+    Unanswered,
 }
 
-/// A running proxy. It ends when this is dropped.
+/// A running proxy. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct StoreProxy {
     address: SocketAddr,
@@ -87,50 +87,52 @@ pub(crate) struct StoreProxy {
 struct Inner {
     store: Channel,
     state: Mutex<State>,
-    /// How often each run has met its fault.
-    played: watch::Sender<BTreeMap<String, usize>>,
+    /// Number of injected faults of each run.
+    injected: watch::Sender<BTreeMap<String, usize>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// By run: in these calls, this.
+    /// The fault of each run, with its calls.
     faults: HashMap<String, (Vec<&'static str>, Fault)>,
-    /// Whose contexts and artifacts these are.
+    /// The runs of contexts.
     contexts: HashMap<i64, String>,
+    /// The runs of artifacts.
     artifacts: HashMap<i64, String>,
 }
 
 impl StoreProxy {
-    /// Starts one before the store under this URL.
+    /// Starts a proxy of the store at this URL.
     pub(crate) async fn start(store: &str) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-        let address = listener.local_addr().expect("its address");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
         let store = Endpoint::from_shared(store.to_owned()).expect("a URL").connect_lazy();
-        let inner = Arc::new(Inner { store, state: Mutex::default(), played: watch::Sender::default() });
+        let inner = Arc::new(Inner { store, state: Mutex::default(), injected: watch::Sender::default() });
         let serving = tokio::spawn(serve(listener, inner.clone()));
         Self { address, inner, serving }
     }
 
-    /// As for `--metadata-store`.
+    /// URL for `--metadata-store`.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// From now on this run meets this fault in these calls.
-    pub(crate) fn misbehave(&self, run: &str, calls: &[&'static str], fault: Fault) {
+    /// Injects this fault into these calls for a run, from now on.
+    pub(crate) fn inject(&self, run: &str, calls: &[&'static str], fault: Fault) {
         self.inner.state().faults.insert(run.to_owned(), (calls.to_vec(), fault));
     }
 
-    /// From now on every call is handed on.
-    pub(crate) fn behave(&self) {
+    /// Forwards every call from now on.
+    pub(crate) fn clear_faults(&self) {
         self.inner.state().faults.clear();
     }
 
-    /// Waits until this run has met its fault so often.
-    pub(crate) async fn played(&self, run: &str, times: usize) {
-        let mut played = self.inner.played.subscribe();
-        let enough = played.wait_for(|played| played.get(run).is_some_and(|count| *count >= times));
-        timeout(CATCH_UP, enough).await.unwrap_or_else(|_| panic!("{run} is not asked for")).expect("the proxy runs");
+    /// Waits until the fault of a run was injected this number of times.
+    pub(crate) async fn injected(&self, run: &str, times: usize) {
+        let mut injected = self.inner.injected.subscribe();
+        let enough = injected.wait_for(|injected| injected.get(run).is_some_and(|count| *count >= times));
+        let result = timeout(CATCH_UP, enough).await;
+        result.unwrap_or_else(|_| panic!("fewer than {times} lookups of {run}")).expect("the proxy runs");
     }
 }
 
@@ -143,18 +145,18 @@ impl Drop for StoreProxy {
 async fn serve(listener: TcpListener, inner: Arc<Inner>) {
     let mut connections = JoinSet::new();
     loop {
-        let (stream, _) = listener.accept().await.expect("connections are accepted");
-        connections.spawn(connection(stream, inner.clone()));
+        let (stream, _) = listener.accept().await.expect("a connection");
+        connections.spawn(serve_connection(stream, inner.clone()));
     }
 }
 
-async fn connection(stream: TcpStream, inner: Arc<Inner>) {
-    stream.set_nodelay(true).expect("an option of the socket");
+async fn serve_connection(stream: TcpStream, inner: Arc<Inner>) {
+    stream.set_nodelay(true).expect("a socket option");
     let service = service_fn(move |request| {
         let inner = inner.clone();
         async move { inner.answer(request).await }
     });
-    // How it ends is for the other side to bear.
+    // The client may end the connection in any way.
     http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await.ok();
 }
 
@@ -163,54 +165,61 @@ impl Inner {
         self.state.lock().expect("nothing panics while it is held")
     }
 
-    /// An error resets the stream.
+    /// Answers a call.
+    ///
+    /// # Errors
+    /// Every error resets the call's stream.
     async fn answer(&self, request: Request<Incoming>) -> io::Result<Response<Body>> {
         let call = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let (parts, body) = request.into_parts();
-        let asked = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        let run = self.state().run(&call, &asked);
+        let request_bytes = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        let run = self.state().run(&call, &request_bytes);
         let fault = run.as_ref().and_then(|run| self.state().fault(run, &call));
         if let (Some(run), Some(_)) = (&run, fault) {
-            self.played.send_modify(|played| *played.entry(run.clone()).or_default() += 1);
+            self.injected.send_modify(|injected| *injected.entry(run.clone()).or_default() += 1);
         }
         match fault {
-            Some(Fault::Code(code)) => return Ok(Status::new(code, "played").into_http()),
+            Some(Fault::Code(code)) => return Ok(Status::new(code, "injected").into_http()),
             Some(Fault::Http(status)) => return Ok(http(status, "text/plain", "no healthy upstream")),
-            Some(Fault::Page) => return Ok(http(StatusCode::OK, "text/html", "<html><body>Kubeflow</body></html>")),
-            Some(Fault::Octets) => return Ok(message(frame(0, b"\xff\xff\xff\xff\xff\xff"), Some(Code::Ok))),
-            Some(Fault::Compressed) => return Ok(message(frame(1, b"no gzip"), Some(Code::Ok))),
-            Some(Fault::NoMessage) => return Ok(message(Bytes::new(), Some(Code::Ok))),
-            Some(Fault::Reset) => return Err(io::Error::other("played")),
-            Some(Fault::After(pause)) => tokio::time::sleep(pause).await,
-            Some(Fault::Never) => std::future::pending().await,
-            Some(Fault::Half | Fault::NoStatus | Fault::Revoked) | None => {}
+            Some(Fault::HtmlPage) => {
+                return Ok(http(StatusCode::OK, "text/html", "<html><body>Kubeflow</body></html>"));
+            }
+            Some(Fault::InvalidMessage) => {
+                return Ok(grpc(frame(0, b"\xff\xff\xff\xff\xff\xff"), Some(Code::Ok)));
+            }
+            Some(Fault::NotCompressed) => return Ok(grpc(frame(1, b"no gzip"), Some(Code::Ok))),
+            Some(Fault::NoMessage) => return Ok(grpc(Bytes::new(), Some(Code::Ok))),
+            Some(Fault::Reset) => return Err(io::Error::other("injected")),
+            Some(Fault::Delay(pause)) => tokio::time::sleep(pause).await,
+            Some(Fault::Unanswered) => std::future::pending().await,
+            Some(Fault::Truncated | Fault::NoStatus | Fault::ErrorAfterMessage) | None => {}
         }
 
-        let handed_on = Request::from_parts(parts, Body::new(Full::new(asked)));
-        let answer = self.store.clone().oneshot(handed_on).await.map_err(io::Error::other)?;
+        let forwarded = Request::from_parts(parts, Body::new(Full::new(request_bytes)));
+        let answer = self.store.clone().oneshot(forwarded).await.map_err(io::Error::other)?;
         let (parts, body) = answer.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?;
         let trailers = body.trailers().cloned();
-        let octets = body.to_bytes();
+        let bytes = body.to_bytes();
         if let Some(run) = &run {
-            self.state().learn(run, &call, &octets);
+            self.state().learn(run, &call, &bytes);
         }
         Ok(match fault {
-            Some(Fault::Half) => message(octets.slice(..octets.len() / 2), Some(Code::Ok)),
-            Some(Fault::NoStatus) => message(octets, None),
-            Some(Fault::Revoked) => message(octets, Some(Code::DataLoss)),
-            _ => Response::from_parts(parts, with_trailers(octets, trailers)),
+            Some(Fault::Truncated) => grpc(bytes.slice(..bytes.len() / 2), Some(Code::Ok)),
+            Some(Fault::NoStatus) => grpc(bytes, None),
+            Some(Fault::ErrorAfterMessage) => grpc(bytes, Some(Code::DataLoss)),
+            _ => Response::from_parts(parts, with_trailers(bytes, trailers)),
         })
     }
 }
 
 impl State {
-    /// Which run is asked for.
-    fn run(&self, call: &str, asked: &[u8]) -> Option<String> {
-        let message = asked.get(PREFIX..)?;
+    /// Returns the run of a request.
+    fn run(&self, call: &str, request: &[u8]) -> Option<String> {
+        let message = request.get(PREFIX..)?;
         match call {
             CONTEXT => Some(GetContextByTypeAndNameRequest::decode(message).ok()?.context_name().to_owned()),
-            // The same field in both.
+            // Both requests have the same field.
             ARTIFACTS | EXECUTIONS => {
                 self.contexts.get(&GetArtifactsByContextRequest::decode(message).ok()?.context_id()).cloned()
             }
@@ -226,6 +235,7 @@ impl State {
         self.faults.get(run).filter(|(calls, _)| calls.contains(&call)).map(|(_, fault)| *fault)
     }
 
+    /// Records the contexts and artifacts of a run from an answer of the store.
     fn learn(&mut self, run: &str, call: &str, answer: &[u8]) {
         let message = answer.get(PREFIX..).unwrap_or_default();
         if call == CONTEXT
@@ -242,24 +252,25 @@ impl State {
 
 fn http(status: StatusCode, content_type: &str, text: &'static str) -> Response<Body> {
     let body = Body::new(Full::new(Bytes::from_static(text.as_bytes())));
-    Response::builder().status(status).header("content-type", content_type).body(body).expect("an answer")
+    Response::builder().status(status).header("content-type", content_type).body(body).expect("a response")
 }
 
-fn frame(flag: u8, octets: &[u8]) -> Bytes {
-    let length = u32::try_from(octets.len()).expect("a short message");
-    [&[flag][..], &length.to_be_bytes(), octets].concat().into()
+/// Returns a message with the prefix that gRPC requires.
+fn frame(flag: u8, message: &[u8]) -> Bytes {
+    let length = u32::try_from(message.len()).expect("a short message");
+    [&[flag][..], &length.to_be_bytes(), message].concat().into()
 }
 
-fn message(octets: Bytes, status: Option<Code>) -> Response<Body> {
+fn grpc(bytes: Bytes, status: Option<Code>) -> Response<Body> {
     let trailers = status
         .map(|code| HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), i32::from(code).into())]));
-    let answer = Response::builder().header("content-type", "application/grpc");
-    answer.body(with_trailers(octets, trailers)).expect("an answer")
+    let response = Response::builder().header("content-type", "application/grpc");
+    response.body(with_trailers(bytes, trailers)).expect("a response")
 }
 
-fn with_trailers(octets: Bytes, trailers: Option<HeaderMap>) -> Body {
+fn with_trailers(bytes: Bytes, trailers: Option<HeaderMap>) -> Body {
     match trailers {
-        Some(trailers) => Body::new(Full::new(octets).with_trailers(async { Some(Ok(trailers)) })),
-        None => Body::new(Full::new(octets)),
+        Some(trailers) => Body::new(Full::new(bytes).with_trailers(async { Some(Ok(trailers)) })),
+        None => Body::new(Full::new(bytes)),
     }
 }

@@ -1,4 +1,4 @@
-//! The server's clock is an hour ahead, an hour behind, and set again.
+//! A server whose wall clock is an hour ahead, an hour behind, and correct again.
 
 use std::{
     sync::{
@@ -9,125 +9,138 @@ use std::{
 };
 
 use model_update_eventsource::delivery::WallClock;
-use test_support::{Events, SOON, eventually, model_location};
+use test_support::{Events, NewWorkflow, Peers, SOON, Tally, Task, Workflows, eventually, model_location};
 
-use super::*;
+use crate::{
+    in_process::{InProcessEnv, PIPELINE, create_succeeded},
+    test_env::location_of,
+};
 
 const HOUR: i64 = 3600;
 
-/// By how many seconds the server's clock is ahead of the API server's.
+/// Offset of the server's clock from the API server's, in seconds.
 #[derive(Clone, Debug, Default)]
-struct Ahead(Arc<AtomicI64>);
+struct ClockOffset(Arc<AtomicI64>);
 
-impl Ahead {
+impl ClockOffset {
     fn set(&self, seconds: i64) {
         self.0.store(seconds, Ordering::Relaxed);
     }
 
     fn clock(&self) -> WallClock {
-        let ahead = self.0.clone();
+        let offset = self.0.clone();
         WallClock::new(move || {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-            i64::try_from(now).expect("a time") + ahead.load(Ordering::Relaxed)
+            i64::try_from(now).expect("a time") + offset.load(Ordering::Relaxed)
         })
     }
 }
 
-/// Who is subscribed to the one namespace: with a limit of age, and without.
-const SUBSCRIPTIONS: [&str; 2] = ["plain", "young"];
+/// The subscriptions of the namespace: without and with a maximum age of 30 minutes.
+const UNLIMITED: &str = "unlimited";
+const MAX_AGE: &str = "max-age";
 
-struct Jumps {
-    scene: Scene,
+/// A server with a clock that can be set, and a subscriber of each subscription.
+struct ClockEnv {
+    base: InProcessEnv,
+    offset: ClockOffset,
     workflows: Workflows,
-    plain: Events,
-    young: Events,
+    unlimited: Events,
+    max_age: Events,
     tally: Tally,
 }
 
-impl Jumps {
-    async fn start(ahead: &Ahead) -> Self {
-        let scene = Scene::start(|config| config.clock = ahead.clock()).await;
-        let namespace = scene.cluster.namespace("team").await;
-        let workflows = scene.cluster.workflows(&namespace).await;
-        let plain = scene.served.subscribe_as("plain", &format!("kfpNamespace: {namespace}")).await;
-        let young = format!("kfpNamespace: {namespace}\nmaxAge: 30m");
-        let young = scene.served.subscribe_as("young", &young).await;
-        Self { scene, workflows, plain, young, tally: Tally::new("the clock jumps an hour, both ways") }
+impl ClockEnv {
+    async fn start() -> Self {
+        let offset = ClockOffset::default();
+        let store = Peers::find().await.metadata_store().await;
+        let base = InProcessEnv::start(store, |config| config.clock = offset.clock()).await;
+        let namespace = base.cluster.namespace("team").await;
+        let workflows = base.cluster.workflows(&namespace).await;
+        let config = format!("kfpNamespace: {namespace}");
+        let unlimited = base.server.subscribe_as(UNLIMITED, &config).await;
+        let max_age = base.server.subscribe_as(MAX_AGE, &format!("{config}\nmaxAge: 30m")).await;
+        let tally = Tally::new("the clock jumps by an hour in both directions");
+        Self { base, offset, workflows, unlimited, max_age, tally }
     }
 
+    /// Creates a succeeded run with a model.
     async fn succeed(&mut self, run: &str) {
-        for subscription in SUBSCRIPTIONS {
-            self.tally.expect(subscription, &at(run));
+        for subscription in [UNLIMITED, MAX_AGE] {
+            self.tally.expect(subscription, &location_of(run));
         }
-        self.scene.succeed(&self.workflows, run).await;
+        self.base.push_model(run).await;
+        create_succeeded(&self.workflows, run).await;
     }
 
+    /// Returns the location of the next event's model.
     async fn next(&mut self, subscription: &str) -> String {
-        let events = if subscription == "young" { &mut self.young } else { &mut self.plain };
+        let events = if subscription == MAX_AGE { &mut self.max_age } else { &mut self.unlimited };
         let location = model_location(&events.next_payload().await);
         self.tally.delivered(subscription, &location);
         location
     }
 
-    /// Every subscription gets this run next.
-    async fn is_next(&mut self, run: &str) {
-        for subscription in SUBSCRIPTIONS {
-            assert_eq!(self.next(subscription).await, at(run), "{subscription}");
+    /// Checks that this run's event is the next one of both subscriptions.
+    async fn assert_next(&mut self, run: &str) {
+        for subscription in [UNLIMITED, MAX_AGE] {
+            assert_eq!(self.next(subscription).await, location_of(run), "{subscription}");
         }
     }
 }
 
+/// A wall clock that jumps by an hour loses nothing and causes no duplicate.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_clock_that_jumps_an_hour_loses_nothing_and_repeats_nothing() {
-    let ahead = Ahead::default();
-    let mut jumps = Jumps::start(&ahead).await;
-    // A question that is asked hourly: another tenant's run has this run's id.
-    let foreign = jumps.scene.writer.kfp_run(PIPELINE, "foreign-id", "somebody-else").await;
+async fn a_clock_that_jumps_loses_and_repeats_nothing() {
+    let mut env = ClockEnv::start().await;
+    // The run id of another tenant: this lookup is retried every hour.
+    let foreign = env.base.writer.kfp_run(PIPELINE, "foreign-id", "another-namespace").await;
     foreign.task(Task::pusher("gs://elsewhere")).await;
-    jumps.workflows.create(NewWorkflow::kfp_v2(PIPELINE, "foreign-id").phase("Succeeded")).await;
-    jumps.succeed("calm").await;
-    jumps.is_next("calm").await;
+    env.workflows.create(NewWorkflow::kfp_v2(PIPELINE, "foreign-id").phase("Succeeded")).await;
+    env.succeed("before").await;
+    env.assert_next("before").await;
 
-    // A run that begins and succeeds now is an hour old, as far as the server can tell.
-    ahead.set(HOUR);
-    jumps.succeed("ahead").await;
-    assert_eq!(jumps.next("plain").await, at("ahead"));
-    jumps.succeed("ahead-too").await;
-    assert_eq!(jumps.next("plain").await, at("ahead-too"));
-
-    ahead.set(0);
-    jumps.succeed("set").await;
-    assert_eq!(jumps.next("plain").await, at("set"));
-    let mut late = [jumps.next("young").await, jumps.next("young").await, jumps.next("young").await];
-    late.sort();
-    assert_eq!(late, ["ahead", "ahead-too", "set"].map(at), "what was too old only by a wrong clock");
-
-    ahead.set(-HOUR);
-    jumps.succeed("behind").await;
-    jumps.is_next("behind").await;
-    for seconds in [HOUR, -HOUR, 0] {
-        ahead.set(seconds);
-        jumps.workflows.label("behind", "example.com/touched", &seconds.to_string().replace('-', "minus")).await;
+    // For a server whose clock is ahead, a run that succeeds now is an hour old.
+    env.offset.set(HOUR);
+    for run in ["ahead", "ahead-too"] {
+        env.succeed(run).await;
+        assert_eq!(env.next(UNLIMITED).await, location_of(run));
     }
-    jumps.succeed("the-last").await;
-    jumps.is_next("the-last").await;
 
-    let served = &jumps.scene.served;
+    env.offset.set(0);
+    env.succeed("corrected").await;
+    assert_eq!(env.next(UNLIMITED).await, location_of("corrected"));
+    let mut late = [env.next(MAX_AGE).await, env.next(MAX_AGE).await, env.next(MAX_AGE).await];
+    late.sort();
+    let expected = ["ahead", "ahead-too", "corrected"].map(location_of);
+    assert_eq!(late, expected, "with the runs that were too old for the wrong clock only");
+
+    env.offset.set(-HOUR);
+    env.succeed("behind").await;
+    env.assert_next("behind").await;
+    for seconds in [HOUR, -HOUR, 0] {
+        env.offset.set(seconds);
+        env.workflows.label("behind", "example.com/touched", &seconds.to_string().replace('-', "minus")).await;
+    }
+    env.succeed("last").await;
+    env.assert_next("last").await;
+
+    let server = &env.base.server;
     eventually(SOON, "nothing pending but the foreign run", async || {
-        served.metric("modelupdate_runs_pending", &[]).await <= 2.0
+        server.metric("modelupdate_runs_pending", &[]).await <= 2.0
     })
     .await;
-    assert_eq!(served.metric("modelupdate_mlmd_lookups_total", &["outcome=\"foreign_context\""]).await, 1.0);
+    assert_eq!(server.metric("modelupdate_mlmd_lookups_total", &["outcome=\"foreign_context\""]).await, 1.0);
     let events = 2.0 * 6.0;
     for histogram in ["modelupdate_event_handoff_duration_seconds", "modelupdate_event_confirmation_duration_seconds"] {
-        let counted = async || served.metric(&format!("{histogram}_count"), &[]).await == events;
+        let counted = async || server.metric(&format!("{histogram}_count"), &[]).await == events;
         eventually(SOON, &format!("{events} in {histogram}"), counted).await;
-        let sum = served.metric(&format!("{histogram}_sum"), &[]).await;
+        let sum = server.metric(&format!("{histogram}_sum"), &[]).await;
         assert!((0.0..events * SOON.as_secs_f64()).contains(&sum), "{histogram}: {sum} s");
     }
-    let page = served.metrics().await;
+    let page = server.metrics().await;
     let negative: Vec<_> = page.lines().filter(|line| !line.starts_with('#') && line.contains(" -")).collect();
     assert!(negative.is_empty(), "{negative:?}");
-    jumps.tally.conclude(0);
+    env.tally.conclude(0);
 }

@@ -1,71 +1,84 @@
-//! What happens in a soak, and when: a pure function of its seed and its length.
+//! The plan of a soak: a pure function of its seed and its duration.
 //!
-//! Each target (the API server, ML Metadata, each server, each subscriber) has a lane of faults of its own. Those of one
-//! lane never overlap, those of different lanes do as it comes. A lane draws from a sequence of its own, so that a
-//! change of one lane leaves the others as they were.
+//! Each target (the API server, ML Metadata, each server, each subscriber) has a schedule of faults. Faults of one target
+//! never overlap; faults of different targets may. Each schedule has a random sequence of its own, so that a change of
+//! one schedule does not affect the others.
 
 use std::{fmt, ops::Range, time::Duration};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
-/// How many namespaces there are.
+/// Number of namespaces.
 pub(crate) const NAMESPACES: usize = 3;
-/// How many replicas of the server.
+/// Number of replicas of the server.
 pub(crate) const SERVERS: usize = 2;
-/// The pipelines whose runs appear.
+/// The pipelines of the runs.
 pub(crate) const PIPELINES: [&str; 2] = ["penguin-train", "taxi-train"];
-/// Who subscribes to what: the number of the namespace, the subscription, the pipelines that it wants.
-pub(crate) const SUBSCRIBERS: [(usize, &str, Option<&str>); 5] =
-    [(0, "all", None), (0, "penguins", Some("penguin-*")), (1, "one", None), (1, "another", None), (2, "all", None)];
+/// The subscribers.
+pub(crate) const SUBSCRIBERS: [SubscriberSpec; 5] = [
+    SubscriberSpec { namespace: 0, subscription: "all", pipelines: None },
+    SubscriberSpec { namespace: 0, subscription: "penguins", pipelines: Some("penguin-*") },
+    SubscriberSpec { namespace: 1, subscription: "one", pipelines: None },
+    SubscriberSpec { namespace: 1, subscription: "another", pipelines: None },
+    SubscriberSpec { namespace: 2, subscription: "all", pipelines: None },
+];
 
-/// The first server stands alone, and dies, for this part of the time. Then the second comes and dies again and again,
-/// and the first lives on, so that its memory can be watched.
-const ALONE: u32 = 4;
-/// From this length on there are pauses of the API server that outlast the patience with a silent connection.
+/// The first server is the only one, and has faults, for this fraction (1/4) of the duration. Then the second one starts
+/// and has faults, and the first one runs to the end, so that its memory can be observed.
+const SINGLE_SERVER: u32 = 4;
+/// Minimum duration of a soak with pauses of the API server that exceed the timeout of a silent connection.
 const LONG: Duration = Duration::from_secs(300);
 
-/// A soak.
+/// A subscriber's configuration.
+#[derive(Debug)]
+pub(crate) struct SubscriberSpec {
+    /// Number of the namespace.
+    pub(crate) namespace: usize,
+    pub(crate) subscription: &'static str,
+    pub(crate) pipelines: Option<&'static str>,
+}
+
+/// The runs and faults of a soak.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// In the order in which they appear; a run is known by its place in here.
+    /// In the order of their creation; the position of a run is its number.
     pub(crate) runs: Vec<Run>,
-    pub(crate) lanes: Vec<Lane>,
-    /// When the second server is started.
-    pub(crate) second: Duration,
+    pub(crate) schedules: Vec<Schedule>,
+    pub(crate) second_server_at: Duration,
 }
 
 /// A run of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) at: Duration,
-    /// How long it runs until it has succeeded or failed.
-    pub(crate) lasts: Duration,
-    /// The number of its namespace.
+    /// Time until it succeeds or fails.
+    pub(crate) duration: Duration,
+    /// Number of the namespace.
     pub(crate) namespace: usize,
     pub(crate) pipeline: &'static str,
-    pub(crate) kind: Kind,
+    pub(crate) kind: RunKind,
 }
 
-/// What becomes of a run.
+/// The outcome of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    /// It succeeds with a model, and stays.
+pub(crate) enum RunKind {
+    /// Succeeds with a model; its Workflow stays.
     Model,
-    /// As before, and its Workflow is deleted when everybody has got it.
+    /// Succeeds with a model; its Workflow is deleted when all deliveries are marked.
     Deleted,
-    /// It pushes a model and fails, is retried, and succeeds.
+    /// Pushes a model and fails, is retried, and succeeds.
     Retried,
-    /// It pushes a model and fails.
+    /// Pushes a model and fails.
     Failed,
-    /// It succeeds and has put out nothing.
+    /// Succeeds without a model.
     NoModel,
-    /// It succeeds with a model that was not blessed.
+    /// Succeeds with a model that was not blessed.
     Unblessed,
 }
 
-/// What happens to one target, in order.
+/// The faults of one target, in order.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Lane {
+pub(crate) struct Schedule {
     pub(crate) target: Target,
     pub(crate) faults: Vec<Fault>,
 }
@@ -81,58 +94,66 @@ pub(crate) enum Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) at: Duration,
-    pub(crate) lasts: Duration,
+    pub(crate) duration: Duration,
     pub(crate) kind: FaultKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FaultKind {
-    /// SIGKILL; started again when it is over.
+    /// SIGKILL; restarted after the duration.
     Killed,
-    /// The API server is killed, and etcd forgets all older revisions before it is back.
+    /// SIGKILL of the API server; etcd is compacted before the restart.
     KilledAndCompacted,
-    /// SIGTERM; started again when it is over.
+    /// SIGTERM; restarted after the duration.
     Terminated,
-    /// SIGSTOP; SIGCONT when it is over.
+    /// SIGSTOP; SIGCONT after the duration.
     Paused,
-    /// SIGSTOP; SIGKILL when it is over.
+    /// SIGSTOP; SIGKILL after the duration.
     PausedThenKilled,
-    /// Our account may do nothing; it is given its rights back when it is over.
-    RightsWithdrawn,
+    /// The server's account has no permissions for the duration.
+    PermissionsWithdrawn,
 }
 
 impl Run {
-    /// Whether this subscriber has to get it.
-    pub(crate) fn is_for(&self, subscriber: usize) -> bool {
-        let (namespace, _, pipelines) = SUBSCRIBERS[subscriber];
-        let wanted = pipelines.is_none_or(|pattern| self.pipeline.starts_with(pattern.trim_end_matches('*')));
-        let announced = matches!(self.kind, Kind::Model | Kind::Deleted | Kind::Retried);
-        namespace == self.namespace && wanted && announced
+    /// Returns the numbers of the subscribers that must receive the run's event.
+    pub(crate) fn subscribers(&self) -> impl Iterator<Item = usize> {
+        let has_event = matches!(self.kind, RunKind::Model | RunKind::Deleted | RunKind::Retried);
+        (0..SUBSCRIBERS.len()).filter(move |&number| {
+            let SubscriberSpec { namespace, pipelines, .. } = &SUBSCRIBERS[number];
+            let matches = pipelines.is_none_or(|pattern| self.pipeline.starts_with(pattern.trim_end_matches('*')));
+            *namespace == self.namespace && matches && has_event
+        })
     }
 }
 
 impl Plan {
-    pub(crate) fn new(seed: u64, length: Duration) -> Self {
-        let alone = length / ALONE;
-        let mut lanes = vec![
-            lane(seed, Target::ApiServer, Duration::ZERO..length),
-            lane(seed, Target::MetadataStore, Duration::ZERO..length),
-            lane(seed, Target::Server(0), Duration::ZERO..alone),
-            lane(seed, Target::Server(1), alone..length),
+    pub(crate) fn new(seed: u64, duration: Duration) -> Self {
+        let second_server_at = duration / SINGLE_SERVER;
+        let all = Duration::ZERO..duration;
+        let mut schedules = vec![
+            schedule(seed, Target::ApiServer, all.clone()),
+            schedule(seed, Target::MetadataStore, all.clone()),
+            schedule(seed, Target::Server(0), Duration::ZERO..second_server_at),
+            schedule(seed, Target::Server(1), second_server_at..duration),
         ];
-        lanes.extend((0..SUBSCRIBERS.len()).map(|n| lane(seed, Target::Subscriber(n), Duration::ZERO..length)));
-        Self { runs: runs(seed, length), lanes, second: alone }
+        schedules.extend((0..SUBSCRIBERS.len()).map(|n| schedule(seed, Target::Subscriber(n), all.clone())));
+        Self { runs: runs(seed, duration), schedules, second_server_at }
     }
 }
 
-fn lane(seed: u64, target: Target, when: Range<Duration>) -> Lane {
-    use FaultKind::{Killed, KilledAndCompacted, Paused, PausedThenKilled, RightsWithdrawn, Terminated};
+fn schedule(seed: u64, target: Target, period: Range<Duration>) -> Schedule {
+    use FaultKind::{Killed, KilledAndCompacted, Paused, PausedThenKilled, PermissionsWithdrawn, Terminated};
     let (number, pauses, kinds): (u64, _, &[(FaultKind, Range<u64>)]) = match target {
-        // The times are in milliseconds. A start of the API server takes some seconds more.
+        // All times are in milliseconds. The restart of the API server takes some seconds more.
         Target::ApiServer => (
             1,
             4_000..12_000,
-            &[(Killed, 1..2_000), (KilledAndCompacted, 1..2_000), (Paused, 500..8_000), (RightsWithdrawn, 500..4_000)],
+            &[
+                (Killed, 1..2_000),
+                (KilledAndCompacted, 1..2_000),
+                (Paused, 500..8_000),
+                (PermissionsWithdrawn, 500..4_000),
+            ],
         ),
         Target::MetadataStore => (2, 4_000..12_000, &[(Killed, 1..4_000), (Paused, 500..8_000)]),
         Target::Server(n) => (3 + n as u64, 4_000..12_000, &[(Killed, 1..4_000), (Terminated, 1..4_000)]),
@@ -142,40 +163,40 @@ fn lane(seed: u64, target: Target, when: Range<Duration>) -> Lane {
     };
     let mut random = sequence(seed, number);
     let mut faults = Vec::new();
-    let mut at = when.start;
+    let mut at = period.start;
     loop {
         at += millis(&mut random, pauses.clone());
-        let (kind, lasts) = &kinds[random.random_range(0..kinds.len())];
-        let mut lasts = millis(&mut random, lasts.clone());
-        if target == Target::ApiServer && *kind == Paused && when.end >= LONG && random.random_ratio(1, 5) {
-            lasts = Duration::from_secs(30);
+        let (kind, durations) = &kinds[random.random_range(0..kinds.len())];
+        let mut duration = millis(&mut random, durations.clone());
+        if target == Target::ApiServer && *kind == Paused && period.end >= LONG && random.random_ratio(1, 5) {
+            duration = Duration::from_secs(30);
         }
-        if at + lasts >= when.end {
-            return Lane { target, faults };
+        if at + duration >= period.end {
+            return Schedule { target, faults };
         }
-        faults.push(Fault { at, lasts, kind: *kind });
-        at += lasts;
+        faults.push(Fault { at, duration, kind: *kind });
+        at += duration;
     }
 }
 
-fn runs(seed: u64, length: Duration) -> Vec<Run> {
+fn runs(seed: u64, duration: Duration) -> Vec<Run> {
     let mut random = sequence(seed, 0);
     let mut runs = Vec::new();
     let mut at = Duration::ZERO;
-    while at < length {
+    while at < duration {
         let burst = if random.random_ratio(1, 15) { 10 } else { 1 };
         for _ in 0..burst {
             let kind = match random.random_range(0..20) {
-                0..10 => Kind::Model,
-                10..13 => Kind::Deleted,
-                13..15 => Kind::Retried,
-                15..17 => Kind::Failed,
-                17..19 => Kind::NoModel,
-                _ => Kind::Unblessed,
+                0..10 => RunKind::Model,
+                10..13 => RunKind::Deleted,
+                13..15 => RunKind::Retried,
+                15..17 => RunKind::Failed,
+                17..19 => RunKind::NoModel,
+                _ => RunKind::Unblessed,
             };
             runs.push(Run {
                 at,
-                lasts: millis(&mut random, 1..4_000),
+                duration: millis(&mut random, 1..4_000),
                 namespace: random.random_range(0..NAMESPACES),
                 pipeline: PIPELINES[random.random_range(0..PIPELINES.len())],
                 kind,
@@ -196,9 +217,9 @@ fn millis(random: &mut SmallRng, range: Range<u64>) -> Duration {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let models = self.runs.iter().filter(|run| (0..SUBSCRIBERS.len()).any(|n| run.is_for(n))).count();
-        write!(f, "{} runs, {models} of them to be announced", self.runs.len())?;
-        for Lane { target, faults } in &self.lanes {
+        let with_event = self.runs.iter().filter(|run| run.subscribers().next().is_some()).count();
+        write!(f, "{} runs, {with_event} of them with an event", self.runs.len())?;
+        for Schedule { target, faults } in &self.schedules {
             write!(f, "; {} faults of {target}", faults.len())?;
         }
         Ok(())
@@ -223,64 +244,71 @@ mod tests {
     const SHORT: Duration = Duration::from_secs(60);
 
     #[test]
-    fn the_same_seed_makes_the_same_soak_and_another_one_another() {
+    fn plans_are_equal_for_equal_seeds_only() {
         assert_eq!(Plan::new(1, SHORT), Plan::new(1, SHORT));
         assert_ne!(Plan::new(1, SHORT), Plan::new(2, SHORT));
     }
 
     #[test]
-    fn faults_of_one_target_never_overlap_and_all_end_in_time() {
+    fn faults_of_a_target_do_not_overlap_and_end_in_time() {
         for seed in 0..50 {
-            for Lane { target, faults } in Plan::new(seed, LONG).lanes {
-                assert!(faults.is_sorted_by(|one, next| one.at + one.lasts < next.at), "seed {seed}: {target}");
-                assert!(faults.last().is_none_or(|fault| fault.at + fault.lasts < LONG), "seed {seed}: {target}");
+            for Schedule { target, faults } in Plan::new(seed, LONG).schedules {
+                assert!(faults.is_sorted_by(|one, next| one.at + one.duration < next.at), "seed {seed}: {target}");
+                assert!(faults.last().is_none_or(|fault| fault.at + fault.duration < LONG), "seed {seed}: {target}");
             }
         }
     }
 
     #[test]
-    fn the_first_server_lives_on_once_the_second_is_there() {
+    fn the_first_server_has_no_fault_after_the_second_has_started() {
         for seed in 0..50 {
             let plan = Plan::new(seed, SHORT);
-            let of = |n| plan.lanes.iter().filter(move |lane| lane.target == Target::Server(n));
-            assert!(of(0).flat_map(|lane| &lane.faults).all(|fault| fault.at + fault.lasts < plan.second));
-            assert!(of(1).flat_map(|lane| &lane.faults).all(|fault| fault.at > plan.second));
+            assert!(faults(&plan, Target::Server(0)).all(|fault| fault.at + fault.duration < plan.second_server_at));
+            assert!(faults(&plan, Target::Server(1)).all(|fault| fault.at > plan.second_server_at));
         }
     }
 
     #[test]
-    fn every_fault_and_every_kind_of_run_comes_up() {
+    fn every_kind_of_fault_and_of_run_occurs() {
         let plan = Plan::new(0, 2 * LONG);
         let mut kinds: Vec<_> = plan.runs.iter().map(|run| run.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
         assert_eq!(kinds.len(), 6);
-        let faults = |target| plan.lanes.iter().filter(move |lane| lane.target == target).flat_map(|lane| &lane.faults);
-        for (target, wanted) in [
-            (Target::ApiServer, &[FaultKind::Killed, FaultKind::KilledAndCompacted, FaultKind::RightsWithdrawn][..]),
+        for (target, expected) in [
+            (
+                Target::ApiServer,
+                &[FaultKind::Killed, FaultKind::KilledAndCompacted, FaultKind::PermissionsWithdrawn][..],
+            ),
             (Target::MetadataStore, &[FaultKind::Killed, FaultKind::Paused]),
             (Target::Server(0), &[FaultKind::Killed, FaultKind::Terminated]),
             (Target::Server(1), &[FaultKind::Killed, FaultKind::Terminated]),
             (Target::Subscriber(0), &[FaultKind::Killed, FaultKind::Paused, FaultKind::PausedThenKilled]),
         ] {
-            for kind in wanted {
-                assert!(faults(target).any(|fault| fault.kind == *kind), "{target}: {kind:?}");
+            for kind in expected {
+                assert!(faults(&plan, target).any(|fault| fault.kind == *kind), "{target}: {kind:?}");
             }
         }
-        assert!(faults(Target::ApiServer).any(|fault| fault.lasts == Duration::from_secs(30)));
+        assert!(faults(&plan, Target::ApiServer).any(|fault| fault.duration == Duration::from_secs(30)));
     }
 
+    fn faults(plan: &Plan, target: Target) -> impl Iterator<Item = &Fault> {
+        let schedules = plan.schedules.iter().filter(move |schedule| schedule.target == target);
+        schedules.flat_map(|schedule| &schedule.faults)
+    }
+
+    /// The namespace, the pipeline and the kind of a run determine the subscribers that must receive its event.
     #[test]
-    fn who_has_to_get_a_run_follows_from_its_namespace_pipeline_and_kind() {
-        let run = |namespace, pipeline, kind| {
-            let run = Run { at: Duration::ZERO, lasts: Duration::ZERO, namespace, pipeline, kind };
-            (0..SUBSCRIBERS.len()).filter(|&n| run.is_for(n)).collect::<Vec<_>>()
+    fn a_run_has_the_subscribers_of_its_namespace_and_pipeline() {
+        let subscribers = |namespace, pipeline, kind| {
+            let run = Run { at: Duration::ZERO, duration: Duration::ZERO, namespace, pipeline, kind };
+            run.subscribers().collect::<Vec<_>>()
         };
-        assert_eq!(run(0, PIPELINES[0], Kind::Model), [0, 1]);
-        assert_eq!(run(0, PIPELINES[1], Kind::Retried), [0]);
-        assert_eq!(run(1, PIPELINES[1], Kind::Deleted), [2, 3]);
-        for kind in [Kind::Failed, Kind::NoModel, Kind::Unblessed] {
-            assert!(run(2, PIPELINES[0], kind).is_empty(), "{kind:?}");
+        assert_eq!(subscribers(0, PIPELINES[0], RunKind::Model), [0, 1]);
+        assert_eq!(subscribers(0, PIPELINES[1], RunKind::Retried), [0]);
+        assert_eq!(subscribers(1, PIPELINES[1], RunKind::Deleted), [2, 3]);
+        for kind in [RunKind::Failed, RunKind::NoModel, RunKind::Unblessed] {
+            assert!(subscribers(2, PIPELINES[0], kind).is_empty(), "{kind:?}");
         }
     }
 }

@@ -1,70 +1,73 @@
-//! The lives of runs, as Kubeflow, Argo's controller and TFX write them down.
+//! The runs of a soak, as Kubeflow, Argo's controller and TFX write them.
 
 use std::time::Duration;
 
 use test_support::{Model, NewWorkflow, Task};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    plan::{Kind, Run, SUBSCRIBERS},
-    world::World,
+    oracle::Delivery,
+    plan::{Run, RunKind},
+    soak_env::SoakEnv,
 };
 
-/// What Kubeflow's API server adds soon after a run's end: a second MODIFIED.
+/// Label that Kubeflow's API server sets soon after a run's end: a second MODIFIED.
 const PERSISTED: &str = "pipeline/persistedFinalState";
-/// How long whoever retries a run takes to see that it failed.
-const NOTICED: Duration = Duration::from_millis(500);
+/// Pause between the failure of a run and its retry.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 const BUCKET: &str = "gs://soak/";
 
-/// The Workflow of the run with this number.
-pub(crate) fn name_of(number: usize) -> String {
-    format!("run-{number}")
+/// Returns the name of a run's Workflow.
+pub(crate) fn name_of(run: usize) -> String {
+    format!("run-{run}")
 }
 
-/// Where the model of the run with this number is.
-pub(crate) fn location_of(number: usize) -> String {
-    format!("{BUCKET}{number}")
+/// Returns the location of a run's model.
+pub(crate) fn location_of(run: usize) -> String {
+    format!("{BUCKET}{run}")
 }
 
-/// The number of the run whose model is there.
+/// Returns the number of the run that pushed the model at this location.
 pub(crate) fn number_of(location: &str) -> usize {
     let number = location.strip_prefix(BUCKET).and_then(|number| number.parse().ok());
-    number.unwrap_or_else(|| panic!("no run of this soak has put its model to {location}"))
+    number.unwrap_or_else(|| panic!("no run of this soak pushes a model to {location}"))
 }
 
-/// A run from its submission to its end; one that is to be deleted is, unless `over` comes first.
-pub(crate) async fn live(world: &World, number: usize, run: &Run, over: &CancellationToken) {
-    world.chronicle.at(run.at).await;
+/// Executes a run from its creation to its end, and deletes its Workflow where the plan says so, unless `end` is
+/// canceled first.
+pub(crate) async fn live(env: &SoakEnv, number: usize, run: &Run, end: &CancellationToken) {
+    env.log.sleep_until(run.at).await;
     let name = name_of(number);
     let location = location_of(number);
     let task = match run.kind {
-        Kind::NoModel => Task::new("Trainer"),
-        Kind::Unblessed => Task::new("Pusher").output(Model::unblessed(&location)),
+        RunKind::NoModel => Task::new("Trainer"),
+        RunKind::Unblessed => Task::new("Pusher").output(Model::unblessed(&location)),
         _ => Task::pusher(&location),
     };
-    world.record(run.pipeline, &name, task).await;
-    let namespace = &world.namespaces[run.namespace];
-    world.workflows(namespace).await.create(NewWorkflow::tfx_v1(&name, run.pipeline).phase("Running")).await;
-    world.chronicle.after(run.lasts).await;
+    env.write_task(run.pipeline, &name, task).await;
+    let namespace = &env.namespaces[run.namespace];
+    env.workflows(namespace).await.create(NewWorkflow::tfx_v1(&name, run.pipeline).phase("Running")).await;
+    sleep(run.duration).await;
     let phases: &[&str] = match run.kind {
-        Kind::Failed => &["Failed"],
-        Kind::Retried => &["Failed", "Running", "Succeeded"],
+        RunKind::Failed => &["Failed"],
+        RunKind::Retried => &["Failed", "Running", "Succeeded"],
         _ => &["Succeeded"],
     };
     for (n, phase) in phases.iter().enumerate() {
         if n > 0 {
-            world.chronicle.after(NOTICED).await;
+            sleep(RETRY_PAUSE).await;
         }
-        world.workflows(namespace).await.set_phase(&name, phase).await;
+        env.workflows(namespace).await.set_phase(&name, phase).await;
     }
-    world.workflows(namespace).await.label(&name, PERSISTED, "true").await;
-    if run.kind == Kind::Deleted {
-        let everybody = || (0..SUBSCRIBERS.len()).filter(|&subscriber| run.is_for(subscriber));
+    env.workflows(namespace).await.label(&name, PERSISTED, "true").await;
+    if run.kind == RunKind::Deleted {
+        let marked = env
+            .log
+            .wait(|oracle| run.subscribers().all(|subscriber| oracle.is_marked(Delivery { subscriber, run: number })));
         tokio::select! {
-            () = world.chronicle.becomes(|books| everybody().all(|subscriber| books.is_marked((subscriber, number)))) => {
-                world.workflows(namespace).await.delete(&name).await;
-            }
-            () = over.cancelled() => {}
+            () = marked => env.workflows(namespace).await.delete(&name).await,
+            () = end.cancelled() => {}
         }
     }
 }

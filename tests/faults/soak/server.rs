@@ -1,4 +1,4 @@
-//! A server that dies and comes again on its port.
+//! A server that is stopped and restarted on its port.
 
 use std::{
     net::SocketAddr,
@@ -8,103 +8,114 @@ use std::{
 
 use test_support::{SHUTDOWN, SOON, ServerProcess, free_port};
 
-use super::{books::How, chronicle::Chronicle, memory::Gauge};
+use super::{event_log::EventLog, memory::MemoryMonitor, oracle::StopSignal};
 
-/// What subscribers see of a server.
+/// The address of a server, with its current process.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
-    /// The number of its present or last life, and whether it lives.
-    state: Mutex<(usize, bool)>,
+    state: Mutex<EndpointState>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct EndpointState {
+    /// Number of the current or latest process.
+    process: usize,
+    is_up: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct Server {
     number: usize,
-    door: Arc<Door>,
+    endpoint: Arc<Endpoint>,
     kubeconfig: PathBuf,
     metadata_store: String,
-    chronicle: Arc<Chronicle>,
-    gauge: Arc<Gauge>,
+    log: Arc<EventLog>,
+    memory: Arc<MemoryMonitor>,
+    /// The process with its number.
     running: Option<(usize, ServerProcess)>,
-    /// What its former lives have logged.
-    logs: Vec<String>,
+    /// Logs of the earlier processes.
+    process_logs: Vec<String>,
 }
 
-impl Door {
-    /// Whether a Service would send anybody here.
-    pub(crate) fn is_open(&self) -> bool {
-        self.state.lock().expect("nothing panics while it is held").1
+impl Endpoint {
+    /// Whether a Service would send connections here.
+    pub(crate) fn is_up(&self) -> bool {
+        self.state().is_up
     }
 
-    /// Who is behind it now, or was last.
-    pub(crate) fn life(&self) -> usize {
-        self.state.lock().expect("nothing panics while it is held").0
+    /// Returns the number of the current or latest process.
+    pub(crate) fn process(&self) -> usize {
+        self.state().process
     }
 
-    fn set(&self, life: usize, lives: bool) {
-        *self.state.lock().expect("nothing panics while it is held") = (life, lives);
+    fn state(&self) -> EndpointState {
+        *self.state.lock().expect("nothing panics while it is held")
+    }
+
+    fn set(&self, process: usize, is_up: bool) {
+        *self.state.lock().expect("nothing panics while it is held") = EndpointState { process, is_up };
     }
 }
 
 impl Server {
-    /// One that is not started yet. The gauge is told of its process.
+    /// A server that is not started yet. `memory` samples its processes.
     pub(crate) fn new(
         number: usize,
         kubeconfig: PathBuf,
         metadata_store: String,
-        chronicle: Arc<Chronicle>,
-        gauge: Arc<Gauge>,
+        log: Arc<EventLog>,
+        memory: Arc<MemoryMonitor>,
     ) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let door = Arc::new(Door { address, state: Mutex::default() });
-        Self { number, door, kubeconfig, metadata_store, chronicle, gauge, running: None, logs: Vec::new() }
+        let endpoint = Arc::new(Endpoint { address, state: Mutex::default() });
+        Self { number, endpoint, kubeconfig, metadata_store, log, memory, running: None, process_logs: Vec::new() }
     }
 
-    pub(crate) fn door(&self) -> Arc<Door> {
-        self.door.clone()
+    pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
+        self.endpoint.clone()
     }
 
-    /// Starts it; returns when it listens, ready or not.
+    /// Starts the server and waits until it listens; it may not be ready then.
     pub(crate) async fn start(&mut self) {
-        let life = self.chronicle.note(|books, _| books.server_started(self.number));
-        let listen = format!("--listen={}", self.door.address);
-        let program = ServerProcess::start(&self.kubeconfig, &self.metadata_store, &[&listen, "--log-level=info"]);
-        program.logged("serving").await;
-        self.door.set(life, true);
-        self.gauge.follow(Some(program.pid()));
-        self.running = Some((life, program));
+        let number = self.log.record(|oracle, _| oracle.server_started(self.number));
+        let listen = format!("--listen={}", self.endpoint.address);
+        let process = ServerProcess::start(&self.kubeconfig, &self.metadata_store, &[&listen, "--log-level=info"]);
+        process.logged("serving").await;
+        self.endpoint.set(number, true);
+        self.memory.set_process(Some(process.pid()));
+        self.running = Some((number, process));
     }
 
-    /// Ends it, if it runs.
+    /// Stops the server, if it runs.
     ///
     /// # Panics
-    /// If a shutdown takes longer than it may, or ends with another status than 0.
-    pub(crate) async fn stop(&mut self, how: How) {
-        let Some((life, mut program)) = self.running.take() else { return };
-        self.gauge.follow(None);
-        let asked = self.chronicle.now();
-        self.door.set(life, false);
-        match how {
-            How::Killed => program.kill(),
-            How::Terminated => {
-                program.terminate();
-                // The process has its ten seconds; what it takes to see its end is ours.
-                let status = program.exited(SHUTDOWN + SOON / 10).await;
-                assert_eq!(status.code(), Some(0), "server {}: {}", self.number, program.log());
+    /// If a shutdown takes too long, or ends with a status other than 0.
+    pub(crate) async fn stop(&mut self, signal: StopSignal) {
+        let Some((number, mut process)) = self.running.take() else { return };
+        self.memory.set_process(None);
+        let signaled = self.log.now();
+        self.endpoint.set(number, false);
+        match signal {
+            StopSignal::Kill => process.kill(),
+            StopSignal::Term => {
+                process.terminate();
+                // The process has its ten seconds, and this test has some for noticing the exit.
+                let status = process.exited(SHUTDOWN + SOON / 10).await;
+                assert_eq!(status.code(), Some(0), "server {}: {}", self.number, process.log());
             }
         }
-        self.chronicle.note(|books, gone| books.server_ended(life, how, asked, gone));
-        self.logs.push(program.log());
+        self.log.record(|oracle, exited| oracle.server_stopped(number, signal, signaled, exited));
+        self.process_logs.push(process.log());
     }
 
-    /// What it has ever logged with this word in it, behind its lives' numbers.
-    pub(crate) fn log_of(&self, word: &str) -> Vec<String> {
-        let present = self.running.as_ref().map(|(_, process)| process.log());
-        let lives = self.logs.iter().cloned().chain(present).enumerate();
-        let lines = lives.flat_map(|(n, log)| {
-            let lines: Vec<_> = log.lines().filter(|line| line.contains(word)).map(str::to_owned).collect();
-            lines.into_iter().map(move |line| format!("server {}, life {n} of it: {line}", self.number))
+    /// Returns the lines with this text in the logs of all processes.
+    pub(crate) fn log_lines(&self, text: &str) -> Vec<String> {
+        let current = self.running.as_ref().map(|(_, process)| process.log());
+        let logs = self.process_logs.iter().cloned().chain(current).enumerate();
+        let lines = logs.flat_map(|(n, log)| {
+            let lines: Vec<_> = log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect();
+            lines.into_iter().map(move |line| format!("server {}, start {n}: {line}", self.number))
         });
         lines.collect()
     }

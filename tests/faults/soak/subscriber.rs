@@ -1,51 +1,46 @@
-//! A subscriber that redials after every end of its stream, as Argo's EventSource does, only faster. Where there are
-//! several servers it gets one or the other, as behind a Service.
+//! A subscriber that redials after each end of its stream, as Argo's EventSource does, only faster. With several servers
+//! it alternates between them, as behind a Service.
 
 use std::{sync::Arc, time::Duration};
 
 use test_support::{GrpcGoClient, Line, Peers, model_location};
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    chronicle::Chronicle,
-    plan::{FaultKind, SUBSCRIBERS},
+    event_log::EventLog,
+    oracle::Delivery,
+    plan::{Fault, FaultKind, SUBSCRIBERS},
     runs::number_of,
-    server::Door,
+    server::Endpoint,
 };
 
-/// Argo's is 5 s.
+/// Interval between two dials; Argo's is 5 s.
 const REDIAL: Duration = Duration::from_millis(250);
-/// Longer than any soak: streams are quiet as long as they like.
-const NEVER: Duration = Duration::from_secs(1_000_000);
+/// Deadline of an output line: none, because a stream may be idle for the whole soak.
+const NO_DEADLINE: Duration = Duration::from_secs(1_000_000);
 
-/// What befalls it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Blow {
-    pub(crate) kind: FaultKind,
-    pub(crate) lasts: Duration,
-}
-
-pub(crate) struct Subscriber {
+pub(crate) struct RedialingSubscriber {
     pub(crate) number: usize,
     pub(crate) config: String,
-    pub(crate) doors: Vec<Arc<Door>>,
-    pub(crate) chronicle: Arc<Chronicle>,
-    pub(crate) blows: mpsc::Receiver<Blow>,
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    pub(crate) log: Arc<EventLog>,
+    pub(crate) faults: mpsc::Receiver<Fault>,
 }
 
-/// What `EventSource.config` this subscriber sends.
-pub(crate) fn config(number: usize, namespaces: &[String]) -> String {
-    let (namespace, subscription, pipelines) = SUBSCRIBERS[number];
-    let pipelines = pipelines.map(|pattern| format!("pipelines: [\"{pattern}\"]\n")).unwrap_or_default();
-    format!("kfpNamespace: {}\nsubscription: {subscription}\n{pipelines}", namespaces[namespace])
+/// Returns the `EventSource.config` of a subscriber.
+pub(crate) fn config(subscriber: usize, namespaces: &[String]) -> String {
+    let subscriber = &SUBSCRIBERS[subscriber];
+    let pipelines = subscriber.pipelines.map(|pattern| format!("pipelines: [\"{pattern}\"]\n")).unwrap_or_default();
+    let (namespace, subscription) = (&namespaces[subscriber.namespace], subscriber.subscription);
+    format!("kfpNamespace: {namespace}\nsubscription: {subscription}\n{pipelines}")
 }
 
-impl Subscriber {
-    /// Dials and reads until it is told to stop.
+impl RedialingSubscriber {
+    /// Dials and reads until `stop` is canceled.
     pub(crate) async fn run(mut self, peers: &Peers, stop: CancellationToken) {
         let mut ticks = interval(REDIAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -53,62 +48,81 @@ impl Subscriber {
         while !stop.is_cancelled() {
             ticks.tick().await;
             dials += 1;
-            let open: Vec<_> = self.doors.iter().filter(|door| door.is_open()).collect();
-            let Some(door) = open.get(dials % open.len().max(1)).map(|door| Arc::clone(door)) else { continue };
-            let mut client = peers.grpc_go_client(door.address, &self.config).start();
-            self.read(&mut client, &door, &stop).await;
+            let up: Vec<_> = self.endpoints.iter().filter(|endpoint| endpoint.is_up()).collect();
+            let Some(endpoint) = up.get(dials % up.len().max(1)).map(|endpoint| Arc::clone(endpoint)) else { continue };
+            let client = peers.grpc_go_client(endpoint.address, &self.config).start();
+            let connection = Connection { client, endpoint, stream: None, subscriber: self.number, log: &self.log };
+            connection.run(&mut self.faults, &stop).await;
         }
     }
+}
 
-    /// One stream, to its end.
-    async fn read(&mut self, client: &mut GrpcGoClient, door: &Door, stop: &CancellationToken) {
-        let mut stream = None;
+/// A client process with its stream.
+struct Connection<'a> {
+    client: GrpcGoClient,
+    endpoint: Arc<Endpoint>,
+    /// Number of the stream, once the server has accepted it.
+    stream: Option<usize>,
+    subscriber: usize,
+    log: &'a EventLog,
+}
+
+impl Connection<'_> {
+    /// Reads to the end of the stream, or until a fault or `stop` ends the client.
+    async fn run(mut self, faults: &mut mpsc::Receiver<Fault>, stop: &CancellationToken) {
         loop {
             tokio::select! {
-                line = client.next(NEVER) => if !self.take(line, &mut stream, door) { return },
-                Some(blow) = self.blows.recv() => {
-                    if blow.kind == FaultKind::Killed {
-                        self.kill(client, stream, door).await;
-                        return self.chronicle.after(blow.lasts).await;
+                line = self.client.next(NO_DEADLINE) => if !self.handle(line) { return },
+                Some(fault) = faults.recv() => {
+                    if fault.kind == FaultKind::Killed {
+                        self.kill().await;
+                        return sleep(fault.duration).await;
                     }
-                    self.chronicle.note(|books, now| books.freezes(self.number, now));
-                    client.pause();
-                    self.chronicle.after(blow.lasts).await;
-                    if blow.kind == FaultKind::PausedThenKilled {
-                        self.kill(client, stream, door).await;
-                        return self.chronicle.note(|books, now| books.thaws(self.number, now));
+                    self.log.record(|oracle, now| oracle.subscriber_paused(self.subscriber, now));
+                    self.client.pause();
+                    sleep(fault.duration).await;
+                    let is_killed = fault.kind == FaultKind::PausedThenKilled;
+                    if is_killed { self.kill().await } else { self.client.resume() }
+                    self.log.record(|oracle, now| oracle.subscriber_resumed(self.subscriber, now));
+                    if is_killed {
+                        return;
                     }
-                    client.resume();
-                    self.chronicle.note(|books, now| books.thaws(self.number, now));
                 }
-                () = stop.cancelled() => return self.kill(client, stream, door).await,
+                () = stop.cancelled() => return self.kill().await,
             }
         }
     }
 
-    async fn kill(&self, client: &mut GrpcGoClient, mut stream: Option<usize>, door: &Door) {
-        let at = self.chronicle.now();
-        client.kill();
-        // It said this while it lived.
-        while self.take(client.next(NEVER).await, &mut stream, door) {}
-        if let Some(stream) = stream {
-            self.chronicle.note_at(at, |books, at| books.stream_ended(stream, at));
+    async fn kill(&mut self) {
+        let at = self.log.now();
+        self.client.kill();
+        // Lines that it wrote before.
+        loop {
+            let line = self.client.next(NO_DEADLINE).await;
+            if !self.handle(line) {
+                break;
+            }
+        }
+        if let Some(stream) = self.stream {
+            self.log.record(|oracle, _| oracle.stream_ended(stream, at));
         }
     }
 
-    /// Returns whether more is to come.
-    fn take(&self, line: Option<Line>, stream: &mut Option<usize>, door: &Door) -> bool {
-        let chronicle = &self.chronicle;
+    /// Records an output line; returns false after the end of the stream.
+    fn handle(&mut self, line: Option<Line>) -> bool {
         match line {
-            Some(Line::Open(_)) => *stream = Some(chronicle.note(|books, _| books.stream_began(door.life()))),
+            Some(Line::Open(_)) => {
+                let process = self.endpoint.process();
+                self.stream = Some(self.log.record(|oracle, _| oracle.stream_opened(process)));
+            }
             Some(Line::Event { payload, .. }) => {
-                let run = number_of(&model_location(&payload));
-                let stream = stream.expect("the stream opens before its first event");
-                chronicle.note(|books, now| books.received((self.number, run), stream, now));
+                let delivery = Delivery { subscriber: self.subscriber, run: number_of(&model_location(&payload)) };
+                let stream = self.stream.expect("the stream is open before its first event");
+                self.log.record(|oracle, now| oracle.received(delivery, stream, now));
             }
             Some(Line::Status { .. }) | None => {
-                if let Some(stream) = *stream {
-                    chronicle.note(|books, now| books.stream_ended(stream, now));
+                if let Some(stream) = self.stream {
+                    self.log.record(|oracle, now| oracle.stream_ended(stream, now));
                 }
                 return false;
             }

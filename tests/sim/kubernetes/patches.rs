@@ -1,8 +1,8 @@
 //! Creations, patches and deletions.
 
 use http::Method;
-use model_update_eventsource::sim::NewWorkflow;
 use serde_json::{Value, json};
+use test_support::NewWorkflow;
 
 use super::{MERGE_PATCH, METADATA, TestEnv, label, outcome, version};
 use crate::on_both;
@@ -11,7 +11,7 @@ on_both!(
     a_name_is_given_or_generated_and_unique,
     the_server_sets_namespace_uid_and_creation_time,
     a_patch_with_the_objects_own_uid_is_accepted,
-    a_patch_with_another_uid_is_invalid,
+    a_patch_with_the_uid_of_another_object_is_invalid,
     a_patch_of_an_absent_object_is_not_found,
     a_patch_of_another_version_is_a_conflict,
     only_a_patch_with_an_effect_changes_the_version,
@@ -23,8 +23,8 @@ on_both!(
 
 async fn a_name_is_given_or_generated_and_unique(env: TestEnv) {
     env.create(NewWorkflow::named("run")).await.expect("created");
-    let taken = env.create(NewWorkflow::named("run")).await.expect_err("taken");
-    assert_eq!(outcome(&taken), (409, "AlreadyExists", "workflows.argoproj.io \"run\" already exists"));
+    let refusal = env.create(NewWorkflow::named("run")).await.expect_err("a duplicate name");
+    assert_eq!(outcome(&refusal), (409, "AlreadyExists", "workflows.argoproj.io \"run\" already exists"));
 
     let generated = env.create(NewWorkflow::generated("run-")).await.expect("created");
     let name = generated["metadata"]["name"].as_str().expect("a name");
@@ -48,37 +48,53 @@ async fn a_patch_with_the_objects_own_uid_is_accepted(env: TestEnv) {
     assert_eq!(&patched.expect("accepted")["metadata"]["annotations"]["mark"], uid);
 }
 
-async fn a_patch_with_another_uid_is_invalid(env: TestEnv) {
+/// Also with the UID of a deleted object of the same name.
+async fn a_patch_with_the_uid_of_another_object_is_invalid(env: TestEnv) {
+    let deleted = env.create(NewWorkflow::named("run")).await.expect("created");
+    env.delete("run").await.expect("deleted");
     env.create_labelled(&["run"]).await;
-    let patch = json!({"metadata": {"uid": "another", "annotations": {"a": "b"}}});
-    let refusal = env.patch("run", patch).await.expect_err("another");
-    let message =
-        "Workflow.argoproj.io \"run\" is invalid: metadata.uid: Invalid value: \"another\": field is immutable";
-    assert_eq!(outcome(&refusal), (422, "Invalid", message));
-    let details = refusal.details.expect("details");
-    assert_eq!((&*details.name, &*details.group, &*details.kind), ("run", "argoproj.io", "Workflow"));
-    // kube-apiserver lists the same cause twice.
-    let mut fields: Vec<_> = details.causes.iter().map(|cause| cause.field.as_str()).collect();
-    fields.dedup();
-    assert_eq!(fields, ["metadata.uid"]);
-    assert!(env.stored("run").await.expect("stored")["metadata"].get("annotations").is_none());
+    for uid in [deleted["metadata"]["uid"].as_str().expect("a UID"), "another"] {
+        let patch = json!({"metadata": {"uid": uid, "annotations": {"a": "b"}}});
+        let refusal = env.patch("run", patch).await.expect_err("another object");
+        let message = format!(
+            "Workflow.argoproj.io \"run\" is invalid: metadata.uid: Invalid value: \"{uid}\": field is immutable"
+        );
+        assert_eq!(outcome(&refusal), (422, "Invalid", &*message));
+        let details = refusal.details.expect("details");
+        assert_eq!((&*details.name, &*details.group, &*details.kind), ("run", "argoproj.io", "Workflow"));
+        // kube-apiserver lists the same cause twice.
+        let mut fields: Vec<_> = details.causes.iter().map(|cause| cause.field.as_str()).collect();
+        fields.dedup();
+        assert_eq!(fields, ["metadata.uid"]);
+        assert!(env.stored("run").await.expect("stored")["metadata"].get("annotations").is_none());
+    }
 }
 
 async fn a_patch_of_an_absent_object_is_not_found(env: TestEnv) {
-    let refusal = env.patch("absent", label("a", json!("b"))).await.expect_err("absent");
-    assert_eq!(outcome(&refusal), (404, "NotFound", "workflows.argoproj.io \"absent\" not found"));
-    let details = refusal.details.expect("details");
-    assert_eq!((&*details.name, &*details.group, &*details.kind), ("absent", "argoproj.io", "workflows"));
+    env.create_labelled(&["deleted"]).await;
+    let uid = env.stored("deleted").await.expect("stored")["metadata"]["uid"].clone();
+    env.delete("deleted").await.expect("deleted");
+    for (name, patch) in [("absent", label("a", json!("b"))), ("deleted", json!({"metadata": {"uid": uid}}))] {
+        let refusal = env.patch(name, patch).await.expect_err("absent");
+        let message = format!("workflows.argoproj.io \"{name}\" not found");
+        assert_eq!(outcome(&refusal), (404, "NotFound", &*message));
+        let details = refusal.details.expect("details");
+        assert_eq!((&*details.name, &*details.group, &*details.kind), (name, "argoproj.io", "workflows"));
+    }
 }
 
-/// The conflict takes precedence over a wrong UID.
+/// The conflict takes precedence over a wrong UID, and over a patch without an effect.
 async fn a_patch_of_another_version_is_a_conflict(env: TestEnv) {
     env.create_labelled(&["run"]).await;
     let version = env.stored("run").await.expect("stored")["metadata"]["resourceVersion"].clone();
     let own = env.patch("run", json!({"metadata": {"resourceVersion": version, "annotations": {"a": "b"}}})).await;
     own.expect("the current version");
-    for uid in [json!("another"), Value::Null] {
-        let patch = json!({"metadata": {"resourceVersion": version, "uid": uid, "annotations": {"a": "c"}}});
+    for (uid, annotations) in [
+        (json!("another"), json!({"a": "c"})),
+        (Value::Null, json!({"a": "c"})),
+        (Value::Null, json!({"absent": null})),
+    ] {
+        let patch = json!({"metadata": {"resourceVersion": version, "uid": uid, "annotations": annotations}});
         let refusal = env.patch("run", patch).await.expect_err("an earlier version");
         let message = "Operation cannot be fulfilled on workflows.argoproj.io \"run\": the object has been modified; \
                        please apply your changes to the latest version and try again";

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use futures::{AsyncBufReadExt as _, Stream, TryStreamExt as _};
 use http::Request;
-use model_update_eventsource::sim::NewWorkflow;
 use serde_json::{Value, json};
-use test_support::SOON;
+use test_support::{NewWorkflow, SOON};
 
 use super::{METADATA, TestEnv, label, version};
 use crate::on_both;

@@ -1,8 +1,8 @@
 //! A child process with a folder, a log and signals, which never outlives the test binary.
 //!
-//! A process is killed when its [`ChildProcess`] is dropped. A test binary that is killed, or that holds a process in a
+//! A process is killed when its [`ChildProcess`] is dropped. A test binary that is killed, or that has a process in a
 //! static, drops nothing. So each process has a guard: a shell that reads from a pipe whose other end only the test
-//! binary holds. At the end of that pipe the guard kills the process and removes its folder. (`PR_SET_PDEATHSIG` would
+//! binary has open. At the end of that pipe the guard kills the process and removes its folder. (`PR_SET_PDEATHSIG` would
 //! need unsafe code, and only Linux has it.) The process replaces the shell that starts the guard, so signals and the
 //! exit status are its own.
 
@@ -127,7 +127,7 @@ impl ChildProcess {
         println!("--- {}: end of the log", self.name);
     }
 
-    /// Whether the process has been started and not ended. A process that ended by itself is reaped.
+    /// Returns whether the process has been started and not ended. A process that ended by itself is reaped.
     pub(crate) fn is_running(&mut self) -> bool {
         self.exit_status().is_none() && self.running.is_some()
     }

@@ -4,7 +4,7 @@ use std::{fmt::Debug, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// Deadline for what takes a moment on an idle machine.
+/// Deadline of an operation that takes less than a second on an idle machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// Deadline for an event, a mark or a metric of a server that may have to catch up first.

@@ -35,7 +35,7 @@ pub fn objects(file: &str) -> Vec<Value> {
 /// # Panics
 /// If there is none.
 pub fn find(objects: &[Value], kind: &str) -> Value {
-    objects.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("there is no {kind}")).clone()
+    objects.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}")).clone()
 }
 
 /// Returns the name and the value of the single entry of a generic EventSource.

@@ -12,25 +12,26 @@
 //! #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 //! async fn a_run_is_marked() {
 //!     let peers = Peers::find().await;
-//!     let cluster = peers.cluster().await;                   // one API server for all tests of this binary
-//!     let namespace = cluster.namespace("team").await;       // and a namespace for each test
-//!     let workflows = cluster.workflows(&namespace).await;
-//!     let run = workflows.create(NewWorkflow::tfx_v1("run-x", "penguin-pipeline")).await;
-//!     let store = peers.metadata_store().await;              // one store for each test: it starts quickly
-//!     let writer = store.writer().await;
-//!     writer.tfx_run("penguin-pipeline", "run-x").await.task(Task::pusher("gs://root/1")).await;
-//!     workflows.set_phase("run-x", "Succeeded").await;
+//!     // A namespace on the API server that all tests of this binary share, and an ML Metadata store.
+//!     let env = TestEnv::start(peers).await;
+//!     let server = env.start_server(&[], &[]).await;
+//!     let mut subscriber = peers.grpc_go_client(server.listen, &env.config()).start();
+//!     env.workflows.create(NewWorkflow::tfx_v1("run-x", PIPELINE)).await;
+//!     env.writer.tfx_run(PIPELINE, "run-x").await.task(Task::pusher("gs://root/1")).await;
+//!     env.workflows.set_phase("run-x", "Succeeded").await;
+//!     subscriber.payload(SOON).await;
+//!     env.marked("run-x", 1).await;
 //! }
 //! ```
 //!
 //! | peer | start | faults |
 //! |---|---|---|
 //! | [`Cluster`]: etcd and kube-apiserver | [`Peers::cluster`] (shared), [`Peers::private_cluster`] | [`Cluster::kill_api_server`], [`Cluster::start_api_server`], [`Cluster::pause_api_server`], [`Cluster::compact_etcd`], [`Cluster::revoke`] |
-//! | [`Workflows`], [`NewWorkflow`] | [`Cluster::workflows`] | |
-//! | [`ServiceAccount`], its rights and tokens | [`Cluster::service_account`], [`Cluster::grant`], [`Cluster::token`] | |
+//! | [`Workflows`]: [`NewWorkflow`] | [`Cluster::workflows`] | |
+//! | [`ServiceAccount`], its permissions and tokens | [`Cluster::service_account`], [`Cluster::grant`], [`Cluster::token`] | |
 //! | objects from YAML files | [`manifests`], [`Cluster::apply`] | |
 //! | [`MetadataStore`] | [`Peers::metadata_store`] | [`MetadataStore::kill`], [`MetadataStore::restart`], [`MetadataStore::pause`], [`MetadataStore::backdate`] |
-//! | [`Writer`]: runs in ML Metadata, through its API | [`MetadataStore::writer`] | |
+//! | [`Writer`]: [`Run`], [`Task`] and [`Model`] in ML Metadata | [`MetadataStore::writer`] | |
 //! | [`GrpcGoClient`] | [`Peers::grpc_go_client`] | [`GrpcGoClient::pause`], [`GrpcGoClient::kill`] |
 //! | [`JetStream`], [`ArgoEvents`] | [`Peers::with`], then [`Peers::jet_stream`], [`Peers::argo_events`], [`Peers::argo_sensor`] | |
 //! | [`Jaeger`] | [`Peers::with`], then [`Peers::jaeger`] | |
@@ -56,19 +57,21 @@ mod ports;
 mod server_process;
 mod tally;
 mod tcp_proxy;
+mod test_env;
 mod test_server;
 
 pub use child_process::ChildProcess;
 pub use eventually::{CATCH_UP, Outcome, SOON, eventually};
+pub use model_update_eventsource::sim::{Model, NewWorkflow, Run, Task, Written};
 pub use peers::{
-    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, Line, MetadataStore, Model, NewWorkflow, PHASE_LABEL,
-    Pair, Peers, Properties, Run, START, ServiceAccount, SharedCluster, Subscribe, Task, Workflows, Writer, Written,
-    find_object, int, manifests, plain_kubeconfig, rule, text,
+    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, Line, MetadataStore, Peers, START, ServiceAccount,
+    SharedCluster, StoredRun, Subscribe, Workflows, Writer, find_object, manifests, plain_kubeconfig, rule,
 };
 pub use ports::free_port;
 pub use server_process::{RunningServer, SHUTDOWN, ServerProcess};
 pub use tally::{Tally, model_location, report};
 pub use tcp_proxy::TcpProxy;
+pub use test_env::{PIPELINE, TestEnv};
 pub use test_server::{Events, TestServer};
 
 /// Argo Events' generic EventSource, both sides.

@@ -22,9 +22,9 @@ pub use grpc_go::{GrpcGoClient, Line, Subscribe};
 pub use jaeger::Jaeger;
 pub use manifests::{find_object, manifests};
 pub use metadata_store::MetadataStore;
-pub use metadata_writer::{Pair, Properties, Writer, Written, int, text};
-pub use runs::{Model, Run, Task};
-pub use workflow::{NewWorkflow, PHASE_LABEL, Workflows};
+pub use metadata_writer::Writer;
+pub use runs::StoredRun;
+pub use workflow::Workflows;
 
 /// Deadline for the start of a peer on a busy machine.
 pub const START: Duration = Duration::from_secs(120);

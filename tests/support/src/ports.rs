@@ -12,7 +12,7 @@ pub fn free_port() -> u16 {
     loop {
         let port = rand::random_range(RANGE);
         let free = TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if free && RETURNED.lock().expect("nothing panics while it is held").insert(port) {
+        if free && RETURNED.lock().expect("not poisoned").insert(port) {
             return port;
         }
     }

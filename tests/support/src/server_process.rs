@@ -21,7 +21,7 @@ const PROGRAM: &str = "model-update-eventsource";
 /// Returns the path of the program that cargo built for the tests.
 ///
 /// `env!("CARGO_BIN_EXE_…")` is for the integration tests of the program's own package: each of them would have to pass
-/// it with every call. Recent versions of cargo set the variable at run time, too. Without it the program is taken from
+/// it with every call. Recent versions of cargo set the variable at run time, too. Without it the program is in
 /// the profile's folder, to which cargo links it before it starts a test: the parent of the test binary's folder
 /// `deps`.
 fn program() -> PathBuf {

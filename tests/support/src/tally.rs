@@ -39,12 +39,12 @@ impl Tally {
         self.delivered("model-update", &model_location(payload));
     }
 
-    /// Whether every expected event was delivered.
+    /// Returns whether every expected event was delivered.
     pub fn is_complete(&self) -> bool {
         self.lost().next().is_none()
     }
 
-    /// Whether every expected event of this subscription was delivered.
+    /// Returns whether every expected event of this subscription was delivered.
     pub fn has_all_of(&self, subscription: &str) -> bool {
         let prefix = key(subscription, "");
         !self.lost().any(|event| event.starts_with(&prefix))
@@ -55,7 +55,7 @@ impl Tally {
         self.delivered.values().map(|times| times - 1).sum()
     }
 
-    /// Model locations of the events that were delivered more than so many times.
+    /// Model locations of the events that were delivered more than this number of times.
     pub fn delivered_more_than(&self, times: usize) -> impl Iterator<Item = String> {
         let often = self.delivered.iter().filter(move |&(_, &count)| count > times);
         often.filter_map(|(event, _)| event.split_once(' ').map(|(_, location)| location.to_owned()))

@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What the proxy forwards.
+/// The directions in which the proxy forwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     Both,
@@ -43,7 +43,7 @@ impl TcpProxy {
         Self::with_receive_buffer(server, None).await
     }
 
-    /// Starts a proxy that receives little more than so many bytes from the server while it is paused.
+    /// Starts a proxy that receives little more than this number of bytes from the server while it is paused.
     pub async fn with_small_buffer(server: SocketAddr, bytes: u32) -> Self {
         Self::with_receive_buffer(server, Some(bytes)).await
     }
@@ -106,7 +106,7 @@ impl TcpProxy {
 
     /// Returns what the server has sent.
     pub fn sent_by_server(&self) -> Vec<u8> {
-        self.sent.lock().expect("nothing panics while it is held").clone()
+        self.sent.lock().expect("not poisoned").clone()
     }
 }
 
@@ -145,13 +145,13 @@ async fn forward(
 ) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        // The proxy holds the sender for as long as this runs.
+        // An error means that the proxy was dropped.
         let Ok(_) = flows.wait_for(|flow| passes(*flow)).await else { return };
         let Ok(n @ 1..) = from.read(&mut buffer).await else { return };
-        // Paused while this waited: the bytes are held, too.
+        // A pause during the read also applies to these bytes.
         let Ok(_) = flows.wait_for(|flow| passes(*flow)).await else { return };
         if let Some(record) = record {
-            record.lock().expect("nothing panics while it is held").extend_from_slice(&buffer[..n]);
+            record.lock().expect("not poisoned").extend_from_slice(&buffer[..n]);
         }
         if to.write_all(&buffer[..n]).await.is_err() {
             return;

@@ -6,6 +6,7 @@ use futures::{Stream, StreamExt};
 use model_update_eventsource::{
     app::{self, Config},
     eventsource::{ReceivedEvent, SubscribeError, Subscriber},
+    sim::Sim,
 };
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,19 @@ impl TestServer {
         let running = tokio::spawn(bound.run(shutdown.clone()));
         timeout(CATCH_UP, ready.wait_for(|ready| *ready)).await.expect("ready in time").expect("the server runs");
         Self { address, admin, shutdown, running }
+    }
+
+    /// Starts a simulation, and a server on it that confirms events after 100 ms.
+    pub async fn start_with_sim() -> (Sim, Self) {
+        let sim = Sim::start().await.expect("a simulation");
+        let config = Config {
+            metadata_store: sim.metadata_url(),
+            kubernetes: Some(sim.kube_config()),
+            confirm_after: Duration::from_millis(100),
+            ..Config::default()
+        };
+        let server = Self::start(config).await;
+        (sim, server)
     }
 
     /// Subscribes as an EventSource named `model-update` with this configuration.
@@ -110,13 +124,26 @@ impl Events {
         }
     }
 
+    /// Returns the payload of the next event as JSON.
+    ///
+    /// # Panics
+    /// As [`Events::next_payload`].
+    #[track_caller]
+    pub fn next_event(&mut self) -> impl Future<Output = serde_json::Value> {
+        let next = self.next_payload();
+        async move { serde_json::from_str(&next.await).expect("JSON") }
+    }
+
     /// Returns the locations of the next event's models.
+    ///
+    /// # Panics
+    /// As [`Events::next_payload`].
     #[track_caller]
     pub fn next_locations(&mut self) -> impl Future<Output = Vec<String>> {
-        let next = self.next_payload();
+        let next = self.next_event();
         async move {
-            let payload: serde_json::Value = serde_json::from_str(&next.await).expect("JSON");
-            let models = payload["servingModelArtifacts"].as_array().expect("a list");
+            let event = next.await;
+            let models = event["servingModelArtifacts"].as_array().expect("a list");
             models.iter().map(|model| model["location"].as_str().expect("text").to_owned()).collect()
         }
     }

@@ -1,4 +1,4 @@
-//! Service accounts, their rights and their tokens.
+//! Service accounts, their permissions and their tokens.
 
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
@@ -14,7 +14,7 @@ use kube::{
 use super::Cluster;
 use crate::{SOON, eventually};
 
-/// Returns rights on one resource: `rule("argoproj.io", "workflows", &["list", "watch", "patch"])`.
+/// Returns permissions for one resource: `rule("argoproj.io", "workflows", &["list", "watch", "patch"])`.
 pub fn rule(group: &str, resource: &str, verbs: &[&str]) -> PolicyRule {
     PolicyRule {
         api_groups: Some(vec![group.to_owned()]),
@@ -33,7 +33,7 @@ pub struct ServiceAccount {
     pub name: String,
 }
 
-/// Granted rights, see [`Cluster::revoke`].
+/// Granted permissions, see [`Cluster::revoke`].
 #[derive(Debug)]
 pub struct Grant {
     account: ServiceAccount,
@@ -44,7 +44,7 @@ pub struct Grant {
 }
 
 impl Cluster {
-    /// Creates a service account without rights.
+    /// Creates a service account without permissions.
     pub async fn service_account(&self, namespace: &str, name: &str) -> ServiceAccount {
         let accounts = Api::<Account>::namespaced(self.client().await, namespace);
         let account = Account { metadata: named(name), ..Account::default() };
@@ -62,7 +62,7 @@ impl Cluster {
         answer.expect("a token").status.and_then(|status| status.token).expect("the answer contains it")
     }
 
-    /// Grants rights in one namespace or (`None`) in all, and waits until they are in effect.
+    /// Grants permissions in one namespace or (`None`) in all, and waits until they are in effect.
     pub async fn grant(&self, account: &ServiceAccount, namespace: Option<&str>, rules: Vec<PolicyRule>) -> Grant {
         let name = format!("{}-{}-{}", account.namespace, account.name, uuid::Uuid::from_u128(rand::random()));
         let client = self.client().await;
@@ -99,7 +99,7 @@ impl Cluster {
         grant
     }
 
-    /// Revokes rights by deleting the binding, as an operator would, and waits until that is in effect.
+    /// Revokes permissions by deleting the binding, as an operator would, and waits until that is in effect.
     pub async fn revoke(&self, grant: Grant) {
         let client = self.client().await;
         let params = DeleteParams::default();
@@ -117,7 +117,7 @@ impl Cluster {
     /// Waits until the authorizer has seen the change: it watches roles and bindings.
     async fn wait_for(&self, grant: &Grant, granted: bool) {
         let reviews = Api::<SubjectAccessReview>::all(self.client().await);
-        let what = format!("rights of {}: {granted}", grant.account.name);
+        let what = format!("permissions of {}: {granted}", grant.account.name);
         for review in grant.reviews() {
             eventually(SOON, &what, async || {
                 let answer =

@@ -16,13 +16,13 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use super::{Peers, START, Workflows};
+use super::{Peers, START, Workflows, workflow};
 use crate::{ChildProcess, eventually, free_port, metrics, plain_http};
 
 /// The cluster administrator's token.
 const ADMIN: &str = "admin";
 
-/// Starts with new ports before the test fails: another process may have taken a port meanwhile.
+/// Number of starts, each with a new port, before the test fails: another process may use a port that was free.
 const START_ATTEMPTS: usize = 3;
 
 impl Peers {
@@ -36,7 +36,7 @@ impl Peers {
     /// Starts a cluster with the Workflow CRD, for tests with faults or cluster-wide objects.
     pub async fn private_cluster(&self) -> Cluster {
         let cluster = self.bare_cluster().await;
-        cluster.install_workflow_crd().await;
+        cluster.install_kind(&workflow::resource()).await;
         cluster
     }
 
@@ -148,10 +148,18 @@ impl Cluster {
     /// Creates a namespace with this name prefix and returns its name.
     pub async fn namespace(&self, prefix: &str) -> String {
         let metadata = ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() };
+        self.create_namespace_with(metadata).await.metadata.name.expect("a generated name")
+    }
+
+    /// Creates a namespace of this name.
+    pub async fn create_namespace(&self, name: &str) {
+        self.create_namespace_with(ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }).await;
+    }
+
+    async fn create_namespace_with(&self, metadata: ObjectMeta) -> Namespace {
+        let namespaces = Api::all(self.client().await);
         let namespace = Namespace { metadata, ..Namespace::default() };
-        let namespaces = Api::<Namespace>::all(self.client().await);
-        let created = namespaces.create(&PostParams::default(), &namespace).await.expect("a namespace");
-        created.metadata.name.expect("a generated name")
+        namespaces.create(&PostParams::default(), &namespace).await.expect("a namespace")
     }
 
     /// Returns access to the Workflows of a namespace, as cluster administrator.
@@ -206,7 +214,7 @@ impl Cluster {
                 return Ok(false);
             }
             if !self.ca_file().exists() {
-                return Err("there is no certificate yet".to_owned());
+                return Err("no certificate yet".to_owned());
             }
             self.request_text("/readyz").await.map(|_ok| true).map_err(|error| error.to_string())
         });

@@ -67,7 +67,7 @@ impl Subscribe {
         self.flag("window", &bytes.to_string())
     }
 
-    /// Makes the subscriber cancel the stream after so many events.
+    /// Makes the subscriber cancel the stream after this number of events.
     pub fn count(self, events: usize) -> Self {
         self.flag("count", &events.to_string())
     }
@@ -138,7 +138,7 @@ impl GrpcGoClient {
         }
     }
 
-    /// Returns the lines that are there already.
+    /// Returns the lines that have been read already.
     pub fn buffered(&mut self) -> Vec<Line> {
         std::iter::from_fn(|| self.lines.try_recv().ok()).collect()
     }

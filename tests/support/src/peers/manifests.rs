@@ -2,14 +2,15 @@
 
 use kube::{
     Api,
-    api::{DynamicObject, GroupVersionKind, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams},
     core::TypeMeta,
     discovery,
     error::Status,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Cluster;
+use crate::{SOON, eventually};
 
 /// Returns the objects in a YAML text with any number of documents.
 ///
@@ -30,6 +31,29 @@ pub fn find_object<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Valu
 }
 
 impl Cluster {
+    /// Installs a namespaced kind with a schema that accepts every field, and waits until it is served.
+    pub async fn install_kind(&self, kind: &ApiResource) {
+        let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        let version = json!({
+            "name": kind.version, "served": true, "storage": true, "schema": {"openAPIV3Schema": schema},
+        });
+        let names = json!({
+            "kind": kind.kind, "listKind": format!("{}List", kind.kind), "plural": kind.plural,
+            "singular": kind.kind.to_lowercase(),
+        });
+        let crd = json!({
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{}.{}", kind.plural, kind.group)},
+            "spec": {"group": kind.group, "scope": "Namespaced", "names": names, "versions": [version]},
+        });
+        self.apply("tests", &crd).await.expect("the CustomResourceDefinition is accepted");
+        // The API server establishes a kind before it serves it.
+        let objects = Api::<DynamicObject>::all_with(self.client().await, kind);
+        let what = format!("{} are served", kind.plural);
+        eventually(SOON, &what, async || objects.list(&Default::default()).await).await;
+    }
+
     /// Applies an object as this field manager (server-side apply) and returns it as stored. Unknown fields are an
     /// error.
     ///

@@ -65,7 +65,7 @@ impl MetadataStore {
     /// Kills the store if it runs, and restarts it on its port after the loss of its database.
     pub async fn restart_empty(&mut self) {
         self.process.kill();
-        fs::remove_file(self.database()).expect("there is a database");
+        fs::remove_file(self.database()).expect("a database");
         self.start().await;
     }
 

@@ -4,31 +4,31 @@ use std::{net::SocketAddr, ops::Deref};
 
 use test_support::TcpProxy;
 
-pub(crate) struct Tap(TcpProxy);
+pub(crate) struct FrameProxy(TcpProxy);
 
-impl Deref for Tap {
+impl Deref for FrameProxy {
     type Target = TcpProxy;
     fn deref(&self) -> &TcpProxy {
         &self.0
     }
 }
 
-impl Tap {
+impl FrameProxy {
     pub(crate) async fn start(server: SocketAddr) -> Self {
         Self(TcpProxy::start(server).await)
     }
 
-    /// Checks the framing of what the server has sent and returns the number of its PINGs.
+    /// Checks the framing of the server's bytes and returns the number of its PINGs.
     pub(crate) fn check(&self) -> usize {
         self.frames().into_iter().filter(|(kind, flags)| (*kind, flags & 1) == (6, 0)).count()
     }
 
-    /// Whether the server has sent GOAWAY.
+    /// Returns whether the server has sent GOAWAY.
     pub(crate) fn saw_goaway(&self) -> bool {
         self.frames().into_iter().any(|(kind, _)| kind == 7)
     }
 
-    /// Type and flags of every frame that the server has sent.
+    /// Returns type and flags of every frame that the server has sent.
     fn frames(&self) -> Vec<(u8, u8)> {
         let sent = self.sent_by_server();
         let (mut rest, mut frames, mut block) = (&sent[..], Vec::new(), None);
@@ -36,7 +36,7 @@ impl Tap {
             let [a, b, c, kind, flags, id @ ..] = *head;
             let len = u32::from_be_bytes([0, a, b, c]) as usize;
             let stream = u32::from_be_bytes(id);
-            assert!(!frames.is_empty() || kind == 4, "SETTINGS come first");
+            assert!(!frames.is_empty() || kind == 4, "the first frame is not SETTINGS");
             assert!(kind <= 9, "an unknown frame of type {kind}: the framing is lost");
             assert_eq!(block.is_some(), kind == 9, "a frame of type {kind} within a header block, or the reverse");
             assert!(kind != 6 || (len, stream) == (8, 0), "a malformed PING");

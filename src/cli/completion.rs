@@ -1,4 +1,4 @@
-//! `completions`: shell completions for this command line.
+//! `completion`: shell completions for this command line.
 
 use std::io::{self, Write};
 
@@ -10,16 +10,17 @@ use clap_complete::{Shell, generate};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  source <(model-update-eventsource completions bash)
-  model-update-eventsource completions zsh > \"${fpath[1]}/_model-update-eventsource\"
-  model-update-eventsource completions fish > ~/.config/fish/completions/model-update-eventsource.fish")]
-pub(super) struct Completions {
+  source <(model-update-eventsource completion bash)
+  model-update-eventsource completion zsh > \"${fpath[1]}/_model-update-eventsource\"
+  model-update-eventsource completion fish > ~/.config/fish/completions/model-update-eventsource.fish")]
+#[command(alias = "completions")]
+pub(super) struct Completion {
     /// Shell
     #[arg(value_enum)]
     shell: Shell,
 }
 
-impl Completions {
+impl Completion {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let mut command = super::Cli::command();
         let name = command.get_name().to_owned();

@@ -1,6 +1,6 @@
-//! What the link costs. Prints figures, holds them to nothing: `cargo test --release --test link speed -- --ignored
+//! Throughput and latency of a link, printed and not asserted: `cargo test --release --test link throughput -- --ignored
 //! --nocapture --test-threads 1`.
-#![allow(clippy::print_stdout, reason = "printing is what these are for")]
+#![allow(clippy::print_stdout, reason = "figures for people")]
 
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -17,11 +17,11 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
-use crate::server::{Server, client, within};
+use crate::server::{Server, connect, within};
 
 const EVENTS: usize = 100_000;
 
-/// Sends events as fast as it can, and asks for no proof.
+/// Sends events at full speed, without acknowledgements.
 struct Flood;
 
 #[tonic::async_trait]
@@ -43,52 +43,52 @@ where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let addr = listener.local_addr().expect("an address");
+    let address = listener.local_addr().expect("an address");
     let incoming = TcpListenerStream::new(listener).map(move |stream| stream.map(&wrap));
     let server = tokio::spawn(async move {
         let served = tonic::transport::Server::builder().serve_with_incoming(EventingServer::new(Flood), incoming);
-        served.await.expect("it serves");
+        served.await.expect("the server runs");
     });
-    let mut client = client(addr).await;
-    let began = Instant::now();
+    let mut client = connect(address).await;
+    let start = Instant::now();
     let mut events = client.start_event_source(EventSource::default()).await.expect("accepted").into_inner();
-    while within(events.message()).await.expect("the stream is fine").is_some() {}
+    while within(events.message()).await.expect("no error").is_some() {}
     server.abort();
-    EVENTS as f64 / began.elapsed().as_secs_f64()
+    EVENTS as f64 / start.elapsed().as_secs_f64()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints figures"]
-async fn events_a_second_with_and_without_a_link() {
+async fn events_per_second_with_and_without_a_link() {
     for _ in 0..3 {
-        println!("bare {:.0}/s, link {:.0}/s", flood(|tcp| tcp).await, flood(Link::new).await);
+        println!("without a link {:.0}/s, with a link {:.0}/s", flood(|tcp| tcp).await, flood(Link::new).await);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints figures"]
-async fn how_fast_events_are_confirmed() {
+async fn latency_and_rate_of_acknowledgements() {
     let server = Server::start().await;
-    let mut client = client(server.addr).await;
+    let mut client = connect(server.address).await;
     let (mut events, mut session) = server.subscribe(&mut client, "fast").await;
     tokio::spawn(async move { while events.message().await.is_ok_and(|event| event.is_some()) {} });
     let mut times = Vec::new();
     for _ in 0..500 {
-        let began = Instant::now();
-        let total = session.hand_off(vec![b'x'; 200]).await;
-        session.confirmed(total).await.expect("confirmed");
-        times.push(began.elapsed());
-        // One at a time means: not held up by the PING of the one before.
+        let start = Instant::now();
+        let end = session.hand_off(vec![b'x'; 200]).await;
+        session.acknowledged(end).await.expect("acknowledged");
+        times.push(start.elapsed());
+        // Longer than the pause between two PINGs, which would delay the next event.
         tokio::time::sleep(Duration::from_millis(12)).await;
     }
     times.sort();
-    println!("one event at a time: confirmed after p50 {:?}, p99 {:?}", times[250], times[495]);
+    println!("one event at a time: acknowledged after p50 {:?}, p99 {:?}", times[250], times[495]);
 
-    let began = Instant::now();
-    let mut total = 0;
+    let start = Instant::now();
+    let mut end = 0;
     for _ in 0..EVENTS {
-        total = session.hand_off_within(256, vec![b'x'; 200]).await;
+        end = session.hand_off_within(256, vec![b'x'; 200]).await;
     }
-    session.confirmed(total).await.expect("confirmed");
-    println!("at most 256 unconfirmed: {:.0}/s", EVENTS as f64 / began.elapsed().as_secs_f64());
+    session.acknowledged(end).await.expect("acknowledged");
+    println!("at most 256 unacknowledged: {:.0}/s", EVENTS as f64 / start.elapsed().as_secs_f64());
 }
