@@ -15,7 +15,7 @@ mod gate;
 mod metrics;
 mod review;
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{borrow::Cow, num::NonZeroUsize, time::Duration};
 
 pub use gate::{Access, Grant};
 pub use metrics::AccessMetrics;
@@ -106,20 +106,27 @@ pub enum Refusal {
 impl Refusal {
     /// The refusal of a user without the right, with the commands that grant it.
     fn denied(user: &User, namespace: &str, role: Option<&str>) -> Self {
-        let subject = match user.service_account() {
-            Some((account_namespace, name)) => format!("--serviceaccount={account_namespace}:{name}"),
-            None => format!("--user={}", user.name),
+        // The names differ by subject, so that the commands work for a second one, too.
+        let (subject, suffix) = match user.service_account() {
+            Some((namespace, name)) => (format!("--serviceaccount={namespace}:{name}"), format!("{namespace}-{name}")),
+            None => (format!("--user={}", quoted(&user.name)), user.scope()),
         };
-        const NAME: &str = "modelupdate-subscriber";
+        let name = format!("modelupdate-subscriber-{suffix}");
         let command = match role {
-            Some(role) => format!("kubectl create rolebinding {NAME} --clusterrole={role} {subject} -n {namespace}"),
+            Some(role) => format!("kubectl create rolebinding {name} --clusterrole={role} {subject} -n {namespace}"),
             None => format!(
-                "kubectl create role {NAME} --verb=subscribe --resource=workflows.argoproj.io -n {namespace} && \
-                 kubectl create rolebinding {NAME} --role={NAME} {subject} -n {namespace}"
+                "kubectl create role {name} --verb=subscribe --resource=workflows.argoproj.io -n {namespace} && \
+                 kubectl create rolebinding {name} --role={name} {subject} -n {namespace}"
             ),
         };
         Self::Denied { user: user.to_string(), namespace: namespace.to_owned(), command }
     }
+}
+
+/// Returns a text as one word of a shell.
+fn quoted(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_@%+=:,./".contains(c);
+    if text.chars().all(is_plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")).into() }
 }
 
 fn with_audience(audiences: &[String]) -> String {

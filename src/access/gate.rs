@@ -108,13 +108,10 @@ impl Grant {
         self.user.as_deref()
     }
 
-    /// The scope of the subscription's name: with the mode `token`, the account's namespace, or a hash of the user.
+    /// The scope of the subscription's name; only with the mode `token`.
     pub fn scope(&self) -> Option<String> {
         let user = self.user.as_ref().filter(|_| self.access.0.options.mode == Mode::Token)?;
-        Some(match user.service_account() {
-            Some((namespace, _)) => namespace.to_owned(),
-            None => format!("u-{:08x}", crate::model::subscription::fnv1a(user.name.as_bytes())),
-        })
+        Some(user.scope())
     }
 
     /// Waits until the permission ends, and returns why: the reviews are repeated when their answers expire. While they

@@ -29,10 +29,14 @@ impl Token {
     }
 
     pub(super) fn key(&self) -> TokenKey {
-        let mut key = TokenKey::default();
-        key.copy_from_slice(digest(&SHA256, self.0.as_bytes()).as_ref());
-        key
+        sha256(&self.0)
     }
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    hash
 }
 
 impl fmt::Debug for Token {
@@ -58,6 +62,16 @@ impl User {
     /// Namespace and name of a service account.
     pub fn service_account(&self) -> Option<(&str, &str)> {
         self.name.strip_prefix(SERVICE_ACCOUNT)?.split_once(':')
+    }
+
+    /// The scope of this user's subscriptions: the namespace of a service account, for others a hash of the name.
+    pub(super) fn scope(&self) -> String {
+        match self.service_account() {
+            Some((namespace, _)) => namespace.to_owned(),
+            None => match sha256(&self.name) {
+                [a, b, c, d, ..] => format!("u-{a:02x}{b:02x}{c:02x}{d:02x}"),
+            },
+        }
     }
 }
 

@@ -144,19 +144,26 @@ async fn a_refusal_names_what_is_missing_and_the_command() {
     let denied = admit(&access, "secret", "team-b").await.map(drop).unwrap_err().to_string();
     let expected = "the service account team-a/events has neither the verb subscribe nor watch on \
                     workflows.argoproj.io in the namespace team-b; grant it: kubectl create role \
-                    modelupdate-subscriber --verb=subscribe --resource=workflows.argoproj.io -n team-b && kubectl \
-                    create rolebinding modelupdate-subscriber --role=modelupdate-subscriber \
-                    --serviceaccount=team-a:events -n team-b";
+                    modelupdate-subscriber-team-a-events --verb=subscribe --resource=workflows.argoproj.io -n team-b && \
+                    kubectl create rolebinding modelupdate-subscriber-team-a-events \
+                    --role=modelupdate-subscriber-team-a-events --serviceaccount=team-a:events -n team-b";
     assert_eq!(denied, expected);
 }
 
 #[test]
 fn with_a_role_the_command_is_one_binding() {
-    let user = User { name: "jane".to_owned(), ..User::default() };
-    let denied = Refusal::denied(&user, "team-b", Some("model-update-subscriber")).to_string();
-    let command = "kubectl create rolebinding modelupdate-subscriber --clusterrole=model-update-subscriber --user=jane \
-                   -n team-b";
-    assert!(denied.ends_with(command), "{denied}");
+    for (name, suffix, subject) in [
+        ("system:serviceaccount:team-a:events", "team-a-events", "--serviceaccount=team-a:events"),
+        ("jane@example.com", "u-8c87b489", "--user=jane@example.com"),
+        ("o'hara; rm", "u-6f9d235c", r"--user='o'\''hara; rm'"),
+    ] {
+        let user = User { name: name.to_owned(), ..User::default() };
+        let denied = Refusal::denied(&user, "team-b", Some("events")).to_string();
+        let command = format!(
+            "kubectl create rolebinding modelupdate-subscriber-{suffix} --clusterrole=events {subject} -n team-b"
+        );
+        assert!(denied.ends_with(&command), "{denied}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
