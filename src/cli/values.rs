@@ -18,12 +18,15 @@ pub(super) fn metadata_store(text: &str) -> Result<String, mlmd::Error> {
 /// The URL of a gRPC server, with the scheme `http` where there is none.
 pub(super) fn server(text: &str) -> Result<String, String> {
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    let uri = url.parse::<http::Uri>().ok().filter(|uri| uri.scheme_str() == Some("http") && uri.port().is_some());
+    let uri = url
+        .parse::<http::Uri>()
+        .ok()
+        .filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.port().is_some());
     let is_server = |uri: http::Uri| uri.host().is_some_and(|host| !host.is_empty()) && uri.path() == "/";
     if uri.is_some_and(is_server) {
         Ok(url)
     } else {
-        Err("write it as HOST:PORT or http://HOST:PORT, for example 127.0.0.1:50051".to_owned())
+        Err("write it as HOST:PORT, or https://HOST:PORT for a server with TLS, for example 127.0.0.1:50051".to_owned())
     }
 }
 
