@@ -51,6 +51,7 @@ impl Program {
         let mut process = Command::new(env!("CARGO_BIN_EXE_model-update-eventsource"))
             .env("KUBECONFIG", &kubeconfig)
             .args(["serve", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--log-format=json"])
+            .args(["--max-streams=10000", "--max-streams-per-peer=10000"])
             .arg(format!("--metadata-store={}", sim.metadata_url()))
             .stderr(Stdio::piped())
             .spawn()?;

@@ -11,6 +11,8 @@
 //! | `audit` | is accepted, logged and counted | as configured |
 //! | `token` | is refused | scoped to the account's namespace or user |
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod gate;
 mod metrics;
 mod review;

@@ -29,10 +29,11 @@ use tracing::{info, warn};
 pub use self::config::Config;
 use self::supervisor::Supervisor;
 use crate::{
+    access::{Access, AccessMetrics},
     admin::{self, Admin},
     delivery::{self, DeliveryMetrics, Driver},
-    eventsource::{self, Server, StreamMetrics},
-    k8s::{Client, KubernetesMetrics, PatchMarker, Watch},
+    eventsource::{self, Server, StreamMetrics, Tls, TlsMetrics},
+    k8s::{ApiReviewer, Client, KubernetesMetrics, PatchMarker, Watch},
     mlmd::{self, LookupMetrics, Mlmd},
     net,
     readiness::{Heartbeat, Readiness},
@@ -98,12 +99,19 @@ pub async fn build(config: Config) -> Result<Bound> {
     let clock = config.clock.clone();
     let (deliveries, driver) =
         Driver::new(store.clone(), Arc::new(lookup), Arc::new(marker), options, clock, delivery_metrics);
+    let access = Access::new(config.access.clone(), ApiReviewer::new(kubernetes.clone()), AccessMetrics::new(product));
+    let tls_metrics = TlsMetrics::new(product);
+    let tls = config.tls.clone().map(|files| Tls::load(files, tls_metrics)).transpose();
+    let tls = tls.context("--tls-cert, --tls-key and --tls-client-ca")?;
     let options = eventsource::Options {
         namespaces: (!config.namespaces.is_empty()).then(|| config.namespaces.clone()),
+        access,
+        limits: config.limits,
+        limit_hits: limits.clone(),
         drain: shutdown::SERVER,
         traces: config.traces.clone(),
     };
-    let server = Server::new(deliveries, options, readiness.clone(), stream_metrics);
+    let server = Server::new(deliveries, store.clone(), options, readiness.clone(), stream_metrics).with_tls(tls);
     let watch = |scope| Watch::new(kubernetes.clone(), scope, config.selector.clone(), store.clone(), &readiness);
     let watches = config.scopes().into_iter().map(watch).collect();
     Ok(Bound {

@@ -12,6 +12,8 @@
 
 mod driver;
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod fixtures;
 mod handle;
 mod ledger;
@@ -22,7 +24,7 @@ mod payload;
 mod spans;
 
 pub use driver::{Driver, WallClock};
-pub use handle::{AckSender, Attached, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
+pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
 pub use metrics::DeliveryMetrics;
 pub use options::{LookupLimits, Options};
 

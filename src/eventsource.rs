@@ -3,31 +3,45 @@
 //! | module | holds |
 //! |---|---|
 //! | `server` | the server: connections, the service, gRPC health and reflection |
-//! | `service` | the method, its refusals and their log |
+//! | `admission` | limits of connections and streams |
+//! | `request` | limits of a request |
+//! | `service` | the method |
 //! | [`config`] | `EventSource.config` |
+//! | `status`, `refusals` | the statuses of refusals, and their record |
 //! | `stream` | the stream of one subscriber: events to it, acknowledgements from it |
 //! | [`link`] | acknowledgements by HTTP/2 PINGs, below gRPC |
+//! | `permission` | the permission of a stream |
 //! | `socket` | time limits of a connection |
-//! | `tls` | TLS, with certificates that are read again
+//! | `incoming` | accepts connections |
+//! | `tls` | TLS, with certificates that are read again |
 //! | `codec` | the codec of the messages |
+//! | `options` | options, and the values of limits |
 //! | `metrics` | metrics |
 //! | `client` | a subscriber, for the demo and for tests |
 
+mod admission;
 mod client;
 mod codec;
 pub mod config;
+mod incoming;
 pub mod link;
 mod metrics;
+mod options;
+mod permission;
+mod refusals;
+mod request;
 mod server;
 mod service;
 mod socket;
+mod status;
 mod stream;
 mod tls;
 
 pub use client::{ReceivedEvent, SubscribeError, Subscriber};
 pub use metrics::StreamMetrics;
-pub use server::{Options, Server};
-pub use tls::{TlsError, TlsFiles, TlsMetrics};
+pub use options::{Limits, Options};
+pub use server::Server;
+pub use tls::{Tls, TlsError, TlsFiles, TlsMetrics};
 
 /// Code generated from `proto/generic.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
@@ -35,3 +49,6 @@ mod proto {
     pub(crate) use super::codec::SmallBuffers as Codec;
     tonic::include_proto!("generic");
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::model::{Uid, Workflow};
 
@@ -56,11 +56,12 @@ pub struct Followed {
     pub records: Vec<Arc<Workflow>>,
 }
 
-/// The records of all Workflows. No method but [`Store::changes`] waits.
+/// The records of all Workflows. No method but [`Store::changes`] and [`Store::wait_listed`] waits.
 #[derive(Debug, Default)]
 pub struct Store {
     inner: Mutex<Inner>,
     changed: Notify,
+    listed: watch::Sender<Listed>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +71,13 @@ struct Inner {
     followed: HashSet<Arc<str>>,
     journal: Vec<Change>,
     epoch: u32,
+}
+
+/// The scopes whose list was complete at least once.
+#[derive(Debug, Default)]
+struct Listed {
+    all: bool,
+    namespaces: HashSet<Arc<str>>,
 }
 
 /// A record in the table of its namespace, hashed by its name.
@@ -128,7 +136,19 @@ impl Store {
     pub fn finish_list(&self, list: Relist) -> usize {
         let (swept, recorded) = self.lock().sweep(&list);
         self.wake(recorded);
+        self.listed.send_if_modified(|listed| match list.scope {
+            Scope::All => !std::mem::replace(&mut listed.all, true),
+            Scope::Namespace(namespace) => listed.namespaces.insert(namespace),
+        });
         swept
+    }
+
+    /// Waits until the Workflows of a namespace were listed at least once.
+    pub async fn wait_listed(&self, namespace: &str) {
+        let mut listed = self.listed.subscribe();
+        let is_listed = |listed: &Listed| listed.all || listed.namespaces.contains(namespace);
+        // Fails only without a sender, which is part of this store.
+        listed.wait_for(is_listed).await.ok();
     }
 
     /// Follows a namespace, which need not exist: from now on its changes are in [`Store::changes`].

@@ -1,93 +1,15 @@
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex},
-    time::Duration,
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::time::{Instant, advance};
+
+use super::{
+    fake::{FakeReviewer, access},
+    *,
 };
 
-use futures::future::BoxFuture;
-use prometheus_client::registry::Registry;
-use tokio::time::{Instant, advance, sleep};
-
-use super::*;
-
 const TEAM: &str = "team-a";
-
-/// An API server with users by token, and rights.
-#[derive(Clone, Default)]
-struct FakeReviewer(Arc<Mutex<State>>);
-
-#[derive(Default)]
-struct State {
-    users: HashMap<String, User>,
-    rights: HashSet<(String, String, Verb)>,
-    fails: bool,
-    delay: Duration,
-    reviews: Vec<String>,
-}
-
-impl FakeReviewer {
-    fn add(&self, token: &str, name: &str) {
-        let user = User { name: name.to_owned(), ..User::default() };
-        self.0.lock().unwrap().users.insert(token.to_owned(), user);
-    }
-
-    fn allow(&self, name: &str, namespace: &str, verb: Verb) {
-        self.0.lock().unwrap().rights.insert((name.to_owned(), namespace.to_owned(), verb));
-    }
-
-    fn revoke(&self) {
-        let mut state = self.0.lock().unwrap();
-        state.rights.clear();
-    }
-
-    fn fail(&self, fails: bool) {
-        self.0.lock().unwrap().fails = fails;
-    }
-
-    /// The reviews since the last call.
-    fn reviews(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap().reviews)
-    }
-
-    async fn review<T>(&self, what: String, answer: impl FnOnce(&State) -> T) -> Result<T, ReviewError> {
-        let delay = self.0.lock().unwrap().delay;
-        sleep(delay).await;
-        let mut state = self.0.lock().unwrap();
-        state.reviews.push(what);
-        if state.fails { Err(ReviewError("429: too many requests".to_owned())) } else { Ok(answer(&state)) }
-    }
-}
-
-impl Reviewer for FakeReviewer {
-    fn authenticate<'a>(
-        &'a self,
-        token: &'a Token,
-        _: &'a [String],
-    ) -> BoxFuture<'a, Result<Authentication, ReviewError>> {
-        Box::pin(self.review(format!("token {}", token.secret()), |state| match state.users.get(token.secret()) {
-            Some(user) => Authentication::User(Arc::new(user.clone())),
-            None => Authentication::Invalid("unknown".to_owned()),
-        }))
-    }
-
-    fn authorize<'a>(
-        &'a self,
-        user: &'a User,
-        namespace: &'a str,
-        verb: Verb,
-    ) -> BoxFuture<'a, Result<bool, ReviewError>> {
-        Box::pin(self.review(format!("{} {namespace}", verb.as_str()), move |state| {
-            state.rights.contains(&(user.name.clone(), namespace.to_owned(), verb))
-        }))
-    }
-}
-
 const ACCOUNT: &str = "system:serviceaccount:team-a:events";
-
-fn access(mode: Mode, reviewer: &FakeReviewer) -> Access {
-    let options = Options { mode, ..Options::default() };
-    Access::new(options, reviewer.clone(), AccessMetrics::new(&mut Registry::default()))
-}
 
 /// A reviewer that knows a service account with the right to its own namespace.
 fn reviewer() -> FakeReviewer {
@@ -102,7 +24,7 @@ fn token(secret: &str) -> Option<Token> {
 }
 
 async fn admit(access: &Access, secret: &str, namespace: &str) -> Result<Grant, Refusal> {
-    access.admit(token(secret), &namespace.into()).await.map(|(grant, _)| grant)
+    access.admit(token(secret), &namespace.into(), None).await.map(|(grant, _)| grant)
 }
 
 #[test]
@@ -137,7 +59,7 @@ async fn a_valid_token_with_a_right_is_admitted() {
 async fn a_refusal_names_what_is_missing_and_the_command() {
     let reviewer = reviewer();
     let access = access(Mode::Token, &reviewer);
-    let none = access.admit(None, &TEAM.into()).await.map(drop).unwrap_err();
+    let none = access.admit(None, &TEAM.into(), None).await.map(drop).unwrap_err();
     assert_eq!(none, Refusal::NoToken);
     let invalid = admit(&access, "other", TEAM).await.map(drop).unwrap_err().to_string();
     assert!(invalid.contains("unknown") && invalid.contains("authSecret"), "{invalid}");
@@ -201,11 +123,31 @@ async fn a_refused_client_costs_two_reviews_in_half_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn equal_requests_share_a_review() {
     let reviewer = reviewer();
-    reviewer.0.lock().unwrap().delay = Duration::from_millis(100);
+    reviewer.delay(Duration::from_millis(100));
     let access = access(Mode::Token, &reviewer);
     let requests = (0..100).map(|_| admit(&access, "secret", TEAM));
     assert!(futures::future::join_all(requests).await.iter().all(Result::is_ok));
     assert_eq!(reviewer.reviews().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_tries_tokens_causes_few_reviews_and_delays_no_other() {
+    let reviewer = reviewer();
+    let access = access(Mode::Token, &reviewer);
+    let guesses: Vec<_> = (0..100).map(|number| token(&format!("guess {number}"))).collect();
+    let namespace = TEAM.into();
+    let tried = guesses.into_iter().map(|guess| access.admit(guess, &namespace, Some([10, 0, 0, 1].into())));
+    let tried = futures::future::join_all(tried);
+    let other = async {
+        let started = Instant::now();
+        access.admit(token("secret"), &namespace, Some([10, 0, 0, 2].into())).await.unwrap();
+        started.elapsed()
+    };
+    let (refusals, delay) = tokio::join!(tried, other);
+    assert_eq!(delay, Duration::ZERO);
+    let reviewed = refusals.iter().filter(|outcome| matches!(outcome, Err(Refusal::InvalidToken { .. }))).count();
+    assert_eq!(reviewed, 20, "four a second, for the five seconds in which a review waits for its turn");
+    assert_eq!(reviewer.reviews().len(), reviewed + 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,7 +164,7 @@ async fn an_error_is_no_answer_and_is_not_remembered() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_review_is_unavailable_after_five_seconds() {
     let reviewer = reviewer();
-    reviewer.0.lock().unwrap().delay = Duration::from_secs(60);
+    reviewer.delay(Duration::from_secs(60));
     let start = Instant::now();
     let refusal = admit(&access(Mode::Token, &reviewer), "secret", TEAM).await.map(drop).unwrap_err();
     assert!(matches!(refusal, Refusal::Unavailable { .. }), "{refusal}");
@@ -248,7 +190,7 @@ async fn a_right_that_is_taken_away_ends_the_permission_within_its_cache_time() 
 async fn an_expired_token_ends_the_permission() {
     let reviewer = reviewer();
     let grant = admit(&access(Mode::Token, &reviewer), "secret", TEAM).await.unwrap();
-    reviewer.0.lock().unwrap().users.clear();
+    reviewer.expire();
     let start = Instant::now();
     assert!(matches!(grant.revoked().await, Refusal::InvalidToken { .. }));
     assert!(start.elapsed() <= Options::default().cache_token);
@@ -271,9 +213,9 @@ async fn an_open_stream_outlives_ten_minutes_without_reviews() {
 #[tokio::test(start_paused = true)]
 async fn audit_admits_everyone_and_tells_what_would_be_refused() {
     let access = access(Mode::Audit, &reviewer());
-    let (grant, refusal) = access.admit(None, &TEAM.into()).await.unwrap();
+    let (grant, refusal) = access.admit(None, &TEAM.into(), None).await.unwrap();
     assert_eq!((grant.scope(), refusal), (None, Some(Refusal::NoToken)));
-    let (grant, refusal) = access.admit(token("secret"), &TEAM.into()).await.unwrap();
+    let (grant, refusal) = access.admit(token("secret"), &TEAM.into(), None).await.unwrap();
     assert_eq!((grant.scope(), refusal), (None, None), "names are scoped only where tokens are required");
     assert!(grant.user().is_some());
     tokio::time::timeout(Duration::from_secs(3600), grant.revoked()).await.expect_err("it never ends");
@@ -295,7 +237,7 @@ async fn the_audit_metric_is_bounded() {
     let options = Options { mode: Mode::Audit, ..Options::default() };
     let access = Access::new(options, reviewer(), metrics);
     for number in 0..1500 {
-        access.admit(None, &format!("team-{number}").into()).await.unwrap();
+        access.admit(None, &format!("team-{number}").into(), None).await.unwrap();
     }
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();

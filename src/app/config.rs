@@ -8,7 +8,9 @@ use std::{
 };
 
 use crate::{
+    access,
     delivery::WallClock,
+    eventsource::{Limits, TlsFiles},
     store::Scope,
     telemetry::{Traces, log},
 };
@@ -34,6 +36,12 @@ pub struct Config {
     pub skip_labelled: bool,
     /// The limit of mark patches per second.
     pub mark_rate: NonZeroU32,
+    /// Who may subscribe.
+    pub access: access::Options,
+    /// The files for TLS on the address for subscribers; `None`: plaintext.
+    pub tls: Option<TlsFiles>,
+    /// The limits of subscribers' connections, streams and requests.
+    pub limits: Limits,
     /// The connection to the Kubernetes API. `None`: `KUBECONFIG`, else the Pod's service account.
     pub kubernetes: Option<kube::Config>,
     /// The log of the process, for changes of its level.
@@ -56,6 +64,9 @@ impl Default for Config {
             confirm_after: Duration::from_secs(1),
             skip_labelled: false,
             mark_rate: const { NonZeroU32::new(100).expect("not zero") },
+            access: access::Options::default(),
+            tls: None,
+            limits: Limits::default(),
             kubernetes: None,
             log: log::Handle::default(),
             traces: Traces::default(),

@@ -40,6 +40,19 @@ pub(super) fn namespace(text: &str) -> Result<Arc<str>, String> {
     }
 }
 
+/// A time for which an answer is remembered. Access control reviews again at most once a second.
+pub(super) fn cache_time(text: &str) -> Result<humantime::Duration, String> {
+    let duration: humantime::Duration =
+        text.parse().map_err(|error| format!("{error}; write a duration such as 30s or 5m"))?;
+    if (1..=3600).contains(&duration.as_secs()) {
+        Ok(duration)
+    } else {
+        Err("from 1s to 1h: shorter, every request would cost the API server a review; longer, a withdrawn right would \
+             count too long"
+            .to_owned())
+    }
+}
+
 pub(super) fn confirm_after(text: &str) -> Result<humantime::Duration, String> {
     let duration: humantime::Duration =
         text.parse().map_err(|error| format!("{error}; write a duration such as 500ms or 1s"))?;

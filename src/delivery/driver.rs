@@ -1,7 +1,12 @@
 //! The delivery task: performs the actions of the ledger and feeds back their results. It is the only reader of the
 //! store's journal, and waits for nothing but its next input.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures::future::OptionFuture;
 use tokio::{
@@ -12,7 +17,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArtifactLookup, Deliveries, DeliveryMetrics, Handoff, LookupError, MarkError, MarkPatch, Marker, Options, StreamId,
+    ArtifactLookup, CloseReason, Deliveries, DeliveryMetrics, Handoff, LookupError, MarkError, MarkPatch, Marker,
+    Options, StreamId,
     handle::StreamMessage,
     ledger::{Action, Ledger, LookupId, Now},
     observer::Observer,
@@ -76,6 +82,15 @@ struct ToStream {
     events: mpsc::Sender<Handoff>,
     /// The stream's own span.
     span: Option<SpanRef>,
+    closed: Arc<OnceLock<CloseReason>>,
+}
+
+impl ToStream {
+    /// Ends the stream.
+    fn close(self, reason: CloseReason) {
+        // Set before the end of `events`, upon which the stream reads it.
+        self.closed.set(reason).ok();
+    }
 }
 
 /// The result of a lookup or patch.
@@ -216,17 +231,18 @@ impl Driver {
 
     fn handle_message(&mut self, message: StreamMessage) {
         match message {
-            StreamMessage::Attached { id, subscription, peer, span, events } => {
+            StreamMessage::Attached { id, subscription, peer, span, events, closed } => {
                 let followed = self.store.follow(&subscription.namespace);
                 self.handle_changes(&followed.changes);
-                self.to_streams.insert(id, ToStream { events, span });
+                self.to_streams.insert(id, ToStream { events, span, closed });
                 let now = self.now();
                 self.ledger.attach(id, subscription, peer, &followed.records, now);
             }
             StreamMessage::Acknowledged { id, sequence } => self.ledger.handle_ack(id, sequence, self.now()),
-            StreamMessage::Ended { id } => {
+            StreamMessage::Ended { id, held } => {
                 self.to_streams.remove(&id);
                 self.ledger.end(id, self.now());
+                drop(held);
             }
         }
     }
@@ -282,7 +298,7 @@ impl Driver {
                 }));
             }
             Action::HandOff { stream, subscription, handoff, workflow, pending_for, redelivery } => {
-                let Some(ToStream { events, span }) = self.to_streams.get(&stream) else { return };
+                let Some(ToStream { events, span, .. }) = self.to_streams.get(&stream) else { return };
                 FailPoint::BeforeHandoff.pass();
                 self.observer.handing_off(&subscription, &workflow, pending_for, redelivery, *span);
                 // The ledger keeps within the channel's capacity. A closed channel means that the end of the stream is
@@ -291,7 +307,9 @@ impl Driver {
             }
             Action::Forget(run) => self.lookup.forget(run),
             Action::Close(stream) => {
-                self.to_streams.remove(&stream);
+                if let Some(to_stream) = self.to_streams.remove(&stream) {
+                    to_stream.close(CloseReason::ShuttingDown);
+                }
             }
             Action::Reread(namespace) => {
                 let followed = self.store.follow(&namespace);

@@ -1,10 +1,11 @@
 //! The interface of delivery for a stream.
 
 use std::{
+    any::Any,
     fmt,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -30,6 +31,18 @@ pub struct Handoff {
     pub payload: Bytes,
 }
 
+/// Why delivery ended a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The server is shutting down.
+    ShuttingDown,
+    /// The subscriber does not read its events, while others need the memory that they occupy.
+    NotReading,
+}
+
+/// A value that a stream's end gives back, see [`AckSender::hold`].
+pub(super) type Held = Option<Box<dyn Any + Send + Sync>>;
+
 /// A message from a stream to the delivery task. Each stream sends one `Attached`, one `Ended`, and at most one
 /// `Acknowledged` for each of its [`MAX_UNACKNOWLEDGED`] events, so their channel needs no bound.
 pub(super) enum StreamMessage {
@@ -39,6 +52,7 @@ pub(super) enum StreamMessage {
         peer: Option<SocketAddr>,
         span: Option<SpanRef>,
         events: mpsc::Sender<Handoff>,
+        closed: Arc<OnceLock<CloseReason>>,
     },
     Acknowledged {
         id: StreamId,
@@ -46,6 +60,8 @@ pub(super) enum StreamMessage {
     },
     Ended {
         id: StreamId,
+        /// Dropped with this message.
+        held: Held,
     },
 }
 
@@ -73,8 +89,9 @@ impl Deliveries {
     pub fn attach(&self, subscription: Subscription, peer: Option<SocketAddr>, span: Option<SpanRef>) -> Attached {
         let id = StreamId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let (to_stream, events) = mpsc::channel(MAX_UNACKNOWLEDGED);
-        self.send(StreamMessage::Attached { id, subscription, peer, span, events: to_stream });
-        Attached { events, acks: AckSender { id, deliveries: self.clone() } }
+        let closed = Arc::<OnceLock<_>>::default();
+        self.send(StreamMessage::Attached { id, subscription, peer, span, events: to_stream, closed: closed.clone() });
+        Attached { events, closed, acks: AckSender { id, deliveries: self.clone(), held: None } }
     }
 
     fn send(&self, message: StreamMessage) {
@@ -88,6 +105,8 @@ impl Deliveries {
 pub struct Attached {
     /// The events to send, oldest runs first. Its end means that the server ends the stream.
     pub events: mpsc::Receiver<Handoff>,
+    /// The reason for the end of `events`, set before it. Absent if the delivery task has ended.
+    pub closed: Arc<OnceLock<CloseReason>>,
     /// The way back. **Dropping it ends the stream**: unconfirmed events are redelivered.
     pub acks: AckSender,
 }
@@ -97,12 +116,19 @@ pub struct Attached {
 pub struct AckSender {
     id: StreamId,
     deliveries: Deliveries,
+    held: Held,
 }
 
 impl AckSender {
     /// Acknowledges every event up to this one: the peer has read them.
     pub fn acknowledged(&self, sequence: u64) {
         self.deliveries.send(StreamMessage::Acknowledged { id: self.id, sequence });
+    }
+
+    /// Holds a value until the delivery task has handled the end of the stream. A limit of streams that is held like this
+    /// bounds the messages of streams that have ended, too.
+    pub fn hold(&mut self, value: impl Send + Sync + 'static) {
+        self.held = Some(Box::new(value));
     }
 
     /// The stream's number, for logs.
@@ -113,6 +139,6 @@ impl AckSender {
 
 impl Drop for AckSender {
     fn drop(&mut self) {
-        self.deliveries.send(StreamMessage::Ended { id: self.id });
+        self.deliveries.send(StreamMessage::Ended { id: self.id, held: self.held.take() });
     }
 }

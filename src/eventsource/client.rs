@@ -43,11 +43,13 @@ pub enum SubscribeError {
 pub struct Subscriber(EventingClient<Channel>);
 
 impl Subscriber {
-    /// Connects to a server, for example `http://127.0.0.1:50051`.
+    /// Connects to a server: `HOST:PORT`, or a URL such as `http://127.0.0.1:50051`.
     ///
     /// # Errors
-    /// The URL is invalid, or the connection is not established within ten seconds.
-    pub async fn connect(url: String) -> Result<Self, SubscribeError> {
+    /// The address is invalid, or the connection is not established within ten seconds.
+    pub async fn connect(server: String) -> Result<Self, SubscribeError> {
+        // Argo Events writes addresses without a scheme.
+        let url = if server.contains("://") { server } else { format!("http://{server}") };
         let channel = Endpoint::from_shared(url)?.connect_timeout(TIMEOUT).connect().await?;
         Ok(Self(EventingClient::new(channel)))
     }
@@ -74,6 +76,19 @@ impl Subscriber {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_address_needs_no_scheme() {
+        for host in ["127.0.0.1", "localhost"] {
+            let listener = tokio::net::TcpListener::bind((host, 0)).await.expect("a port");
+            let port = listener.local_addr().expect("an address").port();
+            for server in [format!("{host}:{port}"), format!("http://{host}:{port}")] {
+                Subscriber::connect(server).await.expect("the kernel accepts");
+            }
+        }
+        let invalid = Subscriber::connect("not an address".to_owned()).await.err();
+        assert!(matches!(invalid, Some(SubscribeError::Connect(_))), "{invalid:?}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_subscription_without_a_response_fails_after_a_time_limit() {

@@ -12,13 +12,13 @@ use serde_json::{Map, Value};
 
 use self::{messages::quoted, yaml::MAX_CONFIG};
 use crate::model::{
-    ArtifactTypes, Include, IncludeField, PipelineFilter, Statuses, Subscription, SubscriptionName,
+    ArtifactTypes, Include, IncludeField, PipelineFilter, RunOutcome, Statuses, Subscription, SubscriptionName,
     subscription::{NotADnsLabel, is_dns_label},
 };
 
-/// The most entries of a list. Each pattern becomes a part of a regular expression that the stream keeps.
+/// The most entries of a list. The work to match a name grows with the number of patterns.
 const MAX_LIST: usize = 64;
-/// The most bytes of an entry. Patterns are compiled recursively.
+/// The most bytes of an entry. The work to match a name grows with the length of a pattern.
 const MAX_ENTRY: usize = 256;
 
 const NAMESPACE: &str = "kfpNamespace";
@@ -26,8 +26,12 @@ const SUBSCRIPTION: &str = "subscription";
 const PIPELINES: &str = "pipelines";
 const ARTIFACT_TYPES: &str = "artifactTypes";
 const MAX_AGE: &str = "maxAge";
+const LATEST_ONLY: &str = "latestOnly";
+const STATUSES: &str = "statuses";
+const REMEMBER: &str = "remember";
 const INCLUDE: &str = "include";
-const KEYS: [&str; 6] = [NAMESPACE, SUBSCRIPTION, PIPELINES, ARTIFACT_TYPES, MAX_AGE, INCLUDE];
+const KEYS: [&str; 9] =
+    [NAMESPACE, SUBSCRIPTION, PIPELINES, ARTIFACT_TYPES, MAX_AGE, LATEST_ONLY, STATUSES, REMEMBER, INCLUDE];
 
 /// Why a configuration is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +108,35 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// The key with the problem. `None` if the configuration as a whole is invalid.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::DuplicateKey { key, .. } | Self::UnknownKey { key, .. } => Some(key.trim_matches('"')),
+            Self::NoNamespace => Some(NAMESPACE),
+            Self::Value { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    /// The kind of the problem: one of a bounded set, for programs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::TooLarge => "CONFIG_TOO_LARGE",
+            Self::Empty => "CONFIG_EMPTY",
+            Self::NotUtf8 { .. } => "CONFIG_NOT_UTF8",
+            Self::NotYaml { .. } => "CONFIG_NOT_YAML",
+            Self::DuplicateKey { .. } => "CONFIG_DUPLICATE_KEY",
+            Self::SeveralDocuments { .. } => "CONFIG_SEVERAL_DOCUMENTS",
+            Self::TooComplex { .. } => "CONFIG_TOO_COMPLEX",
+            Self::NotAMapping(_) => "CONFIG_NOT_A_MAPPING",
+            Self::UnknownKey { .. } => "CONFIG_UNKNOWN_KEY",
+            Self::NoNamespace => "CONFIG_MISSING_KEY",
+            Self::Value { .. } => "CONFIG_INVALID_VALUE",
+        }
+    }
+}
+
 fn suggestion(nearest: &Option<&'static str>) -> String {
     match nearest {
         Some(key) => format!("did you mean {key}?"),
@@ -123,12 +156,15 @@ pub fn parse(event_source: &str, config: &[u8]) -> Result<Subscription, ConfigEr
     Ok(Subscription {
         namespace: namespace(&keys)?,
         name: subscription(&keys, event_source)?,
+        unscoped: None,
         pipelines: pipelines(&keys)?,
         artifact_types: Arc::new(artifact_types(&keys)?),
         max_age: max_age(&keys)?,
-        latest_only: false,
-        statuses: Statuses::default(),
-        remember: true,
+        latest_only: flag(&keys, LATEST_ONLY, "`latestOnly: true`, or leave it out to receive every run")?
+            .unwrap_or(false),
+        statuses: statuses(&keys)?,
+        remember: flag(&keys, REMEMBER, "`remember: false`, or leave it out to have deliveries remembered")?
+            .unwrap_or(true),
         include: include(&keys)?,
     })
 }
@@ -202,20 +238,55 @@ fn max_age(keys: &Map<String, Value>) -> Result<Option<Duration>, ConfigError> {
     refuse(format!("{} {problem}", quoted(text)))
 }
 
+/// A value of `true` or `false`.
+fn flag(keys: &Map<String, Value>, key: &'static str, example: &'static str) -> Result<Option<bool>, ConfigError> {
+    let problem = match keys.get(key) {
+        None => return Ok(None),
+        Some(Value::Bool(value)) => return Ok(Some(*value)),
+        Some(Value::Null) => "has no value".to_owned(),
+        Some(Value::String(text)) => format!("is the text {}, not true or false", quoted(text)),
+        Some(other) => format!("is {}, not true or false", messages::kind(other)),
+    };
+    Err(ConfigError::Value { key, problem, example })
+}
+
+fn statuses(keys: &Map<String, Value>) -> Result<Statuses, ConfigError> {
+    const EXAMPLE: &str = "a list of any of succeeded, failed, or leave it out for succeeded runs only";
+    let Some(names) = strings(keys, STATUSES, EXAMPLE)? else { return Ok(Statuses::default()) };
+    let mut statuses = Statuses { succeeded: false, failed: false };
+    for name in names {
+        if name == RunOutcome::Succeeded.as_str() {
+            statuses.succeeded = true;
+        } else if name == RunOutcome::Failed.as_str() {
+            statuses.failed = true;
+        } else {
+            let problem = unknown_entry("status", name, messages::nearest_outcome(name).map(RunOutcome::as_str));
+            return Err(ConfigError::Value { key: STATUSES, problem, example: EXAMPLE });
+        }
+    }
+    Ok(statuses)
+}
+
 fn include(keys: &Map<String, Value>) -> Result<Include, ConfigError> {
-    const EXAMPLE: &str = "a list of any of namespace, workflowName, workflowUid, runId, traceparent, or leave it out";
+    const EXAMPLE: &str = "a list of any of namespace, workflowName, workflowUid, runId, traceparent, status, createdAt, \
+                           finishedAt, eventId, or leave it out";
     let Some(fields) = strings(keys, INCLUDE, EXAMPLE)? else { return Ok(Include::default()) };
     let field = |name: &str| {
         IncludeField::ALL.into_iter().find(|field| field.key() == name).ok_or_else(|| ConfigError::Value {
             key: INCLUDE,
-            problem: match messages::nearest(name, IncludeField::ALL.map(IncludeField::key)) {
-                Some(meant) => format!("has the unknown field {} (did you mean {meant}?)", quoted(name)),
-                None => format!("has the unknown field {}", quoted(name)),
-            },
+            problem: unknown_entry("field", name, messages::nearest(name, IncludeField::ALL.map(IncludeField::key))),
             example: EXAMPLE,
         })
     };
     fields.into_iter().map(field).collect()
+}
+
+/// The problem of a list with an entry that is none of the known ones.
+fn unknown_entry(kind: &str, name: &str, nearest: Option<&'static str>) -> String {
+    match nearest {
+        Some(meant) => format!("has the unknown {kind} {} (did you mean {meant}?)", quoted(name)),
+        None => format!("has the unknown {kind} {}", quoted(name)),
+    }
 }
 
 /// The texts of a list, which must have at least one, and no empty ones.

@@ -64,6 +64,7 @@ mod tracker;
 pub use acks::{LinkInfo, StreamAcks};
 pub use io::Link;
 pub use stream_id::STREAM_ID_HEADER;
+pub use tracker::Usage;
 
 #[cfg(test)]
 mod tests;

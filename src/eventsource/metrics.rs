@@ -73,6 +73,9 @@ impl EncodeLabelValue for CloseReason {
     }
 }
 
+/// The statuses of refused requests.
+const REFUSALS: [Code; 4] = [Code::InvalidArgument, Code::PermissionDenied, Code::ResourceExhausted, Code::Unavailable];
+
 /// The labels of the only method.
 const METHOD: MethodLabels =
     MethodLabels { grpc_service: "generic.Eventing", grpc_method: "StartEventSource", grpc_type: "server_stream" };
@@ -106,10 +109,10 @@ impl StreamMetrics {
             refused: Family::default(),
         };
         // Usual series exist from the start: the first increment of a new series does not appear in its rate.
-        for code in [Code::Cancelled, Code::Unavailable, Code::InvalidArgument, Code::PermissionDenied] {
+        for code in REFUSALS.into_iter().chain([Code::Cancelled]) {
             drop(metrics.handled(code));
         }
-        for code in [Code::InvalidArgument, Code::PermissionDenied, Code::Unavailable] {
+        for code in REFUSALS {
             drop(metrics.refused(code));
         }
         for reason in [CloseReason::Silent, CloseReason::Stalled] {

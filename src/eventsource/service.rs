@@ -1,53 +1,44 @@
 //! The method `StartEventSource`: accepts or refuses a subscription.
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
 
 use futures::{FutureExt, Stream, StreamExt, stream};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
+    admission::CallPermit,
     config,
     link::{LinkInfo, StreamAcks},
     metrics::StreamMetrics,
+    permission::{self, Permission},
     proto::{self, eventing_server::Eventing},
-    stream::{EventStream, StreamGuard, refusal_span, shutting_down},
+    refusals::Refusals,
+    status,
+    stream::{EventStream, StreamGuard},
 };
 use crate::{
+    access::{Access, Grant, Token},
     delivery::Deliveries,
     model::Subscription,
-    telemetry::{LogThrottle, Traces, grpc},
+    store::Store,
+    telemetry::Traces,
 };
-
-/// The characters of a refused EventSource's name in the log: the name may have any length and content.
-const MAX_LOGGED_NAME: usize = 64;
-/// The refused EventSources whose last logged refusal is remembered.
-const REFUSALS: usize = 1024;
 
 /// See the module.
 pub(super) struct Service {
-    deliveries: Deliveries,
+    pub(super) deliveries: Deliveries,
+    pub(super) store: Arc<Store>,
     /// The namespaces that may be subscribed to; `None` for all.
-    namespaces: Option<Vec<Arc<str>>>,
-    /// Turns true when the server is ready for the first time.
-    was_ready: watch::Receiver<bool>,
-    drain: CancellationToken,
-    metrics: StreamMetrics,
-    traces: Traces,
-    /// An EventSource repeats a refused request every five seconds.
-    refusals: Mutex<LogThrottle<RefusalKey>>,
+    pub(super) namespaces: Option<Vec<Arc<str>>>,
+    pub(super) access: Access,
+    pub(super) drain: CancellationToken,
+    pub(super) metrics: StreamMetrics,
+    pub(super) traces: Traces,
+    pub(super) refusals: Arc<Refusals>,
 }
-
-/// The peer, and a hash of the EventSource's name, because the name may have any length.
-type RefusalKey = (Option<IpAddr>, u64);
 
 type Events = Pin<Box<dyn Stream<Item = Result<proto::Event, Status>> + Send>>;
 
@@ -60,24 +51,21 @@ impl Eventing for Service {
         let link = request.extensions().get::<LinkInfo>().cloned();
         let peer = link.as_ref().and_then(LinkInfo::peer_addr);
         let acks = link.and_then(|link| link.stream_acks(request.metadata().as_ref()));
+        let permit = request.extensions().get::<Arc<CallPermit>>().cloned();
+        let token = request.metadata().get("authorization").and_then(|value| Token::from_header(value.to_str().ok()?));
         let event_source = request.into_inner();
-        match self.admit(&event_source) {
-            Ok(subscription) => {
-                // Delivery logs the stream with its pending runs once the store is filled.
-                debug!(
-                    namespace = %subscription.namespace, subscription = %subscription.name,
-                    peer = peer.map(tracing::field::display), "accepted subscription"
-                );
+        match self.admit(&event_source, token, peer, permit.as_deref()).await {
+            Ok((subscription, grant)) => {
                 if acks.is_none() {
                     warn!(
                         namespace = %subscription.namespace, subscription = %subscription.name,
                         peer = peer.map(tracing::field::display), "stream without acknowledgements, its events cannot be confirmed"
                     );
                 }
-                Ok(Response::new(self.events(subscription, peer, acks)))
+                Ok(Response::new(self.events(subscription, grant, peer, acks, permit)))
             }
             Err(status) => {
-                self.record_refusal(&event_source.name, peer, &status, started.elapsed());
+                self.refusals.record(Some(&event_source.name), peer, &status, started.elapsed());
                 Err(status)
             }
         }
@@ -85,94 +73,65 @@ impl Eventing for Service {
 }
 
 impl Service {
-    pub(super) fn new(
-        deliveries: Deliveries,
-        namespaces: Option<Vec<Arc<str>>>,
-        was_ready: watch::Receiver<bool>,
-        drain: CancellationToken,
-        metrics: StreamMetrics,
-        traces: Traces,
-    ) -> Self {
-        let refusals = LogThrottle::new(REFUSALS).into();
-        Self { deliveries, namespaces, was_ready, drain, metrics, traces, refusals }
-    }
-
-    /// Returns the requested subscription, or the status of its refusal.
-    fn admit(&self, event_source: &proto::EventSource) -> Result<Subscription, Status> {
+    /// Returns the requested subscription and its grant, or the status of its refusal.
+    async fn admit(
+        &self,
+        event_source: &proto::EventSource,
+        token: Option<Token>,
+        peer: Option<SocketAddr>,
+        permit: Option<&CallPermit>,
+    ) -> Result<(Subscription, Grant), Status> {
         if self.drain.is_cancelled() {
-            return Err(shutting_down());
+            return Err(status::shutting_down());
         }
-        let subscription = config::parse(&event_source.name, &event_source.config)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let subscription =
+            config::parse(&event_source.name, &event_source.config).map_err(|error| status::invalid_config(&error))?;
         if let Some(namespaces) = &self.namespaces
             && !namespaces.contains(&subscription.namespace)
         {
-            return Err(Status::permission_denied(format!(
-                "kfpNamespace {:?} is not served here; write one of the namespaces in the server's flag --namespaces, \
-                 or have this one added there",
-                &*subscription.namespace
-            )));
+            return Err(status::namespace_not_served(&subscription.namespace));
         }
-        Ok(subscription)
+        let admitted = self.access.admit(token, &subscription.namespace, peer.map(|peer| peer.ip())).await;
+        let (grant, would_refuse) = admitted.map_err(|refusal| status::access_refused(&refusal))?;
+        permit.map_or(Ok(()), |permit| permit.enter(&subscription.namespace))?;
+        let subscription = match grant.scope() {
+            Some(scope) => subscription.scoped(&scope),
+            None => subscription,
+        };
+        permission::log_admitted(&subscription, &grant, peer, would_refuse.as_ref());
+        Ok((subscription, grant))
     }
 
-    /// Records every refusal in the metrics, and those that the throttle allows in the log and the traces.
-    fn record_refusal(&self, event_source: &str, peer: Option<SocketAddr>, status: &Status, duration: Duration) {
-        self.metrics.call_started();
-        self.metrics.call_ended(status.code(), duration);
-        self.metrics.subscription_refused(status.code());
-        let key = refusal_key(peer, event_source);
-        let is_logged = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).allows(key, &status.message());
-        if is_logged {
-            let name: String = event_source.chars().take(MAX_LOGGED_NAME).collect();
-            warn!(
-                event_source = ?name, peer = peer.map(tracing::field::display), code = grpc::names(status.code()).go,
-                reason = status.message(), "refused subscription"
-            );
-            self.traces.record(refusal_span(&name, status.code(), duration));
-        }
-    }
-
-    /// The stream of an accepted subscription. It stays open without events until the server is ready, because Argo
-    /// Events 1.9.4 to 1.9.9 hang forever after three refusals.
-    fn events(&self, subscription: Subscription, peer: Option<SocketAddr>, acks: Option<StreamAcks>) -> Events {
+    /// The stream of an accepted subscription. It stays open without events until the Workflows of its namespace are
+    /// listed, because Argo Events 1.9.4 to 1.9.9 hang forever after three refusals.
+    fn events(
+        &self,
+        subscription: Subscription,
+        grant: Grant,
+        peer: Option<SocketAddr>,
+        acks: Option<StreamAcks>,
+        permit: Option<Arc<CallPermit>>,
+    ) -> Events {
+        let mut permission = Permission::new(grant);
         let mut guard = StreamGuard::new(&subscription, self.metrics.clone(), self.traces.clone());
-        let (deliveries, drain, mut was_ready) = (self.deliveries.clone(), self.drain.clone(), self.was_ready.clone());
+        let (deliveries, drain, store) = (self.deliveries.clone(), self.drain.clone(), self.store.clone());
         let attached = async move {
-            tokio::select! {
+            let ended = tokio::select! {
                 biased;
-                () = drain.cancelled() => {
-                    let status = guard.end(shutting_down());
-                    return stream::once(async { Err(status) }).left_stream();
-                }
-                // An error means that the server was dropped, which ends this stream soon.
-                _ = was_ready.wait_for(|was_ready| *was_ready) => {}
+                () = drain.cancelled() => Some(status::shutting_down()),
+                status = permission.withdrawn() => Some(status),
+                () = store.wait_listed(&subscription.namespace) => None,
+            };
+            if let Some(status) = ended {
+                let status = guard.end(status);
+                return stream::once(async { Err(status) }).left_stream();
             }
-            let attached = deliveries.attach(subscription, peer, guard.span());
-            EventStream::new(attached, acks, guard).right_stream()
+            let mut attached = deliveries.attach(subscription, peer, guard.span());
+            if let Some(permit) = permit {
+                attached.acks.hold(permit);
+            }
+            EventStream::new(attached, acks, permission, guard).right_stream()
         };
         attached.into_stream().flatten().boxed()
-    }
-}
-
-fn refusal_key(peer: Option<SocketAddr>, event_source: &str) -> RefusalKey {
-    let mut hasher = DefaultHasher::new();
-    event_source.hash(&mut hasher);
-    (peer.map(|peer| peer.ip()), hasher.finish())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn refusals_are_throttled_by_peer_address_and_event_source() {
-        let mut refusals = LogThrottle::new(REFUSALS);
-        let peer = |host, port| Some(SocketAddr::from(([10, 0, 0, host], port)));
-        assert!(refusals.allows(refusal_key(peer(1, 1), "a"), &"no namespace"));
-        assert!(!refusals.allows(refusal_key(peer(1, 2), "a"), &"no namespace"), "another port");
-        assert!(refusals.allows(refusal_key(peer(1, 1), "b"), &"no namespace"), "another EventSource");
-        assert!(refusals.allows(refusal_key(peer(2, 1), "a"), &"no namespace"), "another peer");
-        assert!(refusals.allows(refusal_key(None, "a"), &"no namespace"), "an unknown peer");
     }
 }

@@ -1,4 +1,4 @@
-//! Time limits of an accepted connection, and the gauge of open ones.
+//! Time limits of an accepted connection, its end by a limit of connections, and the gauge of open ones.
 //!
 //! HTTP/2 keepalive notices a peer that has vanished and ends its streams. Two kinds of connections would still stay open
 //! for as long as the peer's kernel, or a proxy, answers for the peer:
@@ -23,7 +23,10 @@ use tokio::{
 use tonic::transport::server::Connected;
 use tracing::info;
 
-use super::metrics::{CloseReason, StreamMetrics};
+use super::{
+    admission::ConnectionGuard,
+    metrics::{CloseReason, StreamMetrics},
+};
 
 /// The time limit for the preface. A client sends it at once, before any byte of the server.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -40,13 +43,21 @@ pub(super) struct Socket<IO> {
     /// The deadline of the pending write.
     write_deadline: Option<Pin<Box<Sleep>>>,
     metrics: StreamMetrics,
+    guard: ConnectionGuard,
     _open: OpenConnection,
 }
 
 impl<IO> Socket<IO> {
     /// Wraps a connection that was accepted from `peer`. It fails with `TimedOut` if its first bytes do not arrive in
-    /// time, or if the peer accepts no byte of a write within `write_timeout`.
-    pub(super) fn new(io: IO, peer: SocketAddr, write_timeout: Duration, metrics: &StreamMetrics) -> Self {
+    /// time, or if the peer accepts no byte of a write within `write_timeout`, and with `ConnectionAborted` if it has to
+    /// make room for another.
+    pub(super) fn new(
+        io: IO,
+        peer: SocketAddr,
+        write_timeout: Duration,
+        metrics: &StreamMetrics,
+        guard: ConnectionGuard,
+    ) -> Self {
         Self {
             io,
             peer,
@@ -54,7 +65,16 @@ impl<IO> Socket<IO> {
             write_timeout,
             write_deadline: None,
             metrics: metrics.clone(),
+            guard,
             _open: OpenConnection::new(&metrics.connections),
+        }
+    }
+
+    /// Fails if the connection has to make room for another.
+    fn check_open(&self, cx: &Context<'_>) -> io::Result<()> {
+        match self.guard.poll_closed(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
         }
     }
 
@@ -104,6 +124,7 @@ impl<IO> Connected for Socket<IO> {
 impl<IO: AsyncRead + Unpin> AsyncRead for Socket<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.check_open(cx)?;
         let before = buf.filled().len();
         let read = Pin::new(&mut this.io).poll_read(cx, buf);
         let Some((missing, deadline)) = &mut this.preface else { return read };
@@ -120,6 +141,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Socket<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check_open(cx)?;
         let write = Pin::new(&mut self.io).poll_write(cx, buf);
         self.poll_with_timeout(cx, write)
     }
@@ -129,6 +151,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check_open(cx)?;
         let write = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.poll_with_timeout(cx, write)
     }
@@ -155,7 +178,12 @@ mod tests {
     };
 
     use super::*;
+    use crate::{
+        eventsource::{admission::Admission, options::Limits},
+        telemetry::LimitHits,
+    };
 
+    const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 1);
     const WRITE_TIMEOUT: Duration = Duration::from_secs(50);
 
     fn metrics() -> StreamMetrics {
@@ -165,7 +193,8 @@ mod tests {
     /// A socket and the peer's end, whose buffer has 16 bytes.
     fn connected(metrics: &StreamMetrics) -> (Socket<DuplexStream>, DuplexStream) {
         let (server, peer) = duplex(16);
-        (Socket::new(server, SocketAddr::from(([192, 0, 2, 1], 1)), WRITE_TIMEOUT, metrics), peer)
+        let guard = Admission::new(Limits::default(), LimitHits::default()).connect(PEER).expect("few connections");
+        (Socket::new(server, PEER, WRITE_TIMEOUT, metrics, guard), peer)
     }
 
     #[tokio::test(start_paused = true)]
@@ -222,6 +251,29 @@ mod tests {
         });
         socket.read_exact(&mut [0; PREFACE_LEN]).await.expect("the preface");
         assert_eq!(socket.read_u8().await.expect("a byte"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_makes_room_fails_while_it_reads_or_writes() {
+        let limits = Limits { streams: 1, streams_per_peer: 1, ..Limits::default() };
+        let admission = Admission::new(limits, LimitHits::default());
+        let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let mut peers = Vec::new();
+        let mut connect = |port| {
+            let (server, peer) = duplex(16);
+            peers.push(peer);
+            let guard = admission.connect(address(port)).expect("room");
+            Socket::new(server, address(port), WRITE_TIMEOUT, &metrics(), guard)
+        };
+        let (mut reading, mut writing) = (connect(1), connect(2));
+        writing.write_all(&[0; 16]).await.expect("accepted");
+        let reading = tokio::spawn(async move { reading.read_u8().await });
+        let writing = tokio::spawn(async move { writing.write_all(&[0; 1]).await });
+        sleep(Duration::from_secs(1)).await;
+        let _others: Vec<_> = (3..67).map(&mut connect).collect();
+        for result in [reading.await.expect("no panic").map(drop), writing.await.expect("no panic")] {
+            assert_eq!(result.expect_err("closed").kind(), io::ErrorKind::ConnectionAborted);
+        }
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,9 +17,9 @@ use tokio::{
 use tonic::{Code, Status};
 use tracing::info;
 
-use super::{link::StreamAcks, metrics::StreamMetrics, proto};
+use super::{link::StreamAcks, metrics::StreamMetrics, permission::Permission, proto, status};
 use crate::{
-    delivery::{AckSender, Attached, Handoff},
+    delivery::{AckSender, Attached, CloseReason, Handoff},
     failpoint::FailPoint,
     model::{Subscription, SubscriptionName, event},
     telemetry::{
@@ -36,10 +36,13 @@ const GRPC_PREFIX: u64 = 5;
 /// A subscriber's stream, as tonic polls it. tonic drops it when either side has ended the stream.
 pub(super) struct EventStream {
     handoffs: mpsc::Receiver<Handoff>,
+    /// Why delivery has ended the stream.
+    closed: Arc<OnceLock<CloseReason>>,
     pending: Arc<PendingAcks>,
     acks: Option<StreamAcks>,
     /// The DATA bytes of the stream up to the end of the last event.
     bytes: u64,
+    permission: Permission,
     guard: StreamGuard,
 }
 
@@ -59,13 +62,18 @@ struct PendingAck {
 
 impl EventStream {
     /// Starts sending the events that delivery hands off. Without `acks` (see [`super::link`]) none of them is confirmed.
-    pub(super) fn new(attached: Attached, acks: Option<StreamAcks>, guard: StreamGuard) -> Self {
+    pub(super) fn new(
+        attached: Attached,
+        acks: Option<StreamAcks>,
+        permission: Permission,
+        guard: StreamGuard,
+    ) -> Self {
         let pending = Arc::new(PendingAcks { delivery: attached.acks, handoffs: Mutex::default() });
         if let Some(acks) = &acks {
             // A task of its own, because acknowledgements arrive while the stream is not polled.
             tokio::spawn(forward_acks(Arc::downgrade(&pending), acks.acked()));
         }
-        Self { handoffs: attached.events, pending, acks, bytes: 0, guard }
+        Self { handoffs: attached.events, closed: attached.closed, pending, acks, bytes: 0, permission, guard }
     }
 }
 
@@ -74,6 +82,9 @@ impl Stream for EventStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if let Poll::Ready(status) = this.permission.poll_withdrawn(cx) {
+            return Poll::Ready(Some(Err(this.guard.end(status))));
+        }
         match this.handoffs.poll_recv(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(handoff)) => {
@@ -87,8 +98,11 @@ impl Stream for EventStream {
                 FailPoint::AfterHandoff.pass();
                 Poll::Ready(Some(Ok(event)))
             }
-            // Delivery ends streams only when the server drains.
-            Poll::Ready(None) => Poll::Ready(Some(Err(this.guard.end(shutting_down())))),
+            Poll::Ready(None) => {
+                // Without a reason, the delivery task has ended.
+                let reason = this.closed.get().copied().unwrap_or(CloseReason::ShuttingDown);
+                Poll::Ready(Some(Err(this.guard.end(status::closed(reason)))))
+            }
         }
     }
 }
@@ -116,11 +130,6 @@ async fn forward_acks(pending: Weak<PendingAcks>, mut acked: watch::Receiver<u64
             pending.delivery.acknowledged(sequence);
         }
     }
-}
-
-/// The status of requests and streams during a shutdown. Clients reconnect.
-pub(super) fn shutting_down() -> Status {
-    Status::unavailable("the server is shutting down")
 }
 
 /// Records a stream from its start to its end in metrics, log and traces. A guard that is dropped without a status means
@@ -181,9 +190,11 @@ impl Drop for StreamGuard {
 }
 
 /// The span of a refused request, in a trace of its own.
-pub(super) fn refusal_span(event_source: &str, code: Code, duration: Duration) -> FinishedSpan {
+pub(super) fn refusal_span(event_source: Option<&str>, code: Code, duration: Duration) -> FinishedSpan {
     let mut span = call_span(SpanRef::random(), code, duration);
-    span.attributes.push(Attribute::new("modelupdate.event_source", event_source.to_owned()));
+    if let Some(name) = event_source {
+        span.attributes.push(Attribute::new("modelupdate.event_source", name.to_owned()));
+    }
     span.fail("refused", grpc::names(code).spec);
     span
 }

@@ -5,7 +5,8 @@
 //! one. Files that cannot be used leave the last good ones in place.
 
 use std::{
-    fs, io,
+    convert::Infallible,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -121,17 +122,14 @@ struct Contents {
     client_ca: Option<Vec<u8>>,
 }
 
-/// Accepts TLS connections. Cheap to clone.
+/// TLS of the subscribers' port. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub struct Tls {
     config: Arc<RwLock<Arc<ServerConfig>>>,
-}
-
-/// Reads the files again.
-pub(super) struct Reloader {
-    tls: Tls,
     files: Arc<TlsFiles>,
-    current: Contents,
+    /// The contents at the start.
+    contents: Arc<Contents>,
+    metrics: TlsMetrics,
 }
 
 impl TlsFiles {
@@ -174,10 +172,10 @@ impl Tls {
     ///
     /// # Errors
     /// They cannot be used.
-    pub(super) fn load(files: &TlsFiles) -> Result<(Self, Reloader), TlsError> {
-        let current = files.read()?;
-        let tls = Self { config: Arc::new(RwLock::new(Arc::new(files.parse(&current)?))) };
-        Ok((tls.clone(), Reloader { tls, files: Arc::new(files.clone()), current }))
+    pub fn load(files: TlsFiles, metrics: TlsMetrics) -> Result<Self, TlsError> {
+        let contents = files.read()?;
+        let config = Arc::new(RwLock::new(Arc::new(files.parse(&contents)?)));
+        Ok(Self { config, files: Arc::new(files), contents: Arc::new(contents), metrics })
     }
 
     /// Performs a handshake, within a time limit.
@@ -191,28 +189,26 @@ impl Tls {
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
-}
 
-impl Reloader {
-    /// Reads the files at intervals, for ever.
-    pub(super) async fn run(mut self, metrics: TlsMetrics) {
-        let mut log = LogThrottle::new(1);
+    /// Reads the files again at intervals, for ever.
+    pub(super) async fn reload(self) -> Infallible {
+        let (mut log, mut current) = (LogThrottle::new(1), self.contents.clone());
         loop {
             sleep(RELOAD_INTERVAL).await;
             let reloaded = match self.read().await {
-                Ok(contents) if contents == self.current => continue,
+                Ok(contents) if contents == *current => continue,
                 Ok(contents) => self.files.parse(&contents).map(|config| (contents, config)),
                 Err(error) => Err(error),
             };
             match reloaded {
                 Ok((contents, config)) => {
-                    *self.tls.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-                    self.current = contents;
-                    metrics.reloaded(Reload::Ok);
+                    *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+                    current = contents.into();
+                    self.metrics.reloaded(Reload::Ok);
                     info!(cert = ?self.files.cert, "reloaded TLS files");
                 }
                 Err(error) => {
-                    metrics.reloaded(Reload::Failed);
+                    self.metrics.reloaded(Reload::Failed);
                     let error = chain(&error);
                     if log.allows((), &error) {
                         warn!(error, "cannot reload TLS files, keeping the last ones");
@@ -231,5 +227,13 @@ impl Reloader {
     }
 }
 
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod fixtures;
 #[cfg(test)]
 mod tests;

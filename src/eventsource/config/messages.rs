@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::model::RunOutcome;
+
 /// The characters of the input in a message, as they are shown.
 const MAX_EXCERPT: usize = 60;
 /// A key or field of more bytes is no misspelling.
@@ -67,4 +69,19 @@ pub(super) fn nearest(written: &str, known: impl IntoIterator<Item = &'static st
         (if is_part { 1 } else { strsim::levenshtein(&written, &plain) }, known)
     });
     distances.min().filter(|(distance, _)| *distance <= MAX_DISTANCE).map(|(_, known)| known)
+}
+
+/// The outcome that was probably meant. Argo's phases and everyday words count too.
+pub(super) fn nearest_outcome(written: &str) -> Option<RunOutcome> {
+    const WORDS: [(&str, RunOutcome); 7] = [
+        ("succeeded", RunOutcome::Succeeded),
+        ("success", RunOutcome::Succeeded),
+        ("successful", RunOutcome::Succeeded),
+        ("failed", RunOutcome::Failed),
+        ("failure", RunOutcome::Failed),
+        ("error", RunOutcome::Failed),
+        ("errored", RunOutcome::Failed),
+    ];
+    let nearest = nearest(written, WORDS.map(|(word, _)| word))?;
+    WORDS.into_iter().find(|(word, _)| *word == nearest).map(|(_, outcome)| outcome)
 }

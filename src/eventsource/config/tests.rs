@@ -14,6 +14,8 @@ fn the_namespace_alone_suffices() {
     assert!(subscription.pipelines.matches("anything"));
     assert_eq!(*subscription.artifact_types, ArtifactTypes::default());
     assert_eq!(subscription.max_age, None);
+    assert!(!subscription.latest_only && subscription.remember);
+    assert_eq!(subscription.statuses, Statuses { succeeded: true, failed: false });
     assert_eq!(subscription.include, Include::default());
 }
 
@@ -26,7 +28,10 @@ pipelines: ['penguin-*', \"taxi\"]
 artifactTypes:
   - system.Model
 maxAge: 1d 12h
-include: [traceparent, namespace]
+latestOnly: true
+statuses: [failed, succeeded]
+remember: false
+include: [traceparent, namespace, status, createdAt, finishedAt, eventId]
 ";
     let subscription = parse("model-update", config).unwrap();
     assert_eq!(subscription.name.as_str(), "deployer");
@@ -39,6 +44,11 @@ include: [traceparent, namespace]
     assert_eq!(subscription.max_age, Some(Duration::from_secs(36 * 3600)));
     assert!(subscription.include.has(IncludeField::Traceparent) && subscription.include.has(IncludeField::Namespace));
     assert!(!subscription.include.has(IncludeField::RunId));
+    for field in [IncludeField::Status, IncludeField::CreatedAt, IncludeField::FinishedAt, IncludeField::EventId] {
+        assert!(subscription.include.has(field), "{field:?}");
+    }
+    assert!(subscription.latest_only && !subscription.remember);
+    assert_eq!(subscription.statuses, Statuses { succeeded: true, failed: true });
 }
 
 #[test]
@@ -120,6 +130,10 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
         ("Include", "include"),
         ("artifactType", "artifactTypes"),
         ("subscripton", "subscription"),
+        ("latest_only", "latestOnly"),
+        ("latest", "latestOnly"),
+        ("status", "statuses"),
+        ("remembered", "remember"),
     ] {
         let message = format!("config has the unknown key \"{key}\"; did you mean {meant}?");
         assert_eq!(refusal(&format!("{key}: a")), message);
@@ -127,7 +141,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
     for key in ["colour", "1", "\u{1F427}", "a"] {
         let message = format!(
             "config has the unknown key \"{key}\"; write one of kfpNamespace, subscription, pipelines, artifactTypes, \
-             maxAge, include"
+             maxAge, latestOnly, statuses, remember, include"
         );
         assert_eq!(refusal(&format!("kfpNamespace: a\n{key}: b")), message);
     }
@@ -254,16 +268,86 @@ fn an_age_is_a_positive_duration_with_a_unit() {
 fn only_known_fields_can_be_included() {
     refusals(
         INCLUDE,
-        "a list of any of namespace, workflowName, workflowUid, runId, traceparent, or leave it out",
+        "a list of any of namespace, workflowName, workflowUid, runId, traceparent, status, createdAt, finishedAt, eventId, \
+         or leave it out",
         &[
             ("[everything]", "has the unknown field \"everything\""),
             ("[run_id]", "has the unknown field \"run_id\" (did you mean runId?)"),
+            ("[finished_at]", "has the unknown field \"finished_at\" (did you mean finishedAt?)"),
+            ("[created]", "has the unknown field \"created\" (did you mean createdAt?)"),
+            ("[eventID]", "has the unknown field \"eventID\" (did you mean eventId?)"),
             ("[namespace, Workflowname]", "has the unknown field \"Workflowname\" (did you mean workflowName?)"),
             ("namespace", "is text, not a list"),
             ("[]", "is an empty list, which matches nothing"),
             ("", "has no value"),
         ],
     );
+}
+
+#[test]
+fn switches_are_true_or_false() {
+    for (key, example) in [
+        (LATEST_ONLY, "`latestOnly: true`, or leave it out to receive every run"),
+        (REMEMBER, "`remember: false`, or leave it out to have deliveries remembered"),
+    ] {
+        for (text, value) in [("true", true), ("false", false), ("yes", true), ("off", false)] {
+            let subscription = parse("x", format!("kfpNamespace: a\n{key}: {text}").as_bytes()).unwrap();
+            let applied = if key == LATEST_ONLY { subscription.latest_only } else { subscription.remember };
+            assert_eq!(applied, value, "{key}: {text}");
+        }
+        refusals(
+            key,
+            example,
+            &[
+                ("", "has no value"),
+                ("'true'", "is the text \"true\", not true or false"),
+                ("always", "is the text \"always\", not true or false"),
+                ("1", "is a number, not true or false"),
+                ("[true]", "is a list, not true or false"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn statuses_are_a_list_of_outcomes() {
+    for (text, succeeded, failed) in
+        [("[succeeded]", true, false), ("[failed]", false, true), ("[failed, succeeded, failed]", true, true)]
+    {
+        let subscription = parse("x", format!("kfpNamespace: a\nstatuses: {text}").as_bytes()).unwrap();
+        assert_eq!(subscription.statuses, Statuses { succeeded, failed }, "{text}");
+    }
+    refusals(
+        STATUSES,
+        "a list of any of succeeded, failed, or leave it out for succeeded runs only",
+        &[
+            ("[]", "is an empty list, which matches nothing"),
+            ("failed", "is text, not a list"),
+            ("", "has no value"),
+            ("[Failed]", "has the unknown status \"Failed\" (did you mean failed?)"),
+            ("[succeded]", "has the unknown status \"succeded\" (did you mean succeeded?)"),
+            ("[Error]", "has the unknown status \"Error\" (did you mean failed?)"),
+            ("[success]", "has the unknown status \"success\" (did you mean succeeded?)"),
+            ("[running]", "has the unknown status \"running\""),
+            ("[true]", "has an entry that is true or false, not text (quotes make it text)"),
+        ],
+    );
+}
+
+#[test]
+fn an_error_names_its_key_and_kind_for_programs() {
+    for (config, key, reason) in [
+        ("", None, "CONFIG_EMPTY"),
+        ("a: b: c", None, "CONFIG_NOT_YAML"),
+        ("[a]", None, "CONFIG_NOT_A_MAPPING"),
+        ("maxAge: 1h", Some("kfpNamespace"), "CONFIG_MISSING_KEY"),
+        ("kfpNamespace: a\nage: 1h", Some("age"), "CONFIG_UNKNOWN_KEY"),
+        ("kfpNamespace: a\nkfpNamespace: b", Some("kfpNamespace"), "CONFIG_DUPLICATE_KEY"),
+        ("kfpNamespace: a\nmaxAge: soon", Some("maxAge"), "CONFIG_INVALID_VALUE"),
+    ] {
+        let error = parse("x", config.as_bytes()).unwrap_err();
+        assert_eq!((error.key(), error.reason()), (key, reason), "{config:?}");
+    }
 }
 
 #[test]

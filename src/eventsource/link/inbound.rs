@@ -98,6 +98,7 @@ impl Inbound {
         while let Some(step) = self.parser.step(bytes) {
             match step {
                 Step::Header(header) => {
+                    tracker.frame_begun(header.len());
                     self.action = self.action_for(&header, tracker);
                     match self.action {
                         Action::Forward => forward(header.bytes()),
@@ -135,7 +136,7 @@ impl Inbound {
         }
     }
 
-    fn action_for(&mut self, header: &FrameHeader, tracker: &AckTracker) -> Action {
+    fn action_for(&mut self, header: &FrameHeader, tracker: &mut AckTracker) -> Action {
         match header.kind() {
             kind::PING if *header == ping_ack_header() => Action::HoldPingAck([0; 8], 0),
             kind::HEADERS => {
@@ -157,7 +158,7 @@ impl Inbound {
 
     /// The action for a frame of a header block. If the link's header cannot be appended (no known client sends such a
     /// block), the stream is not tracked.
-    fn block_action(&mut self, header: &FrameHeader, extensible: bool, tracker: &AckTracker) -> Action {
+    fn block_action(&mut self, header: &FrameHeader, extensible: bool, tracker: &mut AckTracker) -> Action {
         if !header.has(flag::END_HEADERS) {
             return Action::Forward;
         }
@@ -167,7 +168,11 @@ impl Inbound {
             {
                 Action::AppendStreamId(stream)
             }
-            _ => Action::Forward,
+            Some(_) => {
+                tracker.stream_untracked();
+                Action::Forward
+            }
+            None => Action::Forward,
         }
     }
 

@@ -21,7 +21,7 @@ use super::{
     frame::{FrameHeader, HEADER_LEN, kind},
     inbound::Inbound,
     outbound::Outbound,
-    tracker::{PingDue, PingPayload},
+    tracker::{PingDue, PingPayload, Usage, UsageObserver},
 };
 
 /// The most bytes of one read. The buffer is on the stack, so that an idle connection has none. What a subscriber sends
@@ -81,6 +81,13 @@ impl<IO> Link<IO> {
     #[must_use]
     pub fn with_peer_addr(mut self, peer: SocketAddr) -> Self {
         self.peer = Some(peer);
+        self
+    }
+
+    /// Sets a function that receives the connection's usage after each change.
+    #[must_use]
+    pub fn with_usage_observer(self, observer: impl Fn(Usage) + Send + Sync + 'static) -> Self {
+        self.shared.tracker().observe(UsageObserver::new(observer));
         self
     }
 

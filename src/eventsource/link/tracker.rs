@@ -2,7 +2,7 @@
 //! expected, and the PING in flight. Synchronous and without I/O: the two directions report frames, and
 //! [`Link`](super::Link) asks whether a PING is due.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -32,11 +32,45 @@ pub(super) enum PingDue {
     Now,
 }
 
+/// The largest payload of a usual frame from the peer. hyper reads a frame as a whole, and keeps the buffer.
+pub(super) const USUAL_FRAME: u32 = 4 * 1024;
+
+/// What a connection occupies, as its frames show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Open streams. A stream is open from its HEADERS until its end is written to the connection, however long the peer
+    /// takes to read. Streams that the link cannot follow count until the connection ends.
+    pub streams: usize,
+    /// The peer has begun a frame of more than 4 KiB. From then on, hyper's buffer is larger than usual.
+    pub has_large_frames: bool,
+}
+
+/// Receives the usage of a connection after each change.
+#[derive(Clone, Default)]
+pub(super) struct UsageObserver(Option<Arc<dyn Fn(Usage) + Send + Sync>>);
+
+impl UsageObserver {
+    pub(super) fn new(observer: impl Fn(Usage) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(observer)))
+    }
+}
+
+impl fmt::Debug for UsageObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UsageObserver")
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct AckTracker {
     /// Sorted by id, the order in which HTTP/2 opens streams.
     streams: Vec<Stream>,
+    /// Streams that the peer has opened and that are not tracked. Their end is not noticed, so they count as open for as
+    /// long as the connection.
+    untracked: usize,
+    has_large_frames: bool,
+    observer: UsageObserver,
     /// The PING whose acknowledgement is pending.
     ping: Option<Ping>,
     last_ping: Option<Instant>,
@@ -87,6 +121,26 @@ impl Stream {
 }
 
 impl AckTracker {
+    /// Sets the observer of the connection's usage.
+    pub(super) fn observe(&mut self, observer: UsageObserver) {
+        self.observer = observer;
+    }
+
+    fn report(&self) {
+        if let UsageObserver(Some(observer)) = &self.observer {
+            let streams = self.streams.len() + self.untracked;
+            observer(Usage { streams, has_large_frames: self.has_large_frames });
+        }
+    }
+
+    /// Handles the header of a frame from the peer whose payload has this length.
+    pub(super) fn frame_begun(&mut self, bytes: u32) {
+        if bytes > USUAL_FRAME && !self.has_large_frames {
+            self.has_large_frames = true;
+            self.report();
+        }
+    }
+
     /// Returns whether [`stream_opened`](Self::stream_opened) would track another stream.
     pub(super) fn has_room(&self) -> bool {
         !self.closed && self.streams.len() < MAX_STREAMS
@@ -96,7 +150,14 @@ impl AckTracker {
     pub(super) fn stream_opened(&mut self, id: u32) {
         if self.has_room() && self.streams.last().is_none_or(|last| last.id < id) {
             self.streams.push(Stream { id, written: 0, pinged: 0, ended: false, watcher: None });
+            self.report();
         }
+    }
+
+    /// Counts a stream that the peer has opened and that cannot be tracked.
+    pub(super) fn stream_untracked(&mut self) {
+        self.untracked += 1;
+        self.report();
     }
 
     /// Counts a completely written DATA frame with a payload of this many bytes.
@@ -115,13 +176,22 @@ impl AckTracker {
         if let Some(watcher) = &mut stream.watcher {
             watcher.expected.retain(|total| *total <= written);
         }
+        self.remove_complete();
+    }
+
+    fn remove_complete(&mut self) {
+        let before = self.streams.len();
         self.streams.retain(|stream| !stream.is_complete());
+        if self.streams.len() != before {
+            self.report();
+        }
     }
 
     /// Handles a reset of the stream, by either side. Nothing more of it will be acknowledged.
     pub(super) fn stream_reset(&mut self, id: u32) {
         if let Ok(index) = self.position(id) {
             self.streams.remove(index);
+            self.report();
         }
     }
 
@@ -203,7 +273,7 @@ impl AckTracker {
                 more
             });
         }
-        self.streams.retain(|stream| !stream.is_complete());
+        self.remove_complete();
         true
     }
 

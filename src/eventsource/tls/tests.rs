@@ -1,34 +1,20 @@
-use std::{os::unix::fs::symlink, path::Path};
+use std::os::unix::fs::symlink;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{CertificateParams, KeyPair};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::io::duplex;
 use tokio_rustls::TlsConnector;
 
-use super::*;
-
-type Issuer = CertifiedIssuer<'static, KeyPair>;
-
-fn authority() -> Issuer {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// Writes a certificate for `server` and its key into a folder.
-fn write(folder: &Path, authority: &Issuer) -> TlsFiles {
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(["server".to_owned()]).unwrap().signed_by(&key, authority).unwrap();
-    fs::write(folder.join("tls.crt"), certificate.pem()).unwrap();
-    fs::write(folder.join("tls.key"), key.serialize_pem()).unwrap();
-    TlsFiles { cert: folder.join("tls.crt"), key: folder.join("tls.key"), client_ca: None }
-}
+use super::{
+    fixtures::{Authority, authority, write},
+    *,
+};
 
 fn load(files: &TlsFiles) -> Tls {
-    Tls::load(files).unwrap().0
+    Tls::load(files.clone(), TlsMetrics::default()).unwrap()
 }
 
-fn client(authority: &Issuer) -> ClientConfig {
+fn client(authority: &Authority) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority.der().clone()).unwrap();
     let provider = ring::default_provider().into();
@@ -107,9 +93,9 @@ async fn exchanged_links_are_noticed_and_unusable_files_are_not_taken() {
     write(&data("2"), &second);
     symlink(data("1"), data("..data")).unwrap();
     let files = TlsFiles { cert: data("..data/tls.crt"), key: data("..data/tls.key"), client_ca: None };
-    let (tls, reloader) = Tls::load(&files).unwrap();
     let metrics = TlsMetrics::default();
-    let reloading = tokio::spawn(reloader.run(metrics.clone()));
+    let tls = Tls::load(files, metrics.clone()).unwrap();
+    let reloading = tokio::spawn(tls.clone().reload());
     let exchange = |target: &str| {
         symlink(data(target), data("next")).unwrap();
         fs::rename(data("next"), data("..data")).unwrap();
@@ -138,7 +124,7 @@ async fn exchanged_links_are_noticed_and_unusable_files_are_not_taken() {
 fn an_unusable_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let files = write(folder.path(), &authority());
-    let error = |files: TlsFiles| Tls::load(&files).map(drop).unwrap_err().to_string();
+    let error = |files: TlsFiles| Tls::load(files, TlsMetrics::default()).map(drop).unwrap_err().to_string();
     let absent = folder.path().join("absent");
     assert!(error(TlsFiles { cert: absent, ..files.clone() }).contains("absent"));
     assert!(error(TlsFiles { key: files.cert.clone(), ..files.clone() }).contains("no private key"));

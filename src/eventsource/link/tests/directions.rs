@@ -1,12 +1,14 @@
 //! The two directions, each on its own.
 
+use std::sync::{Arc, Mutex};
+
 use tokio::time::Instant;
 
 use super::http2::*;
 use crate::eventsource::link::{
     inbound::Inbound,
     outbound::Outbound,
-    tracker::{AckTracker, MAX_STREAMS, PingDue},
+    tracker::{AckTracker, MAX_STREAMS, PingDue, Usage, UsageObserver},
 };
 
 const TOKEN: u64 = 0xfeed_beef;
@@ -15,11 +17,16 @@ const Q: [u8; 8] = *b"12345678";
 struct Reader {
     inbound: Inbound,
     tracker: AckTracker,
+    /// The usage as it is reported.
+    usage: Arc<Mutex<Usage>>,
 }
 
 impl Reader {
     fn new() -> Self {
-        Self { inbound: Inbound::new(TOKEN), tracker: AckTracker::default() }
+        let (mut tracker, usage) = (AckTracker::default(), Arc::<Mutex<Usage>>::default());
+        let reported = usage.clone();
+        tracker.observe(UsageObserver::new(move |usage| *reported.lock().expect("no panic") = usage));
+        Self { inbound: Inbound::new(TOKEN), tracker, usage }
     }
 
     /// After the client's preface.
@@ -116,6 +123,8 @@ fn a_block_that_cannot_be_extended_is_not_tracked() {
     reader.read(&frame(HEADERS, PADDED, 13, &[0; 9]));
     reader.read(&frame(CONTINUATION, END_HEADERS, 13, &[0x82; 9]));
     assert!(reader.is_tracked(13), "the padding belongs to another frame");
+    let usage = Usage { streams: 7, has_large_frames: true };
+    assert_eq!(*reader.usage.lock().expect("no panic"), usage, "untracked streams are open, too");
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use std::sync::Mutex;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -18,8 +20,45 @@ fn ping(tracker: &mut AckTracker, payload: PingPayload) {
     tracker.ping_written();
 }
 
+/// The usage as it is reported.
+fn observed(tracker: &mut AckTracker) -> Arc<Mutex<Usage>> {
+    let usage = Arc::<Mutex<Usage>>::default();
+    let reported = usage.clone();
+    tracker.observe(UsageObserver::new(move |usage| *reported.lock().expect("no panic") = usage));
+    usage
+}
+
 fn is_closed(receiver: &watch::Receiver<u64>) -> bool {
     receiver.has_changed().is_err()
+}
+
+/// The end of an untracked stream is not noticed. Nothing is reported at the end of a connection, which may keep its memory
+/// for as long as its peer does not read.
+#[test]
+fn an_untracked_stream_counts_as_open_until_the_connection_ends() {
+    let mut tracker = AckTracker::default();
+    let usage = observed(&mut tracker);
+    let open = || usage.lock().expect("no panic").streams;
+    tracker.stream_opened(1);
+    tracker.stream_untracked();
+    tracker.end_written(1);
+    tracker.stream_reset(3);
+    assert_eq!(open(), 1);
+    tracker.stream_opened(5);
+    tracker.close();
+    assert_eq!(open(), 2);
+}
+
+#[test]
+fn a_large_frame_is_reported_with_its_header() {
+    let mut tracker = AckTracker::default();
+    let usage = observed(&mut tracker);
+    tracker.frame_begun(USUAL_FRAME);
+    assert_eq!(*usage.lock().expect("no panic"), Usage::default());
+    tracker.frame_begun(USUAL_FRAME + 1);
+    assert_eq!(*usage.lock().expect("no panic"), Usage { streams: 0, has_large_frames: true });
+    tracker.stream_opened(1);
+    assert_eq!(*usage.lock().expect("no panic"), Usage { streams: 1, has_large_frames: true });
 }
 
 #[test]
@@ -234,6 +273,7 @@ proptest! {
     #[test]
     fn any_sequence_of_steps_follows_the_rule(steps in steps()) {
         let mut tracker = AckTracker::default();
+        let usage = observed(&mut tracker);
         let mut streams: Vec<Model> = Vec::new();
         let mut in_flight = None;
         let mut pings = 0_u64;
@@ -299,6 +339,8 @@ proptest! {
                 prop_assert_eq!(*model.receiver.borrow(), model.acked);
                 prop_assert_eq!(is_closed(&model.receiver), model.closed);
             }
+            let open = streams.iter().filter(|model| !model.closed).count();
+            prop_assert_eq!(usage.lock().expect("no panic").streams, open);
         }
     }
 }

@@ -1,0 +1,63 @@
+//! The delivery task's side of streams, played by a test of another module.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::mpsc;
+
+use super::{CloseReason, Deliveries, Handoff, handle::StreamMessage};
+use crate::model::Subscription;
+
+/// The inbox of the delivery task.
+pub(crate) struct FakeDelivery(mpsc::UnboundedReceiver<StreamMessage>);
+
+/// A stream that has attached.
+pub(crate) struct FakeStream {
+    pub(crate) subscription: Subscription,
+    events: mpsc::Sender<Handoff>,
+    closed: Arc<OnceLock<CloseReason>>,
+    sequence: u64,
+}
+
+impl FakeDelivery {
+    pub(crate) fn new() -> (Deliveries, Self) {
+        let (deliveries, inbox) = Deliveries::new();
+        (deliveries, Self(inbox))
+    }
+
+    /// Waits for the next stream. Handles the messages before it.
+    pub(crate) async fn attached(&mut self) -> FakeStream {
+        loop {
+            if let StreamMessage::Attached { subscription, events, closed, .. } = self.next().await {
+                return FakeStream { subscription, events, closed, sequence: 0 };
+            }
+        }
+    }
+
+    /// Waits for the next end of a stream. Handles the messages before it.
+    pub(crate) async fn ended(&mut self) {
+        while !matches!(self.next().await, StreamMessage::Ended { .. }) {}
+    }
+
+    /// Waits for the next acknowledgement. Handles the messages before it.
+    pub(crate) async fn acknowledged(&mut self) {
+        while !matches!(self.next().await, StreamMessage::Acknowledged { .. }) {}
+    }
+
+    async fn next(&mut self) -> StreamMessage {
+        self.0.recv().await.expect("a server")
+    }
+}
+
+impl FakeStream {
+    /// Hands an event off.
+    pub(crate) fn send(&mut self, payload: &str) {
+        self.sequence += 1;
+        let handoff = Handoff { sequence: self.sequence, payload: payload.as_bytes().to_vec().into() };
+        self.events.try_send(handoff).expect("an open stream with room");
+    }
+
+    /// Ends the stream.
+    pub(crate) fn close(self, reason: CloseReason) {
+        self.closed.set(reason).expect("closed once");
+    }
+}

@@ -1,0 +1,7 @@
+//! Tests of the whole server over real sockets.
+
+mod access;
+mod connections;
+mod harness;
+mod requests;
+mod streams;
