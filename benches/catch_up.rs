@@ -73,6 +73,7 @@ fn subscription(number: usize) -> Subscription {
         max_age: None,
         latest_only: false,
         statuses: Statuses::default(),
+        unscoped: None,
         remember: true,
         include: [].into_iter().collect(),
     }

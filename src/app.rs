@@ -29,10 +29,11 @@ use tracing::{info, warn};
 pub use self::config::Config;
 use self::supervisor::Supervisor;
 use crate::{
+    access::{Access, AccessMetrics},
     admin::{self, Admin},
     delivery::{self, DeliveryMetrics, Driver},
-    eventsource::{self, Server, StreamMetrics},
-    k8s::{Client, KubernetesMetrics, PatchMarker, Watch, Watches},
+    eventsource::{self, Server, StreamMetrics, Tls, TlsMetrics},
+    k8s::{ApiReviewer, Client, KubernetesMetrics, PatchMarker, Watch, Watches},
     mlmd::{self, LookupMetrics, Mlmd},
     model::SubscriptionsInUse,
     net,
@@ -79,6 +80,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     let subscribers = delivery_metrics.streams.clone();
     let (kubernetes_metrics, lookup_metrics) = (KubernetesMetrics::new(product), LookupMetrics::new(product));
     let stream_metrics = StreamMetrics::new(product);
+    let in_use = SubscriptionsInUse::default();
     let (readiness, heartbeat) = (Readiness::default(), Heartbeat::default());
     let store = Arc::new(Store::new(config.clock.clone()));
     let kubernetes = match config.kubernetes.clone() {
@@ -98,6 +100,7 @@ pub async fn build(config: Config) -> Result<Bound> {
         skip_labelled: config.skip_labelled,
         mark_rate: Some(config.mark_rate),
         limits: limits.clone(),
+        in_use: in_use.clone(),
         drain_confirmations: shutdown::CONFIRMATIONS,
         drain_marks: shutdown::MARKS,
         traces: config.traces.clone(),
@@ -112,15 +115,19 @@ pub async fn build(config: Config) -> Result<Bound> {
         delivery_metrics,
         heartbeat.clone(),
     );
+    let access = Access::new(config.access.clone(), ApiReviewer::new(kubernetes.clone()), AccessMetrics::new(product));
+    let tls_metrics = TlsMetrics::new(product);
+    let tls = config.tls.clone().map(|files| Tls::load(files, tls_metrics)).transpose();
+    let tls = tls.context("--tls-cert, --tls-key and --tls-client-ca")?;
     let options = eventsource::Options {
         namespaces: (!config.namespaces.is_empty()).then(|| config.namespaces.clone()),
+        access,
         limits: config.limits,
         limit_hits: limits.clone(),
         drain: shutdown::SERVER,
         traces: config.traces.clone(),
     };
-    let server = Server::new(deliveries, store.clone(), options, readiness.clone(), stream_metrics);
-    let in_use = SubscriptionsInUse::default();
+    let server = Server::new(deliveries, store.clone(), options, readiness.clone(), stream_metrics).with_tls(tls);
     let watches =
         Watches::new(kubernetes, config.selector.clone(), store.clone(), readiness.clone(), in_use, limits.clone());
     let watches = config.scopes().into_iter().map(|scope| watches.watch(scope)).collect();

@@ -10,7 +10,10 @@
 //! | `status`, `refusals` | the statuses of refusals, and their record |
 //! | `stream` | the stream of one subscriber: events to it, acknowledgements from it |
 //! | [`link`] | acknowledgements by HTTP/2 PINGs, below gRPC |
+//! | `permission` | the permission of a stream |
 //! | `socket` | time limits of a connection |
+//! | `incoming` | accepts connections |
+//! | `tls` | TLS, with certificates that are read again |
 //! | `codec` | the codec of the messages |
 //! | `options` | options, and the values of limits |
 //! | `metrics` | metrics |
@@ -20,9 +23,11 @@ mod admission;
 mod client;
 mod codec;
 pub mod config;
+mod incoming;
 pub mod link;
 mod metrics;
 mod options;
+mod permission;
 mod refusals;
 mod request;
 mod server;
@@ -30,11 +35,13 @@ mod service;
 mod socket;
 mod status;
 mod stream;
+mod tls;
 
 pub use client::{ReceivedEvent, SubscribeError, Subscriber};
 pub use metrics::StreamMetrics;
 pub use options::{Limits, Options};
 pub use server::Server;
+pub use tls::{Tls, TlsError, TlsFiles, TlsMetrics};
 
 /// Code generated from `proto/generic.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]

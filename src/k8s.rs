@@ -13,12 +13,14 @@ mod fixtures;
 mod marker;
 mod metrics;
 mod object;
+mod reviews;
 mod selector;
 mod watch;
 
 pub use client::{Client, ConnectError};
 pub use marker::PatchMarker;
 pub use metrics::KubernetesMetrics;
+pub use reviews::ApiReviewer;
 pub use selector::{SelectorError, check_selector};
 pub use watch::{Watch, Watches};
 

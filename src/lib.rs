@@ -12,6 +12,7 @@
 //! | [`k8s`] | the adapter for Kubernetes: the watch, and the marks on Workflows |
 //! | [`sim`] | an API server and an ML Metadata store in memory, for the demo and for tests |
 //! | `admin` | health, readiness and metrics over HTTP |
+//! | [`access`] | who may subscribe: reviews of tokens and rights, and their answers |
 //! | [`delivery`] | delivers every succeeded run to every subscription, at least once |
 //! | [`store`] | the Workflows' records by namespace |
 //! | [`model`] | plain data and pure rules |
@@ -20,9 +21,10 @@
 //!
 //! # Imports run one way
 //!
-//! main → cli → app → {eventsource, mlmd, k8s, sim, admin} → delivery → store → model. The adapters (in braces) never
+//! main → cli → app → {eventsource, mlmd, k8s, sim, admin} → {delivery, access} → store → model. The adapters (in braces) never
 //! import each other, and the types generated from `proto/` never leave their adapter. `tests/imports.rs` checks this.
 
+pub mod access;
 pub mod admin;
 pub mod app;
 pub mod backoff;

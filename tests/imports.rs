@@ -12,7 +12,7 @@ use std::{
 
 /// Rank of each module: it may import modules of a lower rank, but none of the same rank. Leaves are for all modules,
 /// and import only each other.
-const ORDER: [(&str, u8); 17] = [
+const ORDER: [(&str, u8); 18] = [
     ("main", 7),
     ("cli", 6),
     ("app", 5),
@@ -21,6 +21,7 @@ const ORDER: [(&str, u8); 17] = [
     ("k8s", ADAPTER),
     ("sim", ADAPTER),
     ("admin", ADAPTER),
+    ("access", 3),
     ("delivery", 3),
     ("store", 2),
     ("model", 1),

@@ -19,9 +19,7 @@ use model_update_eventsource::{
 };
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use test_support::{
-    Cluster, NewWorkflow, PHASE_LABEL, Peers, SOON, ServerProcess, Task, Workflows, eventually, report, rule,
-};
+use test_support::{Cluster, NewWorkflow, Peers, SOON, ServerProcess, Task, Workflows, eventually, report, rule};
 
 /// The API server's limit for all annotations of an object.
 const ANNOTATIONS: usize = 262_144;
@@ -148,7 +146,7 @@ async fn a_record_knows_when_its_run_finished() {
         let params = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
         workflows.api().patch("run", &params, &Patch::Merge(&patch)).await.unwrap()
     };
-    let labels = json!({PHASE_LABEL: "Succeeded", "workflows.argoproj.io/completed": "true"});
+    let labels = json!({"workflows.argoproj.io/phase": "Succeeded", "workflows.argoproj.io/completed": "true"});
     let succeeded = json!({"metadata": {"labels": labels}, "status": {"phase": "Succeeded"}});
     let controlled = as_manager("workflow-controller", succeeded).await;
     let time = |run: &DynamicObject, manager: &str| {

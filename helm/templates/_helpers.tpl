@@ -53,6 +53,22 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [list, watch, patch]
 {{- end }}
 
+{{/* The Secret with the certificate of the gRPC port. Empty: no TLS. */}}
+{{- define "mue.tlsSecret" -}}
+{{- if .Values.tls.secretName }}
+{{- .Values.tls.secretName }}
+{{- else if .Values.tls.certManager.enabled }}
+{{- printf "%s-tls" (include "mue.fullname" .) }}
+{{- end }}
+{{- end }}
+
+{{/* The ClusterRole with the right to subscribe. Empty: none is created. */}}
+{{- define "mue.subscriberRole" -}}
+{{- if and (ne .Values.auth.mode "none") .Values.auth.clusterRole.create }}
+{{- printf "%s-subscriber" (include "mue.fullname" .) }}
+{{- end }}
+{{- end }}
+
 {{- define "mue.subjects" -}}
 - kind: ServiceAccount
   name: {{ include "mue.serviceAccountName" . }}
@@ -73,5 +89,18 @@ secret:
 configMap:
   name: {{ .configMapName }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The sources of the volumes by their names, under which they are mounted in /etc/model-update-eventsource. */}}
+{{- define "mue.volumes" -}}
+{{- with include "mue.metadataStoreCA" . }}
+metadata-store-ca:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- with include "mue.tlsSecret" . }}
+tls:
+  secret:
+    secretName: {{ . }}
 {{- end }}
 {{- end }}

@@ -9,8 +9,9 @@ use std::{
 };
 
 use crate::{
+    access,
     clock::WallClock,
-    eventsource::Limits,
+    eventsource::{Limits, TlsFiles},
     store::Scope,
     telemetry::{Traces, log},
 };
@@ -38,6 +39,10 @@ pub struct Config {
     pub skip_labelled: bool,
     /// The limit of mark patches per second.
     pub mark_rate: NonZeroU32,
+    /// Who may subscribe.
+    pub access: access::Options,
+    /// The files for TLS on the address for subscribers; `None`: plaintext.
+    pub tls: Option<TlsFiles>,
     /// The limits of subscribers' connections, streams and requests.
     pub limits: Limits,
     /// The connection to the Kubernetes API. `None`: `KUBECONFIG`, else the Pod's service account.
@@ -63,6 +68,8 @@ impl Default for Config {
             confirm_after: Duration::from_secs(1),
             skip_labelled: false,
             mark_rate: const { NonZeroU32::new(100).expect("not zero") },
+            access: access::Options::default(),
+            tls: None,
             limits: Limits::default(),
             kubernetes: None,
             log: log::Handle::default(),

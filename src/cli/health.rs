@@ -1,11 +1,14 @@
 //! `health`: checks a running server.
 
-use std::{io::Write as _, time::Duration};
+use std::{fs, io::Write as _, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use tokio::{runtime::Runtime, time::timeout};
-use tonic::{Code, transport::Endpoint};
+use tonic::{
+    Code,
+    transport::{Certificate, ClientTlsConfig, Endpoint},
+};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use super::values;
@@ -20,10 +23,14 @@ Examples:
   model-update-eventsource health
   model-update-eventsource health --server kfp-operator-model-update-eventsource-server.kfp-operator-system:50051")]
 pub(super) struct Health {
-    /// Address of the server
+    /// Address of the server; https://HOST:PORT if it has TLS
     #[arg(long, env = "MODEL_UPDATE_SERVER", value_name = "HOST:PORT", value_parser = values::server,
         default_value = "127.0.0.1:50051")]
     server: String,
+
+    /// File with the certificates of the authorities of a server with TLS, in PEM; without it, those of the system
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
 
     /// gRPC service to check; empty for the whole server
     #[arg(long, value_name = "NAME", default_value = "generic.Eventing")]
@@ -48,7 +55,17 @@ impl Health {
     }
 
     async fn check(&self) -> anyhow::Result<ServingStatus> {
-        let endpoint = Endpoint::from_shared(self.server.clone()).context("--server")?;
+        let mut endpoint = Endpoint::from_shared(self.server.clone()).context("--server")?;
+        if self.server.starts_with("https://") {
+            let tls = match &self.ca {
+                Some(path) => {
+                    let pem = fs::read(path).with_context(|| format!("cannot read --ca {path:?}"))?;
+                    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
+                }
+                None => ClientTlsConfig::new().with_native_roots(),
+            };
+            endpoint = endpoint.tls_config(tls).context("--ca")?;
+        }
         let channel = endpoint.connect().await.with_context(|| format!("cannot connect to {}", self.server))?;
         let request = HealthCheckRequest { service: self.service.clone() };
         match HealthClient::new(channel).check(request).await {

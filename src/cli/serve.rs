@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, builder::BoolishValueParser};
+use clap::{
+    Args,
+    builder::{BoolishValueParser, NonEmptyStringValueParser},
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -16,9 +19,10 @@ use tracing::{info, warn};
 
 use super::{LogArgs, signals::Signals, values};
 use crate::{
+    access::{self, Mode},
     app::{self, Config, shutdown},
     clock::WallClock,
-    eventsource::Limits,
+    eventsource::{Limits, TlsFiles},
     telemetry::{Traces, log},
 };
 
@@ -26,6 +30,8 @@ use crate::{
 const CONNECTIONS: &str = "Connections";
 const SOURCES: &str = "Sources";
 const DELIVERY: &str = "Delivery";
+const ACCESS: &str = "Access";
+const LIMITS: &str = "Limits";
 
 /// Runs the server until SIGTERM or SIGINT
 ///
@@ -52,7 +58,7 @@ Examples:
   kubectl -n kubeflow port-forward svc/metadata-grpc-service 8081:8080 &
   model-update-eventsource serve --listen 127.0.0.1:50051 --metadata-store http://127.0.0.1:8081")]
 pub(super) struct Serve {
-    /// Address for subscribers (gRPC over plaintext HTTP/2). [::] is all IPv6 and IPv4 addresses
+    /// Address for subscribers (gRPC over HTTP/2, plaintext without --tls-cert). [::] is all IPv6 and IPv4 addresses
     #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_LISTEN", value_name = "IP:PORT", value_parser = values::address,
         default_value_t = Config::default().listen)]
     listen: SocketAddr,
@@ -101,6 +107,47 @@ pub(super) struct Serve {
     #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_MARK_RATE", value_name = "NUMBER", default_value_t = Config::default().mark_rate)]
     mark_rate: NonZeroU32,
 
+    /// Who may subscribe
+    #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_AUTH", value_name = "MODE", value_enum,
+        default_value_t = Config::default().access.mode)]
+    auth: Mode,
+
+    /// Audiences, of which a token must have one; without it, those of the API server, which tokens in Secrets have
+    #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_AUTH_AUDIENCE", value_name = "AUDIENCE,...", value_delimiter = ',')]
+    auth_audience: Vec<String>,
+
+    /// Time for which a valid token is not reviewed again
+    #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_AUTH_CACHE_TOKEN", value_name = "DURATION",
+        value_parser = values::cache_time, default_value_t = Config::default().access.cache_token.into())]
+    auth_cache_token: humantime::Duration,
+
+    /// Time for which a right is not reviewed again
+    #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_AUTH_CACHE_ALLOW", value_name = "DURATION",
+        value_parser = values::cache_time, default_value_t = Config::default().access.cache_allow.into())]
+    auth_cache_allow: humantime::Duration,
+
+    /// Time for which an invalid token or a missing right is not reviewed again
+    #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_AUTH_CACHE_DENY", value_name = "DURATION",
+        value_parser = values::cache_time, default_value_t = Config::default().access.cache_deny.into())]
+    auth_cache_deny: humantime::Duration,
+
+    /// ClusterRole with the right to subscribe, for the advice in refusals
+    #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_SUBSCRIBER_ROLE", value_name = "NAME",
+        value_parser = NonEmptyStringValueParser::new())]
+    subscriber_role: Option<String>,
+
+    /// Certificate for TLS on the address for subscribers, in PEM; read again when it changes
+    #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, in PEM
+    #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Authorities of the certificates that clients must present, in PEM; without it, clients need none
+    #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+
     /// Open streams of subscribers; each needs up to 32 KiB of memory
     #[arg(long, env = "MODEL_UPDATE_MAX_STREAMS", value_name = "NUMBER", help_heading = LIMITS,
         default_value_t = default_limit(|limits| limits.streams))]
@@ -119,9 +166,6 @@ pub(super) struct Serve {
     #[command(flatten)]
     log: LogArgs,
 }
-
-/// The heading of flags that protect tenants from each other.
-const LIMITS: &str = "Limits";
 
 fn default_limit(of: impl FnOnce(Limits) -> usize) -> NonZeroUsize {
     NonZeroUsize::new(of(Config::default().limits)).expect("the default limits are not zero")
@@ -153,6 +197,20 @@ impl From<Serve> for Config {
             confirm_after: serve.confirm_after.into(),
             skip_labelled: serve.skip_labelled,
             mark_rate: serve.mark_rate,
+            access: access::Options {
+                mode: serve.auth,
+                audiences: serve.auth_audience,
+                cache_token: serve.auth_cache_token.into(),
+                cache_allow: serve.auth_cache_allow.into(),
+                cache_deny: serve.auth_cache_deny.into(),
+                subscriber_role: serve.subscriber_role,
+                ..access::Options::default()
+            },
+            tls: serve.tls_cert.zip(serve.tls_key).map(|(cert, key)| TlsFiles {
+                cert,
+                key,
+                client_ca: serve.tls_client_ca,
+            }),
             limits: Limits {
                 streams: serve.max_streams.get(),
                 streams_per_namespace: serve.max_streams_per_namespace.get(),

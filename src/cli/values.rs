@@ -18,12 +18,15 @@ pub(super) fn metadata_store(text: &str) -> Result<String, mlmd::Error> {
 /// The URL of a gRPC server, with the scheme `http` where there is none.
 pub(super) fn server(text: &str) -> Result<String, String> {
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    let uri = url.parse::<http::Uri>().ok().filter(|uri| uri.scheme_str() == Some("http") && uri.port().is_some());
+    let uri = url
+        .parse::<http::Uri>()
+        .ok()
+        .filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.port().is_some());
     let is_server = |uri: http::Uri| uri.host().is_some_and(|host| !host.is_empty()) && uri.path() == "/";
     if uri.is_some_and(is_server) {
         Ok(url)
     } else {
-        Err("write it as HOST:PORT or http://HOST:PORT, for example 127.0.0.1:50051".to_owned())
+        Err("write it as HOST:PORT, or https://HOST:PORT for a server with TLS, for example 127.0.0.1:50051".to_owned())
     }
 }
 
@@ -34,6 +37,19 @@ pub(super) fn namespace(text: &str) -> Result<Arc<str>, String> {
         Err("the name of a namespace is empty; for all namespaces leave the flag (and its variable) out".to_owned())
     } else {
         Err("not the name of a namespace (1 to 63 characters: a-z, 0-9 and '-'); separate several by commas".to_owned())
+    }
+}
+
+/// A time for which an answer is remembered. Access control reviews again at most once a second.
+pub(super) fn cache_time(text: &str) -> Result<humantime::Duration, String> {
+    let duration: humantime::Duration =
+        text.parse().map_err(|error| format!("{error}; write a duration such as 30s or 5m"))?;
+    if (1..=3600).contains(&duration.as_secs()) {
+        Ok(duration)
+    } else {
+        Err("from 1s to 1h: shorter, every request would cost the API server a review; longer, a withdrawn right would \
+             count too long"
+            .to_owned())
     }
 }
 

@@ -36,6 +36,11 @@ impl FakeDelivery {
         while !matches!(self.next().await, StreamMessage::Ended { .. }) {}
     }
 
+    /// Waits for the next acknowledgement. Handles the messages before it.
+    pub(crate) async fn acknowledged(&mut self) {
+        while !matches!(self.next().await, StreamMessage::Acknowledged { .. }) {}
+    }
+
     async fn next(&mut self) -> StreamMessage {
         self.0.recv().await.expect("a server")
     }

@@ -76,6 +76,7 @@ pub(super) fn subscription(subscription: &str) -> Subscription {
         max_age: None,
         latest_only: false,
         statuses: Statuses::default(),
+        unscoped: None,
         remember: true,
         include: [].into_iter().collect(),
     }

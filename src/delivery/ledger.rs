@@ -139,7 +139,7 @@ impl Ledger {
         Self {
             confirm_after: options.confirm_after.min(MAX_CONFIRM_AFTER),
             skip_labelled: options.skip_labelled,
-            registry: Registry::default(),
+            registry: Registry::new(options.in_use.clone()),
             lookups: Lookups::new(options.lookups),
             marks: Marks::new(options.patches, options.mark_rate),
             deleted: DeletedRuns::default(),

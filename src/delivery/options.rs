@@ -2,7 +2,10 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use crate::telemetry::{LimitHits, Traces};
+use crate::{
+    model::SubscriptionsInUse,
+    telemetry::{LimitHits, Traces},
+};
 
 /// Settings of the delivery task.
 #[derive(Clone, Debug)]
@@ -25,6 +28,8 @@ pub struct Options {
     pub traces: Traces,
     /// The counter of hits of limits.
     pub limits: LimitHits,
+    /// Receives the subscriptions with streams.
+    pub in_use: SubscriptionsInUse,
 }
 
 /// The highest numbers of lookups in flight. Slow ones count only in `total`, up to three times `per_namespace` of a
@@ -58,6 +63,7 @@ impl Default for Options {
             drain_marks: Duration::from_millis(2500),
             traces: Traces::default(),
             limits: LimitHits::default(),
+            in_use: SubscriptionsInUse::default(),
         }
     }
 }

@@ -412,6 +412,31 @@ impl CallPermit {
     }
 }
 
+impl CallPermit {
+    /// Returns a handle to the call's connection.
+    pub(super) fn connection(&self) -> Option<ConnectionHandle> {
+        let (address, id) = self.address.zip(self.connection)?;
+        Some(ConnectionHandle { admission: self.admission.clone(), address, id })
+    }
+}
+
+/// A connection that may have ended.
+pub(super) struct ConnectionHandle {
+    admission: Admission,
+    address: SocketAddr,
+    id: u64,
+}
+
+impl ConnectionHandle {
+    /// Closes the connection, unless it has ended.
+    pub(super) fn close(&self, reason: &'static str) {
+        let mut state = self.admission.lock();
+        if state.connections.get(&self.address).is_some_and(|connection| connection.id == self.id) {
+            state.close(self.address, reason);
+        }
+    }
+}
+
 impl Drop for CallPermit {
     fn drop(&mut self) {
         let mut state = self.admission.lock();

@@ -156,6 +156,7 @@ pub fn parse(event_source: &str, config: &[u8]) -> Result<Subscription, ConfigEr
     Ok(Subscription {
         namespace: namespace(&keys)?,
         name: subscription(&keys, event_source)?,
+        unscoped: None,
         pipelines: pipelines(&keys)?,
         artifact_types: Arc::new(artifact_types(&keys)?),
         max_age: max_age(&keys)?,

@@ -2,13 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::telemetry::{LimitHits, Traces};
+use crate::{
+    access::Access,
+    telemetry::{LimitHits, Traces},
+};
 
 /// Options of a [`Server`](super::Server).
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The namespaces that may be subscribed to; `None` for all.
     pub namespaces: Option<Vec<Arc<str>>>,
+    /// Who may subscribe.
+    pub access: Access,
     /// The limits of connections, streams and requests.
     pub limits: Limits,
     /// Counts the hits of limits.
@@ -24,6 +29,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             namespaces: None,
+            access: Access::default(),
             limits: Limits::default(),
             limit_hits: LimitHits::default(),
             drain: Duration::from_secs(5),

@@ -7,32 +7,24 @@
 //! accepts, and one message more. [Delivery](crate::delivery) bounds the bytes that are sent and not acknowledged, by
 //! stream and in all, and so those in this buffer and in the socket's.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
-use futures::{Stream, stream};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::sleep,
-};
+use socket2::SockRef;
+use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{debug, warn};
 
 use super::{
-    admission::Admission, link::Link, metrics::StreamMetrics, options::Options, proto::eventing_server::EventingServer,
-    refusals::Refusals, request::RequestLimits, service::Service, socket::Socket,
+    admission::Admission, incoming::Incoming, metrics::StreamMetrics, options::Options,
+    proto::eventing_server::EventingServer, refusals::Refusals, request::RequestLimits, service::Service, tls::Tls,
 };
-use crate::{delivery::Deliveries, net::Acceptor, readiness::Readiness, store::Store};
+use crate::{delivery::Deliveries, readiness::Readiness, store::Store};
 
 /// Argo Events sends no keepalive, so the server does. A peer that does not answer is disconnected after both.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// The interval of TCP keepalive probes after the first.
-const TCP_PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// The time limit for a peer that accepts no bytes. As long as keepalive takes to notice a peer that sends none.
-const WRITE_TIMEOUT: Duration = KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT);
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The streams of a connection. An EventSource opens one, a proxy may combine those of all subscribers.
 const MAX_STREAMS: u32 = 1024;
@@ -68,6 +60,7 @@ pub struct Server {
     options: Options,
     readiness: Readiness,
     metrics: StreamMetrics,
+    tls: Option<Tls>,
 }
 
 /// Why the server cannot serve.
@@ -91,7 +84,12 @@ impl Server {
         readiness: Readiness,
         metrics: StreamMetrics,
     ) -> Self {
-        Self { deliveries, store, options, readiness, metrics }
+        Self { deliveries, store, options, readiness, metrics, tls: None }
+    }
+
+    /// Requires TLS of connections.
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Serves until `drain` is cancelled and all connections are closed, or [`Options::drain`] has passed.
@@ -99,13 +97,14 @@ impl Server {
     /// # Errors
     /// Serving is not possible at all. Errors of single connections are counted and logged.
     pub async fn serve(self, listener: TcpListener, drain: CancellationToken) -> Result<(), ServeError> {
-        let Options { namespaces, limits, limit_hits, drain: drain_limit, traces } = self.options;
+        let Options { namespaces, access, limits, limit_hits, drain: drain_limit, traces } = self.options;
         let admission = Admission::new(limits, limit_hits);
         let refusals = Arc::new(Refusals::new(self.metrics.clone(), traces.clone()));
         let service = Service {
             deliveries: self.deliveries,
             store: self.store,
             namespaces,
+            access,
             drain: drain.clone(),
             metrics: self.metrics.clone(),
             traces,
@@ -120,6 +119,8 @@ impl Server {
         if let Err(error) = SockRef::from(&listener).set_send_buffer_size(SEND_BUFFER) {
             debug!(%error, "cannot limit the send buffer of connections");
         }
+        let reload = self.tls.clone().map(Tls::reload);
+        let incoming = Incoming::new(listener, admission.clone(), self.tls, self.metrics).into_stream();
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -130,19 +131,26 @@ impl Server {
             .max_frame_size(Some(MAX_FRAME))
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
             .http2_max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESETS))
-            .layer(RequestLimits::new(admission.clone(), refusals))
+            .layer(RequestLimits::new(admission, refusals))
             .add_service(health_service.max_decoding_message_size(MAX_OTHER_REQUEST))
             .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_OTHER_REQUEST))
             .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_OTHER_REQUEST))
             .add_service(EventingServer::new(service).max_decoding_message_size(limits.request_bytes))
-            .serve_with_incoming_shutdown(incoming(listener, admission, self.metrics), drain.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(incoming, drain.clone().cancelled_owned());
         let report = report_health(health, self.readiness, drain.clone());
         let deadline = async {
             drain.cancelled().await;
             sleep(drain_limit).await;
         };
+        let reload = async {
+            match reload {
+                Some(reload) => reload.await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             result = async { tokio::join!(server, report).0 } => Ok(result?),
+            never = reload => match never {},
             () = deadline => {
                 warn!(limit_s = drain_limit.as_secs_f64(), "drain time limit reached, dropping open connections");
                 Ok(())
@@ -168,47 +176,4 @@ async fn report_health(health: HealthReporter, readiness: Readiness, drain: Canc
             () = drain.cancelled() => {}
         }
     }
-}
-
-/// The accepted connections. Never ends and never fails.
-fn incoming(
-    listener: TcpListener,
-    admission: Admission,
-    metrics: StreamMetrics,
-) -> impl Stream<Item = Result<Link<Socket<TcpStream>>, io::Error>> + Send + 'static {
-    stream::unfold((Acceptor::new(listener), admission, metrics), |(mut acceptor, admission, metrics)| async move {
-        loop {
-            let on_error = |error: &io::Error| {
-                metrics.accept_errors.inc();
-                warn!(%error, "cannot accept connection, retrying");
-            };
-            let (tcp, peer) = acceptor.accept(on_error).await;
-            if let Some(link) = admitted(tcp, peer, &admission, &metrics) {
-                return Some((Ok(link), (acceptor, admission, metrics)));
-            }
-        }
-    })
-}
-
-/// Admits a connection and prepares it, or closes it.
-fn admitted(
-    tcp: TcpStream,
-    peer: SocketAddr,
-    admission: &Admission,
-    metrics: &StreamMetrics,
-) -> Option<Link<Socket<TcpStream>>> {
-    let guard = admission.connect(peer)?;
-    if let Err(error) = set_keepalive(&tcp) {
-        debug!(%peer, %error, "connection closed before it was served");
-        return None;
-    }
-    let observer = guard.usage_observer();
-    let socket = Socket::new(tcp, peer, WRITE_TIMEOUT, metrics, guard);
-    Some(Link::new(socket).with_peer_addr(peer).with_usage_observer(observer))
-}
-
-/// Enables TCP keepalive, which tonic does not do for connections that it has not accepted itself.
-fn set_keepalive(tcp: &TcpStream) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_INTERVAL).with_interval(TCP_PROBE_INTERVAL);
-    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }

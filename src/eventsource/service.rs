@@ -6,19 +6,26 @@ use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     admission::CallPermit,
     config,
     link::{LinkInfo, StreamAcks},
     metrics::StreamMetrics,
+    permission::{self, Permission},
     proto::{self, eventing_server::Eventing},
     refusals::Refusals,
     status,
     stream::{EventStream, StreamGuard},
 };
-use crate::{delivery::Deliveries, model::Subscription, store::Store, telemetry::Traces};
+use crate::{
+    access::{Access, Grant, Token},
+    delivery::Deliveries,
+    model::Subscription,
+    store::Store,
+    telemetry::Traces,
+};
 
 /// See the module.
 pub(super) struct Service {
@@ -26,6 +33,7 @@ pub(super) struct Service {
     pub(super) store: Arc<Store>,
     /// The namespaces that may be subscribed to; `None` for all.
     pub(super) namespaces: Option<Vec<Arc<str>>>,
+    pub(super) access: Access,
     pub(super) drain: CancellationToken,
     pub(super) metrics: StreamMetrics,
     pub(super) traces: Traces,
@@ -44,21 +52,17 @@ impl Eventing for Service {
         let peer = link.as_ref().and_then(LinkInfo::peer_addr);
         let acks = link.and_then(|link| link.stream_acks(request.metadata().as_ref()));
         let permit = request.extensions().get::<Arc<CallPermit>>().cloned();
+        let token = request.metadata().get("authorization").and_then(|value| Token::from_header(value.to_str().ok()?));
         let event_source = request.into_inner();
-        match self.admit(&event_source, permit.as_deref()) {
-            Ok(subscription) => {
-                // Delivery logs the stream with its pending runs once the store is filled.
-                debug!(
-                    namespace = %subscription.namespace, subscription = %subscription.name,
-                    peer = peer.map(tracing::field::display), "accepted subscription"
-                );
+        match self.admit(&event_source, token, peer, permit.as_deref()).await {
+            Ok((subscription, grant)) => {
                 if acks.is_none() {
                     warn!(
                         namespace = %subscription.namespace, subscription = %subscription.name,
                         peer = peer.map(tracing::field::display), "stream without acknowledgements, its events cannot be confirmed"
                     );
                 }
-                Ok(Response::new(self.events(subscription, peer, acks, permit)))
+                Ok(Response::new(self.events(subscription, grant, peer, acks, permit)))
             }
             Err(status) => {
                 self.refusals.record(Some(&event_source.name), peer, &status, started.elapsed());
@@ -69,8 +73,14 @@ impl Eventing for Service {
 }
 
 impl Service {
-    /// Returns the requested subscription, or the status of its refusal.
-    fn admit(&self, event_source: &proto::EventSource, permit: Option<&CallPermit>) -> Result<Subscription, Status> {
+    /// Returns the requested subscription and its grant, or the status of its refusal.
+    async fn admit(
+        &self,
+        event_source: &proto::EventSource,
+        token: Option<Token>,
+        peer: Option<SocketAddr>,
+        permit: Option<&CallPermit>,
+    ) -> Result<(Subscription, Grant), Status> {
         if self.drain.is_cancelled() {
             return Err(status::shutting_down());
         }
@@ -81,8 +91,15 @@ impl Service {
         {
             return Err(status::namespace_not_served(&subscription.namespace));
         }
+        let admitted = self.access.admit(token, &subscription.namespace, peer.map(|peer| peer.ip())).await;
+        let (grant, would_refuse) = admitted.map_err(|refusal| status::access_refused(&refusal))?;
         permit.map_or(Ok(()), |permit| permit.enter(&subscription.namespace))?;
-        Ok(subscription)
+        let subscription = match grant.scope() {
+            Some(scope) => subscription.scoped(&scope),
+            None => subscription,
+        };
+        permission::log_admitted(&subscription, &grant, peer, would_refuse.as_ref());
+        Ok((subscription, grant))
     }
 
     /// The stream of an accepted subscription. It stays open without events until the Workflows of its namespace are
@@ -90,27 +107,32 @@ impl Service {
     fn events(
         &self,
         subscription: Subscription,
+        grant: Grant,
         peer: Option<SocketAddr>,
         acks: Option<StreamAcks>,
         permit: Option<Arc<CallPermit>>,
     ) -> Events {
+        let mut permission = Permission::new(grant);
         let mut guard = StreamGuard::new(&subscription, self.metrics.clone(), self.traces.clone());
         let (deliveries, drain, store) = (self.deliveries.clone(), self.drain.clone(), self.store.clone());
         let attached = async move {
-            tokio::select! {
+            let ended = tokio::select! {
                 biased;
-                () = drain.cancelled() => {
-                    let status = guard.end(status::shutting_down());
-                    return stream::once(async { Err(status) }).left_stream();
-                }
-                // On the heap, because the memory of the future's largest state is kept for the stream.
-                () = Box::pin(store.wait_listed(&subscription.namespace)) => {}
+                () = drain.cancelled() => Some(status::shutting_down()),
+                status = permission.withdrawn() => Some(status),
+                // On the heap, because the memory of the largest state of the future is kept for the stream.
+                () = Box::pin(store.wait_listed(&subscription.namespace)) => None,
+            };
+            if let Some(status) = ended {
+                let status = guard.end(status);
+                return stream::once(async { Err(status) }).left_stream();
             }
             let mut attached = deliveries.attach(subscription, peer, guard.span());
+            let connection = permit.as_deref().and_then(CallPermit::connection);
             if let Some(permit) = permit {
                 attached.acks.hold(permit);
             }
-            EventStream::new(attached, acks, guard).right_stream()
+            EventStream::new(attached, acks, connection, permission, guard).right_stream()
         };
         attached.flatten_stream().boxed()
     }

@@ -5,7 +5,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::config::ConfigError;
-use crate::{delivery::CloseReason, telemetry::Limit};
+use crate::{access::Refusal, delivery::CloseReason, telemetry::Limit};
 
 /// The domain of the reasons in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "modelupdate";
@@ -43,6 +43,17 @@ pub(super) fn namespace_not_served(namespace: &str) -> Status {
              --namespaces, or have this one added there"
         ),
     )
+}
+
+/// Access control has refused the subscription, or withdrawn its permission.
+pub(super) fn access_refused(refusal: &Refusal) -> Status {
+    let (code, reason) = match refusal {
+        Refusal::NoToken => (Code::Unauthenticated, "TOKEN_MISSING"),
+        Refusal::InvalidToken { .. } => (Code::Unauthenticated, "TOKEN_INVALID"),
+        Refusal::Denied { .. } => (Code::PermissionDenied, "NAMESPACE_DENIED"),
+        Refusal::Unavailable { .. } => (Code::Unavailable, "REVIEW_UNAVAILABLE"),
+    };
+    refused(code, reason, &[], refusal.to_string())
 }
 
 /// The server is shutting down. Clients reconnect.

@@ -12,12 +12,14 @@ use futures::Stream;
 use prost::Message;
 use tokio::{
     sync::{mpsc, watch},
-    time::Instant,
+    time::{Instant, sleep},
 };
 use tonic::{Code, Status};
 use tracing::info;
 
-use super::{link::StreamAcks, metrics::StreamMetrics, proto, status};
+use super::{
+    admission::ConnectionHandle, link::StreamAcks, metrics::StreamMetrics, permission::Permission, proto, status,
+};
 use crate::{
     delivery::{AckSender, Attached, CloseReason, Handoff},
     failpoint::FailPoint,
@@ -33,6 +35,9 @@ const METHOD: &str = "generic.Eventing/StartEventSource";
 /// The length of gRPC's prefix of a message: a flag and the message's length.
 const GRPC_PREFIX: u64 = 5;
 
+/// The time in which a stream that delivery has closed can still end with its status.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A subscriber's stream, as tonic polls it. tonic drops it when either side has ended the stream.
 pub(super) struct EventStream {
     handoffs: mpsc::Receiver<Handoff>,
@@ -41,6 +46,7 @@ pub(super) struct EventStream {
     acks: Option<StreamAcks>,
     /// The DATA bytes of the stream up to the end of the last event.
     bytes: u64,
+    permission: Permission,
     guard: StreamGuard,
 }
 
@@ -60,13 +66,22 @@ struct PendingAck {
 
 impl EventStream {
     /// Starts sending the events that delivery hands off. Without `acks` (see [`super::link`]) none of them is confirmed.
-    pub(super) fn new(attached: Attached, acks: Option<StreamAcks>, guard: StreamGuard) -> Self {
+    pub(super) fn new(
+        attached: Attached,
+        acks: Option<StreamAcks>,
+        connection: Option<ConnectionHandle>,
+        permission: Permission,
+        guard: StreamGuard,
+    ) -> Self {
         let pending = Arc::new(PendingAcks { delivery: attached.acks, handoffs: Mutex::default() });
         if let Some(acks) = &acks {
             // A task of its own, because acknowledgements arrive while the stream is not polled.
             tokio::spawn(forward_acks(Arc::downgrade(&pending), acks.acked()));
         }
-        Self { handoffs: attached.events, closed: attached.closed, pending, acks, bytes: 0, guard }
+        if let Some(connection) = connection {
+            tokio::spawn(close_unread(Arc::downgrade(&pending), attached.closed.clone(), connection));
+        }
+        Self { handoffs: attached.events, closed: attached.closed, pending, acks, bytes: 0, permission, guard }
     }
 }
 
@@ -75,6 +90,9 @@ impl Stream for EventStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if let Poll::Ready(status) = this.permission.poll_withdrawn(cx) {
+            return Poll::Ready(Some(Err(this.guard.end(status))));
+        }
         match this.handoffs.poll_recv(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(handoff)) => {
@@ -118,6 +136,21 @@ async fn forward_acks(pending: Weak<PendingAcks>, mut acked: watch::Receiver<u64
         if let Some(sequence) = pending.take_acked(bytes) {
             FailPoint::Acknowledged.pass();
             pending.delivery.acknowledged(sequence);
+        }
+    }
+}
+
+/// Closes the connection of a stream that delivery has closed because its subscriber does not read. Such a stream is not
+/// polled, so it cannot end with a status, and its events stay in the buffers of the connection.
+async fn close_unread(
+    pending: Weak<PendingAcks>,
+    mut closed: watch::Receiver<Option<CloseReason>>,
+    connection: ConnectionHandle,
+) {
+    if closed.wait_for(|reason| *reason == Some(CloseReason::NotReading)).await.is_ok() {
+        sleep(END_TIMEOUT).await;
+        if pending.strong_count() > 0 {
+            connection.close("its peer does not read events, and others need the memory");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the whole server over real sockets.
 
+mod access;
 mod connections;
 mod harness;
 mod requests;

@@ -50,7 +50,7 @@ pub enum ConnectError {
 /// A client of the API server. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    kube: kube::Client,
+    pub(super) kube: kube::Client,
     pub(super) metrics: KubernetesMetrics,
 }
 

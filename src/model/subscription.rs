@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use ring::digest::{SHA256, digest};
+
 use super::{
     ArtifactTypes, Include, PipelineName, RunOutcome, Workflow,
     glob::{self, InvalidGlob},
@@ -46,6 +48,21 @@ impl SubscriptionName {
         })
     }
 
+    /// The name of a subscription of this scope: an account's namespace, or what stands for a user. It is shortened with
+    /// a hash where it would be longer than the name part of an annotation's key may be.
+    #[must_use]
+    pub fn scoped(&self, scope: &str) -> Self {
+        let name = format!("{self}.{scope}");
+        if name.len() <= MAX_NAME {
+            return Self(name.into());
+        }
+        // A hash that nobody can construct a second name for: the name of another account's subscription.
+        let hash = digest(&SHA256, name.as_bytes());
+        let hash: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let stem = name[..MAX_NAME - 1 - hash.len()].trim_end_matches(['-', '.']);
+        Self(format!("{stem}-{hash}").into())
+    }
+
     /// The name part of an existing annotation's key, unchecked.
     pub fn from_annotation(shared: Arc<str>) -> Self {
         Self(shared)
@@ -79,7 +96,7 @@ pub fn is_dns_label(text: &str) -> bool {
 }
 
 /// FNV-1a with 32 bits: the same on every machine and in every release, as names of marks require.
-fn fnv1a(bytes: &[u8]) -> u32 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
@@ -182,6 +199,8 @@ pub struct Subscription {
     pub namespace: Arc<str>,
     /// Name under which deliveries are remembered.
     pub name: SubscriptionName,
+    /// The name without its scope, if it has one: deliveries that were remembered before names had scopes count, too.
+    pub unscoped: Option<SubscriptionName>,
     /// Filter for the runs' pipelines.
     pub pipelines: PipelineFilter,
     /// Artifact types that are serving models.
@@ -200,6 +219,12 @@ pub struct Subscription {
 }
 
 impl Subscription {
+    /// The same subscription under a name of this scope.
+    #[must_use]
+    pub fn scoped(self, scope: &str) -> Self {
+        Self { name: self.name.scoped(scope), unscoped: Some(self.name), ..self }
+    }
+
     /// Returns whether this run exceeds the maximum age. `now` is in seconds since the Unix epoch. The age of a run whose
     /// end is unknown counts from its creation.
     pub fn is_too_old(&self, workflow: &Workflow, now: i64) -> bool {
@@ -219,7 +244,9 @@ impl Subscription {
     /// Returns whether this run is delivered to this subscription. With `skip_labelled`, events sent by kfp-operator's
     /// own provider count, see [`EVENTS_PUBLISHED_LABEL`](super::workflow::EVENTS_PUBLISHED_LABEL).
     pub fn is_delivered(&self, workflow: &Workflow, skip_labelled: bool) -> bool {
-        workflow.is_marked_for(&self.name) || (skip_labelled && workflow.events_published)
+        workflow.is_marked_for(&self.name)
+            || self.unscoped.as_ref().is_some_and(|name| workflow.is_marked_for(name))
+            || (skip_labelled && workflow.events_published)
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     delivery::StreamId,
-    model::{ArtifactTypes, Subscription, SubscriptionName, Uid, Workflow},
+    model::{ArtifactTypes, Subscription, SubscriptionName, SubscriptionsInUse, Uid, Workflow},
 };
 
 /// Sets of `artifactTypes` for which a namespace remembers its runs without a model. Those in use come on top.
@@ -33,6 +33,8 @@ pub(super) struct Registry {
     pub(super) idle: BTreeSet<(Instant, Arc<str>)>,
     /// The number of subscriptions with several streams.
     pub(super) shared: usize,
+    /// The subscriptions with streams, for others.
+    in_use: SubscriptionsInUse,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +71,11 @@ pub(super) struct SubscriptionState {
 }
 
 impl Registry {
+    /// A registry that tells these which subscriptions have streams.
+    pub(super) fn new(in_use: SubscriptionsInUse) -> Self {
+        Self { in_use, ..Self::default() }
+    }
+
     /// Adds a stream, and shares the parts of its subscription that equal those of other streams. Returns the number of its
     /// subscription's streams.
     pub(super) fn attach(
@@ -94,6 +101,7 @@ impl Registry {
             state.detached = None;
             streams = state.streams.len();
             self.shared += usize::from(streams == 2);
+            self.in_use.insert(&subscription.namespace, &subscription.name);
         }
         self.streams.insert(id, Stream::new(subscription.into(), peer, filter, types, attached));
         streams
@@ -116,6 +124,9 @@ impl Registry {
             streams = Some(state.streams.len());
         }
         self.shared -= usize::from(streams == Some(1));
+        if streams == Some(0) {
+            self.in_use.remove(&stream.subscription.namespace, &stream.subscription.name);
+        }
         Some(stream)
     }
 

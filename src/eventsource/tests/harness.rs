@@ -27,7 +27,7 @@ use tower::{Service as _, ServiceExt as _};
 use crate::{
     delivery::fake::FakeDelivery,
     eventsource::{
-        Limits, Options, Server, StreamMetrics,
+        Limits, Options, Server, StreamMetrics, Tls,
         proto::{Event, EventSource, eventing_client::EventingClient},
     },
     readiness::Readiness,
@@ -63,16 +63,21 @@ impl TestServer {
 
     /// Starts a server whose namespaces are not listed yet.
     pub(super) async fn unlisted(limits: Limits) -> Self {
+        Self::start_with(Options { limits, ..Options::default() }, None).await
+    }
+
+    /// Starts a server with these options, whose namespaces are not listed yet.
+    pub(super) async fn start_with(options: Options, tls: Option<Tls>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (deliveries, delivery) = FakeDelivery::new();
         let (store, readiness, hits) = (Arc::<Store>::default(), Readiness::default(), LimitHits::default());
         let (drain, mut registry) = (CancellationToken::new(), Registry::default());
         let metrics = StreamMetrics::new(&mut registry);
-        let options = Options { limits, limit_hits: hits.clone(), ..Options::default() };
-        let server = Server::new(deliveries, store.clone(), options, readiness.clone(), metrics);
+        let options = Options { limit_hits: hits.clone(), ..options };
+        let server = Server::new(deliveries, store.clone(), options, readiness.clone(), metrics).with_tls(tls);
         let serving = server.serve(listener, drain.clone());
-        let task = tokio::spawn(async { serving.await.expect("no error") });
+        let task = tokio::spawn(async { Box::pin(serving).await.expect("no error") });
         Self { address, store, readiness, delivery, drain, hits, registry, task }
     }
 
@@ -121,7 +126,16 @@ impl Client {
     }
 
     pub(super) async fn subscribe_with(&self, config: &str) -> Result<Streaming<Event>, Status> {
-        let request = EventSource { name: "model-update".to_owned(), config: config.as_bytes().to_vec() };
+        self.subscribe_as(None, config).await
+    }
+
+    /// Subscribes with a bearer token.
+    pub(super) async fn subscribe_as(&self, token: Option<&str>, config: &str) -> Result<Streaming<Event>, Status> {
+        let message = EventSource { name: "model-update".to_owned(), config: config.as_bytes().to_vec() };
+        let mut request = tonic::Request::new(message);
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
         let mut client = EventingClient::new(self.0.clone());
         in_time(client.start_event_source(request)).await.map(tonic::Response::into_inner)
     }

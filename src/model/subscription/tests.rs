@@ -16,6 +16,7 @@ fn subscription() -> Subscription {
         max_age: None,
         latest_only: false,
         statuses: Statuses::default(),
+        unscoped: None,
         remember: true,
         include: Include::default(),
     }
@@ -153,4 +154,27 @@ fn the_label_events_published_counts_only_if_configured() {
     assert!(subscription().is_delivered(&labelled, true));
     assert!(!subscription().is_delivered(&labelled, false));
     assert!(!subscription().is_delivered(&workflow(PipelineName::Unknown), true));
+}
+
+#[test]
+fn a_scoped_subscription_honors_the_marks_of_its_plain_name() {
+    let mark = |name: &str| Mark { subscription: SubscriptionName(name.into()), outcome: RunOutcome::Succeeded };
+    let with = |marks: &[Mark]| Workflow { marks: marks.into(), ..workflow(PipelineName::Unknown) };
+    let scoped = subscription().scoped("team-a");
+    assert_eq!(scoped.name.as_str(), "mine.team-a");
+    assert!(scoped.is_delivered(&with(&[mark("mine.team-a")]), false));
+    assert!(scoped.is_delivered(&with(&[mark("mine")]), false), "from before names had scopes");
+    assert!(!scoped.is_delivered(&with(&[mark("mine.team-b")]), false), "another account");
+    assert!(!subscription().is_delivered(&with(&[mark("mine.team-a")]), false));
+}
+
+#[test]
+fn scoped_names_fit_an_annotation_and_stay_distinct() {
+    let long = SubscriptionName::new(&"s".repeat(MAX_NAME)).unwrap();
+    let names = [long.scoped("team-a"), long.scoped("team-b"), SubscriptionName::new("s").unwrap().scoped("team-a")];
+    for name in &names {
+        assert!(name.as_str().len() <= MAX_NAME, "{name}");
+        assert!(name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)), "{name}");
+        assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name}");
+    }
 }

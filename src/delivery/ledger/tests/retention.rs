@@ -117,7 +117,7 @@ fn the_remembered_deliveries_of_a_namespace_are_limited() {
     }
     for n in 0..4 {
         let stream = harness.attach(subscription(&format!("s{n}")));
-        while harness.ledger.registry.streams[&stream].runs.len() > 0 {
+        while !harness.ledger.registry.streams[&stream].runs.is_empty() {
             harness.answer_all(&model());
             harness.confirm(stream);
         }
