@@ -129,10 +129,11 @@ fn a_server_address_needs_no_scheme() {
         ("server.team:50051", "http://server.team:50051"),
         ("[::1]:50051", "http://[::1]:50051"),
         ("http://server:1", "http://server:1"),
+        ("https://server:1", "https://server:1"),
     ] {
         assert_eq!(values::server(written).unwrap(), expected);
     }
-    for invalid in ["", "server", ":50051", "https://server:1", "server:1/path", "ftp://server:1", "server:port"] {
+    for invalid in ["", "server", ":50051", "server:1/path", "ftp://server:1", "server:port"] {
         assert!(values::server(invalid).unwrap_err().contains("HOST:PORT"), "{invalid:?}");
     }
 }
