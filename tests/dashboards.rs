@@ -96,7 +96,7 @@ impl Harness {
     async fn start() -> Self {
         let peers = Peers::with(&["prometheus"]).await;
         let env = TestEnv::start(&peers).await;
-        let server = env.start_server(&[], &["--confirm-after=4s"]).await;
+        let server = env.start_server(&[], &["--confirm-after=4s", "--auth=audit"]).await;
         let prometheus = Prometheus::scraping(&peers, &server).await;
         // The first scrape precedes all counts: a rate needs an earlier value.
         eventually(SOON, "a scrape", async || prometheus.values("up == 1").await.map(|values| values.len() == 1)).await;
