@@ -387,6 +387,7 @@ async fn a_namespace_without_rights_does_not_affect_another() {
     succeed(&a, "a-after-the-restart").await;
     assert!(events_a.payload(SOON).await.contains("gs://root/a-after-the-restart"));
     is_up(&server, &b, 0.0).await;
+    assert_eq!(events_b.next(SOON).await, Some(Line::Open(true)));
     assert_eq!(events_b.buffered(), [], "the stream of the other namespace waits");
 
     cluster.create_namespace(&b).await;
