@@ -9,6 +9,9 @@
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
 mod harness;
+mod models;
+mod patterns;
+mod workflows;
 
 use tokio::sync::{Mutex, MutexGuard};
 

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use test_support::{Tally, report};
 
 /// Longest time from the creation of a succeeded Workflow to its event (guarantee G4).
-const MAX_LATENCY: Duration = Duration::from_secs(1);
+pub(crate) const MAX_LATENCY: Duration = Duration::from_secs(1);
 /// Time limit of a probe: that of a kubelet.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The memory limit of the chart.
