@@ -10,7 +10,10 @@
 
 mod harness;
 mod models;
+mod not_reading;
 mod patterns;
+mod requests;
+mod streams;
 mod workflows;
 
 use tokio::sync::{Mutex, MutexGuard};
