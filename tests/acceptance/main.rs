@@ -8,7 +8,7 @@ mod server;
 
 use std::time::Duration;
 
-use model_update_eventsource::app::Config;
+use model_update_eventsource::{app::Config, model::workflow::RUN_ID_LABEL};
 use test_support::{CATCH_UP, Model, NewWorkflow, PIPELINE, Peers, Task, TestEnv, TestServer, eventually, rule};
 
 const MARK: &str = "published.pipelines.kubeflow.org/model-update";

@@ -1,4 +1,4 @@
-//! A proxy of the API server that injects faults into patches. It speaks plain HTTP and forwards everything else with
+//! A proxy of the API server that injects faults into patches, or delays lists. It speaks plain HTTP and forwards everything else with
 //! the rights of a cluster administrator.
 
 use std::{
@@ -18,7 +18,12 @@ use http::{Method, StatusCode, header};
 use serde_json::json;
 use tempfile::TempDir;
 use test_support::{Cluster, plain_kubeconfig};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 /// Maximum size of a forwarded body in bytes, above that of any Workflow of these tests.
 const MAX_BODY: usize = 4 << 20;
@@ -28,6 +33,8 @@ const MAX_BODY: usize = 4 << 20;
 pub(crate) enum PatchFault {
     /// The patch is answered with this HTTP status and not forwarded. 429 comes with `Retry-After`.
     Rejected(u16),
+    /// The patch is answered with an HTML page and the status 404, as a load balancer without a backend does.
+    ForeignNotFound,
     /// The patch is neither forwarded nor answered.
     Unanswered,
     /// The patch is forwarded and not answered.
@@ -45,6 +52,8 @@ pub(crate) struct ApiProxy {
 struct Shared {
     cluster: kube::Client,
     fault: Mutex<Option<PatchFault>>,
+    /// Time until the answer to a list begins.
+    list_delay: Duration,
     /// Number of patches into which a fault was injected.
     injected: watch::Sender<usize>,
 }
@@ -52,9 +61,19 @@ struct Shared {
 impl ApiProxy {
     /// Starts a proxy that injects this fault into every patch.
     pub(crate) async fn start(cluster: &Cluster, fault: PatchFault) -> Self {
+        Self::start_with(cluster, Some(fault), Duration::ZERO).await
+    }
+
+    /// Starts a proxy that begins to answer each list after this time.
+    pub(crate) async fn with_slow_lists(cluster: &Cluster, list_delay: Duration) -> Self {
+        Self::start_with(cluster, None, list_delay).await
+    }
+
+    async fn start_with(cluster: &Cluster, fault: Option<PatchFault>, list_delay: Duration) -> Self {
         let shared = Arc::new(Shared {
             cluster: cluster.client().await,
-            fault: Mutex::new(Some(fault)),
+            fault: Mutex::new(fault),
+            list_delay,
             injected: watch::Sender::new(0),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -89,6 +108,10 @@ impl Drop for ApiProxy {
 }
 
 async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    if request.method() == Method::GET && !query.contains("watch=") {
+        sleep(shared.list_delay).await;
+    }
     let fault = *shared.fault.lock().unwrap();
     let Some(fault) = fault.filter(|_| request.method() == Method::PATCH) else {
         return forward(&shared.cluster, request).await;
@@ -99,6 +122,10 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     shared.injected.send_modify(|count| *count += 1);
     match fault {
         PatchFault::Rejected(code) => rejection(code),
+        PatchFault::ForeignNotFound => {
+            let page = Response::builder().status(StatusCode::NOT_FOUND).header(header::CONTENT_TYPE, "text/html");
+            page.body(Body::from("<html><body>404 Not Found</body></html>")).unwrap()
+        }
         PatchFault::Unanswered | PatchFault::AppliedUnanswered => std::future::pending().await,
     }
 }

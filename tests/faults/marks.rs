@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use model_update_eventsource::model::workflow::MARK_PREFIX;
+use model_update_eventsource::model::workflow::{MARK_PREFIX, RUN_ID_LABEL};
+use serde_json::json;
 use test_support::{CATCH_UP, Model, NewWorkflow, RunningServer, Tally, Task, eventually, rule};
 
 use crate::{
@@ -22,8 +23,9 @@ const RETRIED: Duration = Duration::from_secs(60);
 const REFUSED: &str = "outcome=\"refused\"";
 
 /// Faults of a patch, with the outcome that the server counts, and the name that is printed.
-const PATCH_FAULTS: [(PatchFault, &str, &str); 7] = [
+const PATCH_FAULTS: [(PatchFault, &str, &str); 8] = [
     (PatchFault::Rejected(403), "refused", "patches answered with 403"),
+    (PatchFault::ForeignNotFound, "transient", "patches answered with 404 by a proxy"),
     (PatchFault::Rejected(409), "conflict", "patches answered with 409"),
     (PatchFault::Rejected(422), "refused", "patches answered with 422"),
     (PatchFault::Rejected(429), "transient", "patches answered with 429"),
@@ -191,4 +193,36 @@ async fn a_recreated_workflow_has_an_event_and_a_mark_of_its_own() {
 async fn patches_counted(server: &RunningServer, deadline: Duration, what: &str, outcome: &str, patches: f64) {
     eventually(deadline, what, async || server.metric("modelupdate_mark_patches_total", &[outcome]).await >= patches)
         .await;
+}
+
+/// A Workflow that leaves the selector while its event is pending, and returns after the delivery.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_run_that_leaves_the_selector_and_returns_is_sent_once() {
+    let env = TestEnv::shared().await;
+    let mut tally = Tally::new("left the selector while pending");
+    let server = env.server(&[]).await;
+    let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
+    // The event is pending because ML Metadata does not have the run yet.
+    let name = format!("{}-returns", env.namespace);
+    env.workflows.create(env.workflow(&name).run_id("the-id").phase("Succeeded")).await;
+    eventually(CATCH_UP, "a first lookup", async || {
+        server.metric("modelupdate_lookup_retries_total", &["reason=\"no_context\""]).await >= 1.0
+    })
+    .await;
+    env.workflows.merge(&name, &json!({"metadata": {"labels": {RUN_ID_LABEL: null}}})).await;
+    server.metric_is("modelupdate_workflows", &[], 0.0).await;
+    tally.expect(SUBSCRIPTION, &env.push_model(&name).await);
+    subscriber.receive_all(&mut tally).await;
+    server.metric_is("modelupdate_runs_pending", &[], 0.0).await;
+    assert!(env.marks(&name).await.is_empty(), "the server does not see the Workflow");
+
+    env.workflows.label(&name, RUN_ID_LABEL, "the-id").await;
+    env.marked(&[name], &[SUBSCRIPTION]).await;
+    drop(subscriber);
+    let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
+    env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
+    subscriber.receive_all(&mut tally).await;
+    subscriber.receive_buffered(&mut tally);
+    tally.conclude(0);
 }

@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
+mod admin;
 mod harness;
 mod models;
 mod not_reading;
