@@ -51,9 +51,9 @@ impl Proxies {
         if !self.is_logged(peer) {
             return;
         }
+        let peer = peer.map(display);
         warn!(
-            namespace = %subscription.namespace, subscription = %subscription.name,
-            peer = peer.map(display), header = header.0,
+            namespace = %subscription.namespace, subscription = %subscription.name, peer, header = header.0,
             "subscriber is behind a proxy, which acknowledges its events"
         );
     }

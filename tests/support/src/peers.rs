@@ -5,10 +5,12 @@ mod argo_events;
 mod cluster;
 mod grpc_go;
 mod jaeger;
+mod kubectl;
 mod manifests;
 mod metadata_store;
 mod metadata_writer;
 mod runs;
+mod tokens;
 mod workflow;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
