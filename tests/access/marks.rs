@@ -62,7 +62,8 @@ async fn switching_tokens_on_repeats_no_event() {
         let server: RunningServer = env.start_server(&[], &[&format!("--auth={mode}")]).await;
         let mut events = subscribe(server.listen, Some(&token), &config).await.unwrap();
         env.succeed(run).await;
-        assert!(next(&mut events).await.contains(&format!("gs://root/{run}")), "{mode}");
+        let payload = next(&mut events).await;
+        assert!(payload.contains(&format!("gs://root/{run}")), "instead of {run}, with the mode {mode}: {payload}");
         assert_eq!(marked_by(&env, run, 1).await, [name]);
         server.stop().await;
     }

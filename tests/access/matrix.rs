@@ -46,7 +46,7 @@ async fn actors(env: &Env) -> Vec<Actor> {
         actor("not a token", Some("not-a-token".to_owned()), Unknown, Unknown),
         actor("token with a forged signature", Some(forged), Unknown, Unknown),
         actor("token of another audience", Some(cluster.token(&subscribe, &["elsewhere"]).await), Unknown, Unknown),
-        actor("expired token", Some(cluster.signed_token(&subscribe, -60).await), Unknown, Unknown),
+        actor("expired token", Some(cluster.signed_token(&subscribe, -120).await), Unknown, Unknown),
         actor("token bound to a deleted Secret", Some(bound), Unknown, Unknown),
         actor("token of a deleted account", Some(deleted_token), Unknown, Unknown),
     ]

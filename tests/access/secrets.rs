@@ -115,7 +115,7 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
     let rules = vec![rule("argoproj.io", "workflows", &["subscribe"])];
     let grant = env.cluster.grant(&account, Some(&env.namespace), rules).await;
     let allowed = env.cluster.token(&account, &[]).await;
-    let expired = env.cluster.signed_token(&account, -60).await;
+    let expired = env.cluster.signed_token(&account, -120).await;
     let other = env.cluster.service_account(&env.namespace, "other").await;
     let denied = env.cluster.token(&other, &[]).await;
     for (name, token) in [

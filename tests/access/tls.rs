@@ -86,9 +86,7 @@ async fn with_a_client_ca_only_its_clients_subscribe() {
 }
 
 /// The kubelet exchanges a link to the folder of a Secret's files. Open streams stay.
-#[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn exchanged_certificates_are_used_by_new_connections() {
+async fn new_connections_use_exchanged_certificates() {
     let env = TestEnv::start(Peers::find().await).await;
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -119,9 +117,7 @@ async fn exchanged_certificates_are_used_by_new_connections() {
 }
 
 /// Peers that begin no handshake neither delay others nor stay.
-#[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn silent_peers_do_not_delay_handshakes_and_are_closed() {
+async fn silent_peers_delay_no_other_and_are_closed() {
     let env = Env::start().await;
     let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
     authority.issue().write(folder.path());
@@ -139,6 +135,13 @@ async fn silent_peers_do_not_delay_handshakes_and_are_closed() {
     }
     assert!(connected.elapsed() >= TEN_SECONDS / 2, "{:?}", connected.elapsed());
     server.metric_is("modelupdate_connections", &[], 1.0).await;
+}
+
+/// Both wait for ten seconds.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn certificates_are_exchanged_and_silent_peers_are_closed() {
+    tokio::join!(new_connections_use_exchanged_certificates(), silent_peers_delay_no_other_and_are_closed());
 }
 
 /// Opens idle streams, each on a connection of its own, and returns the growth of memory a stream, in KiB.
@@ -180,7 +183,7 @@ async fn tokens_and_tls_work_together() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
     authority.issue().write(folder.path());
     let tls = flags(folder.path());
-    let server = env.server(&["--auth=token", "--auth-cache-token=1s", &tls[0], &tls[1]]).await;
+    let server = env.server(&["--auth=token", "--auth-cache-allow=1s", &tls[0], &tls[1]]).await;
     // Health needs no token.
     let ca = folder.path().join("ca.crt");
     fs::write(&ca, authority.pem()).unwrap();
@@ -191,9 +194,9 @@ async fn tokens_and_tls_work_together() {
 
     let tunnel = Tunnel::start(server.listen, authority, None).await;
     let account = env.account("tls").await;
-    env.grant(&account, "subscribe").await;
-    let bound = env.cluster.bound_token(&account, "tls").await;
-    let mut events = subscribe(tunnel.address, Some(&bound), &env.config()).await.unwrap();
-    env.cluster.delete_secret(&env.team, "tls").await;
-    assert_eq!(end(&mut events).await.code(), Code::Unauthenticated);
+    let grant = env.grant(&account, "subscribe").await;
+    let token = env.cluster.token(&account, &[]).await;
+    let mut events = subscribe(tunnel.address, Some(&token), &env.config()).await.unwrap();
+    env.cluster.revoke(grant).await;
+    assert_eq!(end(&mut events).await.code(), Code::PermissionDenied);
 }
