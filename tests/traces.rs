@@ -1,5 +1,7 @@
 //! The spans of runs and streams in a real Jaeger.
 
+use std::time::Duration;
+
 use model_update_eventsource::model::workflow::TRACE_ID_ANNOTATION;
 use serde_json::Value;
 use test_support::{
@@ -336,6 +338,32 @@ async fn failed_lookups_and_runs_without_a_model_have_spans() {
         })
         .await;
     }
+}
+
+/// Runs that a filter excludes, and those that a newer one supersedes.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn filtered_and_superseded_runs_have_spans() {
+    let harness = Harness::start().await;
+    let env = &harness.env;
+    let older = env.succeed("older").await;
+    env.workflows.backdate_end("older", Duration::from_secs(600)).await;
+    env.succeed("newer").await;
+    let other = env.workflows.create(NewWorkflow::tfx_v1("other", "penguin-pipeline-2").phase("Succeeded")).await;
+    let server = harness.serve("http/protobuf", &[]).await;
+    let config = format!("{}\nsubscription: deployer\npipelines: [{PIPELINE}]\nlatestOnly: true", env.config());
+    let mut subscriber = harness.peers.grpc_go_client(server.listen, &config).start();
+    assert!(subscriber.payload(SOON).await.contains("gs://root/newer"));
+    for (uid, name, reason) in
+        [(other.metadata.uid.expect("a UID"), "filtered", "pipelines"), (older, "skipped", "superseded")]
+    {
+        let spans = harness.spans(&trace_of(&uid), &["run", "seen", name]).await;
+        assert_complete(&spans);
+        let span = spans.iter().find(|span| span.name() == name).expect("a span of this name");
+        assert_eq!(span.tag("modelupdate.reason"), Some(&reason.into()));
+        assert_eq!(span.tag("modelupdate.subscription"), Some(&"deployer".into()));
+    }
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,12 +3,9 @@
 
 use std::{collections::BTreeSet, os::unix::process::ExitStatusExt as _, time::Duration};
 
-use test_support::{CATCH_UP, RunningServer, SHUTDOWN, ServerProcess, Tally, eventually};
+use test_support::{ApiFault, ApiProxy, CATCH_UP, Requests, RunningServer, SHUTDOWN, ServerProcess, Tally, eventually};
 
-use crate::{
-    api_proxy::{ApiProxy, PatchFault},
-    test_env::{SUBSCRIPTION, Subscriber, TestEnv, run_of},
-};
+use crate::test_env::{SUBSCRIPTION, Subscriber, TestEnv, run_of};
 
 /// Steps within the server, with the names in `src/failpoint.rs` and the names that are printed.
 const STEPS: [(&str, &str); 7] = [
@@ -106,12 +103,12 @@ async fn a_crash_during_a_burst_repeats_only_unmarked_events() {
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_crash_during_a_patch_repeats_only_an_unmarked_event() {
     for (fault, name, duplicates) in [
-        (PatchFault::Unanswered, "killed before a patch is applied", 1),
-        (PatchFault::AppliedUnanswered, "killed after a patch is applied, before its answer", 0),
+        (ApiFault::Unanswered, "killed before a patch is applied", 1),
+        (ApiFault::AppliedUnanswered, "killed after a patch is applied, before its answer", 0),
     ] {
         let env = TestEnv::shared().await;
         let mut tally = Tally::new(name);
-        let proxy = ApiProxy::start(&env.cluster, fault).await;
+        let proxy = ApiProxy::start(&env.cluster, Requests::Patches, Some(fault)).await;
         let mut server = env.server_with(&[], &proxy.kubeconfig_file(), &[]).await;
         let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
         let runs = env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;

@@ -35,7 +35,7 @@ fn keep_silent_connections(address: SocketAddr) -> JoinSet<()> {
             loop {
                 if let Ok(mut connection) = TcpStream::connect(address).await {
                     // Until the server closes it. An error means the same.
-                    connection.read(&mut [0]).await.ok();
+                    connection.read_u8().await.ok();
                 }
                 sleep(PAUSE).await;
             }

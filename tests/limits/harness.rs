@@ -15,37 +15,56 @@ mod tenant;
 
 use std::sync::Arc;
 
+use kube::api::{DeleteParams, ListParams};
 use model_update_eventsource::sim::Sim;
-use test_support::{Cluster, MetadataStore, Peers, RunningServer, ServerProcess, Writer, plain_kubeconfig};
+use test_support::{
+    MetadataStore, Peers, RunningServer, ServerProcess, SharedCluster, Workflows, Writer, plain_kubeconfig,
+};
+use tokio::sync::OnceCell;
 
-pub(crate) use self::{figures::Figures, observation::Observation, tenant::Tenant};
+pub(crate) use self::{figures::MAX_LATENCY, observation::Observation, tenant::Tenant};
 
-/// A cluster and an ML Metadata store that only this test uses.
+/// The API server and the ML Metadata store that all tests of this binary share. A test deletes its large Workflows
+/// ([`Real::clear`]): the server of the next one lists all.
 pub(crate) struct Real {
-    pub(crate) cluster: Cluster,
-    pub(crate) store: MetadataStore,
+    pub(crate) cluster: SharedCluster,
+    pub(crate) store_url: String,
     pub(crate) writer: Writer,
 }
 
 impl Real {
-    pub(crate) async fn start() -> Box<Self> {
+    pub(crate) async fn start() -> Self {
+        static STORE: OnceCell<MetadataStore> = OnceCell::const_new();
         let peers = Peers::find().await;
-        let (cluster, store) = tokio::join!(peers.private_cluster(), peers.metadata_store());
-        Box::new(Self { cluster, writer: store.writer().await, store })
+        let (cluster, store) = tokio::join!(peers.cluster(), STORE.get_or_init(|| peers.metadata_store()));
+        Self { cluster, store_url: store.url(), writer: store.writer().await }
+    }
+
+    /// Returns a new namespace and its Workflows.
+    pub(crate) async fn namespace(&self, prefix: &str) -> (String, Workflows) {
+        let namespace = self.cluster.namespace(prefix).await;
+        let workflows = self.cluster.workflows(&namespace).await;
+        (namespace, workflows)
+    }
+
+    /// Deletes the Workflows of a namespace.
+    pub(crate) async fn clear(&self, workflows: &Workflows) {
+        let deleted = workflows.api().delete_collection(&DeleteParams::default(), &ListParams::default()).await;
+        drop(deleted.expect("deleted"));
     }
 
     /// Starts the program with these flags and waits until it is ready.
     pub(crate) async fn server(&self, flags: &[&str]) -> RunningServer {
         let kubeconfig = self.cluster.admin_kubeconfig_file();
-        let server = ServerProcess::start(&kubeconfig, &self.store.url(), flags).listening().await;
+        let server = ServerProcess::start(&kubeconfig, &self.store_url, flags).listening().await;
         server.ready().await;
         server
     }
 
     /// Returns the tenant that is observed, in a new namespace.
     pub(crate) async fn tenant(&self) -> Tenant {
-        let namespace = self.cluster.namespace("observed").await;
-        Tenant::real(&namespace, self.cluster.workflows(&namespace).await, self.writer.clone())
+        let (namespace, workflows) = self.namespace("observed").await;
+        Tenant::real(&namespace, workflows, self.writer.clone())
     }
 }
 

@@ -10,6 +10,12 @@
 
 mod admin;
 mod harness;
+mod models;
+mod not_reading;
+mod patterns;
+mod requests;
+mod streams;
+mod workflows;
 
 use tokio::sync::{Mutex, MutexGuard};
 

@@ -2,10 +2,9 @@
 
 use std::time::Instant;
 
-use test_support::{ServerProcess, report};
+use test_support::{ApiFault, ApiProxy, Requests, ServerProcess, report};
 
 use super::*;
-use crate::api_proxy::ApiProxy;
 
 /// Time until the answer to a list begins. Longer than the silence that ends a watch.
 const DELAY: Duration = Duration::from_secs(26);
@@ -19,7 +18,7 @@ async fn a_list_that_begins_after_26_s_is_completed() {
     let env = TestEnv::shared().await;
     let mut tally = Tally::new("a list begins after 26 s");
     env.succeed(&mut tally, &[SUBSCRIPTION], 3).await;
-    let proxy = ApiProxy::with_slow_lists(&env.cluster, DELAY).await;
+    let proxy = ApiProxy::start(&env.cluster, Requests::Reads, Some(ApiFault::Delayed(DELAY))).await;
     let flag = format!("--namespaces={}", env.namespace);
     let server = ServerProcess::start(&proxy.kubeconfig_file(), &env.store_url(), &[&flag]).listening().await;
     let start = Instant::now();

@@ -22,6 +22,9 @@ use crate::{ChildProcess, SOON, eventually, free_port, metrics, plain_http};
 /// The cluster administrator's token.
 const ADMIN: &str = "admin";
 
+/// The issuer of the tokens of service accounts, and the audience of those for the API server.
+pub(super) const ISSUER: &str = "https://test";
+
 /// Number of starts, each with a new port, before the test fails: another process may use a port that was free.
 const START_ATTEMPTS: usize = 3;
 
@@ -116,6 +119,11 @@ impl Cluster {
         let path = self.api_server.folder().join(format!("kubeconfig-{}", uuid::Uuid::from_u128(rand::random())));
         fs::write(&path, self.kubeconfig(token).to_string()).expect("the folder is writable");
         path
+    }
+
+    /// The private key with which the API server signs the tokens of service accounts, in PEM.
+    pub(super) fn signing_key(&self) -> String {
+        fs::read_to_string(self.api_server.folder().join("sa.key")).expect("the key of the API server")
     }
 
     /// Writes the cluster administrator's kubeconfig file.
@@ -252,7 +260,7 @@ impl Cluster {
             ("advertise-address", "127.0.0.1".to_owned()),
             ("secure-port", self.port.to_string()),
             ("cert-dir", file("certificates")),
-            ("service-account-issuer", "https://test".to_owned()),
+            ("service-account-issuer", ISSUER.to_owned()),
             ("service-account-key-file", file("sa.pub")),
             ("service-account-signing-key-file", file("sa.key")),
             ("service-cluster-ip-range", "10.0.0.0/24".to_owned()),
