@@ -88,7 +88,7 @@ async fn each_event_deploys_its_model_and_starts_one_workflow() {
     server.stop().await;
 }
 
-/// The bus repeats events that were triggered before: those of all runs, from another subscription without `latestOnly`.
+/// Events of all runs follow once more: the EventSource gets another subscription, without `latestOnly`.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn an_older_event_on_the_bus_does_not_roll_back() {
@@ -119,7 +119,7 @@ async fn an_older_event_on_the_bus_does_not_roll_back() {
     let config = replay["spec"]["generic"]["model-update"]["config"].as_str().unwrap().replace("deployer", "replay");
     replay["spec"]["generic"]["model-update"]["config"] =
         json!(config.replace("latestOnly: true", "latestOnly: false"));
-    let mut argo = harness.add_event_source(argo, &replay).await;
+    let mut argo = harness.replace_event_source(argo, &replay).await;
     let refused = ["Failed to execute a trigger", "is newer than that of"];
     argo.sensors[0].logged(DELIVERY, &refused).await;
     argo.sensor_triggered(1, 4).await;

@@ -107,7 +107,7 @@ impl Harness {
             sensor.logged(START, &["sensor", "Subscribing to subject"]).await;
         }
         let source = self.event_source(&bus, event_source).await;
-        Argo { source, others: Vec::new(), sensors: running, bus }
+        Argo { source, sensors: running, bus }
     }
 
     async fn event_source(&self, bus: &JetStream, event_source: &Value) -> ArgoEvents {
@@ -118,10 +118,12 @@ impl Harness {
         source
     }
 
-    /// Adds an EventSource to the bus.
-    async fn add_event_source(&self, mut argo: Argo, event_source: &Value) -> Argo {
-        argo.others.push(self.event_source(&argo.bus, event_source).await);
-        argo
+    /// Replaces the EventSource by another one of the same name.
+    async fn replace_event_source(&self, argo: Argo, event_source: &Value) -> Argo {
+        let Argo { source, sensors, bus } = argo;
+        // Argo Events elects one leader among the Pods of an EventSource.
+        drop(source);
+        Argo { source: self.event_source(&bus, event_source).await, sensors, bus }
     }
 
     /// Writes a kubeconfig with the service account of a Sensor. A Sensor without an account has no permissions.
@@ -190,8 +192,6 @@ impl InferenceServices {
 /// A running EventSource with its bus and Sensors.
 struct Argo {
     source: ArgoEvents,
-    /// EventSources that were added.
-    others: Vec<ArgoEvents>,
     sensors: Vec<ArgoEvents>,
     bus: JetStream,
 }
