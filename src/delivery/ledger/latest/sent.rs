@@ -48,9 +48,10 @@ impl SentRuns {
 
     /// Returns how a run of this lane stands.
     pub(super) fn standing(&self, lane: &Lane, run: Recency) -> Standing {
-        if self.delivered_until(lane) > Some(run) {
+        let is_before = |newest: Option<Recency>| newest.is_some_and(|newest| run.is_before(newest));
+        if is_before(self.delivered_until(lane)) {
             Standing::Superseded
-        } else if self.newest(lane) > Some(run) {
+        } else if is_before(self.newest(lane)) {
             Standing::Held
         } else {
             Standing::Current
@@ -134,6 +135,21 @@ mod tests {
         assert_eq!(standings(&sent), [Standing::Superseded; 2]);
         assert_eq!(sent.standing(&penguin(Succeeded), new), Standing::Current, "it may be repeated");
         assert_eq!(sent.standing(&lane("iris", Succeeded), old), Standing::Current);
+    }
+
+    /// Which of them has the newer model is not known.
+    #[test]
+    fn runs_that_end_and_begin_in_the_same_second_are_equal() {
+        let mut sent = SentRuns::default();
+        let (first, second) = (ended("first", 1), ended("second", 1));
+        let penguin = lane("penguin", RunOutcome::Succeeded);
+        for run in [first, second] {
+            sent.handed_off(&penguin, run);
+            sent.settle(run.uid);
+        }
+        let created_before = Recency { created: first.created - 1, ..first };
+        let standings = [first, second, created_before].map(|run| sent.standing(&penguin, run));
+        assert_eq!(standings, [Standing::Current, Standing::Current, Standing::Superseded]);
     }
 
     #[test]
