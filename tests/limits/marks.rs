@@ -102,9 +102,12 @@ async fn hanging_patches_of_a_namespace_delay_nobody() {
     let figures = observation.finish().await;
     let observed = figures.latencies.len();
     // The last ones may have been confirmed a moment ago.
-    let marked =
-        async || (0..=observed).all(|run| is_marked(&env, "observed", &format!("observed-{run:05}"), "observed"));
-    eventually(Duration::from_secs(5), "the marks of the other tenant", marked).await;
+    eventually(Duration::from_secs(5), "the marks of the other tenant", async || {
+        let names = (0..=observed).map(|run| format!("observed-{run:05}"));
+        let missing: Vec<_> = names.filter(|name| !is_marked(&env, "observed", name, "observed")).collect();
+        if missing.is_empty() { Ok(()) } else { Err(missing) }
+    })
+    .await;
     figures.assert_unharmed();
     let stopped = Instant::now();
     server.stop().await;
