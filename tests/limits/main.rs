@@ -15,6 +15,7 @@ mod models;
 mod not_reading;
 mod patterns;
 mod requests;
+mod soak;
 mod streams;
 mod webhook;
 mod workflows;

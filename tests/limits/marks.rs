@@ -17,7 +17,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use crate::{
     exclusive,
-    harness::{Observation, Simulated},
+    harness::{Observation, Simulated, is_marked},
     webhook::Webhook,
 };
 
@@ -63,13 +63,6 @@ async fn read_all(server: &RunningServer) -> (watch::Receiver<usize>, JoinHandle
         }
     });
     (count, task)
-}
-
-/// Returns whether a Workflow has a mark of this subscription.
-fn is_marked(env: &Simulated, namespace: &str, name: &str, subscription: &str) -> bool {
-    let workflow = env.sim.workflow(namespace, name).expect("it exists");
-    let uid = &workflow["metadata"]["uid"];
-    workflow["metadata"]["annotations"][format!("{MARK_PREFIX}{subscription}")] == *uid
 }
 
 /// Patches that hang in one namespace, thousands of its marks, and marks to be removed there, delay neither the events nor

@@ -61,9 +61,9 @@ impl Webhook {
         format!("http://{}", self.address)
     }
 
-    /// Lets patches pass from now on.
-    pub(crate) fn recover(&self) {
-        self.shared.hangs.store(false, Ordering::Relaxed);
+    /// Sets whether patches hang from now on. Those that hang are never answered.
+    pub(crate) fn hang(&self, hangs: bool) {
+        self.shared.hangs.store(hangs, Ordering::Relaxed);
     }
 
     /// Patches that hung so far.
