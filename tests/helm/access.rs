@@ -67,7 +67,8 @@ async fn the_documented_policies_are_accepted() {
     let blocks = page.split("```yaml\n").skip(1).map(|block| block.split("```").next().unwrap());
     let objects: Vec<_> = blocks.flat_map(manifests).filter(|object| object["kind"] != Value::Null).collect();
     assert!(objects.len() >= 5, "{objects:?}");
-    let labels = &find_object(&rendered(&peers, &[]), "Deployment", FULLNAME)["spec"]["template"]["metadata"]["labels"];
+    let chart = rendered(&peers, &[]);
+    let labels = &find_object(&chart, "Deployment", FULLNAME)["spec"]["template"]["metadata"]["labels"];
     for object in &objects {
         cluster.apply("docs", object).await.unwrap_or_else(|refusal| panic!("{refusal}: {object}"));
         for selector in ["/spec/selector/matchLabels", "/spec/podSelector/matchLabels"] {
