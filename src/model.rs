@@ -13,6 +13,7 @@ pub mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod glob;
+mod ids;
 mod in_use;
 pub mod subscription;
 pub mod trace;
@@ -20,6 +21,7 @@ pub mod workflow;
 
 pub use artifact::{Artifact, ArtifactTypes, RunModels};
 pub use event::{Include, IncludeField, SkipReason};
+pub use ids::{RunId, TraceId, Uid};
 pub use in_use::SubscriptionsInUse;
 pub use subscription::{FilterReason, PipelineFilter, Statuses, Subscription, SubscriptionName};
-pub use workflow::{Mark, Names, Phase, PipelineName, RunId, RunOutcome, TraceId, Uid, Workflow};
+pub use workflow::{Mark, Names, Phase, PipelineName, RunOutcome, Workflow};

@@ -58,7 +58,7 @@ Examples:
   kubectl -n kubeflow port-forward svc/metadata-grpc-service 8081:8080 &
   model-update-eventsource serve --listen 127.0.0.1:50051 --metadata-store http://127.0.0.1:8081")]
 pub(super) struct Serve {
-    /// Address for subscribers (gRPC over HTTP/2, plaintext without --tls-cert). [::] is all IPv6 and IPv4 addresses
+    /// Address for subscribers (gRPC over HTTP/2, plaintext without --tls-cert). `[::]` is all IPv6 and IPv4 addresses
     #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_LISTEN", value_name = "IP:PORT", value_parser = values::address,
         default_value_t = Config::default().listen)]
     listen: SocketAddr,

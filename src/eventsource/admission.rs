@@ -6,6 +6,8 @@
 //! An HTTP/2 stream whose call has ended occupies memory until the peer reads its response. If too many wait for that,
 //! the connection with most of them is closed.
 
+mod guards;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
@@ -13,13 +15,13 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
 };
 
 use futures::task::AtomicWaker;
 use tonic::Status;
 use tracing::warn;
 
+pub(super) use self::guards::{CallPermit, ConnectionGuard, ConnectionHandle};
 use super::{link::Usage, options::Limits, status};
 use crate::telemetry::{Limit, LimitHits, LogThrottle};
 
@@ -326,28 +328,6 @@ fn peer_of(address: SocketAddr) -> IpAddr {
     address.ip().to_canonical()
 }
 
-/// An open connection. Counts until it is dropped or closed.
-pub(super) struct ConnectionGuard {
-    admission: Admission,
-    address: SocketAddr,
-    id: u64,
-    closer: Arc<Closer>,
-}
-
-impl ConnectionGuard {
-    /// Ready once the connection is to be closed. Until then, the task is woken for it.
-    pub(super) fn poll_closed(&self, cx: &Context<'_>) -> Poll<()> {
-        self.closer.task.register(cx.waker());
-        if self.closer.closed.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// Returns a function that receives the usage of the connection.
-    pub(super) fn usage_observer(&self) -> impl Fn(Usage) + Send + Sync + use<> {
-        let (admission, address, id) = (self.admission.clone(), self.address, self.id);
-        move |usage| admission.observe(address, id, usage)
-    }
-}
-
 impl Admission {
     fn observe(&self, address: SocketAddr, id: u64, usage: Usage) {
         let mut state = self.lock();
@@ -366,95 +346,6 @@ impl Admission {
                 state.close(address, "its peer does not read responses");
             }
         }
-    }
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        self.admission.lock().disconnect(self.address, Some(self.id));
-    }
-}
-
-/// An admitted call. Counts until it is dropped.
-pub(super) struct CallPermit {
-    admission: Admission,
-    call: Call,
-    address: Option<SocketAddr>,
-    /// The connection's id.
-    connection: Option<u64>,
-    /// Present once the stream counts for a namespace.
-    namespace: OnceLock<Arc<str>>,
-}
-
-impl CallPermit {
-    /// Admits the stream to a namespace.
-    ///
-    /// # Errors
-    /// The status of the refusal: the namespace has too many streams.
-    pub(super) fn enter(&self, namespace: &Arc<str>) -> Result<(), Status> {
-        let maximum = self.admission.0.limits.streams_per_namespace;
-        let mut state = self.admission.lock();
-        let open = state.namespaces.get(namespace).copied().unwrap_or(0);
-        if open >= maximum {
-            self.admission.hit(Limit::StreamsPerNamespace);
-            return Err(status::too_many(
-                Limit::StreamsPerNamespace,
-                "streams of this namespace",
-                open,
-                maximum,
-                "remove EventSources that are not needed, or have the server's flag --max-streams-per-namespace raised",
-            ));
-        }
-        if self.namespace.set(namespace.clone()).is_ok() {
-            *state.namespaces.entry(namespace.clone()).or_default() += 1;
-        }
-        Ok(())
-    }
-}
-
-impl CallPermit {
-    /// Returns a handle to the call's connection.
-    pub(super) fn connection(&self) -> Option<ConnectionHandle> {
-        let (address, id) = self.address.zip(self.connection)?;
-        Some(ConnectionHandle { admission: self.admission.clone(), address, id })
-    }
-}
-
-/// A connection that may have ended.
-pub(super) struct ConnectionHandle {
-    admission: Admission,
-    address: SocketAddr,
-    id: u64,
-}
-
-impl ConnectionHandle {
-    /// Closes the connection, unless it has ended.
-    pub(super) fn close(&self, reason: &'static str) {
-        let mut state = self.admission.lock();
-        if state.connections.get(&self.address).is_some_and(|connection| connection.id == self.id) {
-            state.close(self.address, reason);
-        }
-    }
-}
-
-impl Drop for CallPermit {
-    fn drop(&mut self) {
-        let mut state = self.admission.lock();
-        *state.calls.of_mut(self.call) -= 1;
-        if let Some(namespace) = self.namespace.get()
-            && let Some(streams) = state.namespaces.get_mut(namespace)
-        {
-            *streams -= 1;
-            if *streams == 0 {
-                state.namespaces.remove(namespace);
-            }
-        }
-        let Some(address) = self.address else { return };
-        if let Some(peer) = state.peers.get_mut(&peer_of(address)) {
-            *peer.calls.of_mut(self.call) -= 1;
-        }
-        state.update(address, self.connection, |connection| connection.calls -= 1);
-        state.forget_peer(peer_of(address));
     }
 }
 

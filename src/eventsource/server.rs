@@ -31,8 +31,8 @@ pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_STREAMS: u32 = 1024;
 /// The size of a request's headers, decoded: a bearer token and what proxies add. As in grpc-java.
 const MAX_HEADERS: u32 = 8 * 1024;
-/// The bytes of a request that are not read yet: a whole message ([`Limits::request_bytes`]
-/// (super::options::Limits::request_bytes)), and some more. hyper's default is 1 MiB.
+/// The bytes of a request that are not read yet: a whole message, see
+/// [`Limits`](super::options::Limits), and some more. hyper's default is 1 MiB.
 const STREAM_WINDOW: u32 = 96 * 1024;
 /// The same for all streams of a connection. hyper's default is 1 MiB.
 const CONNECTION_WINDOW: u32 = 256 * 1024;

@@ -88,7 +88,7 @@ async fn without_permission_to_patch_events_are_still_delivered() {
     tally.conclude(0);
 }
 
-/// A Workflow whose annotations are full is delivered once and delays no other; it is marked once there is room.
+/// A Workflow whose annotations are full is marked with a label, which counts after a restart, too.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_workflow_without_room_for_a_mark_is_delivered_once() {
@@ -105,13 +105,16 @@ async fn a_workflow_without_room_for_a_mark_is_delivered_once() {
     tally.expect(SUBSCRIPTION, &env.push_model(&name).await);
     env.workflows.create(full.phase("Succeeded")).await;
     subscriber.receive_all(&mut tally).await;
-    patches_counted(&server, CATCH_UP, "a rejection", REFUSED, 1.0).await;
+    env.marked(&[&name], &[SUBSCRIPTION]).await;
+    assert!(env.workflows.annotations(&name, MARK_PREFIX).await.is_empty(), "the mark is a label");
+    subscriber.receive_buffered(&mut tally);
+    drop((subscriber, server));
+
+    let server = env.server(&[]).await;
+    let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
     let others = env.succeed(&mut tally, &[SUBSCRIPTION], 3).await;
     subscriber.receive_all(&mut tally).await;
     env.marked(&others, &[SUBSCRIPTION]).await;
-    assert!(env.marks(&name).await.is_empty());
-    env.workflows.annotate(&name, key, None).await;
-    env.marked_within(RETRIED, &[name], &[SUBSCRIPTION]).await;
     subscriber.receive_buffered(&mut tally);
     tally.conclude(0);
 }

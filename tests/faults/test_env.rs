@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, ops::Deref, path::Path, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
+use kube::ResourceExt as _;
 use model_update_eventsource::model::workflow::MARK_PREFIX;
 use test_support::{
     CATCH_UP, Cluster, GrpcGoClient, Line, MetadataStore, NewWorkflow, Peers, RunningServer, ServerProcess,
@@ -122,7 +123,8 @@ impl<C: Deref<Target = Cluster>> TestEnv<C> {
         bytes: usize,
     ) -> Vec<String> {
         let runs: Vec<_> = (0..runs).map(|_| self.new_run(bytes)).collect();
-        for batch in runs.chunks(MAX_REQUEST / (bytes + 1_000)) {
+        // Each artifact contains its location twice: as its URI and as the destination of the push.
+        for batch in runs.chunks(MAX_REQUEST / (2 * bytes + 1_000)) {
             self.writer.tfx_runs(&self.namespace, batch).await;
         }
         for (_, location) in &runs {
@@ -168,8 +170,9 @@ impl<C: Deref<Target = Cluster>> TestEnv<C> {
 
     /// Returns the subscriptions whose marks a run has.
     pub(crate) async fn marks(&self, run: &str) -> BTreeSet<String> {
-        let marks = self.workflows.annotations(run, MARK_PREFIX).await;
-        marks.keys().filter_map(|key| key.strip_prefix(MARK_PREFIX).map(str::to_owned)).collect()
+        let workflow = self.workflows.get(run).await;
+        let keys = workflow.annotations().keys().chain(workflow.labels().keys());
+        keys.filter_map(|key| key.strip_prefix(MARK_PREFIX).map(str::to_owned)).collect()
     }
 
     /// Waits until each of these runs has the marks of exactly these subscriptions.

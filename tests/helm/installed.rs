@@ -21,12 +21,14 @@ async fn helm_installs_upgrades_and_uninstalls_the_chart() {
         "kfp-operator-model-update-eventsource-server.kfp-operator-system:50051",
         "helm -n kfp-operator-system test kfp-operator",
         "Served namespaces: all.",
-        "WARNING: the gRPC port is unauthenticated",
+        "WARNING: every client that reaches the gRPC port may subscribe to any served namespace",
     ] {
         assert!(notes.contains(note), "{note}: {notes}");
     }
-    let restricted =
-        run(&["upgrade", RELEASE, "helm", "--set", "networkPolicy.enabled=true,podDisruptionBudget.enabled=true"]);
+    let policies = "networkPolicy.enabled=true,podDisruptionBudget.enabled=true";
+    let admitted = run(&["upgrade", RELEASE, "helm", "--set", policies]);
+    assert!(admitted.contains("WARNING: clients that the NetworkPolicy admits may subscribe"), "{admitted}");
+    let restricted = run(&["upgrade", RELEASE, "helm", "--set", &format!("{policies},auth.mode=token")]);
     assert!(!restricted.contains("WARNING"), "{restricted}");
     run(&["uninstall", RELEASE]);
 }

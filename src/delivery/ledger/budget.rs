@@ -1,8 +1,9 @@
 //! Bytes that are held for streams, limited in all.
 //!
-//! A namespace may hold as many bytes as are left free. So one namespace alone holds at most half of the limit, and
-//! several that take what they can get still leave as much for the next one as each of them holds. Only very many of
-//! those use it up, and then a small event may still be held for each stream that holds nothing: no stream starves.
+//! A namespace may hold as many bytes as are left free, and a stream as many as its namespace may still hold. So one
+//! namespace alone holds at most half of the limit, and several that take what they can get still leave as much for the
+//! next one as each of them holds; the same is true of the streams of a namespace. Only very many of those use it up, and
+//! then a small event may still be held for each stream that holds nothing: no stream starves.
 //!
 //! A reservation is given back when it is dropped. A stream that finds no room waits, and is woken once there is room.
 
@@ -56,9 +57,9 @@ impl Budget {
         Self { limit, held: Arc::default(), waiting: BTreeMap::new(), last_woken: StreamId(0) }
     }
 
-    /// Reserves bytes for a stream of this namespace, if there is room.
-    pub(super) fn reserve(&self, namespace: &Arc<str>, bytes: usize) -> Option<Reservation> {
-        self.has_room(namespace, bytes).then(|| self.reserve_always(namespace, bytes))
+    /// Reserves bytes for a stream of this namespace that holds `own` of them, if there is room.
+    pub(super) fn reserve(&self, namespace: &Arc<str>, own: usize, bytes: usize) -> Option<Reservation> {
+        self.has_room(namespace, own, bytes).then(|| self.reserve_always(namespace, bytes))
     }
 
     /// Reserves bytes even if there is no room.
@@ -69,10 +70,10 @@ impl Budget {
         Reservation { held: self.held.clone(), namespace: namespace.clone(), bytes }
     }
 
-    pub(super) fn has_room(&self, namespace: &str, bytes: usize) -> bool {
+    pub(super) fn has_room(&self, namespace: &str, own: usize, bytes: usize) -> bool {
         let held = lock(&self.held);
         let share = held.by_namespace.get(namespace).copied().unwrap_or_default();
-        share.saturating_add(bytes) <= self.limit.saturating_sub(held.total)
+        share.saturating_add(own).saturating_add(bytes) <= self.limit.saturating_sub(held.total)
     }
 
     /// Lets a stream wait until there is room for a run. Returns whether it did not wait before.
@@ -95,8 +96,9 @@ impl Budget {
         self.waiting.remove(&stream);
     }
 
-    /// Takes the streams for which there is room now, if bytes were given back since the last call.
-    pub(super) fn wake(&mut self) -> Vec<StreamId> {
+    /// Takes the streams for which there is room now, if bytes were given back since the last call. `own` returns the bytes
+    /// that a stream holds.
+    pub(super) fn wake(&mut self, own: impl Fn(StreamId) -> usize) -> Vec<StreamId> {
         if !std::mem::take(&mut lock(&self.held).freed) {
             return Vec::new();
         }
@@ -106,7 +108,7 @@ impl Budget {
         let mut reservations = Vec::new();
         for id in behind.into_iter().chain(before) {
             let Waiting { namespace, bytes, .. } = &self.waiting[&id];
-            if let Some(reservation) = self.reserve(namespace, *bytes) {
+            if let Some(reservation) = self.reserve(namespace, own(id), *bytes) {
                 reservations.push(reservation);
                 woken.push(id);
             }
@@ -155,7 +157,7 @@ mod tests {
 
     /// Reserves pieces until there is no room.
     fn fill(budget: &Budget, namespace: &str, piece: usize) -> Vec<Reservation> {
-        std::iter::from_fn(|| budget.reserve(&namespace.into(), piece)).collect()
+        std::iter::from_fn(|| budget.reserve(&namespace.into(), 0, piece)).collect()
     }
 
     #[test]
@@ -165,18 +167,33 @@ mod tests {
         assert_eq!(first.len(), 50);
         let second = fill(&budget, "second", 1);
         assert_eq!(second.len(), 25);
-        assert!(!budget.has_room("first", 1) && budget.has_room("third", 25) && !budget.has_room("third", 26));
+        assert!(!budget.has_room("first", 0, 1) && budget.has_room("third", 0, 25) && !budget.has_room("third", 0, 26));
         drop(first);
-        assert!(budget.has_room("first", 75));
+        assert!(budget.has_room("first", 0, 75));
+    }
+
+    #[test]
+    fn a_stream_may_hold_as_much_as_its_namespace_has_left() {
+        let budget = Budget::new(100);
+        let mut streams = [Vec::new(), Vec::new()];
+        while let Some(reservation) = budget.reserve(&"team".into(), streams[0].len(), 1) {
+            streams[0].push(reservation);
+        }
+        assert_eq!(streams[0].len(), 34);
+        while let Some(reservation) = budget.reserve(&"team".into(), streams[1].len(), 1) {
+            streams[1].push(reservation);
+        }
+        assert_eq!(streams[1].len(), 11);
+        assert!(budget.has_room("team", 0, 10) && !budget.has_room("team", 0, 11));
     }
 
     #[test]
     fn what_is_reserved_always_counts() {
         let budget = Budget::new(10);
         let reservation = budget.reserve_always(&"team".into(), 20);
-        assert!(!budget.has_room("other", 1));
+        assert!(!budget.has_room("other", 0, 1));
         drop(reservation);
-        assert!(budget.has_room("other", 10) && budget.total() == 0);
+        assert!(budget.has_room("other", 0, 10) && budget.total() == 0);
     }
 
     #[test]
@@ -186,14 +203,14 @@ mod tests {
             assert!(budget.wait(StreamId(stream), &"team".into(), run(), 25));
         }
         assert!(!budget.wait(StreamId(1), &"team".into(), run(), 25), "it waits already");
-        assert_eq!(budget.wake(), [], "nothing was given back");
+        assert_eq!(budget.wake(|_| 0), [], "nothing was given back");
         drop(fill(&budget, "team", 1));
-        assert_eq!(budget.wake(), [StreamId(1), StreamId(2)]);
-        assert_eq!(budget.wake(), []);
+        assert_eq!(budget.wake(|_| 0), [StreamId(1), StreamId(2)]);
+        assert_eq!(budget.wake(|_| 0), []);
         budget.wait(StreamId(1), &"team".into(), run(), 25);
         budget.cancel(StreamId(4));
         drop(fill(&budget, "team", 1));
-        assert_eq!(budget.wake(), [StreamId(3), StreamId(1)]);
+        assert_eq!(budget.wake(|_| 0), [StreamId(3), StreamId(1)]);
         assert!(!budget.is_exhausted());
     }
 
@@ -204,6 +221,6 @@ mod tests {
         budget.wait(StreamId(1), &"greedy".into(), run(), 1);
         budget.wait(StreamId(2), &"team".into(), run(), 1);
         drop(budget.reserve_always(&"team".into(), 1));
-        assert_eq!(budget.wake(), [StreamId(2)]);
+        assert_eq!(budget.wake(|_| 0), [StreamId(2)]);
     }
 }

@@ -94,7 +94,7 @@ impl Ledger {
         if probe_at.is_none() && !stream.may_hold_ready(bytes) {
             return stream.postpone(run, bytes);
         }
-        found.space = found.space.take().or_else(|| flow.ready.reserve(&namespace, bytes).map(Arc::new));
+        found.space = found.space.take().or_else(|| flow.ready.reserve(&namespace, 0, bytes).map(Arc::new));
         if found.space.is_some() || (bytes <= SMALL && stream.holds_nothing()) {
             let ready = ReadyModels { models: found.models.clone(), bytes, _space: found.space.clone() };
             return stream.models_found(run, ready, probe_at, now);
@@ -109,11 +109,12 @@ impl Ledger {
     pub(super) fn reserve_payload(&mut self, id: StreamId, run: Uid, bytes: usize, now: Now) -> Option<Reservation> {
         let stream = self.registry.stream(id);
         let namespace = stream.subscription.namespace.clone();
+        let own = stream.unacknowledged_bytes();
         let budget = &mut self.flow.unacknowledged;
         let reserved = if bytes <= SMALL && !stream.has_unacknowledged() {
             Some(budget.reserve_always(&namespace, bytes))
         } else {
-            budget.reserve(&namespace, bytes)
+            budget.reserve(&namespace, own, bytes)
         };
         if reserved.is_some() {
             budget.cancel(id);
@@ -131,16 +132,17 @@ impl Ledger {
         let Some((_, bytes)) = budget.waits_for(id).filter(|(waiting, _)| *waiting == run) else { return false };
         let stream = self.registry.stream(id);
         let may_exceed = bytes <= SMALL && !stream.has_unacknowledged();
-        !may_exceed && !budget.has_room(&stream.subscription.namespace, bytes)
+        !may_exceed && !budget.has_room(&stream.subscription.namespace, stream.unacknowledged_bytes(), bytes)
     }
 
     /// Lets the streams proceed for which there is room again.
     pub(super) fn wake_waiting(&mut self) {
-        for id in self.flow.ready.wake() {
+        for id in self.flow.ready.wake(|_| 0) {
             self.registry.stream(id).resume_lookups();
             self.dirty.insert(id);
         }
-        self.dirty.extend(self.flow.unacknowledged.wake());
+        let streams = &self.registry.streams;
+        self.dirty.extend(self.flow.unacknowledged.wake(|id| streams[&id].unacknowledged_bytes()));
         if !self.flow.unacknowledged.is_exhausted() {
             self.timers.cancel(&Timer::CheckReaders);
         }
