@@ -1,7 +1,11 @@
 //! The rendered objects on a real API server, and the permissions of the service account.
 
 use http::StatusCode;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use model_update_eventsource::model::workflow::MARK_PREFIX;
 use serde_json::json;
 use test_support::{Cluster, NewWorkflow, SOON, ServerProcess, ServiceAccount, Task, Workflows, eventually};
@@ -47,6 +51,11 @@ async fn the_api_server_accepts_every_variant() {
         assert_eq!(test.is_none(), variant.ends_with("tls-cert-manager-values.yaml"), "{variant:?}");
         if let Some(test) = test {
             cluster.apply("helm", test).await.unwrap_or_else(|refusal| panic!("{variant:?}: {refusal}"));
+            // As Helm before the next test: the volumes of a Pod cannot be changed.
+            let pods = Api::<Pod>::namespaced(cluster.client().await, NAMESPACE);
+            pods.delete(test["metadata"]["name"].as_str().unwrap(), &DeleteParams::default().grace_period(0))
+                .await
+                .unwrap();
         }
     }
 }
