@@ -75,8 +75,6 @@ async fn with_a_client_ca_only_its_clients_subscribe() {
     assert!(refused(None).await, "without a certificate");
     assert!(refused(Some(&Authority::new().issue())).await, "with one of another authority");
     server.process.logged("TLS handshake failed").await;
-    let plain = TcpStream::connect(server.listen).await.unwrap();
-    drop(plain);
 
     let tunnel = Tunnel::start(server.listen, authority, Some(clients.issue())).await;
     let mut events = subscribe(tunnel.address, None, &env.config()).await.unwrap();
