@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
 use crate::{
+    SHORT_CACHES,
     certificates::{Authority, Tunnel, flags},
     config,
     subscriber::{code, end, next, subscribe},
@@ -105,8 +106,7 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
         "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf".to_owned(),
         "OTEL_BSP_SCHEDULE_DELAY=100".to_owned(),
     ];
-    let caches = ["--auth-cache-token=1s", "--auth-cache-allow=1s", "--auth-cache-deny=1s"];
-    let server_flags = [&["--auth=token", "--log-level=trace", &tls[0], &tls[1]], &caches[..]].concat();
+    let server_flags = [&["--auth=token", "--log-level=trace", &tls[0], &tls[1]], &SHORT_CACHES[..]].concat();
     let server = ServerProcess::start_with_env(&environment, &proxy.kubeconfig_file(), &env.store.url(), &server_flags);
     let server = server.listening().await;
     server.ready().await;
