@@ -1,9 +1,9 @@
 //! A server that is killed at each step of a delivery. Its successor loses nothing. It repeats only what the subscriber
 //! had read and no mark recorded when the server died.
 
-use std::{collections::BTreeSet, os::unix::process::ExitStatusExt as _};
+use std::{collections::BTreeSet, os::unix::process::ExitStatusExt as _, time::Duration};
 
-use test_support::{ApiFault, ApiProxy, CATCH_UP, Requests, RunningServer, ServerProcess, Tally};
+use test_support::{ApiFault, ApiProxy, CATCH_UP, Requests, RunningServer, SHUTDOWN, ServerProcess, Tally, eventually};
 
 use crate::test_env::{SUBSCRIPTION, Subscriber, TestEnv, run_of};
 
@@ -126,4 +126,32 @@ async fn a_crash_during_a_patch_repeats_only_an_unmarked_event() {
         assert_eq!(tally.duplicated(), duplicates, "{name}");
         tally.conclude(duplicates);
     }
+}
+
+/// Deadline for the failure of `/livez`: 30 s after the last turn of the task.
+const NOT_ALIVE: Duration = Duration::from_secs(60);
+
+/// The kubelet restarts a server whose delivery task hangs: `/livez` fails, and SIGTERM still ends the process in time.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(all(feature = "failpoints", feature = "peers")), ignore = "needs real peers and fail points: tests/run")]
+async fn a_delivery_task_that_hangs_fails_liveness() {
+    let env = TestEnv::shared().await;
+    let mut tally = Tally::new("the delivery task hangs");
+    let environment = ["MODEL_UPDATE_FAILPOINT=before_handoff:1:stall".to_owned()];
+    let mut server = env.server_with(&environment, &env.cluster.admin_kubeconfig_file(), &[]).await;
+    let subscriber = env.subscriber(&server, SUBSCRIPTION).await;
+    assert_eq!(server.get("/livez").await.unwrap(), "ok\n");
+    env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
+    eventually(NOT_ALIVE, "/livez fails", async || match server.get("/livez").await {
+        Err(answer) if answer.contains("delivery: no turn of the task for 3") => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    server.process.terminate();
+    server.process.exited(SHUTDOWN).await;
+    drop(subscriber);
+
+    let server = env.server(&[]).await;
+    env.subscriber(&server, SUBSCRIPTION).await.receive_all(&mut tally).await;
+    tally.conclude(0);
 }

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use model_update_eventsource::model::workflow::MARK_PREFIX;
+use model_update_eventsource::model::workflow::{MARK_PREFIX, RUN_ID_LABEL};
+use serde_json::json;
 use test_support::{
     ApiFault, ApiProxy, CATCH_UP, Model, NewWorkflow, Requests, RunningServer, Tally, Task, eventually, rule,
 };
@@ -21,8 +22,9 @@ const RETRIED: Duration = Duration::from_secs(60);
 const REFUSED: &str = "outcome=\"refused\"";
 
 /// Faults of a patch, with the outcome that the server counts, and the name that is printed.
-const PATCH_FAULTS: [(ApiFault, &str, &str); 7] = [
+const PATCH_FAULTS: [(ApiFault, &str, &str); 8] = [
     (ApiFault::Rejected(403), "refused", "patches answered with 403"),
+    (ApiFault::ForeignNotFound, "transient", "patches answered with 404 by a proxy"),
     (ApiFault::Rejected(409), "conflict", "patches answered with 409"),
     (ApiFault::Rejected(422), "refused", "patches answered with 422"),
     (ApiFault::Rejected(429), "transient", "patches answered with 429"),
@@ -88,13 +90,13 @@ async fn without_permission_to_patch_events_are_still_delivered() {
     tally.conclude(0);
 }
 
-/// A Workflow whose annotations are full is marked with a label, which counts after a restart, too.
+/// A Workflow whose annotations are full is marked with a label, so not even a killed server delivers it again.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_workflow_without_room_for_a_mark_is_delivered_once() {
     let env = TestEnv::shared().await;
     let mut tally = Tally::new("annotations are full");
-    let server = env.server(&[]).await;
+    let mut server = env.server(&[]).await;
     let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
     // Kubernetes limits the keys and values of all annotations to 256 KiB; a mark has about 80 bytes.
     let name = format!("{}-full", env.namespace);
@@ -103,13 +105,18 @@ async fn a_workflow_without_room_for_a_mark_is_delivered_once() {
         .run_id(&uuid::Uuid::from_u128(rand::random()).to_string())
         .annotation(key, &"x".repeat(256 * 1024 - key.len()));
     tally.expect(SUBSCRIPTION, &env.push_model(&name).await);
-    env.workflows.create(full.phase("Succeeded")).await;
+    let uid = env.workflows.create(full.phase("Succeeded")).await.metadata.uid;
     subscriber.receive_all(&mut tally).await;
-    env.marked(&[&name], &[SUBSCRIPTION]).await;
-    assert!(env.workflows.annotations(&name, MARK_PREFIX).await.is_empty(), "the mark is a label");
-    subscriber.receive_buffered(&mut tally);
-    drop((subscriber, server));
+    let label = format!("{MARK_PREFIX}{SUBSCRIPTION}");
+    eventually(CATCH_UP, "the mark as a label", async || {
+        let labels = env.workflows.get(&name).await.metadata.labels.unwrap_or_default();
+        if labels.get(&label) == uid.as_ref() { Ok(()) } else { Err(labels) }
+    })
+    .await;
+    patches_counted(&server, CATCH_UP, "full annotations", "outcome=\"no_room\"", 1.0).await;
+    assert_eq!(server.metric("modelupdate_mark_patches_total", &[REFUSED]).await, 0.0);
 
+    server.process.kill();
     let server = env.server(&[]).await;
     let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
     let others = env.succeed(&mut tally, &[SUBSCRIPTION], 3).await;
@@ -190,4 +197,36 @@ async fn a_recreated_workflow_has_an_event_and_a_mark_of_its_own() {
 async fn patches_counted(server: &RunningServer, deadline: Duration, what: &str, outcome: &str, patches: f64) {
     eventually(deadline, what, async || server.metric("modelupdate_mark_patches_total", &[outcome]).await >= patches)
         .await;
+}
+
+/// A Workflow that leaves the selector while its event is pending, and returns after the delivery.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_run_that_leaves_the_selector_and_returns_is_sent_once() {
+    let env = TestEnv::shared().await;
+    let mut tally = Tally::new("left the selector while pending");
+    let server = env.server(&[]).await;
+    let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
+    // The event is pending because ML Metadata does not have the run yet.
+    let name = format!("{}-returns", env.namespace);
+    env.workflows.create(env.workflow(&name).run_id("the-id").phase("Succeeded")).await;
+    eventually(CATCH_UP, "a first lookup", async || {
+        server.metric("modelupdate_lookup_retries_total", &["reason=\"no_context\""]).await >= 1.0
+    })
+    .await;
+    env.workflows.merge(&name, &json!({"metadata": {"labels": {RUN_ID_LABEL: null}}})).await;
+    server.metric_is("modelupdate_workflows", &[], 0.0).await;
+    tally.expect(SUBSCRIPTION, &env.push_model(&name).await);
+    subscriber.receive_all(&mut tally).await;
+    server.metric_is("modelupdate_runs_pending", &[], 0.0).await;
+    assert!(env.marks(&name).await.is_empty(), "the server does not see the Workflow");
+
+    env.workflows.label(&name, RUN_ID_LABEL, "the-id").await;
+    env.marked(&[name], &[SUBSCRIPTION]).await;
+    drop(subscriber);
+    let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
+    env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
+    subscriber.receive_all(&mut tally).await;
+    subscriber.receive_buffered(&mut tally);
+    tally.conclude(0);
 }

@@ -2,6 +2,7 @@
 //! with the rights of a cluster administrator.
 
 use std::{
+    future::pending,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -17,7 +18,12 @@ use axum::{
 use http::{Method, StatusCode, header};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use crate::{Cluster, plain_kubeconfig};
 
@@ -29,6 +35,10 @@ const MAX_BODY: usize = 4 << 20;
 pub enum ApiFault {
     /// The request is answered with this HTTP status and not forwarded. 429 comes with `Retry-After`.
     Rejected(u16),
+    /// The request is answered with an HTML page and the status 404, as a load balancer without a backend does.
+    ForeignNotFound,
+    /// The request is forwarded after this time.
+    Delayed(Duration),
     /// The request is neither forwarded nor answered.
     Unanswered,
     /// The request is forwarded and not answered.
@@ -40,6 +50,8 @@ pub enum ApiFault {
 pub enum Requests {
     /// Patches.
     Patches,
+    /// Gets and lists.
+    Reads,
     /// TokenReviews and SubjectAccessReviews.
     Reviews,
 }
@@ -49,6 +61,9 @@ impl Requests {
         let path = request.uri().path();
         match self {
             Self::Patches => request.method() == Method::PATCH,
+            Self::Reads => {
+                request.method() == Method::GET && !request.uri().query().unwrap_or_default().contains("watch=")
+            }
             Self::Reviews => path.ends_with("/tokenreviews") || path.ends_with("/subjectaccessreviews"),
         }
     }
@@ -118,13 +133,24 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let Some(fault) = fault.filter(|_| shared.requests.contain(&request)) else {
         return forward(&shared.cluster, request).await;
     };
+    let injected = || shared.injected.send_modify(|count| *count += 1);
     if fault == ApiFault::AppliedUnanswered {
         forward(&shared.cluster, request).await;
+        injected();
+        return pending().await;
     }
-    shared.injected.send_modify(|count| *count += 1);
+    injected();
     match fault {
         ApiFault::Rejected(code) => rejection(code),
-        ApiFault::Unanswered | ApiFault::AppliedUnanswered => std::future::pending().await,
+        ApiFault::ForeignNotFound => {
+            let page = Response::builder().status(StatusCode::NOT_FOUND).header(header::CONTENT_TYPE, "text/html");
+            page.body(Body::from("<html><body>404 Not Found</body></html>")).expect("a response")
+        }
+        ApiFault::Delayed(delay) => {
+            sleep(delay).await;
+            forward(&shared.cluster, request).await
+        }
+        ApiFault::Unanswered | ApiFault::AppliedUnanswered => pending().await,
     }
 }
 

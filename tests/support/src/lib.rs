@@ -68,8 +68,9 @@ pub use child_process::ChildProcess;
 pub use eventually::{CATCH_UP, Outcome, SOON, eventually};
 pub use model_update_eventsource::sim::{Model, NewWorkflow, Run, Task, Written};
 pub use peers::{
-    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, Line, MetadataStore, Peers, START, ServiceAccount,
-    SharedCluster, StoredRun, Subscribe, Workflows, Writer, find_object, manifests, plain_kubeconfig, rule,
+    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, KfpOutput, Line, MetadataStore, Peers, START,
+    ServiceAccount, SharedCluster, StoredRun, Subscribe, Workflows, Writer, find_object, kfp_task, manifests,
+    plain_kubeconfig, rule,
 };
 pub use ports::free_port;
 pub use server_process::{RunningServer, SHUTDOWN, ServerProcess};

@@ -10,14 +10,14 @@ use http::Request;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client, Config,
-    api::{ObjectMeta, PostParams},
+    api::{DeleteParams, ObjectMeta, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::{Peers, START, Workflows, workflow};
-use crate::{ChildProcess, eventually, free_port, metrics, plain_http};
+use crate::{ChildProcess, SOON, eventually, free_port, metrics, plain_http};
 
 /// The cluster administrator's token.
 const ADMIN: &str = "admin";
@@ -168,6 +168,23 @@ impl Cluster {
         let namespaces = Api::all(self.client().await);
         let namespace = Namespace { metadata, ..Namespace::default() };
         namespaces.create(&PostParams::default(), &namespace).await.expect("a namespace")
+    }
+
+    /// Deletes a namespace and waits until it is gone. No controller deletes what it contains.
+    pub async fn delete_namespace(&self, name: &str) {
+        let client = self.client().await;
+        let namespaces = Api::<Namespace>::all(client.clone());
+        namespaces.delete(name, &DeleteParams::default()).await.expect("the namespace exists");
+        let finalized = json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}, "spec": {"finalizers": []},
+        });
+        let request = Request::put(format!("/api/v1/namespaces/{name}/finalize"));
+        let request = request.header("content-type", "application/json").body(finalized.to_string().into_bytes());
+        client.request_text(request.expect("a request")).await.expect("it is finalized");
+        eventually(SOON, "the namespace is gone", async || {
+            namespaces.get_opt(name).await.is_ok_and(|namespace| namespace.is_none())
+        })
+        .await;
     }
 
     /// Returns access to the Workflows of a namespace, as cluster administrator.
