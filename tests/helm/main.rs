@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
+mod access;
 mod applied;
 mod docs;
 mod installed;
