@@ -1,7 +1,11 @@
 //! The rendered objects on a real API server, and the permissions of the service account.
 
 use http::StatusCode;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use model_update_eventsource::model::workflow::MARK_PREFIX;
 use serde_json::json;
 use test_support::{CATCH_UP, Cluster, NewWorkflow, SOON, ServerProcess, ServiceAccount, Task, Workflows, eventually};
@@ -26,11 +30,11 @@ async fn apply(cluster: &Cluster, objects: &[Value]) {
 async fn the_api_server_accepts_every_variant() {
     let peers = peers().await;
     let cluster = peers.private_cluster().await;
-    create_namespaces(&cluster, &[NAMESPACE, "team-a", "team-b"]).await;
+    create_namespaces(&cluster, &[NAMESPACE, "kubeflow", "team-a", "team-b"]).await;
     for definition in manifests(include_str!("monitoring-crds.yaml")) {
         cluster.apply("test", &definition).await.unwrap();
     }
-    for kind in ["servicemonitors", "prometheusrules"] {
+    for kind in ["servicemonitors", "podmonitors", "prometheusrules"] {
         let path = format!("/apis/monitoring.coreos.com/v1/{kind}");
         eventually(SOON, kind, async || {
             let request = http::Request::get(&path).body(Vec::new()).unwrap();
@@ -44,6 +48,10 @@ async fn the_api_server_accepts_every_variant() {
         // The hook.
         let test = objects.iter().find(|object| object["kind"] == "Pod").unwrap();
         cluster.apply("helm", test).await.unwrap_or_else(|refusal| panic!("{variant:?}: {refusal}"));
+        // Helm deletes a hook before it creates the next one.
+        let pods: Api<Pod> = Api::namespaced(cluster.client().await, NAMESPACE);
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        pods.delete(test["metadata"]["name"].as_str().unwrap(), &now).await.unwrap();
     }
 }
 
