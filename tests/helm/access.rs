@@ -33,7 +33,7 @@ async fn the_command_of_a_refusal_binds_the_role_of_the_chart() {
     apply(&cluster, &rendered(&peers, &["--set", "auth.mode=token"])).await;
     let ours = ServiceAccount { namespace: NAMESPACE.to_owned(), name: FULLNAME.to_owned() };
     let kubeconfig = cluster.kubeconfig_file(&cluster.token(&ours, &[]).await);
-    let role = format!("--subscriber-role={FULLNAME}-subscriber");
+    let role = format!("--subscriber-role={CLUSTER_NAME}-subscriber");
     let flags = ["--auth=token", "--auth-cache-deny=1s", &role];
     let server: RunningServer = ServerProcess::start(&kubeconfig, "http://127.0.0.1:9", &flags).listening().await;
     server.ready().await;
@@ -46,7 +46,7 @@ async fn the_command_of_a_refusal_binds_the_role_of_the_chart() {
     let Line::Status { code, message } = subscribe().await else { panic!("not refused") };
     assert_eq!(code, "PermissionDenied", "{message}");
     let (_, command) = message.split_once("grant it: ").unwrap();
-    assert!(command.contains(&format!("--clusterrole={FULLNAME}-subscriber")), "{command}");
+    assert!(command.contains(&format!("--clusterrole={CLUSTER_NAME}-subscriber")), "{command}");
     cluster.kubectl(command).await.unwrap();
     eventually(SOON, command, async || match subscribe().await {
         Line::Open(true) => Ok(()),

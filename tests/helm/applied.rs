@@ -30,11 +30,11 @@ pub(crate) async fn apply(cluster: &Cluster, objects: &[Value]) {
 async fn the_api_server_accepts_every_variant() {
     let peers = peers().await;
     let cluster = peers.private_cluster().await;
-    create_namespaces(&cluster, &[NAMESPACE, "team-a", "team-b"]).await;
+    create_namespaces(&cluster, &[NAMESPACE, "kubeflow", "team-a", "team-b"]).await;
     for definition in manifests(include_str!("monitoring-crds.yaml")) {
         cluster.apply("test", &definition).await.unwrap();
     }
-    for kind in ["servicemonitors", "prometheusrules"] {
+    for kind in ["servicemonitors", "podmonitors", "prometheusrules"] {
         let path = format!("/apis/monitoring.coreos.com/v1/{kind}");
         eventually(SOON, kind, async || {
             let request = http::Request::get(&path).body(Vec::new()).unwrap();

@@ -1,5 +1,7 @@
 //! Linting, validation of values, and rendered objects.
 
+use std::collections::BTreeSet;
+
 use model_update_eventsource::app::Config;
 
 use super::*;
@@ -20,6 +22,8 @@ async fn a_wrong_value_is_refused_with_its_name() {
     let peers = peers().await;
     for (wrong, message) in [
         ("replicaCount=many", "'/replicaCount': got string, want integer"),
+        ("service.ipFamilies={IPv5}", "'/service/ipFamilies/0'"),
+        ("extraArgs={max-streams}", "'/extraArgs/0'"),
         ("replicas=2", "additional properties 'replicas' not allowed"),
         ("image.tga=1", "'/image': additional properties 'tga' not allowed"),
         ("image.digest=sha256:1", "'/image/digest'"),
@@ -58,6 +62,18 @@ async fn a_wrong_value_is_refused_with_its_name() {
         (
             &["--set", "metadataStore=https://mlmd,metadataStoreCA.secretName=a,metadataStoreCA.configMapName=b"],
             "metadataStoreCA: name a Secret or a ConfigMap, not both",
+        ),
+        (
+            &["--set", "serviceAccount.create=false,serviceAccount.name=operator"],
+            "the policy refuses everything but marks to the account operator, which this chart does not create",
+        ),
+        (
+            &["--set", "prometheusRule.enabled=true,prometheusRule.disabled={ModelUpdateDwon}"],
+            "prometheusRule: there is no alert ModelUpdateDwon; the alerts are ModelUpdate",
+        ),
+        (
+            &["--set", "serviceMonitor.enabled=true,podMonitor.enabled=true"],
+            "serviceMonitor.enabled and podMonitor.enabled: choose one",
         ),
         (&["--kube-version", "1.29.0"], "admissionPolicy.enabled: this cluster has no ValidatingAdmissionPolicy"),
     ] {
@@ -141,6 +157,55 @@ async fn a_private_authority_of_ml_metadata_is_mounted() {
     let objects = rendered(&peers, &["--set", "metadataStore=mlmd:8080"]);
     let pod = &find_object(&objects, "Deployment", FULLNAME)["spec"]["template"]["spec"];
     assert!(pod["volumes"].is_null());
+}
+
+/// Releases of the same name in two namespaces have no object in common.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn two_releases_fit_one_cluster() {
+    let peers = peers().await;
+    let objects = |namespace: &str| {
+        let set = "auth.mode=token,metadataStoreNetworkPolicy.enabled=true";
+        let output = helm(&peers, &["template", RELEASE, "helm", "--namespace", namespace, "--set", set]);
+        assert!(output.status.success(), "{}", printed(&output));
+        let objects = manifests(&String::from_utf8(output.stdout).unwrap());
+        let id = |object: &Value| {
+            let metadata = &object["metadata"];
+            format!("{} {} {}", object["kind"], metadata["namespace"], metadata["name"])
+        };
+        objects.iter().map(id).collect::<BTreeSet<_>>()
+    };
+    let (first, second) = (objects("first"), objects("second"));
+    assert!(first.len() >= 10, "{first:?}");
+    assert_eq!(first.intersection(&second).collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+/// A new version of the chart alone must not replace the Pods: that ends all streams.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn the_pods_do_not_contain_the_version_of_the_chart() {
+    let peers = peers().await;
+    for variant in variants() {
+        let objects = rendered(&peers, &["--values", variant.to_str().unwrap()]);
+        for deployment in objects.iter().filter(|object| object["kind"] == "Deployment") {
+            let labels = deployment["spec"]["template"]["metadata"]["labels"].as_object().unwrap();
+            assert!(!labels.contains_key("helm.sh/chart") && !labels.contains_key("app.kubernetes.io/version"));
+        }
+    }
+}
+
+/// Switches and changes of single alerts.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn alerts_can_be_left_out_and_changed() {
+    let peers = peers().await;
+    let objects = rendered(&peers, &["--values", "helm/ci/policies-values.yaml"]);
+    let groups = find_object(&objects, "PrometheusRule", FULLNAME)["spec"]["groups"].as_array().unwrap().clone();
+    let rules: Vec<_> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
+    assert!(rules.len() >= 8 && !rules.iter().any(|rule| rule["alert"] == "ModelUpdateMarksFailing"));
+    let changed = rules.iter().find(|rule| rule["alert"] == "ModelUpdateWatchDown").unwrap();
+    assert_eq!((&changed["for"], &changed["labels"]["severity"]), (&"10m".into(), &"warning".into()));
+    assert!(changed["expr"].is_string() && changed["annotations"]["runbook_url"].is_string());
 }
 
 /// The NetworkPolicy has no rule for the port of the probes, which the kubelet reaches in any case.
@@ -246,11 +311,11 @@ async fn values_of_access_and_tls_reach_the_server() {
     ] {
         assert_eq!(env[name], value, "{name}");
     }
-    let role = format!("{FULLNAME}-subscriber");
+    let role = format!("{CLUSTER_NAME}-subscriber");
     assert_eq!(env["MODEL_UPDATE_SUBSCRIBER_ROLE"], *role);
     let labels = &find_object(&auth, "ClusterRole", &role)["metadata"]["labels"];
     assert!(!labels.to_string().contains("aggregate"), "{labels}");
-    let binding = find_object(&auth, "ClusterRoleBinding", &format!("{FULLNAME}-auth"));
+    let binding = find_object(&auth, "ClusterRoleBinding", &format!("{CLUSTER_NAME}-auth"));
     assert_eq!(binding["roleRef"]["name"], "system:auth-delegator");
     let service = find_object(&auth, "Service", &format!("{FULLNAME}-server"));
     assert_eq!(service["spec"]["ports"][0]["appProtocol"], "tcp");
