@@ -74,7 +74,8 @@ impl EncodeLabelValue for CloseReason {
 }
 
 /// The statuses of refused requests.
-const REFUSALS: [Code; 4] = [Code::InvalidArgument, Code::PermissionDenied, Code::ResourceExhausted, Code::Unavailable];
+const REFUSALS: [Code; 5] =
+    [Code::InvalidArgument, Code::Unauthenticated, Code::PermissionDenied, Code::ResourceExhausted, Code::Unavailable];
 
 /// The labels of the only method.
 const METHOD: MethodLabels =
@@ -97,6 +98,8 @@ pub struct Metrics {
     /// Errors of `accept`.
     pub(super) accept_errors: Counter,
     refused: Family<RefusedLabels, Counter>,
+    /// Streams whose requests have passed a proxy.
+    pub(super) proxied_streams: Counter,
 }
 
 impl Deref for StreamMetrics {
@@ -119,6 +122,7 @@ impl StreamMetrics {
             closed: Family::default(),
             accept_errors: Counter::default(),
             refused: Family::default(),
+            proxied_streams: Counter::default(),
         };
         // Usual series exist from the start: the first increment of a new series does not appear in its rate.
         for code in REFUSALS.into_iter().chain([Code::Cancelled]) {
@@ -153,6 +157,11 @@ impl StreamMetrics {
             "subscriptions_refused",
             "Refused subscriptions, by gRPC status code",
             metrics.refused.clone(),
+        );
+        registry.register(
+            "proxied_streams",
+            "Streams behind a proxy, which acknowledges events in place of the subscriber",
+            metrics.proxied_streams.clone(),
         );
         Self(Arc::new(metrics))
     }
@@ -216,6 +225,7 @@ mod tests {
             r#"grpc_server_handled_total{grpc_service="generic.Eventing",grpc_method="StartEventSource",grpc_type="server_stream",grpc_code="Canceled"} 1"#,
             r#"subscriptions_refused_total{reason="ResourceExhausted"} 1"#,
             r#"subscriptions_refused_total{reason="InvalidArgument"} 0"#,
+            r#"subscriptions_refused_total{reason="Unauthenticated"} 0"#,
             r#"connections_closed_total{reason="silent"} 0"#,
             r#"connections_closed_total{reason="stalled"} 1"#,
         ] {

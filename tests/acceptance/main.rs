@@ -11,7 +11,7 @@ mod server;
 
 use std::time::Duration;
 
-use model_update_eventsource::app::Config;
+use model_update_eventsource::{app::Config, model::workflow::RUN_ID_LABEL};
 use serde_json::Value;
 use test_support::{
     CATCH_UP, GrpcGoClient, Line, Model, NewWorkflow, PIPELINE, Peers, RunningServer, ServerProcess, Task, TestEnv,

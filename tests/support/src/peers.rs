@@ -6,10 +6,12 @@ mod cluster;
 mod grpc_go;
 mod jaeger;
 mod kfp_runs;
+mod kubectl;
 mod manifests;
 mod metadata_store;
 mod metadata_writer;
 mod runs;
+mod tokens;
 mod workflow;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
