@@ -34,8 +34,8 @@ const WRITE_TIMEOUT: Duration = KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIME
 /// The peers of which the last logged failure of a handshake is remembered.
 const REMEMBERED: usize = 1024;
 
-/// A connection without or with TLS.
-type Transport = Either<TcpStream, TlsStream<TcpStream>>;
+/// A connection without or with TLS. The state of TLS is large, and not a part of connections without it.
+type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 /// A connection that is ready for HTTP/2.
 pub(super) type Connection = Link<Socket<Transport>>;
 
@@ -79,7 +79,7 @@ impl Incoming {
                     }
                 }
                 Some(ended) = self.handshakes.join_next() => match ended {
-                    Ok((peer, guard, Ok(stream))) => return self.connection(Either::Right(stream), peer, guard),
+                    Ok((peer, guard, Ok(stream))) => return self.connection(Either::Right(Box::new(stream)), peer, guard),
                     Err(error) => warn!(%error, "TLS handshake panicked"),
                     Ok((peer, _, Err(error))) => {
                         if self.failures.allows(peer.ip(), &error.to_string()) {

@@ -170,7 +170,11 @@ impl Decoder {
             subscription: SubscriptionName::from_annotation(names.intern(&name)),
             outcome,
         };
-        own.into_iter().map(mark).collect()
+        // An allocation of its own: `collect` would shrink that of `own`, and leave a hole of 112 bytes behind each record,
+        // for which the allocator has no use.
+        let mut marks = Vec::with_capacity(own.len());
+        marks.extend(own.into_iter().map(mark));
+        marks.into_boxed_slice()
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     error::{CallCode, CallError},
     meter::{Account, AnswerBudgets, MAX_ANSWER, Metered, Refusal},
     metrics::{LookupMetrics, Method},
+    pages::KnownSizes,
     reader::KEPT,
     require_grpc::RequireGrpc,
 };
@@ -38,6 +39,7 @@ pub(super) struct Client {
     pub(super) hits: LimitHits,
     /// The data that lookups keep until they end.
     pub(super) kept: Budget,
+    pub(super) page_sizes: KnownSizes,
 }
 
 /// The server's address in spans.
@@ -67,6 +69,7 @@ impl Client {
             metrics,
             hits,
             kept: Budget::new(KEPT),
+            page_sizes: KnownSizes::default(),
         }
     }
 

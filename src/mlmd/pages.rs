@@ -3,7 +3,11 @@
 use std::{
     collections::HashSet,
     hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
 };
+
+use moka::sync::Cache;
 
 use super::{error::CallError, metrics::Method, proto::ListOperationOptions};
 
@@ -11,6 +15,10 @@ use super::{error::CallError, metrics::Method, proto::ListOperationOptions};
 pub(super) const PAGE_SIZES: [usize; 3] = [100, 10, 1];
 /// Pages of a size after which the next larger one is tried again.
 const PAGES_UNTIL_LARGER: usize = 10;
+/// Time for which the size of a namespace's pages is remembered. Its runs may become smaller.
+const KNOWN_TTL: Duration = Duration::from_secs(600);
+/// Maximum number of remembered sizes.
+const MAX_KNOWN: u64 = 1024;
 /// Maximum number of pages of a listing. A run has a few artifacts; a listing of 100,000 is an error of the store.
 const MAX_PAGES: usize = 1000;
 
@@ -24,6 +32,11 @@ pub(super) struct PageSize {
 }
 
 impl PageSize {
+    /// Begins with the size at this index of [`PAGE_SIZES`].
+    fn starting_at(size: usize) -> Self {
+        Self { size, pages: 0 }
+    }
+
     pub(super) fn rows(&self) -> usize {
         PAGE_SIZES[self.size]
     }
@@ -46,10 +59,23 @@ impl PageSize {
     }
 }
 
+/// The sizes that fit the runs of namespaces in which larger pages were too large. The next lookup there begins with
+/// them: a page that is too large costs the store as much as one that is read, and other namespaces wait for that.
+#[derive(Clone, Debug)]
+pub(super) struct KnownSizes(Cache<(Arc<str>, Method), usize>);
+
+impl Default for KnownSizes {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(MAX_KNOWN).time_to_live(KNOWN_TTL).build())
+    }
+}
+
 /// The pages of a listing, bounded in number.
 #[derive(Debug)]
-pub(super) struct Pages {
+pub(super) struct Pages<'a> {
     method: Method,
+    namespace: &'a Arc<str>,
+    known: &'a KnownSizes,
     size: PageSize,
     /// Hashes of the tokens of the pages after the first that have been read.
     read: HashSet<u64>,
@@ -58,11 +84,15 @@ pub(super) struct Pages {
     finished: bool,
 }
 
-impl Pages {
-    pub(super) fn of(method: Method) -> Self {
+impl<'a> Pages<'a> {
+    /// The pages of a listing for a run of this namespace.
+    pub(super) fn of(method: Method, namespace: &'a Arc<str>, known: &'a KnownSizes) -> Self {
+        let size = known.0.get(&(namespace.clone(), method)).unwrap_or_default();
         Self {
             method,
-            size: PageSize::default(),
+            namespace,
+            known,
+            size: PageSize::starting_at(size),
             read: HashSet::new(),
             hasher: RandomState::new(),
             next: None,
@@ -78,7 +108,11 @@ impl Pages {
 
     /// Requests less at once, after a page that was too large. Returns false if a page of one row was too large.
     pub(super) fn shrink(&mut self) -> bool {
-        self.size.shrink()
+        let shrunk = self.size.shrink();
+        if shrunk {
+            self.known.0.insert((self.namespace.clone(), self.method), self.size.size);
+        }
+        shrunk
     }
 
     /// Takes the token of the next page from a response.

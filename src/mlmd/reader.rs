@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
         request: impl Fn(Option<proto::ListOperationOptions>) -> R,
         mut add: impl FnMut(&[u8]) -> Result<usize, CallError>,
     ) -> Result<(), CallError> {
-        let mut pages = Pages::of(method);
+        let mut pages = Pages::of(method, self.namespace, &self.client.page_sizes);
         while let Some(options) = pages.next() {
             let answer = self.call(method, request(Some(options)), |message| {
                 let mut token = None;

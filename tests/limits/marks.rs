@@ -68,7 +68,7 @@ async fn read_all(server: &RunningServer) -> (watch::Receiver<usize>, JoinHandle
 /// Patches that hang in one namespace, thousands of its marks, and marks to be removed there, delay neither the events nor
 /// the marks of another tenant, nor the shutdown.
 #[tokio::test(flavor = "multi_thread")]
-async fn hanging_patches_of_a_namespace_delay_nobody() {
+async fn hanging_patches_of_a_namespace_delay_no_other() {
     let (_exclusive, runs) = (exclusive().await, runs());
     let env = Simulated::start().await;
     let webhook = Webhook::start(&env, HOSTILE).await;

@@ -35,7 +35,7 @@ const PER_REQUEST: usize = 5;
 /// Contexts with 60 MB of artifacts and as many of executions neither end the server nor delay another tenant.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn large_answers_of_ml_metadata_harm_nobody() {
+async fn large_answers_of_ml_metadata_harm_no_other() {
     let _exclusive = exclusive().await;
     let env = Real::start().await;
     let (namespace, workflows) = env.namespace("models").await;

@@ -29,7 +29,7 @@ const DURATION: Duration = Duration::from_secs(8);
 /// Expensive filters and names delay no other tenant.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn expensive_patterns_and_names_delay_nobody() {
+async fn expensive_patterns_and_names_delay_no_other() {
     let _exclusive = exclusive().await;
     let env = Real::start().await;
     let (namespace, workflows) = env.namespace("patterns").await;

@@ -39,9 +39,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Duration of the attack with them: more than the time limit of a request.
 const UNFINISHED: Duration = Duration::from_secs(12);
 
-/// Requests that stop one byte before their end, of 4 MiB and of the largest size, are refused and harm nobody.
+/// Requests that stop one byte before their end, of 4 MiB and of the largest size, are refused and harm no other tenant.
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_without_an_end_harm_nobody() {
+async fn requests_without_an_end_harm_no_other() {
     let _exclusive = exclusive().await;
     let env = Simulated::start().await;
     let server = env.server(&[]).await;
@@ -67,14 +67,15 @@ async fn requests_without_an_end_harm_nobody() {
 
 /// Streams that never read, each of a subscription of its own.
 const UNREAD: usize = 60;
+/// Duration of the attack once all memory is held.
+const HELD: Duration = Duration::from_secs(3);
 
-/// Streams that never read, with large events, harm nobody.
+/// Streams that never read, with large events, harm no other tenant.
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_that_never_read_harm_nobody() {
+async fn streams_that_never_read_harm_no_other() {
     let _exclusive = exclusive().await;
     let env = Simulated::start().await;
     let server = env.server(&[]).await;
-    create_runs(&env, HOSTILE, 40, 400_000);
     let observation = Observation::start("row 5, streams that never read", &server, env.tenant()).await;
     let mut streams = Vec::new();
     for number in 0..UNREAD {
@@ -89,29 +90,32 @@ async fn streams_that_never_read_harm_nobody() {
         server.metric("modelupdate_limit_hits_total", &["limit=\"unacknowledged_bytes\""]).await > 0.0
     })
     .await;
-    sleep(Duration::from_secs(3)).await;
+    sleep(HELD).await;
     observation.finish().await.assert_unharmed();
 }
 
-/// Namespaces with streams of many patterns, the streams of each, and its Workflows.
-const FILTERED: (usize, usize, usize) = (3, 200, 1_000);
+/// Namespaces with streams of many patterns.
+const FILTERED: usize = 3;
+/// Such streams of each of them.
+const FILTERS: usize = 200;
+/// Workflows of each of them.
+const WORKFLOWS: usize = 1_000;
 
-/// Hundreds of streams with 64 long patterns each harm nobody.
+/// Hundreds of streams with 64 long patterns each harm no other tenant.
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_of_filters_harm_nobody() {
+async fn hundreds_of_filters_harm_no_other() {
     let _exclusive = exclusive().await;
     let env = Simulated::start().await;
-    let (namespaces, streams, workflows) = FILTERED;
-    let namespaces: Vec<_> = (0..namespaces).map(|number| format!("filters-{number}")).collect();
+    let namespaces: Vec<_> = (0..FILTERED).map(|number| format!("filters-{number}")).collect();
     for namespace in &namespaces {
-        create_runs(&env, namespace, workflows, 0);
+        create_runs(&env, namespace, WORKFLOWS, 0);
     }
     let server = env.server(&[]).await;
     let observation = Observation::start("row 5, hundreds of filters", &server, env.tenant()).await;
     let mut attached = Vec::new();
     for namespace in &namespaces {
         let mut subscriber = Subscriber::connect(format!("http://{}", server.listen)).await.unwrap();
-        for number in 0..streams {
+        for number in 0..FILTERS {
             let pattern = |index: usize| format!("\"*e-{number}-{index}{}\"", "?".repeat(200));
             let patterns: Vec<_> = (0..64).map(pattern).collect();
             let config = format!("kfpNamespace: {namespace}\npipelines: [{}]", patterns.join(", "));
@@ -132,9 +136,9 @@ async fn hundreds_of_filters_harm_nobody() {
 /// Subscription names that are used once.
 const NAMES: usize = 2_000;
 
-/// Thousands of subscriptions whose streams end before they confirm an event harm nobody.
+/// Thousands of subscriptions whose streams end before they confirm an event harm no other tenant.
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_short_subscriptions_harm_nobody() {
+async fn thousands_of_short_subscriptions_harm_no_other() {
     let _exclusive = exclusive().await;
     let env = Simulated::start().await;
     let server = env.server(&[]).await;

@@ -24,7 +24,7 @@ const ANNOTATIONS: usize = 3_000;
 /// Large annotations, pipeline names and numbers of marks neither end the server nor delay another tenant.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn large_workflows_harm_nobody() {
+async fn large_workflows_harm_no_other() {
     let _exclusive = exclusive().await;
     let env = Real::start().await;
     let (_, workflows) = env.namespace("large").await;

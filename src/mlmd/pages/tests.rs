@@ -18,7 +18,8 @@ fn a_page_shrinks_in_steps_and_grows_back() {
 
 #[test]
 fn a_page_is_asked_for_again_by_the_same_token() {
-    let mut pages = Pages::of(Method::GetArtifactsByContext);
+    let (namespace, known) = ("team".into(), KnownSizes::default());
+    let mut pages = Pages::of(Method::GetArtifactsByContext, &namespace, &known);
     assert_eq!(pages.next().unwrap().next_page_token, None);
     pages.turn(Some("a".to_owned())).unwrap();
     assert!(pages.shrink());
@@ -31,8 +32,26 @@ fn a_page_is_asked_for_again_by_the_same_token() {
 #[test]
 fn a_listing_ends_without_a_token() {
     for token in [None, Some(String::new())] {
-        let mut pages = Pages::of(Method::GetArtifactsByContext);
+        let (namespace, known) = ("team".into(), KnownSizes::default());
+        let mut pages = Pages::of(Method::GetArtifactsByContext, &namespace, &known);
         pages.turn(token).unwrap();
         assert_eq!(pages.next(), None);
     }
+}
+
+#[test]
+fn the_next_listing_of_a_namespace_begins_with_the_size_that_fits() {
+    let known = KnownSizes::default();
+    let rows = |namespace: &str, method| {
+        let namespace = namespace.into();
+        Pages::of(method, &namespace, &known).next().unwrap().max_result_size()
+    };
+    let team = "team".into();
+    let mut pages = Pages::of(Method::GetArtifactsByContext, &team, &known);
+    assert!(pages.shrink());
+    assert_eq!(rows("team", Method::GetArtifactsByContext), 10);
+    assert!(pages.shrink() && !pages.shrink());
+    assert_eq!(rows("team", Method::GetArtifactsByContext), 1);
+    assert_eq!(rows("team", Method::GetExecutionsByContext), 100);
+    assert_eq!(rows("another", Method::GetArtifactsByContext), 100);
 }

@@ -49,7 +49,7 @@ async fn a_row_that_is_too_large_ends_the_lookup_for_good() {
     env.assert_counted("mlmd_lookups_total{outcome=\"too_large\"} 1");
     env.mlmd.forget(compiled().uid);
     assert_eq!(env.find(&compiled()).await, Err(LookupError::TooLarge));
-    assert_eq!(env.count_calls(ARTIFACTS), 3, "a restarted run may be smaller");
+    assert_eq!(env.count_calls(ARTIFACTS), 1, "a restarted run may be smaller; it begins with the smallest page");
 }
 
 #[tokio::test]
