@@ -237,11 +237,14 @@ impl<'a> Reader<'a> {
 }
 
 /// Passes the rows of a response: the messages in its first field.
-fn rows<'a>(message: &'a [u8], mut each: impl FnMut(&'a [u8]) -> Result<(), CallError>) -> Result<(), CallError> {
+pub(super) fn rows<'a>(
+    message: &'a [u8],
+    mut each: impl FnMut(&'a [u8]) -> Result<(), CallError>,
+) -> Result<(), CallError> {
     fields(message, |number, field: Field<'a>| if number == 1 { each(field.bytes()?) } else { Ok(()) })
 }
 
-fn context_names(message: &[u8]) -> Result<ContextNames, CallError> {
+pub(super) fn context_names(message: &[u8]) -> Result<ContextNames, CallError> {
     let mut names = ContextNames::default();
     rows(message, |row| {
         names.add(&convert::context(row)?);
