@@ -28,6 +28,7 @@ pub mod link;
 mod metrics;
 mod options;
 mod permission;
+mod proxies;
 mod refusals;
 mod request;
 mod server;

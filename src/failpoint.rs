@@ -1,7 +1,7 @@
-//! Points in a delivery at which a fault test kills the process.
+//! Points in a delivery at which a fault test kills the process, or stalls the task that passes.
 //!
 //! `MODEL_UPDATE_FAILPOINT=acknowledged:3` in the environment kills the process (SIGKILL) on its third pass of that
-//! point. Compiled only with the feature `failpoints`, which no release build has.
+//! point; `acknowledged:3:stall` blocks the thread there for ever. Compiled only with the feature `failpoints`, which no release build has.
 
 /// A step of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(crate) enum FailPoint {
 }
 
 impl FailPoint {
-    /// Kills the process, where the environment says so.
+    /// Kills the process or stalls the task, where the environment says so.
     #[inline]
     pub(crate) fn pass(self) {
         #[cfg(feature = "failpoints")]
@@ -47,13 +47,28 @@ mod enabled {
 
     const VARIABLE: &str = "MODEL_UPDATE_FAILPOINT";
 
-    /// The point to die at, and the number of the pass, counted down.
-    static CHOSEN: LazyLock<Option<(FailPoint, AtomicU64)>> = LazyLock::new(|| {
+    /// The fault of the environment.
+    struct Fault {
+        point: FailPoint,
+        /// The number of the pass, counted down.
+        passes: AtomicU64,
+        stalls: bool,
+    }
+
+    static FAULT: LazyLock<Option<Fault>> = LazyLock::new(|| {
         let value = env::var(VARIABLE).ok()?;
-        let chosen = value.split_once(':').and_then(|(name, pass)| Some((by_name(name)?, pass.parse::<u64>().ok()?)));
-        let (point, pass) = chosen.unwrap_or_else(|| panic!("{VARIABLE}={value}: not of the form POINT:PASS"));
-        Some((point, pass.into()))
+        Some(parse(&value).unwrap_or_else(|| panic!("{VARIABLE}={value}: not of the form POINT:PASS[:stall]")))
     });
+
+    fn parse(value: &str) -> Option<Fault> {
+        let (name, rest) = value.split_once(':')?;
+        let (pass, stalls) = match rest.split_once(':') {
+            Some((pass, "stall")) => (pass, true),
+            Some(_) => return None,
+            None => (rest, false),
+        };
+        Some(Fault { point: by_name(name)?, passes: pass.parse::<u64>().ok()?.into(), stalls })
+    }
 
     fn by_name(name: &str) -> Option<FailPoint> {
         Some(match name {
@@ -69,9 +84,11 @@ mod enabled {
     }
 
     pub(super) fn pass(point: FailPoint) {
-        let Some((chosen, left)) = &*CHOSEN else { return };
-        if *chosen == point && left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            kill_process(getpid(), Signal::KILL).expect("a process may signal itself");
+        let Some(Fault { point: chosen, passes, stalls }) = &*FAULT else { return };
+        if *chosen == point && passes.fetch_sub(1, Ordering::Relaxed) == 1 {
+            if !stalls {
+                kill_process(getpid(), Signal::KILL).expect("a process may signal itself");
+            }
             // Another thread may receive the signal first: this one must not go on.
             loop {
                 std::thread::park();

@@ -242,8 +242,8 @@ impl Store {
         self.lock().get(namespace, name).cloned()
     }
 
-    /// Returns the trace of a run: Argo's own if Argo traces and no run of another namespace carries the same id, else the
-    /// Workflow's UID without its dashes.
+    /// Returns the trace of a run: Argo's own if Argo traces, no run of another namespace carries the same id, and it is not
+    /// the UID of a run; else the Workflow's UID without its dashes.
     pub fn trace_id(&self, workflow: &Workflow) -> Option<TraceId> {
         trace::trace_id(workflow, |id| self.lock().traces.is_exclusive(id, &workflow.namespace))
     }
@@ -287,14 +287,14 @@ impl Inner {
         let record = Arc::new(workflow);
         slots.remove(&*record.name);
         slots.insert(ByName(record.clone()), epoch);
-        if let Some(id) = record.trace_id {
-            self.traces.add(id, &record.namespace);
+        if let Some(held) = &held {
+            self.traces.remove(held);
         }
+        self.traces.add(&record);
         let Some(held) = held else {
             self.records += 1;
             return self.record(Change::Applied { workflow: record, before: None }, false);
         };
-        self.release_trace(&held);
         if held.uid != record.uid {
             // Deleted and created again under its name while the watch was interrupted.
             let recorded = self.record(Change::Deleted(held), false);
@@ -337,14 +337,8 @@ impl Inner {
     /// Accounts for a record that was removed from its namespace. Returns whether this was recorded in the journal.
     fn removed(&mut self, record: Arc<Workflow>) -> bool {
         self.records -= 1;
-        self.release_trace(&record);
+        self.traces.remove(&record);
         self.record(Change::Deleted(record), false)
-    }
-
-    fn release_trace(&mut self, record: &Workflow) {
-        if let Some(id) = record.trace_id {
-            self.traces.remove(id, &record.namespace);
-        }
     }
 
     /// Records a change in the journal, where it belongs there. Returns whether it does. The end of a restart belongs

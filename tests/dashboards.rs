@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
+use model_update_eventsource::telemetry::Limit;
 use serde_json::Value;
 use test_support::{
     ChildProcess, GrpcGoClient, Model, NewWorkflow, PIPELINE, Peers, RunningServer, SOON, Task, TestEnv, eventually,
@@ -95,7 +96,7 @@ impl Harness {
     async fn start() -> Self {
         let peers = Peers::with(&["prometheus"]).await;
         let env = TestEnv::start(&peers).await;
-        let server = env.start_server(&[], &["--confirm-after=4s"]).await;
+        let server = env.start_server(&[], &["--confirm-after=4s", "--auth=audit"]).await;
         let prometheus = Prometheus::scraping(&peers, &server).await;
         // The first scrape precedes all counts: a rate needs an earlier value.
         eventually(SOON, "a scrape", async || prometheus.values("up == 1").await.map(|values| values.len() == 1)).await;
@@ -167,6 +168,23 @@ async fn the_documentation_lists_every_metric() {
     let names = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let served: BTreeSet<String> = names.filter(|name| name.starts_with("modelupdate_")).map(family).collect();
     assert_eq!(served, documented);
+}
+
+/// Each limit that is counted has a row with its value, its reason, and what to do, and each row is of such a limit.
+#[test]
+fn the_documentation_lists_every_limit() {
+    let page = file("docs/limits.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `limit` |"));
+    let documented: Vec<_> = rows
+        .map(|row| {
+            let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+            assert!(cells.len() == 5 && cells.iter().all(|cell| !cell.is_empty()), "{row}");
+            cells[0].trim_matches('`')
+        })
+        .collect();
+    let counted: BTreeSet<_> = Limit::ALL.iter().map(|limit| limit.as_str()).collect();
+    assert_eq!(documented.len(), counted.len(), "each once");
+    assert_eq!(documented.into_iter().collect::<BTreeSet<_>>(), counted);
 }
 
 #[test]

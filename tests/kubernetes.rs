@@ -19,7 +19,9 @@ use model_update_eventsource::{
 };
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use test_support::{Cluster, NewWorkflow, Peers, SOON, ServerProcess, Task, Workflows, eventually, report, rule};
+use test_support::{
+    Cluster, Line, NewWorkflow, Peers, RunningServer, SOON, ServerProcess, Task, Workflows, eventually, report, rule,
+};
 
 /// The API server's limit for all annotations of an object.
 const ANNOTATIONS: usize = 262_144;
@@ -315,13 +317,14 @@ async fn a_page_of_large_workflows_is_not_held_in_memory() {
 }
 
 /// The peak of the resident memory.
-fn peak_kib(server: &test_support::RunningServer) -> u64 {
+fn peak_kib(server: &RunningServer) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.process.pid().as_raw_nonzero())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// A tenant deletes the RoleBinding in its namespace: before and after a restart the other tenant is served.
+/// A tenant deletes the RoleBinding in its namespace, and then the namespace: before and after a restart the other tenant
+/// is served. The first one's streams wait, and are served when it is back.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_namespace_without_rights_does_not_affect_another() {
@@ -334,26 +337,56 @@ async fn a_namespace_without_rights_does_not_affect_another() {
     let grant = cluster.grant(&account, Some(&b), rights()).await;
     let kubeconfig = cluster.kubeconfig_file(&cluster.token(&account, &[]).await);
     let flags = format!("--namespaces={a},{b}");
-    let (up_a, up_b) = (format!("namespace=\"{a}\""), format!("namespace=\"{b}\""));
-    let up = "modelupdate_watch_scope_up";
+    let writer = store.writer().await;
+    let succeed = async |namespace: &str, name: &str| {
+        writer.tfx_run("penguin", name).await.task(Task::pusher(&format!("gs://root/{name}"))).await;
+        let run = NewWorkflow::tfx_v1(name, "penguin").phase("Succeeded");
+        cluster.workflows(namespace).await.create(run).await;
+    };
+    let subscribe = |server: &RunningServer, team: &str| {
+        peers.grpc_go_client(server.listen, &format!("kfpNamespace: {team}")).start()
+    };
+    let is_up = async |server: &RunningServer, team: &str, up: f64| {
+        server.metric_is("modelupdate_watch_scope_up", &[&format!("namespace=\"{team}\"")], up).await;
+    };
 
     let server = ServerProcess::start(&kubeconfig, &store.url(), &[&flags]).listening().await;
     server.ready().await;
-    server.metric_is(up, &[&up_b], 1.0).await;
+    is_up(&server, &b, 1.0).await;
+    let (mut events_a, mut events_b) = (subscribe(&server, &a), subscribe(&server, &b));
+    for events in [&mut events_a, &mut events_b] {
+        assert_eq!(events.next(SOON).await, Some(Line::Open(true)));
+    }
     cluster.revoke(grant).await;
-    server.metric_is(up, &[&up_b], 0.0).await;
-    assert_eq!(server.metric(up, &[&up_a]).await, 1.0);
+    is_up(&server, &b, 0.0).await;
+    succeed(&b, "b-without-rights").await;
+    succeed(&a, "a-beside").await;
+    assert!(events_a.payload(SOON).await.contains("gs://root/a-beside"));
+    is_up(&server, &a, 1.0).await;
     assert!(server.get("/readyz").await.is_ok());
-    drop(server);
+    let grant = cluster.grant(&account, Some(&b), rights()).await;
+    assert!(events_b.payload(SOON).await.contains("gs://root/b-without-rights"));
+    cluster.revoke(grant).await;
+    drop((server, events_a, events_b));
 
+    cluster.workflows(&b).await.delete("b-without-rights").await;
+    cluster.delete_namespace(&b).await;
     let server = ServerProcess::start(&kubeconfig, &store.url(), &[&flags]).listening().await;
     server.ready().await;
-    let mut subscriber = peers.grpc_go_client(server.listen, &format!("kfpNamespace: {a}")).start();
-    store.writer().await.tfx_run("penguin", "run-a").await.task(Task::pusher("gs://root/a")).await;
-    cluster.workflows(&a).await.create(NewWorkflow::tfx_v1("run-a", "penguin").phase("Succeeded")).await;
-    assert!(subscriber.payload(SOON).await.contains("gs://root/a"));
-    assert_eq!((server.metric(up, &[&up_a]).await, server.metric(up, &[&up_b]).await), (1.0, 0.0));
+    let page = server.get("/readyz").await.unwrap();
+    let problem =
+        page.strip_prefix(&format!("ok\nwatch of namespace {b}: the first list of Workflows is not complete: "));
+    assert!(problem.is_some_and(|reason| reason.contains("forbidden") && reason.lines().count() == 1), "{page}");
+    let (mut events_a, mut events_b) = (subscribe(&server, &a), subscribe(&server, &b));
+    succeed(&a, "a-after-the-restart").await;
+    assert!(events_a.payload(SOON).await.contains("gs://root/a-after-the-restart"));
+    is_up(&server, &b, 0.0).await;
+    assert_eq!(events_b.buffered(), [], "the stream of the other namespace waits");
 
+    cluster.create_namespace(&b).await;
+    succeed(&b, "b-is-back").await;
     cluster.grant(&account, Some(&b), rights()).await;
-    server.metric_is(up, &[&up_b], 1.0).await;
+    assert!(events_b.payload(SOON).await.contains("gs://root/b-is-back"));
+    is_up(&server, &b, 1.0).await;
+    assert_eq!(server.get("/readyz").await.unwrap(), "ok\n");
 }

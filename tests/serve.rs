@@ -2,14 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::join_all};
 use model_update_eventsource::{eventsource::Subscriber, model::workflow::MARK_PREFIX};
 use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 use test_support::{
     GrpcGoClient, Line, PIPELINE, Peers, RunningServer, SHUTDOWN, SOON, ServerProcess, TestEnv, plain_kubeconfig,
+    report,
 };
 
 /// A URL without a listener: port 9 is `discard`, and lower than every assigned port.
@@ -20,11 +25,12 @@ fn start_alone(folder: &Path, flags: &[&str]) -> ServerProcess {
     ServerProcess::start(&plain_kubeconfig(folder, NO_LISTENER), NO_LISTENER, flags)
 }
 
-/// Starts a server and a subscriber that stops reading before the server hands off an event.
-async fn with_frozen_subscriber() -> (TestEnv, RunningServer, GrpcGoClient) {
+/// Starts a server with these environment variables, and a subscriber that stops reading before the server hands off an
+/// event.
+async fn with_frozen_subscriber(environment: &[String]) -> (TestEnv, RunningServer, GrpcGoClient) {
     let peers = Peers::find().await;
     let env = TestEnv::start(peers).await;
-    let server = env.start_server(&[], &[]).await;
+    let server = env.start_server(environment, &[]).await;
     let mut subscriber = peers.grpc_go_client(server.listen, &env.config()).start();
     assert_eq!(subscriber.next(SOON).await, Some(Line::Open(true)));
     subscriber.pause();
@@ -55,17 +61,40 @@ async fn a_run_is_sent_and_marked_before_a_shutdown_ends() {
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_frozen_subscriber_delays_a_shutdown_by_at_most_10_s() {
-    let (env, mut server, _subscriber) = with_frozen_subscriber().await;
+    let (env, mut server, _subscriber) = with_frozen_subscriber(&[]).await;
     server.process.terminate();
     server.not_ready("shutdown: the server is shutting down").await;
     assert_eq!(server.process.exited(SHUTDOWN).await.code(), Some(0));
     assert!(env.marks("run-x").await.is_empty());
 }
 
+/// The kernel accepts the connections to the collector, and nothing answers. The grace period of kfp-operator's Pods is
+/// 10 s.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_frozen_subscriber_and_a_silent_collector_delay_by_10_s() {
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("OTEL_EXPORTER_OTLP_ENDPOINT=http://{}", collector.local_addr().unwrap());
+    join_all(["grpc", "http/protobuf"].map(|protocol| {
+        let environment = [endpoint.clone(), format!("OTEL_EXPORTER_OTLP_PROTOCOL={protocol}")];
+        async move {
+            let (_env, mut server, _subscriber) = with_frozen_subscriber(&environment).await;
+            let start = Instant::now();
+            server.process.terminate();
+            assert_eq!(server.process.exited(SHUTDOWN).await.code(), Some(0), "{protocol}");
+            report(format_args!(
+                "frozen subscriber and silent collector ({protocol}): exit after {:.1?}",
+                start.elapsed()
+            ));
+        }
+    }))
+    .await;
+}
+
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_second_signal_aborts_the_shutdown() {
-    let (_env, mut server, _subscriber) = with_frozen_subscriber().await;
+    let (_env, mut server, _subscriber) = with_frozen_subscriber(&[]).await;
     server.process.terminate();
     server.process.logged("shutting down, a second signal aborts").await;
     server.process.terminate();

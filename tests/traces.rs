@@ -1,5 +1,8 @@
 //! The spans of runs and streams in a real Jaeger.
 
+use std::time::Duration;
+
+use model_update_eventsource::model::workflow::TRACE_ID_ANNOTATION;
 use serde_json::Value;
 use test_support::{
     Jaeger, Line, Model, NewWorkflow, PIPELINE, Peers, RunningServer, SOON, Subscribe, Task, TestEnv, eventually,
@@ -205,6 +208,38 @@ async fn a_run_traced_by_argo_workflows_continues_its_trace() {
     assert_complete(&spans);
 }
 
+/// A tenant writes Argo's id of another tenant's run, or the UID of one, on its own Workflows.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_trace_of_another_tenants_run_is_not_joined() {
+    let harness = Harness::start().await;
+    let server = harness.serve("http/protobuf", &[]).await;
+    let env = &harness.env;
+    let argo = "7cc9a1b2e3d44f5a8b6c7d8e9f0a1b2c";
+    env.workflows.create(NewWorkflow::tfx_v1("traced", PIPELINE).annotation(TRACE_ID_ANNOTATION, argo)).await;
+    let victim = env.workflows.create(NewWorkflow::tfx_v1("plain", PIPELINE)).await.metadata.uid.expect("a UID");
+    let mut subscriber = harness.subscriber(&server).start();
+
+    let hostile = env.cluster.namespace("hostile").await;
+    let workflows = env.cluster.workflows(&hostile).await;
+    let mut joiner = harness.peers.grpc_go_client(server.listen, &format!("kfpNamespace: {hostile}")).start();
+    for (name, id) in [("joins-traced", argo), ("joins-plain", &*trace_of(&victim))] {
+        env.push_model(name).await;
+        let run = NewWorkflow::tfx_v1(name, PIPELINE).annotation(TRACE_ID_ANNOTATION, id).phase("Succeeded");
+        let uid = workflows.create(run).await.metadata.uid.expect("a UID");
+        joiner.payload(SOON).await;
+        assert_complete(&harness.spans(&trace_of(&uid), &["run", "send model-update", "confirm"]).await);
+    }
+    env.push_model("plain").await;
+    env.workflows.set_phase("plain", "Succeeded").await;
+    subscriber.payload(SOON).await;
+    let spans = harness.spans(&trace_of(&victim), &["run", "send model-update", "confirm"]).await;
+    assert_complete(&spans);
+    let others = spans.iter().filter(|span| span.tag("modelupdate.namespace") == Some(&hostile.clone().into()));
+    assert_eq!(others.count(), 0, "{spans:#?}");
+    assert_eq!(harness.all_spans(argo).await.len(), 0, "two namespaces have this id");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_redelivery_has_a_span_with_a_link_to_the_first() {
@@ -303,6 +338,32 @@ async fn failed_lookups_and_runs_without_a_model_have_spans() {
         })
         .await;
     }
+}
+
+/// Runs that a filter excludes, and those that a newer one supersedes.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn filtered_and_superseded_runs_have_spans() {
+    let harness = Harness::start().await;
+    let env = &harness.env;
+    let older = env.succeed("older").await;
+    env.workflows.backdate_end("older", Duration::from_secs(600)).await;
+    env.succeed("newer").await;
+    let other = env.workflows.create(NewWorkflow::tfx_v1("other", "penguin-pipeline-2").phase("Succeeded")).await;
+    let server = harness.serve("http/protobuf", &[]).await;
+    let config = format!("{}\nsubscription: deployer\npipelines: [{PIPELINE}]\nlatestOnly: true", env.config());
+    let mut subscriber = harness.peers.grpc_go_client(server.listen, &config).start();
+    assert!(subscriber.payload(SOON).await.contains("gs://root/newer"));
+    for (uid, name, reason) in
+        [(other.metadata.uid.expect("a UID"), "filtered", "pipelines"), (older, "skipped", "superseded")]
+    {
+        let spans = harness.spans(&trace_of(&uid), &["run", "seen", name]).await;
+        assert_complete(&spans);
+        let span = spans.iter().find(|span| span.name() == name).expect("a span of this name");
+        assert_eq!(span.tag("modelupdate.reason"), Some(&reason.into()));
+        assert_eq!(span.tag("modelupdate.subscription"), Some(&"deployer".into()));
+    }
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [list, watch, patch]
 {{- end }}
 
+{{/* The name of the container's port for metrics. */}}
+{{- define "mue.metricsPort" -}}
+{{- if .Values.metrics.port }}metrics{{ else }}admin{{ end }}
+{{- end }}
+
 {{/* The Secret with the certificate of the gRPC port. Empty: no TLS. */}}
 {{- define "mue.tlsSecret" -}}
 {{- if .Values.tls.secretName }}

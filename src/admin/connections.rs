@@ -1,8 +1,10 @@
 //! Connections to the admin port. Kubernetes' probes must be answered whatever else is connected: a failed liveness
 //! probe restarts the server for every tenant.
+//!
+//! Beyond a number of connections, each new one takes the place of another: of one that has sent no request, or that does
+//! not read its answer. Either has a moment for that first, so that a probe in a burst of connections keeps its own place.
 
 use std::{
-    collections::VecDeque,
     io,
     net::SocketAddr,
     pin::pin,
@@ -14,6 +16,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, extract::ConnectInfo, http::Request};
+use futures::future::OptionFuture;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -22,7 +25,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -39,12 +42,18 @@ pub(super) const MAX_CONNECTIONS: usize = 64;
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time limit of a connection: request and answer. A scraper reads the answer in milliseconds.
 pub(super) const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The age from which a connection without a complete head makes room for another. A probe's head is there when its
+/// connection is accepted, and is read at once.
+const MIN_SILENCE: Duration = Duration::from_millis(50);
+/// The age from which one with an answer that is not read makes room for another. An answer takes milliseconds.
+const MIN_ANSWER: Duration = Duration::from_millis(250);
 /// The limit of a request's head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// A connection that is being served.
 struct Connection {
     task: AbortHandle,
+    accepted: Instant,
     /// Set once the head of its request is complete.
     has_head: Arc<AtomicBool>,
 }
@@ -59,25 +68,26 @@ pub(super) async fn serve(
 ) {
     let mut acceptor = Acceptor::new(listener);
     let mut tasks = JoinSet::new();
-    // Oldest first. Ended ones are removed when their task is joined.
-    let mut connections: VecDeque<Connection> = VecDeque::new();
+    // Ended ones are removed when their task is joined.
+    let mut connections: Vec<Connection> = Vec::new();
     let on_error = |error: &io::Error| warn!(%error, "cannot accept a connection to the admin port");
     loop {
-        let has_room = connections.len() < MAX_CONNECTIONS || connections.iter().any(Connection::is_silent);
+        let is_full = connections.len() >= MAX_CONNECTIONS;
+        let first = connections.iter().enumerate().map(|(index, other)| (other.yields_at(), index)).min();
+        let first = first.filter(|_| is_full);
+        let wait = first.map(|(at, _)| at).filter(|at| *at > Instant::now());
         tokio::select! {
             () = stop.cancelled() => break,
-            (stream, peer) = acceptor.accept(on_error), if has_room => {
-                if connections.len() >= MAX_CONNECTIONS
-                    && let Some(oldest) = connections.iter().position(Connection::is_silent)
-                    && let Some(silent) = connections.remove(oldest)
-                {
+            (stream, peer) = acceptor.accept(on_error), if wait.is_none() => {
+                if let Some((_, index)) = first {
                     limits.hit(Limit::AdminConnections);
-                    silent.task.abort();
+                    connections.swap_remove(index).task.abort();
                 }
                 let has_head = Arc::<AtomicBool>::default();
                 let task = tasks.spawn(connection(stream, peer, router.clone(), has_head.clone(), limits.clone()));
-                connections.push_back(Connection { task, has_head });
+                connections.push(Connection { task, accepted: Instant::now(), has_head });
             }
+            Some(()) = OptionFuture::from(wait.map(sleep_until)) => {}
             Some(_) = tasks.join_next() => connections.retain(|connection| !connection.task.is_finished()),
         }
     }
@@ -86,8 +96,9 @@ pub(super) async fn serve(
 }
 
 impl Connection {
-    fn is_silent(&self) -> bool {
-        !self.has_head.load(Ordering::Relaxed)
+    /// The time from which it makes room for another.
+    fn yields_at(&self) -> Instant {
+        self.accepted + if self.has_head.load(Ordering::Relaxed) { MIN_ANSWER } else { MIN_SILENCE }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The admin server over real connections.
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinHandle,
     time::timeout,
 };
@@ -50,8 +51,14 @@ async fn running() -> Running {
 }
 
 async fn running_with(heartbeat: Heartbeat, metrics: Option<(TcpListener, SocketAddr)>) -> Running {
-    let (listener, address) = listener();
-    let admin = Admin { heartbeat, ..admin() };
+    running_on(listener(), Admin { heartbeat, ..admin() }, metrics)
+}
+
+fn running_on(
+    (listener, address): (TcpListener, SocketAddr),
+    admin: Admin,
+    metrics: Option<(TcpListener, SocketAddr)>,
+) -> Running {
     let (readiness, limits, stop) = (admin.readiness.clone(), admin.limits.clone(), CancellationToken::new());
     let (metrics_listener, metrics) = metrics.unzip();
     let last_answers = Duration::from_millis(500);
@@ -197,6 +204,28 @@ async fn silent_connections_delay_no_probe() {
     let probe = timeout(HEAD_TIMEOUT, get(server.address, "/livez", "")).await.expect("an answer in time");
     assert!(probe.starts_with("HTTP/1.1 200"), "{probe}");
     assert!(server.limits.count(Limit::AdminConnections) >= 400 - MAX_CONNECTIONS as u64);
+}
+
+/// Their requests are complete, and they do not read the answers.
+#[tokio::test]
+async fn clients_that_do_not_read_delay_no_probe() {
+    let mut registry = telemetry::registry();
+    registry.register("large", "x".repeat(256 * 1024), Gauge::<i64>::default());
+    let listener = listener();
+    // The kernel holds what does not fit into the buffers of both sides: less than the answer.
+    SockRef::from(&listener.0).set_send_buffer_size(4096).unwrap();
+    let server = running_on(listener, Admin { registry, ..admin() }, None);
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut connection = socket.connect(server.address).await.unwrap();
+        connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        silent.push(connection);
+    }
+    let probe = timeout(HEAD_TIMEOUT, get(server.address, "/livez", "")).await.expect("an answer in time");
+    assert!(probe.starts_with("HTTP/1.1 200"), "{probe}");
+    assert!(server.limits.count(Limit::AdminConnections) >= 100 - MAX_CONNECTIONS as u64);
 }
 
 /// A client that sends its request slowly, but does send it, is served.

@@ -97,6 +97,8 @@ pub struct Metrics {
     /// Errors of `accept`.
     pub(super) accept_errors: Counter,
     refused: Family<RefusedLabels, Counter>,
+    /// Streams whose requests have passed a proxy.
+    pub(super) proxied_streams: Counter,
 }
 
 impl Deref for StreamMetrics {
@@ -119,6 +121,7 @@ impl StreamMetrics {
             closed: Family::default(),
             accept_errors: Counter::default(),
             refused: Family::default(),
+            proxied_streams: Counter::default(),
         };
         // Usual series exist from the start: the first increment of a new series does not appear in its rate.
         for code in REFUSALS.into_iter().chain([Code::Cancelled]) {
@@ -153,6 +156,11 @@ impl StreamMetrics {
             "subscriptions_refused",
             "Refused subscriptions, by gRPC status code",
             metrics.refused.clone(),
+        );
+        registry.register(
+            "proxied_streams",
+            "Streams behind a proxy, which acknowledges events in place of the subscriber",
+            metrics.proxied_streams.clone(),
         );
         Self(Arc::new(metrics))
     }

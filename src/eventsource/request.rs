@@ -24,6 +24,7 @@ use tower::{Layer, Service};
 use super::{
     admission::{Admission, Call, CallPermit},
     link::{LinkInfo, STREAM_ID_HEADER},
+    proxies::ProxyHeader,
     refusals::Refusals,
     status,
 };
@@ -106,7 +107,9 @@ where
             }
         };
         let (mut parts, body) = request.into_parts();
+        let proxy = ProxyHeader::find(&parts.headers);
         parts.headers = kept(&parts.headers);
+        proxy.and_then(|proxy| parts.extensions.insert(proxy));
         parts.extensions.insert(permit.clone());
         let body = match call {
             Call::Subscription => {

@@ -18,7 +18,8 @@ use tracing::{debug, warn};
 
 use super::{
     admission::Admission, incoming::Incoming, metrics::StreamMetrics, options::Options,
-    proto::eventing_server::EventingServer, refusals::Refusals, request::RequestLimits, service::Service, tls::Tls,
+    proto::eventing_server::EventingServer, proxies::Proxies, refusals::Refusals, request::RequestLimits,
+    service::Service, tls::Tls,
 };
 use crate::{delivery::Deliveries, readiness::Readiness, store::Store};
 
@@ -109,6 +110,7 @@ impl Server {
             metrics: self.metrics.clone(),
             traces,
             refusals: refusals.clone(),
+            proxies: Proxies::new(self.metrics.clone()),
         };
         let (health, health_service) = tonic_health::server::health_reporter();
         let reflection = || {

@@ -15,6 +15,7 @@ use super::{
     metrics::StreamMetrics,
     permission::{self, Permission},
     proto::{self, eventing_server::Eventing},
+    proxies::{Proxies, ProxyHeader},
     refusals::Refusals,
     status,
     stream::{EventStream, StreamGuard},
@@ -38,6 +39,7 @@ pub(super) struct Service {
     pub(super) metrics: StreamMetrics,
     pub(super) traces: Traces,
     pub(super) refusals: Arc<Refusals>,
+    pub(super) proxies: Proxies,
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<proto::Event, Status>> + Send>>;
@@ -53,6 +55,7 @@ impl Eventing for Service {
         let acks = link.and_then(|link| link.stream_acks(request.metadata().as_ref()));
         let permit = request.extensions().get::<Arc<CallPermit>>().cloned();
         let token = request.metadata().get("authorization").and_then(|value| Token::from_header(value.to_str().ok()?));
+        let proxy = request.extensions().get::<ProxyHeader>().copied();
         let event_source = request.into_inner();
         match self.admit(&event_source, token, peer, permit.as_deref()).await {
             Ok((subscription, grant)) => {
@@ -61,6 +64,9 @@ impl Eventing for Service {
                         namespace = %subscription.namespace, subscription = %subscription.name,
                         peer = peer.map(tracing::field::display), "stream without acknowledgements, its events cannot be confirmed"
                     );
+                }
+                if let Some(proxy) = proxy {
+                    self.proxies.record(proxy, &subscription, peer);
                 }
                 Ok(Response::new(self.events(subscription, grant, peer, acks, permit)))
             }

@@ -42,7 +42,7 @@ fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
 
 /// Returns the trace of a run: Argo's own if Argo traces and it is accepted, else the Workflow's UID without its dashes.
 /// `argo resubmit` copies Argo's annotation, so a resubmitted run is part of the original run's trace. A tenant can write
-/// the annotation, too: the store accepts only ids that no run of another namespace carries.
+/// the annotation, too: the store accepts only ids that belong to no run of another namespace.
 pub fn trace_id(workflow: &Workflow, is_accepted: impl FnOnce(TraceId) -> bool) -> Option<TraceId> {
     let argo = workflow.trace_id.filter(|id| is_accepted(*id));
     argo.or_else(|| TraceId::from_bytes(*workflow.uid.as_bytes()))

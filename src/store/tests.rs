@@ -286,6 +286,22 @@ fn a_trace_id_is_used_only_while_one_namespace_carries_it() {
     assert!(!uses(&own) && uses(&foreign), "the first has gone");
 }
 
+/// It is the id of that run's trace, if Argo has written none.
+#[test]
+fn a_trace_id_that_is_the_uid_of_a_run_is_not_used() {
+    let store = Store::default();
+    let (victim, thief) = (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, traced("b", "thief", 2));
+    let uses = || store.trace_id(&thief).unwrap().to_string() == TRACE;
+    store.apply(thief.clone());
+    assert!(uses());
+    store.apply(workflow("a", "victim", victim));
+    assert!(!uses());
+    store.apply(Workflow { phase: Phase::Failed, ..workflow("a", "victim", victim) });
+    assert!(!uses());
+    store.apply(workflow("a", "victim", 3));
+    assert!(uses(), "the run has gone");
+}
+
 #[test]
 fn trace_ids_are_forgotten_with_their_runs() {
     let store = Store::default();

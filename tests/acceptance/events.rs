@@ -176,3 +176,32 @@ async fn a_subscription_has_its_own_filters_and_extra_fields() {
     );
     assert!(payload.starts_with(&head), "{payload}\n{head}");
 }
+
+/// The models of the present id are sent, whether the former one was absent, or was that of a run without a model.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_run_id_that_is_set_late_or_corrected_is_looked_up() {
+    let (env, server) = start_with(|config| config.selector = "example.com/run".to_owned()).await;
+    let mut events = server.subscribe(&env.config()).await;
+    let write = async |id: &str, task: Task| env.writer.kfp_run("penguin", id, &env.namespace).await.task(task).await;
+    let pushed = |name: &str| Model::new("system.Model", "model", &format!("gs://root/{name}")).property("pushed", 1);
+    write("other", Task::new("train")).await;
+    for name in ["late", "corrected"] {
+        write(name, Task::new("push").output(pushed(name))).await;
+    }
+    let workflow = |name: &str| NewWorkflow::named(name).label("example.com/run", "yes").phase("Succeeded");
+    env.workflows.create(workflow("late")).await;
+    env.workflows.create(workflow("corrected").run_id("other")).await;
+    for (metric, reason) in [("lookup_retries", "no_context"), ("runs_skipped", "no_model")] {
+        eventually(CATCH_UP, reason, async || {
+            let (metric, label) = (format!("modelupdate_{metric}_total"), format!("reason=\"{reason}\""));
+            server.metric(&metric, &[&label]).await >= 1.0
+        })
+        .await;
+    }
+    for name in ["late", "corrected"] {
+        env.workflows.label(name, RUN_ID_LABEL, name).await;
+        assert_eq!(events.next_locations().await, locations(&[name]));
+        env.marked(name, 1).await;
+    }
+}

@@ -1,7 +1,8 @@
-//! Faults of the API server: restart, compaction, withdrawn permissions, and a process that hangs.
+//! Faults of the API server: restart, compaction, withdrawn permissions, slow lists, and a process that hangs.
 
 mod relists;
 mod restarts;
+mod slow_lists;
 mod unavailable;
 
 use std::time::Duration;

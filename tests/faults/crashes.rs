@@ -1,14 +1,11 @@
 //! A server that is killed at each step of a delivery. Its successor loses nothing. It repeats only what the subscriber
 //! had read and no mark recorded when the server died.
 
-use std::{collections::BTreeSet, os::unix::process::ExitStatusExt as _};
+use std::{collections::BTreeSet, os::unix::process::ExitStatusExt as _, time::Duration};
 
-use test_support::{CATCH_UP, RunningServer, ServerProcess, Tally};
+use test_support::{ApiFault, ApiProxy, CATCH_UP, Requests, RunningServer, SHUTDOWN, ServerProcess, Tally, eventually};
 
-use crate::{
-    api_proxy::{ApiProxy, PatchFault},
-    test_env::{SUBSCRIPTION, Subscriber, TestEnv, run_of},
-};
+use crate::test_env::{SUBSCRIPTION, Subscriber, TestEnv, run_of};
 
 /// Steps within the server, with the names in `src/failpoint.rs` and the names that are printed.
 const STEPS: [(&str, &str); 7] = [
@@ -106,12 +103,12 @@ async fn a_crash_during_a_burst_repeats_only_unmarked_events() {
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_crash_during_a_patch_repeats_only_an_unmarked_event() {
     for (fault, name, duplicates) in [
-        (PatchFault::Unanswered, "killed before a patch is applied", 1),
-        (PatchFault::AppliedUnanswered, "killed after a patch is applied, before its answer", 0),
+        (ApiFault::Unanswered, "killed before a patch is applied", 1),
+        (ApiFault::AppliedUnanswered, "killed after a patch is applied, before its answer", 0),
     ] {
         let env = TestEnv::shared().await;
         let mut tally = Tally::new(name);
-        let proxy = ApiProxy::start(&env.cluster, fault).await;
+        let proxy = ApiProxy::start(&env.cluster, Requests::Patches, Some(fault)).await;
         let mut server = env.server_with(&[], &proxy.kubeconfig_file(), &[]).await;
         let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
         let runs = env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
@@ -129,4 +126,32 @@ async fn a_crash_during_a_patch_repeats_only_an_unmarked_event() {
         assert_eq!(tally.duplicated(), duplicates, "{name}");
         tally.conclude(duplicates);
     }
+}
+
+/// Deadline for the failure of `/livez`: 30 s after the last turn of the task.
+const NOT_ALIVE: Duration = Duration::from_secs(60);
+
+/// The kubelet restarts a server whose delivery task hangs: `/livez` fails, and SIGTERM still ends the process in time.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(all(feature = "failpoints", feature = "peers")), ignore = "needs real peers and fail points: tests/run")]
+async fn a_delivery_task_that_hangs_fails_liveness() {
+    let env = TestEnv::shared().await;
+    let mut tally = Tally::new("the delivery task hangs");
+    let environment = ["MODEL_UPDATE_FAILPOINT=before_handoff:1:stall".to_owned()];
+    let mut server = env.server_with(&environment, &env.cluster.admin_kubeconfig_file(), &[]).await;
+    let subscriber = env.subscriber(&server, SUBSCRIPTION).await;
+    assert_eq!(server.get("/livez").await.unwrap(), "ok\n");
+    env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
+    eventually(NOT_ALIVE, "/livez fails", async || match server.get("/livez").await {
+        Err(answer) if answer.contains("delivery: no turn of the task for 3") => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    server.process.terminate();
+    server.process.exited(SHUTDOWN).await;
+    drop(subscriber);
+
+    let server = env.server(&[]).await;
+    env.subscriber(&server, SUBSCRIPTION).await.receive_all(&mut tally).await;
+    tally.conclude(0);
 }

@@ -5,7 +5,6 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
-mod api_proxy;
 mod api_server;
 mod crashes;
 mod in_process;

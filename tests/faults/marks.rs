@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use model_update_eventsource::model::workflow::MARK_PREFIX;
-use test_support::{CATCH_UP, Model, NewWorkflow, RunningServer, Tally, Task, eventually, rule};
-
-use crate::{
-    api_proxy::{ApiProxy, PatchFault},
-    test_env::{SUBSCRIPTION, TestEnv, location_of, run_of},
+use model_update_eventsource::model::workflow::{MARK_PREFIX, RUN_ID_LABEL};
+use serde_json::json;
+use test_support::{
+    ApiFault, ApiProxy, CATCH_UP, Model, NewWorkflow, Requests, RunningServer, Tally, Task, eventually, rule,
 };
+
+use crate::test_env::{SUBSCRIPTION, TestEnv, location_of, run_of};
 
 /// Deadline for the retry of a patch: an unanswered patch times out after 10 s, and the pause after a rejection is at
 /// most 10 s.
@@ -22,14 +22,15 @@ const RETRIED: Duration = Duration::from_secs(60);
 const REFUSED: &str = "outcome=\"refused\"";
 
 /// Faults of a patch, with the outcome that the server counts, and the name that is printed.
-const PATCH_FAULTS: [(PatchFault, &str, &str); 7] = [
-    (PatchFault::Rejected(403), "refused", "patches answered with 403"),
-    (PatchFault::Rejected(409), "conflict", "patches answered with 409"),
-    (PatchFault::Rejected(422), "refused", "patches answered with 422"),
-    (PatchFault::Rejected(429), "transient", "patches answered with 429"),
-    (PatchFault::Rejected(500), "transient", "patches answered with 500"),
-    (PatchFault::Unanswered, "transient", "patches unanswered"),
-    (PatchFault::AppliedUnanswered, "transient", "patches applied and unanswered"),
+const PATCH_FAULTS: [(ApiFault, &str, &str); 8] = [
+    (ApiFault::Rejected(403), "refused", "patches answered with 403"),
+    (ApiFault::ForeignNotFound, "transient", "patches answered with 404 by a proxy"),
+    (ApiFault::Rejected(409), "conflict", "patches answered with 409"),
+    (ApiFault::Rejected(422), "refused", "patches answered with 422"),
+    (ApiFault::Rejected(429), "transient", "patches answered with 429"),
+    (ApiFault::Rejected(500), "transient", "patches answered with 500"),
+    (ApiFault::Unanswered, "transient", "patches unanswered"),
+    (ApiFault::AppliedUnanswered, "transient", "patches applied and unanswered"),
 ];
 
 /// Whatever the answer to a patch, each event is delivered once, also with a new stream, and the marks are written in
@@ -40,10 +41,10 @@ async fn failing_patches_cause_no_duplicate_and_marks_follow() {
     join_all(PATCH_FAULTS.map(|(fault, outcome, name)| deliver_with_patch_fault(fault, outcome, name))).await;
 }
 
-async fn deliver_with_patch_fault(fault: PatchFault, outcome: &str, name: &'static str) {
+async fn deliver_with_patch_fault(fault: ApiFault, outcome: &str, name: &'static str) {
     let env = TestEnv::shared().await;
     let mut tally = Tally::new(name);
-    let proxy = ApiProxy::start(&env.cluster, fault).await;
+    let proxy = ApiProxy::start(&env.cluster, Requests::Patches, Some(fault)).await;
     let server = env.server_with(&[], &proxy.kubeconfig_file(), &[]).await;
     let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
     let mut runs = env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
@@ -60,7 +61,7 @@ async fn deliver_with_patch_fault(fault: PatchFault, outcome: &str, name: &'stat
     let outcome = format!("outcome=\"{outcome}\"");
     patches_counted(&server, RETRIED, &format!("{name}: {outcome}"), &outcome, 1.0).await;
 
-    proxy.clear_fault();
+    proxy.set_fault(None);
     env.marked_within(RETRIED, &runs, &[SUBSCRIPTION]).await;
     subscriber.receive_buffered(&mut tally);
     tally.conclude(0);
@@ -89,13 +90,13 @@ async fn without_permission_to_patch_events_are_still_delivered() {
     tally.conclude(0);
 }
 
-/// A Workflow whose annotations are full is marked with a label, which counts after a restart, too.
+/// A Workflow whose annotations are full is marked with a label, so not even a killed server delivers it again.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_workflow_without_room_for_a_mark_is_delivered_once() {
     let env = TestEnv::shared().await;
     let mut tally = Tally::new("annotations are full");
-    let server = env.server(&[]).await;
+    let mut server = env.server(&[]).await;
     let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
     // Kubernetes limits the keys and values of all annotations to 256 KiB; a mark has about 80 bytes.
     let name = format!("{}-full", env.namespace);
@@ -104,13 +105,18 @@ async fn a_workflow_without_room_for_a_mark_is_delivered_once() {
         .run_id(&uuid::Uuid::from_u128(rand::random()).to_string())
         .annotation(key, &"x".repeat(256 * 1024 - key.len()));
     tally.expect(SUBSCRIPTION, &env.push_model(&name).await);
-    env.workflows.create(full.phase("Succeeded")).await;
+    let uid = env.workflows.create(full.phase("Succeeded")).await.metadata.uid;
     subscriber.receive_all(&mut tally).await;
-    env.marked(&[&name], &[SUBSCRIPTION]).await;
-    assert!(env.workflows.annotations(&name, MARK_PREFIX).await.is_empty(), "the mark is a label");
-    subscriber.receive_buffered(&mut tally);
-    drop((subscriber, server));
+    let label = format!("{MARK_PREFIX}{SUBSCRIPTION}");
+    eventually(CATCH_UP, "the mark as a label", async || {
+        let labels = env.workflows.get(&name).await.metadata.labels.unwrap_or_default();
+        if labels.get(&label) == uid.as_ref() { Ok(()) } else { Err(labels) }
+    })
+    .await;
+    patches_counted(&server, CATCH_UP, "full annotations", "outcome=\"no_room\"", 1.0).await;
+    assert_eq!(server.metric("modelupdate_mark_patches_total", &[REFUSED]).await, 0.0);
 
+    server.process.kill();
     let server = env.server(&[]).await;
     let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
     let others = env.succeed(&mut tally, &[SUBSCRIPTION], 3).await;
@@ -151,7 +157,7 @@ async fn a_pending_event_survives_the_deletion_of_its_workflow() {
 async fn a_recreated_workflow_has_an_event_and_a_mark_of_its_own() {
     let env = TestEnv::shared().await;
     let mut tally = Tally::new("deleted and recreated under its name");
-    let proxy = ApiProxy::start(&env.cluster, PatchFault::Rejected(500)).await;
+    let proxy = ApiProxy::start(&env.cluster, Requests::Patches, Some(ApiFault::Rejected(500))).await;
     let server = env.server_with(&[], &proxy.kubeconfig_file(), &[]).await;
     let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
     // Runs of Kubeflow Pipelines v2: the name of their context is the run's id, which differs.
@@ -171,7 +177,7 @@ async fn a_recreated_workflow_has_an_event_and_a_mark_of_its_own() {
 
     env.workflows.delete(&name).await;
     let (uid, second) = create(&format!("{}-2", env.namespace), "Running").await;
-    proxy.clear_fault();
+    proxy.set_fault(None);
     // The patch of the first Workflow was retried once no mark is pending.
     server.metric_is("modelupdate_marks_pending", &[], 0.0).await;
     assert!(env.marks(&name).await.is_empty(), "the mark of the first Workflow");
@@ -191,4 +197,36 @@ async fn a_recreated_workflow_has_an_event_and_a_mark_of_its_own() {
 async fn patches_counted(server: &RunningServer, deadline: Duration, what: &str, outcome: &str, patches: f64) {
     eventually(deadline, what, async || server.metric("modelupdate_mark_patches_total", &[outcome]).await >= patches)
         .await;
+}
+
+/// A Workflow that leaves the selector while its event is pending, and returns after the delivery.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_run_that_leaves_the_selector_and_returns_is_sent_once() {
+    let env = TestEnv::shared().await;
+    let mut tally = Tally::new("left the selector while pending");
+    let server = env.server(&[]).await;
+    let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
+    // The event is pending because ML Metadata does not have the run yet.
+    let name = format!("{}-returns", env.namespace);
+    env.workflows.create(env.workflow(&name).run_id("the-id").phase("Succeeded")).await;
+    eventually(CATCH_UP, "a first lookup", async || {
+        server.metric("modelupdate_lookup_retries_total", &["reason=\"no_context\""]).await >= 1.0
+    })
+    .await;
+    env.workflows.merge(&name, &json!({"metadata": {"labels": {RUN_ID_LABEL: null}}})).await;
+    server.metric_is("modelupdate_workflows", &[], 0.0).await;
+    tally.expect(SUBSCRIPTION, &env.push_model(&name).await);
+    subscriber.receive_all(&mut tally).await;
+    server.metric_is("modelupdate_runs_pending", &[], 0.0).await;
+    assert!(env.marks(&name).await.is_empty(), "the server does not see the Workflow");
+
+    env.workflows.label(&name, RUN_ID_LABEL, "the-id").await;
+    env.marked(&[name], &[SUBSCRIPTION]).await;
+    drop(subscriber);
+    let mut subscriber = env.subscriber(&server, SUBSCRIPTION).await;
+    env.succeed(&mut tally, &[SUBSCRIPTION], 1).await;
+    subscriber.receive_all(&mut tally).await;
+    subscriber.receive_buffered(&mut tally);
+    tally.conclude(0);
 }

@@ -6,6 +6,7 @@
 mod answers;
 mod outages;
 mod proxy;
+mod unknown;
 
 use test_support::{Events, MetadataStore, Peers, SharedCluster, Tally, TestServer, Workflows, model_location};
 

@@ -4,7 +4,7 @@ use http::StatusCode;
 use kube::api::{Patch, PatchParams};
 use model_update_eventsource::model::workflow::MARK_PREFIX;
 use serde_json::json;
-use test_support::{Cluster, NewWorkflow, SOON, ServerProcess, ServiceAccount, Task, Workflows, eventually};
+use test_support::{CATCH_UP, Cluster, NewWorkflow, SOON, ServerProcess, ServiceAccount, Task, Workflows, eventually};
 
 use super::*;
 
@@ -138,6 +138,7 @@ fn stamping_policy(excluded: Option<&str>) -> Vec<Value> {
 }
 
 /// The API server refuses the server's patch with the words of the chart's policy, which name the mutating one as a cause.
+/// The program logs them, and writes the mark once its account is excluded from that policy.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn mutating_admission_beside_the_policy_is_named() {
@@ -148,6 +149,8 @@ async fn mutating_admission_beside_the_policy_is_named() {
     let team = cluster.namespace("team").await;
     let workflows = cluster.workflows(&team).await;
     workflows.create(NewWorkflow::tfx_v1("run", "penguin").phase("Succeeded")).await;
+    let store = peers.metadata_store().await;
+    store.writer().await.tfx_run("penguin", "run").await.task(Task::pusher("gs://root/run")).await;
     let ours = as_account(&cluster, &team).await;
     let mark = |value: u32| json!({"metadata": {"annotations": {format!("{MARK_PREFIX}deployer"): value.to_string()}}});
 
@@ -162,11 +165,26 @@ async fn mutating_admission_beside_the_policy_is_named() {
     assert!(refusal.message.contains("may only change labels that begin with"), "{refusal:?}");
     assert!(refusal.message.contains("mutating admission policy or webhook"), "{refusal:?}");
 
+    let account = ServiceAccount { namespace: NAMESPACE.to_owned(), name: FULLNAME.to_owned() };
+    let kubeconfig = cluster.kubeconfig_file(&cluster.token(&account, &[]).await);
+    let server = ServerProcess::start(&kubeconfig, &store.url(), &[]).listening().await;
+    let mut client = peers.grpc_go_client(server.listen, &format!("kfpNamespace: {team}")).start();
+    assert!(client.payload(SOON).await.contains("gs://root/run"));
+    let line = server.process.logged("mark patch failed, retrying").await;
+    assert_eq!((&line["reason"], &line["workflow"]), (&"refused".into(), &"run".into()));
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains("mutating admission policy or webhook"), "{error}");
+
     let account = format!("system:serviceaccount:{NAMESPACE}:{FULLNAME}");
     for object in stamping_policy(Some(&account)) {
         cluster.apply("engine", &object).await.unwrap();
     }
     eventually(SOON, "the mark is accepted", async || ours.try_merge("run", &mark(rand::random())).await).await;
+    eventually(CATCH_UP, "the program's mark", async || {
+        workflows.annotations("run", &format!("{MARK_PREFIX}model-update")).await.len() == 1
+    })
+    .await;
+    assert_eq!(server.metric("modelupdate_events_sent_total", &[]).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

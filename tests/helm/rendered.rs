@@ -34,6 +34,7 @@ async fn a_wrong_value_is_refused_with_its_name() {
         ("tracing.protocol=http", "'/tracing/protocol': value must be one of 'grpc', 'http/protobuf'"),
         ("service.port=70000", "'/service/port': maximum"),
         ("service.type=ExternalName", "'/service/type'"),
+        ("metrics.port=8080", "'/metrics/port': 'not' failed"),
         ("terminationGracePeriodSeconds=5", "'/terminationGracePeriodSeconds': minimum: got 5, want 10"),
         ("serviceMonitor.interval=often", "'/serviceMonitor/interval'"),
         ("podDisruptionBudget.maxUnavailable=some", "'/podDisruptionBudget/maxUnavailable'"),
@@ -132,6 +133,34 @@ async fn a_private_authority_of_ml_metadata_is_mounted() {
     let objects = rendered(&peers, &["--set", "metadataStore=mlmd:8080"]);
     let pod = &find_object(&objects, "Deployment", FULLNAME)["spec"]["template"]["spec"];
     assert!(pod["volumes"].is_null());
+}
+
+/// The NetworkPolicy has no rule for the port of the probes, which the kubelet reaches in any case.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn metrics_and_probes_have_ports_of_their_own() {
+    let peers = peers().await;
+    for (set, name, port) in [("metrics.port=9090", "metrics", 9090), ("metrics.port=0", "admin", 8080)] {
+        let objects = rendered(&peers, &["--set", set, "--set", "networkPolicy.enabled=true"]);
+        let container = &find_object(&objects, "Deployment", FULLNAME)["spec"]["template"]["spec"]["containers"][0];
+        let ports = container["ports"].as_array().unwrap().iter();
+        let ports: Vec<_> = ports.map(|port| (&port["name"], &port["containerPort"])).collect();
+        assert!(ports.contains(&(&name.into(), &port.into())), "{set}: {ports:?}");
+        let env = container["env"].as_array().unwrap().iter();
+        let listen = env.filter(|variable| variable["name"] == "MODEL_UPDATE_METRICS_LISTEN").count();
+        assert_eq!(listen, usize::from(name == "metrics"), "{set}");
+        for probe in ["livenessProbe", "readinessProbe"] {
+            assert_eq!(container[probe]["httpGet"]["port"], "admin", "{set}");
+        }
+        let service = find_object(&objects, "Service", &format!("{FULLNAME}-metrics"));
+        let scraped = &service["spec"]["ports"][0];
+        assert_eq!((&scraped["port"], &scraped["targetPort"]), (&port.into(), &name.into()), "{set}");
+        let policy = &find_object(&objects, "NetworkPolicy", FULLNAME)["spec"]["ingress"];
+        let rules = policy.as_array().unwrap().iter().map(|rule| &rule["ports"][0]["port"]);
+        assert_eq!(rules.collect::<Vec<_>>(), ["grpc", name], "{set}");
+        let scraper = &policy[1]["from"][0]["podSelector"]["matchLabels"];
+        assert_eq!(scraper["app.kubernetes.io/name"], "prometheus", "{set}");
+    }
 }
 
 #[tokio::test]

@@ -192,11 +192,12 @@ impl Ledger {
     /// Returns whether a run counts as delivered. A stream that remembers nothing has no deliveries but those of others
     /// than subscribers.
     fn is_delivered(&self, subscription: &Subscription, workflow: &Workflow) -> bool {
-        let is_labelled = self.skip_labelled && workflow.events_published;
-        is_labelled
-            || self.registry.state(subscription).is_some_and(|state| {
-                workflow.is_marked_for(&subscription.name) || state.confirmed.contains(&workflow.uid)
-            })
+        match self.registry.state(subscription) {
+            Some(state) => {
+                subscription.is_delivered(workflow, self.skip_labelled) || state.confirmed.contains(&workflow.uid)
+            }
+            None => self.skip_labelled && workflow.events_published,
+        }
     }
 
     /// Returns the verdict of the filters, as far as they do not need a lookup.

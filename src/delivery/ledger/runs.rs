@@ -185,6 +185,23 @@ impl Ledger {
             self.settle(&workflow.namespace, &mark.subscription, uid);
             self.delivery_seen(workflow, &mark.subscription, now);
         }
+        self.unscoped_marks_seen(workflow);
+    }
+
+    /// Handles marks of subscriptions without a scope, which count for those with one: while tokens are being required,
+    /// another replica may not require them yet.
+    fn unscoped_marks_seen(&mut self, workflow: &Arc<Workflow>) {
+        if workflow.marks.is_empty() {
+            return;
+        }
+        for id in self.registry.streams_of(&workflow.namespace) {
+            let stream = self.registry.stream(id);
+            let unscoped = stream.subscription.unscoped.as_ref().filter(|_| stream.subscription.remember);
+            let is_waiting = stream.runs.get(&workflow.uid).is_some_and(|run| !run.is_handed_off());
+            if is_waiting && unscoped.is_some_and(|name| workflow.is_marked_for(name)) {
+                self.withdraw(id, workflow.uid);
+            }
+        }
     }
 
     /// Handles a label that counts as a mark of every subscription. It may be removed, so a delivery that is confirmed

@@ -131,10 +131,20 @@ impl Client {
 
     /// Subscribes with a bearer token.
     pub(super) async fn subscribe_as(&self, token: Option<&str>, config: &str) -> Result<Streaming<Event>, Status> {
+        let authorization = token.map(|token| ("authorization", format!("Bearer {token}")));
+        self.subscribe_with_header(authorization, config).await
+    }
+
+    /// Subscribes with a header.
+    pub(super) async fn subscribe_with_header(
+        &self,
+        header: Option<(&'static str, String)>,
+        config: &str,
+    ) -> Result<Streaming<Event>, Status> {
         let message = EventSource { name: "model-update".to_owned(), config: config.as_bytes().to_vec() };
         let mut request = tonic::Request::new(message);
-        if let Some(token) = token {
-            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        if let Some((name, value)) = header {
+            request.metadata_mut().insert(name, value.parse().unwrap());
         }
         let mut client = EventingClient::new(self.0.clone());
         in_time(client.start_event_source(request)).await.map(tonic::Response::into_inner)

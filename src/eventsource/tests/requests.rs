@@ -128,3 +128,16 @@ async fn unfinished_requests_cannot_exclude_usual_ones() {
     })
     .await;
 }
+
+/// A proxy acknowledges events in place of the subscriber. A refused request is no stream.
+#[tokio::test]
+async fn streams_behind_a_proxy_are_counted() {
+    let server = TestServer::start(Limits::default()).await;
+    let client = server.client().await;
+    let envoy = || Some(("x-envoy-decorator-operation", "server.kfp-operator-system.svc:50051/*".to_owned()));
+    let _direct = client.subscribe("a").await.unwrap();
+    client.subscribe_with_header(envoy(), "kfpNamespace: [").await.unwrap_err();
+    server.metric_is("proxied_streams_total", 0).await;
+    let _proxied = client.subscribe_with_header(envoy(), "kfpNamespace: a").await.unwrap();
+    server.metric_is("proxied_streams_total", 1).await;
+}

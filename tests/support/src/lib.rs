@@ -28,7 +28,9 @@
 //! |---|---|---|
 //! | [`Cluster`]: etcd and kube-apiserver | [`Peers::cluster`] (shared), [`Peers::private_cluster`] | [`Cluster::kill_api_server`], [`Cluster::start_api_server`], [`Cluster::pause_api_server`], [`Cluster::compact_etcd`], [`Cluster::revoke`] |
 //! | [`Workflows`]: [`NewWorkflow`] | [`Cluster::workflows`] | |
-//! | [`ServiceAccount`], its permissions and tokens | [`Cluster::service_account`], [`Cluster::grant`], [`Cluster::token`] | |
+//! | [`ServiceAccount`], its permissions and tokens | [`Cluster::service_account`], [`Cluster::grant`], [`Cluster::token`], [`Cluster::bound_token`], [`Cluster::signed_token`] | [`Cluster::delete_account`] |
+//! | objects from `kubectl create` commands | [`Cluster::kubectl`] | |
+//! | requests to the API server | [`ApiProxy`] | [`ApiFault`] |
 //! | objects from YAML files | [`manifests`], [`Cluster::apply`] | |
 //! | [`MetadataStore`] | [`Peers::metadata_store`] | [`MetadataStore::kill`], [`MetadataStore::restart`], [`MetadataStore::pause`], [`MetadataStore::backdate`] |
 //! | [`Writer`]: [`Run`], [`Task`] and [`Model`] in ML Metadata | [`MetadataStore::writer`] | |
@@ -47,6 +49,7 @@
 //! writes a log, and a failing test prints its tail. Nothing sleeps for a fixed time: [`eventually()`] polls a condition
 //! until a deadline.
 
+mod api_proxy;
 mod child_process;
 mod eventually;
 pub mod examples;
@@ -60,12 +63,14 @@ mod tcp_proxy;
 mod test_env;
 mod test_server;
 
+pub use api_proxy::{ApiFault, ApiProxy, Requests};
 pub use child_process::ChildProcess;
 pub use eventually::{CATCH_UP, Outcome, SOON, eventually};
 pub use model_update_eventsource::sim::{Model, NewWorkflow, Run, Task, Written};
 pub use peers::{
-    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, Line, MetadataStore, Peers, START, ServiceAccount,
-    SharedCluster, StoredRun, Subscribe, Workflows, Writer, find_object, manifests, plain_kubeconfig, rule,
+    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, KfpOutput, Line, MetadataStore, Peers, START,
+    ServiceAccount, SharedCluster, StoredRun, Subscribe, Workflows, Writer, find_object, kfp_task, manifests,
+    plain_kubeconfig, rule,
 };
 pub use ports::free_port;
 pub use server_process::{RunningServer, SHUTDOWN, ServerProcess};

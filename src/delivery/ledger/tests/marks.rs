@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::harness::*;
 use crate::{
     delivery::{MarkChange, MarkError, Options, PatchLimits, StreamId, ledger::Report},
-    model::{Phase, Workflow, workflow::MAX_MARKS},
+    model::{Mark, Phase, Workflow, workflow::MAX_MARKS},
 };
 
 /// A harness in which these subscriptions have confirmed the run `one`, each on a stream of its own.
@@ -280,4 +280,31 @@ fn a_pending_mark_is_not_written_on_a_restarted_run() {
     harness.change("one", |workflow| workflow.phase = Phase::Active);
     harness.wait(Duration::from_secs(3600));
     assert!(harness.patches.is_empty());
+}
+
+/// Names have had no scope before tokens were required.
+#[test]
+fn marks_without_a_scope_count_for_a_scoped_subscription() {
+    let mut harness = Harness::new();
+    harness.apply(Workflow { marks: [mark("a")].into(), ..run("before") });
+    let other = Mark { subscription: name("a").scoped("team-b"), ..mark("a") };
+    harness.apply(Workflow { marks: [other].into(), ..run("another's") });
+    let stream = harness.attach(subscription("a").scoped("team-a"));
+    harness.answer_all(&model());
+    harness.confirm(stream);
+    assert_eq!(harness.events(stream), ["another's"]);
+    assert_eq!(marks_set(&harness.patch()), ["a.team-a"]);
+}
+
+/// A replica that does not require tokens yet delivers a run while it is pending here.
+#[test]
+fn a_mark_without_a_scope_withdraws_a_pending_run() {
+    let mut harness = Harness::new();
+    let stream = harness.attach(subscription("a").scoped("team-a"));
+    for name in ["theirs", "ours"] {
+        harness.apply(run(name));
+    }
+    harness.apply(Workflow { marks: [mark("a")].into(), ..run("theirs") });
+    harness.answer_all(&model());
+    assert_eq!(harness.events(stream), ["ours"]);
 }

@@ -125,8 +125,7 @@ fn apply(env: &mut TestEnv, op: &Op) {
 }
 
 /// Runs the faults, then a time without faults, then the end of every stream and Workflow.
-fn check(ops: &[Op], skip_labelled: bool) {
-    let mut env = TestEnv::new(skip_labelled);
+fn check(ops: &[Op], mut env: TestEnv) {
     for op in ops {
         apply(&mut env, op);
     }
@@ -143,6 +142,13 @@ proptest! {
         ops in prop::collection::vec(op(), 1..150),
         skip_labelled: bool,
     ) {
-        check(&ops, skip_labelled);
+        check(&ops, TestEnv::new(skip_labelled, false));
+    }
+
+    /// The same holds beside a subscription with `latestOnly`, for which a superseded run counts as delivered. No older run
+    /// follows a newer one, and only a newer one that was sent supersedes a run.
+    #[test]
+    fn random_faults_bring_no_older_run_after_a_newer_one(ops in prop::collection::vec(op(), 1..150)) {
+        check(&ops, TestEnv::new(false, true));
     }
 }

@@ -10,17 +10,20 @@ use http::Request;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client, Config,
-    api::{ObjectMeta, PostParams},
+    api::{DeleteParams, ObjectMeta, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::{Peers, START, Workflows, workflow};
-use crate::{ChildProcess, eventually, free_port, metrics, plain_http};
+use crate::{ChildProcess, SOON, eventually, free_port, metrics, plain_http};
 
 /// The cluster administrator's token.
 const ADMIN: &str = "admin";
+
+/// The issuer of the tokens of service accounts, and the audience of those for the API server.
+pub(super) const ISSUER: &str = "https://test";
 
 /// Number of starts, each with a new port, before the test fails: another process may use a port that was free.
 const START_ATTEMPTS: usize = 3;
@@ -118,6 +121,11 @@ impl Cluster {
         path
     }
 
+    /// The private key with which the API server signs the tokens of service accounts, in PEM.
+    pub(super) fn signing_key(&self) -> String {
+        fs::read_to_string(self.api_server.folder().join("sa.key")).expect("the key of the API server")
+    }
+
     /// Writes the cluster administrator's kubeconfig file.
     pub fn admin_kubeconfig_file(&self) -> PathBuf {
         self.kubeconfig_file(ADMIN)
@@ -160,6 +168,23 @@ impl Cluster {
         let namespaces = Api::all(self.client().await);
         let namespace = Namespace { metadata, ..Namespace::default() };
         namespaces.create(&PostParams::default(), &namespace).await.expect("a namespace")
+    }
+
+    /// Deletes a namespace and waits until it is gone. No controller deletes what it contains.
+    pub async fn delete_namespace(&self, name: &str) {
+        let client = self.client().await;
+        let namespaces = Api::<Namespace>::all(client.clone());
+        namespaces.delete(name, &DeleteParams::default()).await.expect("the namespace exists");
+        let finalized = json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}, "spec": {"finalizers": []},
+        });
+        let request = Request::put(format!("/api/v1/namespaces/{name}/finalize"));
+        let request = request.header("content-type", "application/json").body(finalized.to_string().into_bytes());
+        client.request_text(request.expect("a request")).await.expect("it is finalized");
+        eventually(SOON, "the namespace is gone", async || {
+            namespaces.get_opt(name).await.is_ok_and(|namespace| namespace.is_none())
+        })
+        .await;
     }
 
     /// Returns access to the Workflows of a namespace, as cluster administrator.
@@ -235,7 +260,7 @@ impl Cluster {
             ("advertise-address", "127.0.0.1".to_owned()),
             ("secure-port", self.port.to_string()),
             ("cert-dir", file("certificates")),
-            ("service-account-issuer", "https://test".to_owned()),
+            ("service-account-issuer", ISSUER.to_owned()),
             ("service-account-key-file", file("sa.pub")),
             ("service-account-signing-key-file", file("sa.key")),
             ("service-cluster-ip-range", "10.0.0.0/24".to_owned()),

@@ -1,12 +1,15 @@
 //! An observer that knows the guarantees and sees the ledger's inputs. It concludes on its own which runs are delivered,
 //! and so which events and marks are allowed. It shares no code with the ledger.
 
+mod latest;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use self::latest::NewestRuns;
 use crate::{
     delivery::{MarkChange, MarkPatch, StreamId},
     model::{Subscription, SubscriptionName, Uid, Workflow},
@@ -55,6 +58,7 @@ pub(super) struct Oracle {
     deleted: HashMap<(Claimant, Uid), Instant>,
     /// Runs whose next lookup may be due only after an hour.
     slowly_retried: HashSet<Uid>,
+    newest: NewestRuns,
 }
 
 /// The time for which deliveries are remembered of a run that was deleted, and of a subscription without a stream.
@@ -75,6 +79,7 @@ impl Oracle {
             detached: HashMap::new(),
             deleted: HashMap::new(),
             slowly_retried: HashSet::new(),
+            newest: NewestRuns::default(),
         }
     }
 
@@ -109,6 +114,7 @@ impl Oracle {
         }
         for mark in workflow.marks.iter() {
             let claimant = (workflow.namespace.clone(), mark.subscription.clone());
+            self.newest.marked(&claimant, workflow);
             let new = Delivered { since: step, by_us: false, mark_seen: true };
             self.delivered.entry(claimant).or_default().entry(uid).or_insert(new).mark_seen = true;
         }
@@ -162,11 +168,15 @@ impl Oracle {
         let claimant = (subscription.namespace.clone(), subscription.name.clone());
         let attached = self.step();
         self.detached.remove(&claimant);
+        if subscription.latest_only {
+            self.newest.attached(id, &claimant);
+        }
         self.streams.insert(id, Stream { claimant, attached, received: HashSet::new(), sent: Vec::new() });
     }
 
     pub(super) fn ended(&mut self, id: StreamId, now: Instant) {
         let Some(Stream { claimant, .. }) = self.streams.remove(&id) else { return };
+        self.newest.ended(id);
         if self.streams.values().all(|stream| stream.claimant != claimant) {
             self.detached.insert(claimant, now);
         }
@@ -176,9 +186,9 @@ impl Oracle {
     pub(super) fn forget_unseen(&mut self, subscription: &Subscription, written: &HashSet<Uid>, now: Instant) {
         let claimant = (subscription.namespace.clone(), subscription.name.clone());
         let since = self.detached.get(&claimant);
-        if since.is_some_and(|since| now.saturating_duration_since(*since) >= RETENTION)
-            && let Some(runs) = self.delivered.get_mut(&claimant)
-        {
+        if since.is_some_and(|since| now.saturating_duration_since(*since) >= RETENTION) {
+            self.newest.forget(|forgotten| *forgotten == claimant);
+            let runs = self.delivered.entry(claimant).or_default();
             runs.retain(|run, delivered| delivered.mark_seen || !written.contains(run));
         }
     }
@@ -218,11 +228,13 @@ impl Oracle {
         self.deleted.clear();
         self.gone.clear();
         self.detached.clear();
+        self.newest = NewestRuns::default();
     }
 
     pub(super) fn unfollowed(&mut self, namespace: &str) {
         assert!(!self.streams.values().any(|stream| *stream.claimant.0 == *namespace), "a stream is attached");
         self.delivered.retain(|claimant, _| *claimant.0 != *namespace);
+        self.newest.forget(|claimant| *claimant.0 == *namespace);
         self.deleted.retain(|(claimant, _), _| *claimant.0 != *namespace);
     }
 
@@ -248,6 +260,7 @@ impl Oracle {
         let grows = stream.sent.last().is_none_or(|last| last.sequence < sequence);
         assert!(grows, "the sequence does not grow");
         stream.sent.push(Sent { sequence, uid, acknowledged: None, cancelled: false });
+        self.newest.handed_off(id, workflow);
     }
 
     pub(super) fn patching(&self, patch: &MarkPatch) {

@@ -14,7 +14,7 @@ use self::{
 };
 use super::{
     super::{
-        super::{Action, Ledger, LookupId, Now, Timer},
+        super::{Action, Ledger, LookupId, Now, Report, Timer},
         harness::{
             BEGIN, assert_empty, encode, model, name, no_model, refused, subscription_in, transient, with_patch,
         },
@@ -24,7 +24,8 @@ use super::{
 use crate::{
     delivery::{LookupError, LookupLimits, MarkChange, MarkError, MarkPatch, Options, PatchLimits, StreamId},
     model::{
-        ArtifactTypes, Mark, Phase, PipelineName, RunOutcome, SubscriptionName, Uid, Workflow, fixtures::succeeded,
+        ArtifactTypes, Mark, Phase, PipelineName, RunOutcome, SkipReason, SubscriptionName, Uid, Workflow,
+        fixtures::succeeded,
     },
     store::{Change, Page, Scope, Store},
 };
@@ -107,6 +108,9 @@ pub(super) struct TestEnv {
     streams: Vec<StreamId>,
     next_stream: u64,
     next_uid: u128,
+    /// The subscription `b` has `latestOnly`, and all runs are of one pipeline, which their Workflows name.
+    latest: bool,
+    last_end: i64,
     oracle: Oracle,
 }
 
@@ -116,7 +120,7 @@ fn has_model(uid: Uid) -> bool {
 }
 
 impl TestEnv {
-    pub(super) fn new(skip_labelled: bool) -> Self {
+    pub(super) fn new(skip_labelled: bool, latest: bool) -> Self {
         let options = Options { lookups: LOOKUPS, patches: PATCHES, skip_labelled, ..Options::default() };
         Self {
             ledger: ledger(&options, 1),
@@ -136,6 +140,8 @@ impl TestEnv {
             streams: Vec::new(),
             next_stream: 0,
             next_uid: 0,
+            latest,
+            last_end: BEGIN,
         }
     }
 
@@ -148,17 +154,24 @@ impl TestEnv {
         }
         if !self.api.contains_key(&run) {
             self.next_uid += 1;
+            let pipeline = if self.latest { PipelineName::Spec } else { PipelineName::Generated };
             let workflow = Workflow {
                 namespace: NAMESPACES[usize::from(run) % NAMESPACES.len()].into(),
                 name: format!("run-{run}").into(),
                 uid: Uid::from(self.next_uid),
                 created: BEGIN + i64::from(run),
                 phase: Phase::Active,
-                ..succeeded(PipelineName::Generated("penguin".into()))
+                ..succeeded(pipeline("penguin".into()))
             };
             self.api.insert(run, Object { workflow, resource_version: 0, is_full: false });
         }
-        self.change(run, |workflow| workflow.phase = Phase::Succeeded);
+        self.last_end += 1;
+        let end = self.last_end;
+        self.change(run, |workflow| {
+            if !workflow.succeeded() {
+                (workflow.phase, workflow.finished) = (Phase::Succeeded, end);
+            }
+        });
     }
 
     pub(super) fn restart(&mut self, run: u8) {
@@ -229,6 +242,7 @@ impl TestEnv {
         if subscription >= 4 {
             wanted.artifact_types = Arc::new(ArtifactTypes::named(["acme.Model"]));
         }
+        wanted.latest_only = self.latest && wanted.name == name(SUBSCRIPTIONS[1]);
         self.store.follow(&wanted.namespace);
         self.read_journal();
         self.oracle.forget_unseen(&wanted, &self.written(&wanted), self.now.instant);
@@ -345,6 +359,9 @@ impl TestEnv {
                 Action::Unfollow(namespace) => {
                     self.oracle.unfollowed(&namespace);
                     self.store.unfollow(&namespace);
+                }
+                Action::Report(Report::Skipped { subscription, workflow, reason: SkipReason::Superseded }) => {
+                    self.oracle.superseded(&subscription, &workflow);
                 }
                 Action::Forget(_) | Action::Report(_) => {}
                 Action::Read { stream, namespace } => {

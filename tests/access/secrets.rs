@@ -1,0 +1,189 @@
+//! Whatever a run of the program prints or exports contains no token, private key, payload or location of a model.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use axum::{Router, body::Bytes, routing::post};
+use model_update_eventsource::sim::Model;
+use test_support::{
+    ApiFault, ApiProxy, NewWorkflow, PIPELINE, Peers, Requests, RunningServer, SOON, ServerProcess, Task, TestEnv,
+    eventually, report, rule,
+};
+use tokio::{net::TcpListener, sync::Mutex};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Code;
+
+use crate::{
+    certificates::{Authority, Tunnel, flags},
+    config,
+    subscriber::{code, end, next, subscribe},
+};
+
+/// The location of the model, and its name: the parts of a payload that are nowhere else.
+const LOCATION: &str = "gs://confidential-bucket/model";
+const MODEL: &str = "confidential-model";
+
+/// A collector of traces that keeps every byte of its requests.
+struct Collector {
+    url: String,
+    received: Arc<Mutex<Vec<u8>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Collector {
+    async fn start() -> Self {
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let sink = received.clone();
+        let receive = async move |body: Bytes| sink.lock().await.extend_from_slice(&body);
+        let router = Router::new().route("/v1/traces", post(receive));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { url, received, _task: AbortOnDropHandle::new(task) }
+    }
+
+    async fn contains(&self, text: &str) -> bool {
+        contains(&self.received.lock().await, text)
+    }
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// What must not appear, by its name.
+struct Secrets(Vec<(&'static str, String)>);
+
+impl Secrets {
+    fn token(&mut self, name: &'static str, token: &str) {
+        // The signature alone, too: it is the secret part.
+        self.0.extend([token, token.rsplit('.').next().unwrap()].map(|secret| (name, secret.to_owned())));
+    }
+
+    fn key(&mut self, pem: &str) {
+        let lines = pem.lines().filter(|line| !line.starts_with("-----"));
+        self.0.extend(lines.map(|line| ("private key", line.to_owned())));
+    }
+
+    /// The number of secrets in an output.
+    fn found(&self, output: &str, bytes: &[u8]) -> usize {
+        let found: Vec<_> = self.0.iter().filter(|(_, secret)| contains(bytes, secret)).collect();
+        for (name, secret) in &found {
+            let text = String::from_utf8_lossy(bytes);
+            let line = text.lines().find(|line| line.contains(secret.as_str())).unwrap_or_default();
+            report(format!("{output} contains the {name}: {line}"));
+        }
+        found.len()
+    }
+}
+
+/// Every page of the admin port.
+async fn pages(server: &RunningServer) -> Vec<(&'static str, String)> {
+    let mut pages = Vec::new();
+    for path in ["/", "/metrics", "/readyz", "/livez", "/loglevel", "/absent"] {
+        pages.push((path, server.get(path).await.unwrap_or_else(|response| response)));
+    }
+    pages
+}
+
+/// A subscription, an event, refusals of every kind, and errors of each peer, with the most detailed log.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn nothing_that_a_run_prints_or_exports_is_secret() {
+    let mut env = TestEnv::start(Peers::find().await).await;
+    let (collector, authority, folder) = (Collector::start().await, Authority::new(), tempfile::tempdir().unwrap());
+    let mut secrets = Secrets(vec![("location", LOCATION.to_owned()), ("model", MODEL.to_owned())]);
+    secrets.0.push(("payload", "servingModelArtifacts".to_owned()));
+    let identity = authority.issue();
+    identity.write(folder.path());
+    secrets.key(&identity.key);
+    let proxy = ApiProxy::start(&env.cluster, Requests::Reviews, None).await;
+    let tls = flags(folder.path());
+    let environment = [
+        format!("OTEL_EXPORTER_OTLP_ENDPOINT={}", collector.url),
+        "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf".to_owned(),
+        "OTEL_BSP_SCHEDULE_DELAY=100".to_owned(),
+    ];
+    let caches = ["--auth-cache-token=1s", "--auth-cache-allow=1s", "--auth-cache-deny=1s"];
+    let server_flags = [&["--auth=token", "--log-level=trace", &tls[0], &tls[1]], &caches[..]].concat();
+    let server = ServerProcess::start_with_env(&environment, &proxy.kubeconfig_file(), &env.store.url(), &server_flags);
+    let server = server.listening().await;
+    server.ready().await;
+    let tunnel = Tunnel::start(server.listen, authority, None).await;
+
+    // Tokens: one with the right, one without, one that is not valid.
+    let account = env.cluster.service_account(&env.namespace, "events").await;
+    let rules = vec![rule("argoproj.io", "workflows", &["subscribe"])];
+    let grant = env.cluster.grant(&account, Some(&env.namespace), rules).await;
+    let allowed = env.cluster.token(&account, &[]).await;
+    let expired = env.cluster.signed_token(&account, -120).await;
+    let other = env.cluster.service_account(&env.namespace, "other").await;
+    let denied = env.cluster.token(&other, &[]).await;
+    for (name, token) in [
+        ("token", &*allowed),
+        ("token without a right", &denied),
+        ("expired token", &expired),
+        ("no token", "n0-t0ken"),
+    ] {
+        secrets.token(name, token);
+    }
+    let config = config(&env.namespace);
+    for (token, config, expected) in [
+        (&*denied, &*config, Code::PermissionDenied),
+        (&expired, &config, Code::Unauthenticated),
+        ("n0-t0ken", &config, Code::Unauthenticated),
+        (&allowed, "kfpNamespace: [", Code::InvalidArgument),
+    ] {
+        let outcome = subscribe(tunnel.address, Some(token), config).await;
+        assert_eq!(code(&outcome), expected, "{outcome:?}");
+    }
+
+    // An event.
+    let mut events = subscribe(tunnel.address, Some(&allowed), &config).await.unwrap();
+    env.workflows.create(NewWorkflow::tfx_v1("run", PIPELINE)).await;
+    let pusher = Task::new("Pusher").output(Model::pushed(LOCATION).named(MODEL));
+    env.writer.tfx_run(PIPELINE, "run").await.task(pusher).await;
+    env.workflows.set_phase("run", "Succeeded").await;
+    let payload = next(&mut events).await;
+    assert!(payload.contains(LOCATION) && payload.contains(MODEL), "{payload}");
+    env.marked("run", 1).await;
+
+    // Errors: of reviews, of ML Metadata, of the certificate's files; and the end of the right.
+    proxy.set_fault(Some(ApiFault::Rejected(500)));
+    proxy.injected(1, SOON).await;
+    let unavailable = env.cluster.token(&account, &[]).await;
+    secrets.token("token that could not be reviewed", &unavailable);
+    let outcome = subscribe(tunnel.address, Some(&unavailable), &config).await;
+    assert_eq!(code(&outcome), Code::Unavailable, "{outcome:?}");
+    proxy.set_fault(None);
+    env.store.kill();
+    env.workflows.create(NewWorkflow::tfx_v1("no-store", PIPELINE).phase("Succeeded")).await;
+    server.process.logged("model lookup failed, retrying").await;
+    fs::write(folder.path().join("tls.key"), &identity.key[..identity.key.len() / 2]).unwrap();
+    server.process.logged("cannot reload TLS files, keeping the last ones").await;
+    env.cluster.revoke(grant).await;
+    assert_eq!(end(&mut events).await.code(), Code::PermissionDenied);
+
+    for span in ["confirm", "generic.Eventing/StartEventSource"] {
+        eventually(SOON, span, async || collector.contains(span).await).await;
+    }
+    let pages = pages(&server).await;
+    let RunningServer { mut process, .. } = server;
+    process.terminate();
+    process.exited(Duration::from_secs(15)).await;
+    let log = process.log();
+    // The search finds what is there.
+    assert!(log.contains(&account.user()) && log.lines().count() > 200, "{} lines", log.lines().count());
+    let spans = collector.received.lock().await;
+    let mut found = secrets.found("the log", log.as_bytes()) + secrets.found("a span", &spans);
+    for (path, page) in &pages {
+        found += secrets.found(path, page.as_bytes());
+    }
+    report(format!(
+        "secrets: {} searched in {} lines of log, {} bytes of spans and {} pages: {found} found",
+        secrets.0.len(),
+        log.lines().count(),
+        spans.len(),
+        pages.len()
+    ));
+    assert_eq!(found, 0);
+}
