@@ -59,7 +59,7 @@ const WATCH_SILENCE: Duration = Duration::from_secs(20);
 /// that ends each watch at once, the loop would be a busy one.
 const MIN_WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What all watches share.
+/// The parts that all watches share.
 pub struct Watches {
     client: Client,
     selector: String,
@@ -286,7 +286,7 @@ struct EventObject<T> {
     object: T,
 }
 
-/// What an event says of its object.
+/// The change of an object that an event reports.
 #[derive(Debug)]
 enum Change {
     Applied,

@@ -229,7 +229,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Returns whether a smaller page may be asked for: it was the page that was too large, not the run.
+    /// Returns whether a smaller page may be requested: it was the page that was too large, not the run.
     fn is_within_limits(&self) -> bool {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).bytes;
         kept <= MAX_KEPT && self.read.load(Ordering::Relaxed) <= MAX_READ

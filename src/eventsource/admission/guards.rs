@@ -1,4 +1,4 @@
-//! What an admitted connection or call holds, and gives back when it ends.
+//! The shares in limits that an admitted connection or call holds until it ends.
 
 use std::{
     net::SocketAddr,

@@ -35,7 +35,7 @@ pub enum Part {
     Ping,
 }
 
-/// What the link concludes from a connection.
+/// The conclusions of the link from a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Conclusion {
     /// The bytes for hyper.
@@ -86,7 +86,7 @@ fn pieces(mut bytes: &[u8], sizes: &mut impl Iterator<Item = usize>, mut each: i
     }
 }
 
-/// What is read on both ends of a [`Link`].
+/// The bytes that are read on both ends of a [`Link`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Transferred {
     /// The peer's bytes, as hyper reads them.
