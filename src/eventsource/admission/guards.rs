@@ -77,9 +77,7 @@ impl CallPermit {
         }
         Ok(())
     }
-}
 
-impl CallPermit {
     /// Returns a handle to the call's connection.
     pub(in crate::eventsource) fn connection(&self) -> Option<ConnectionHandle> {
         let (address, id) = self.address.zip(self.connection)?;
