@@ -343,6 +343,10 @@ async fn a_namespace_without_rights_does_not_affect_another() {
         let run = NewWorkflow::tfx_v1(name, "penguin").phase("Succeeded");
         cluster.workflows(namespace).await.create(run).await;
     };
+    let is_marked = async |namespace: &str, name: &str| {
+        let workflows = cluster.workflows(namespace).await;
+        eventually(SOON, "a mark", async || workflows.annotations(name, MARK_PREFIX).await.len() == 1).await;
+    };
     let subscribe = |server: &RunningServer, team: &str| {
         peers.grpc_go_client(server.listen, &format!("kfpNamespace: {team}")).start()
     };
@@ -364,8 +368,10 @@ async fn a_namespace_without_rights_does_not_affect_another() {
     assert!(events_a.payload(SOON).await.contains("gs://root/a-beside"));
     is_up(&server, &a, 1.0).await;
     assert!(server.get("/readyz").await.is_ok());
+    is_marked(&a, "a-beside").await;
     let grant = cluster.grant(&account, Some(&b), rights()).await;
     assert!(events_b.payload(SOON).await.contains("gs://root/b-without-rights"));
+    is_marked(&b, "b-without-rights").await;
     cluster.revoke(grant).await;
     drop((server, events_a, events_b));
 
@@ -381,6 +387,7 @@ async fn a_namespace_without_rights_does_not_affect_another() {
     succeed(&a, "a-after-the-restart").await;
     assert!(events_a.payload(SOON).await.contains("gs://root/a-after-the-restart"));
     is_up(&server, &b, 0.0).await;
+    assert_eq!(events_b.next(SOON).await, Some(Line::Open(true)));
     assert_eq!(events_b.buffered(), [], "the stream of the other namespace waits");
 
     cluster.create_namespace(&b).await;

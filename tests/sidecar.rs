@@ -141,6 +141,7 @@ async fn ports_are_unique_and_services_target_the_sidecar() {
         assert_eq!(service["metadata"]["namespace"], deployment["metadata"]["namespace"]);
         let [only] = &service["spec"]["ports"].as_array().unwrap()[..] else { panic!("{service}") };
         assert_eq!((&only["port"], &only["targetPort"]), (&json!(port), &json!(port)));
+        assert_eq!(only.get("appProtocol"), None, "a mesh decides, as with the chart");
     }
     // The port in the operator's documentation.
     assert_eq!(Config::default().listen.port(), 50051);

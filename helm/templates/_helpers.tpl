@@ -16,6 +16,11 @@
 {{- end }}
 {{- end }}
 
+{{/* The name of objects of the cluster: another release may have this fullname in another namespace. */}}
+{{- define "mue.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "mue.fullname" .) }}
+{{- end }}
+
 {{- define "mue.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "mue.fullname" .) .Values.serviceAccount.name }}
@@ -25,6 +30,9 @@
 {{- end }}
 
 {{- define "mue.image" -}}
+{{- with .Values.global.imageRegistry }}
+{{- printf "%s/" (trimSuffix "/" .) }}
+{{- end }}
 {{- if .Values.image.digest }}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
 {{- else }}
@@ -32,9 +40,34 @@
 {{- end }}
 {{- end }}
 
+{{/* The pull secrets of this chart and of the umbrella chart, as a list in YAML. */}}
+{{- define "mue.imagePullSecrets" -}}
+{{- $secrets := list }}
+{{- range concat (.Values.global.imagePullSecrets | default list) .Values.imagePullSecrets }}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
+{{- end }}
+{{- with $secrets | uniq }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- define "mue.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "mue.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Differ from the server's, so that no other Service selects the demo. */}}
+{{- define "mue.demoLabels" -}}
+app.kubernetes.io/name: {{ include "mue.name" . }}-demo
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Without a version: a change of these labels replaces all Pods, which ends all streams. */}}
+{{- define "mue.podLabels" -}}
+{{ include "mue.selectorLabels" . }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "mue.labels" -}}
@@ -70,7 +103,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* The ClusterRole with the right to subscribe. Empty: none is created. */}}
 {{- define "mue.subscriberRole" -}}
 {{- if and (ne .Values.auth.mode "none") .Values.auth.clusterRole.create }}
-{{- printf "%s-subscriber" (include "mue.fullname" .) }}
+{{- printf "%s-subscriber" (include "mue.clusterName" .) }}
 {{- end }}
 {{- end }}
 
@@ -108,4 +141,58 @@ tls:
   secret:
     secretName: {{ . }}
 {{- end }}
+{{- end }}
+
+{{/*
+Refuses to upgrade a release of another chart, whose objects Helm would delete. kfp-operator's own documentation gives its
+release the name that begins this chart's Service. `lookup` finds nothing without a cluster (`helm template`).
+*/}}
+{{- define "mue.checkRelease" -}}
+{{- if .Release.IsUpgrade }}
+{{- $releases := list }}
+{{- range (lookup "v1" "Secret" .Release.Namespace "").items }}
+{{- if and (eq .type "helm.sh/release.v1") (eq (dig "metadata" "labels" "name" "" .) $.Release.Name) }}
+{{- $releases = append $releases .metadata.name }}
+{{- end }}
+{{- end }}
+{{- $ours := false }}
+{{- range $kind := list "Service" "ServiceAccount" }}
+{{- range (lookup "v1" $kind $.Release.Namespace "").items }}
+{{- $labels := .metadata.labels | default dict }}
+{{- if and (eq (index $labels "app.kubernetes.io/instance" | default "") $.Release.Name) (hasPrefix (printf "%s-" $.Chart.Name) (index $labels "helm.sh/chart" | default "")) }}
+{{- $ours = true }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $releases (not $ours) }}
+{{- fail (printf "the release %s in the namespace %s contains no Service of this chart, so it is a release of another chart, and an upgrade would delete that; install this chart under another release name, with fullnameOverride=%s to keep the name of its Service" .Release.Name .Release.Namespace (include "mue.fullname" .)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The port of a URL or of HOST:PORT. */}}
+{{- define "mue.port" -}}
+{{- $url := contains "://" . | ternary . (printf "http://%s" .) | urlParse }}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" }}
+{{- default (eq $url.scheme "https" | ternary "443" "80") $port }}
+{{- end }}
+
+{{- define "mue.ipFamilies" -}}
+{{- with .Values.service.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.service.ipFamilies }}
+ipFamilies:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* A file of files/, by (list . "NAME"). Some tools drop or empty files when they package a chart. */}}
+{{- define "mue.file" -}}
+{{- $name := printf "files/%s" (index . 1) }}
+{{- $text := (index . 0).Files.Get $name }}
+{{- if not $text }}
+{{- fail (printf "%s is missing or empty in this copy of the chart" $name) }}
+{{- end }}
+{{- $text }}
 {{- end }}

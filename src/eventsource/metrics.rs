@@ -74,7 +74,8 @@ impl EncodeLabelValue for CloseReason {
 }
 
 /// The statuses of refused requests.
-const REFUSALS: [Code; 4] = [Code::InvalidArgument, Code::PermissionDenied, Code::ResourceExhausted, Code::Unavailable];
+const REFUSALS: [Code; 5] =
+    [Code::InvalidArgument, Code::Unauthenticated, Code::PermissionDenied, Code::ResourceExhausted, Code::Unavailable];
 
 /// The labels of the only method.
 const METHOD: MethodLabels =
@@ -224,6 +225,7 @@ mod tests {
             r#"grpc_server_handled_total{grpc_service="generic.Eventing",grpc_method="StartEventSource",grpc_type="server_stream",grpc_code="Canceled"} 1"#,
             r#"subscriptions_refused_total{reason="ResourceExhausted"} 1"#,
             r#"subscriptions_refused_total{reason="InvalidArgument"} 0"#,
+            r#"subscriptions_refused_total{reason="Unauthenticated"} 0"#,
             r#"connections_closed_total{reason="silent"} 0"#,
             r#"connections_closed_total{reason="stalled"} 1"#,
         ] {

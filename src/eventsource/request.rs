@@ -142,12 +142,15 @@ where
     }
 }
 
-/// Copies of the headers that a service reads. A header of the request shares the memory of all others.
+/// Copies of the headers that a service reads. A header of the request shares the memory of all others. The token does not
+/// appear in debug output.
 fn kept(headers: &HeaderMap) -> HeaderMap {
     // Of several values, the link's own is the last.
     let kept = HEADERS.into_iter().filter_map(|name| {
         let value = headers.get_all(&name).iter().next_back()?;
-        Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+        let mut value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        value.set_sensitive(name == AUTHORIZATION);
+        Some((name, value))
     });
     kept.collect()
 }
@@ -258,5 +261,23 @@ impl HttpBody for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_headers_that_are_read_are_kept_and_the_token_is_not_shown() {
+        let header = |name: HeaderName, value| (name, HeaderValue::from_static(value));
+        let headers = HeaderMap::from_iter([
+            header(AUTHORIZATION, "Bearer secret"),
+            header(HeaderName::from_static("grpc-encoding"), "identity"),
+            header(HeaderName::from_static("x-envoy-attempt-count"), "1"),
+        ]);
+        let kept = kept(&headers);
+        assert_eq!((kept.len(), &kept[AUTHORIZATION]), (2, &headers[AUTHORIZATION]));
+        assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model_update_eventsource::model::workflow::MARK_PREFIX;
-use test_support::{ApiFault, ApiProxy, CATCH_UP, Requests, TestEnv, rule};
+use test_support::{ApiFault, ApiProxy, CATCH_UP, Peers, Requests, ServerProcess, TestEnv, rule};
 use tokio::time::{Instant, timeout};
 use tonic::Code;
 
@@ -15,12 +15,10 @@ const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// While reviews fail, the server stays ready and new streams are refused as unavailable. Open streams continue and get
 /// events. `src/access/tests.rs` has the ten minutes after which they end.
 async fn open_streams_continue(fault: ApiFault) {
-    let peers = test_support::Peers::find().await;
-    let env = TestEnv::start(peers).await;
+    let env = TestEnv::start(Peers::find().await).await;
     let proxy = ApiProxy::start(&env.cluster, Requests::Reviews, None).await;
     let flags = ["--auth=token", "--auth-cache-token=1s", "--auth-cache-allow=1s"];
-    let server =
-        test_support::ServerProcess::start(&proxy.kubeconfig_file(), &env.store.url(), &flags).listening().await;
+    let server = ServerProcess::start(&proxy.kubeconfig_file(), &env.store.url(), &flags).listening().await;
     server.ready().await;
     let account = env.cluster.service_account(&env.namespace, "events").await;
     let rules = vec![rule("argoproj.io", "workflows", &["subscribe"])];

@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
 use crate::{
+    SHORT_CACHES,
     certificates::{Authority, Tunnel, flags},
     config,
     subscriber::{code, end, next, subscribe},
@@ -21,6 +22,8 @@ use crate::{
 /// The location of the model, and its name: the parts of a payload that are nowhere else.
 const LOCATION: &str = "gs://confidential-bucket/model";
 const MODEL: &str = "confidential-model";
+/// The name of the run's Workflow.
+const RUN: &str = "run-of-a-tenant";
 
 /// A collector of traces that keeps every byte of its requests.
 struct Collector {
@@ -103,8 +106,7 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
         "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf".to_owned(),
         "OTEL_BSP_SCHEDULE_DELAY=100".to_owned(),
     ];
-    let caches = ["--auth-cache-token=1s", "--auth-cache-allow=1s", "--auth-cache-deny=1s"];
-    let server_flags = [&["--auth=token", "--log-level=trace", &tls[0], &tls[1]], &caches[..]].concat();
+    let server_flags = [&["--auth=token", "--log-level=trace", &tls[0], &tls[1]], &SHORT_CACHES[..]].concat();
     let server = ServerProcess::start_with_env(&environment, &proxy.kubeconfig_file(), &env.store.url(), &server_flags);
     let server = server.listening().await;
     server.ready().await;
@@ -139,13 +141,13 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
 
     // An event.
     let mut events = subscribe(tunnel.address, Some(&allowed), &config).await.unwrap();
-    env.workflows.create(NewWorkflow::tfx_v1("run", PIPELINE)).await;
+    env.workflows.create(NewWorkflow::tfx_v1(RUN, PIPELINE)).await;
     let pusher = Task::new("Pusher").output(Model::pushed(LOCATION).named(MODEL));
-    env.writer.tfx_run(PIPELINE, "run").await.task(pusher).await;
-    env.workflows.set_phase("run", "Succeeded").await;
+    env.writer.tfx_run(PIPELINE, RUN).await.task(pusher).await;
+    env.workflows.set_phase(RUN, "Succeeded").await;
     let payload = next(&mut events).await;
     assert!(payload.contains(LOCATION) && payload.contains(MODEL), "{payload}");
-    env.marked("run", 1).await;
+    env.marked(RUN, 1).await;
 
     // Errors: of reviews, of ML Metadata, of the certificate's files; and the end of the right.
     proxy.set_fault(Some(ApiFault::Rejected(500)));
@@ -175,6 +177,9 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
     assert!(log.contains(&account.user()) && log.lines().count() > 200, "{} lines", log.lines().count());
     let spans = collector.received.lock().await;
     let mut found = secrets.found("the log", log.as_bytes()) + secrets.found("a span", &spans);
+    // The port without authentication names no run either, which the log and the traces do.
+    assert!(log.contains(RUN) && contains(&spans, RUN));
+    secrets.0.push(("name of a run", RUN.to_owned()));
     for (path, page) in &pages {
         found += secrets.found(path, page.as_bytes());
     }

@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr, os::unix::fs::symlink, path::Path, time::Duration};
 
 use futures::future::try_join_all;
-use test_support::{CATCH_UP, Peers, RunningServer, SOON, TestEnv, eventually, report};
+use test_support::{CATCH_UP, Peers, RunningServer, SOON, TcpProxy, TestEnv, eventually, report};
 use tokio::{
     io::AsyncReadExt as _,
     net::TcpStream,
@@ -57,6 +57,41 @@ async fn events_over_tls_are_confirmed_once_they_are_read() {
     env.marked("frozen", 1).await;
 }
 
+/// An event that a client has not read when its connection is cut, or that is sent after the client's side has ended, goes to
+/// the next stream.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_broken_connection_with_tls_confirms_nothing() {
+    let peers = Peers::find().await;
+    let env = TestEnv::start(peers).await;
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let server = server(&env, folder.path(), &authority, &[]).await;
+    let tunnel = Tunnel::start(server.listen, authority, None).await;
+    let cut = |proxy: &TcpProxy| proxy.cut();
+    for (name, pause, end) in [
+        ("cut", TcpProxy::pause_responses as fn(&TcpProxy), cut as fn(&TcpProxy)),
+        ("half-closed", TcpProxy::pause, TcpProxy::half_close),
+    ] {
+        let proxy = TcpProxy::start(tunnel.address).await;
+        let mut client = peers.grpc_go_client(proxy.address, &env.config()).start();
+        let read = format!("{name}-read");
+        env.succeed(&read).await;
+        assert!(client.payload(SOON).await.contains(&read));
+        env.marked(&read, 1).await;
+        let sent = server.metric("modelupdate_events_sent_total", &[]).await;
+        pause(&proxy);
+        env.succeed(name).await;
+        server.metric_is("modelupdate_events_sent_total", &[], sent + 1.0).await;
+        assert!(timeout(Duration::from_secs(2), env.marked(name, 1)).await.is_err(), "{name}: confirmed unread");
+        end(&proxy);
+        let mut successor = peers.grpc_go_client(tunnel.address, &env.config()).start();
+        assert!(successor.payload(CATCH_UP).await.contains(&format!("gs://root/{name}\"")));
+        env.marked(name, 1).await;
+        successor.kill();
+        server.metric_is("modelupdate_subscribers", &[], 0.0).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn with_a_client_ca_only_its_clients_subscribe() {
@@ -75,8 +110,6 @@ async fn with_a_client_ca_only_its_clients_subscribe() {
     assert!(refused(None).await, "without a certificate");
     assert!(refused(Some(&Authority::new().issue())).await, "with one of another authority");
     server.process.logged("TLS handshake failed").await;
-    let plain = TcpStream::connect(server.listen).await.unwrap();
-    drop(plain);
 
     let tunnel = Tunnel::start(server.listen, authority, Some(clients.issue())).await;
     let mut events = subscribe(tunnel.address, None, &env.config()).await.unwrap();

@@ -24,7 +24,8 @@ async fn the_documented_sensor_triggers_for_its_pipeline_only() {
     let argo = harness.argo(&event_source, &[&sensor]).await;
 
     // The bus keeps the order, so an event that wrongly passes the filter is logged before the last one.
-    for (index, pipeline) in ["other-pipeline", PIPELINE, "other-pipeline", PIPELINE].into_iter().enumerate() {
+    let pipelines = ["penguin-pipeline-experimental", PIPELINE, "my-penguin-pipeline", PIPELINE];
+    for (index, pipeline) in pipelines.into_iter().enumerate() {
         harness.succeed(NAMESPACE, pipeline, &format!("documented-{index}")).await;
         argo.received(index + 1).await;
     }

@@ -21,7 +21,7 @@ use kube::{
 use model_update_eventsource::model::workflow::MARK_PREFIX;
 use serde_json::{Value, json};
 use test_support::{
-    ArgoEvents, JetStream, MetadataStore, NewWorkflow, Peers, RunningServer, SOON, START, ServerProcess,
+    ArgoEvents, JetStream, MetadataStore, Model, NewWorkflow, Peers, RunningServer, SOON, START, ServerProcess,
     ServiceAccount, SharedCluster, Task, Workflows, Writer, eventually, free_port,
 };
 
@@ -65,7 +65,18 @@ impl Harness {
     /// has no namespaces in ML Metadata.
     async fn create_run(&self, namespace: &str, pipeline: &str, run: &str) {
         self.cluster.workflows(namespace).await.create(NewWorkflow::tfx_v1(run, pipeline)).await;
-        self.writer.tfx_run(pipeline, run).await.task(Task::pusher(&location(run))).await;
+        self.push(pipeline, run, "Pusher", &location(run)).await;
+    }
+
+    /// Writes a model that a node of a run has pushed.
+    async fn push(&self, pipeline: &str, run: &str, node: &str, location: &str) {
+        self.writer.tfx_run(pipeline, run).await.task(Task::new(node).output(Model::pushed(location))).await;
+    }
+
+    /// Creates a run that has succeeded.
+    async fn complete(&self, namespace: &str, pipeline: &str, run: &str) {
+        let run = NewWorkflow::tfx_v1(run, pipeline).phase("Succeeded");
+        self.cluster.workflows(namespace).await.create(run).await;
     }
 
     /// Creates a run that pushes a model and then succeeds. Returns the UID of its Workflow.
@@ -95,12 +106,24 @@ impl Harness {
         for sensor in &mut running {
             sensor.logged(START, &["sensor", "Subscribing to subject"]).await;
         }
+        let source = self.event_source(&bus, event_source).await;
+        Argo { source, sensors: running, bus }
+    }
+
+    async fn event_source(&self, bus: &JetStream, event_source: &Value) -> ArgoEvents {
         let mut event_source = event_source.clone();
         event_source["spec"]["generic"]["model-update"]["url"] = json!(self.listen.to_string());
-        let source = self.peers.argo_events(&bus, Some(&event_source.to_string()), None);
-        let mut argo = Argo { source, sensors: running, _bus: bus };
-        argo.source.logged(START, &[CONNECTED]).await;
-        argo
+        let mut source = self.peers.argo_events(bus, Some(&event_source.to_string()), None);
+        source.logged(START, &[CONNECTED]).await;
+        source
+    }
+
+    /// Replaces the EventSource by another one of the same name.
+    async fn replace_event_source(&self, argo: Argo, event_source: &Value) -> Argo {
+        let Argo { source, sensors, bus } = argo;
+        // Argo Events elects one leader among the Pods of an EventSource.
+        drop(source);
+        Argo { source: self.event_source(&bus, event_source).await, sensors, bus }
     }
 
     /// Writes a kubeconfig with the service account of a Sensor. A Sensor without an account has no permissions.
@@ -170,7 +193,7 @@ impl InferenceServices {
 struct Argo {
     source: ArgoEvents,
     sensors: Vec<ArgoEvents>,
-    _bus: JetStream,
+    bus: JetStream,
 }
 
 impl Argo {
@@ -202,14 +225,19 @@ impl Argo {
     /// # Panics
     /// If it succeeds more often.
     async fn triggered(&self, times: usize) {
-        for sensor in &self.sensors {
-            eventually(DELIVERY, &format!("{times} triggers"), async || {
-                let done = sensor.log().matches("Successfully processed trigger").count();
-                assert!(done <= times, "triggered {done} times, not {times}");
-                (done == times).then_some(()).ok_or(done)
-            })
-            .await;
+        for sensor in 0..self.sensors.len() {
+            self.sensor_triggered(sensor, times).await;
         }
+    }
+
+    /// The same for one Sensor.
+    async fn sensor_triggered(&self, sensor: usize, times: usize) {
+        eventually(DELIVERY, &format!("{times} triggers"), async || {
+            let done = self.sensors[sensor].log().matches("Successfully processed trigger").count();
+            assert!(done <= times, "triggered {done} times, not {times}");
+            (done == times).then_some(()).ok_or(done)
+        })
+        .await;
     }
 
     /// Payloads that the log trigger of the first Sensor has written.

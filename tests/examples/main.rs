@@ -11,7 +11,7 @@ use serde_json::Value;
 use test_support::{Line, Peers, SOON, TestServer, eventually, examples, manifests};
 
 /// Every file, and the kinds of the objects in it.
-const EXAMPLES: [(&str, &[&str]); 10] = [
+const EXAMPLES: [(&str, &[&str]); 11] = [
     ("eventbus/jetstream.yaml", &["EventBus"]),
     ("eventbus/native-nats.yaml", &["EventBus"]),
     ("eventsource/auth-secret.yaml", &["ServiceAccount", "Secret", "EventSource"]),
@@ -20,6 +20,7 @@ const EXAMPLES: [(&str, &[&str]); 10] = [
     ("multi-tenant/team-a.yaml", &["EventBus", "EventSource", "Sensor", "ServiceAccount", "Role", "RoleBinding"]),
     ("multi-tenant/team-b.yaml", &["EventBus", "EventSource", "Sensor", "ServiceAccount", "Role", "RoleBinding"]),
     ("sensor/deploy-inferenceservice.yaml", &["Sensor", "ServiceAccount", "Role", "RoleBinding"]),
+    ("sensor/keep-newest-model.yaml", &["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]),
     ("sensor/log.yaml", &["Sensor"]),
     ("sensor/start-workflow.yaml", &["Sensor", "ServiceAccount", "Role", "RoleBinding"]),
 ];
@@ -111,6 +112,78 @@ fn every_sensor_depends_on_an_event_source_of_the_examples() {
     }
 }
 
+fn sensors() -> impl Iterator<Item = (&'static str, Value)> {
+    all_objects().filter(|(_, object)| object["kind"] == "Sensor")
+}
+
+/// Returns the values under this key, at any depth.
+fn values_of<'a>(object: &'a Value, key: &str) -> Vec<&'a Value> {
+    match object {
+        Value::Object(entries) => {
+            let nested = |(name, value): (&String, &'a Value)| {
+                if name == key { vec![value] } else { values_of(value, key) }
+            };
+            entries.iter().flat_map(nested).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(|item| values_of(item, key)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Argo Events searches the regular expressions of a filter anywhere in a text.
+#[test]
+fn filters_of_sensors_match_whole_texts() {
+    let mut names = 0;
+    for (file, sensor) in sensors() {
+        for filter in values_of(&sensor, "data").into_iter().filter_map(Value::as_array).flatten() {
+            for value in filter["value"].as_array().unwrap() {
+                let value = value.as_str().unwrap();
+                let text = value.strip_prefix('^').and_then(|rest| rest.strip_suffix('$'));
+                let text = text.unwrap_or_else(|| panic!("{file}: {value} is not anchored"));
+                if text == ".+" {
+                    continue;
+                }
+                let mut before = ' ';
+                for character in text.chars() {
+                    let escaped = before == '\\' || !".+*?()[]{}^$|".contains(character);
+                    assert!(escaped, "{file}: {character} of {value} is not escaped");
+                    before = character;
+                }
+                let explained = "searches this regular";
+                assert!(examples::text(file).contains(explained), "{file} does not say why {value} is anchored");
+                names += 1;
+            }
+        }
+    }
+    assert_eq!(names, 3, "Sensors with a filter for a pipeline");
+}
+
+/// The newest model, by its name rather than its position, and one roll-out for each event.
+#[test]
+fn deploying_sensors_take_one_model_of_the_newest_run() {
+    let mut deploying = 0;
+    for (file, sensor) in sensors().filter(|(_, sensor)| !values_of(sensor, "k8s").is_empty()) {
+        let source = &sensor["spec"]["dependencies"][0]["eventSourceName"];
+        let namespace = &sensor["metadata"]["namespace"];
+        let is_source =
+            |found: &Value| (&found["metadata"]["namespace"], &found["metadata"]["name"]) == (namespace, source);
+        let (_, event_source) = event_sources().find(|(_, found)| is_source(found)).unwrap();
+        let config = manifests(examples::entry(&event_source).1["config"].as_str().unwrap());
+        assert_eq!(config[0]["latestOnly"], true, "{file}");
+        let included = config[0]["include"].as_array().unwrap();
+        for key in values_of(&sensor, "dataKey").into_iter().chain(values_of(&sensor, "path")) {
+            let key = key.as_str().unwrap().strip_prefix("body.").unwrap();
+            let is_model = key.starts_with("servingModelArtifacts.#(name%");
+            assert!(is_model || key == "pipelineName" || included.contains(&key.into()), "{file}: {key}");
+        }
+        let creates = values_of(&sensor, "kind").contains(&&"Workflow".into());
+        let id = if creates { "body.eventId" } else { "body.finishedAt" };
+        assert!(values_of(&sensor, "dataKey").contains(&&id.into()), "{file} does not use {id}");
+        deploying += 1;
+    }
+    assert_eq!(deploying, 4);
+}
+
 #[tokio::test]
 async fn the_server_accepts_every_event_source_configuration() {
     let (_sim, server) = TestServer::start_with_sim().await;
@@ -165,7 +238,10 @@ async fn the_api_server_accepts_every_object() {
     for (file, _) in EXAMPLES {
         let namespace = cluster.namespace("example").await;
         for mut object in examples::objects(file) {
-            object["metadata"].as_object_mut().unwrap().entry("namespace").or_insert_with(|| namespace.as_str().into());
+            if object["apiVersion"] != "admissionregistration.k8s.io/v1" {
+                let metadata = object["metadata"].as_object_mut().unwrap();
+                metadata.entry("namespace").or_insert_with(|| namespace.as_str().into());
+            }
             let applied = cluster.apply("examples", &object).await;
             applied.unwrap_or_else(|refusal| panic!("{file}: {}: {object}", refusal.message));
         }

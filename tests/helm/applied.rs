@@ -1,21 +1,25 @@
 //! The rendered objects on a real API server, and the permissions of the service account.
 
 use http::StatusCode;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use model_update_eventsource::model::workflow::MARK_PREFIX;
 use serde_json::json;
 use test_support::{CATCH_UP, Cluster, NewWorkflow, SOON, ServerProcess, ServiceAccount, Task, Workflows, eventually};
 
-use super::*;
+use super::{access::define_kinds, *};
 
-async fn create_namespaces(cluster: &Cluster, names: &[&str]) {
+pub(crate) async fn create_namespaces(cluster: &Cluster, names: &[&str]) {
     for name in names {
         cluster.create_namespace(name).await;
     }
 }
 
 /// Applies rendered objects except hooks, as Helm does.
-async fn apply(cluster: &Cluster, objects: &[Value]) {
+pub(crate) async fn apply(cluster: &Cluster, objects: &[Value]) {
     for object in objects.iter().filter(|object| object["metadata"]["annotations"]["helm.sh/hook"].is_null()) {
         cluster.apply("helm", object).await.unwrap_or_else(|refusal| panic!("{refusal}: {object}"));
     }
@@ -26,11 +30,11 @@ async fn apply(cluster: &Cluster, objects: &[Value]) {
 async fn the_api_server_accepts_every_variant() {
     let peers = peers().await;
     let cluster = peers.private_cluster().await;
-    create_namespaces(&cluster, &[NAMESPACE, "team-a", "team-b"]).await;
+    create_namespaces(&cluster, &[NAMESPACE, "kubeflow", "team-a", "team-b"]).await;
     for definition in manifests(include_str!("monitoring-crds.yaml")) {
         cluster.apply("test", &definition).await.unwrap();
     }
-    for kind in ["servicemonitors", "prometheusrules"] {
+    for kind in ["servicemonitors", "podmonitors", "prometheusrules"] {
         let path = format!("/apis/monitoring.coreos.com/v1/{kind}");
         eventually(SOON, kind, async || {
             let request = http::Request::get(&path).body(Vec::new()).unwrap();
@@ -38,12 +42,21 @@ async fn the_api_server_accepts_every_variant() {
         })
         .await;
     }
+    define_kinds(&cluster).await;
     for variant in variants() {
         let objects = rendered(&peers, &["--values", variant.to_str().unwrap()]);
         apply(&cluster, &objects).await;
-        // The hook.
-        let test = objects.iter().find(|object| object["kind"] == "Pod").unwrap();
-        cluster.apply("helm", test).await.unwrap_or_else(|refusal| panic!("{variant:?}: {refusal}"));
+        // The hook. The test has no certificate for a server that requires one.
+        let test = objects.iter().find(|object| object["kind"] == "Pod");
+        assert_eq!(test.is_none(), variant.ends_with("tls-cert-manager-values.yaml"), "{variant:?}");
+        if let Some(test) = test {
+            cluster.apply("helm", test).await.unwrap_or_else(|refusal| panic!("{variant:?}: {refusal}"));
+            // As Helm before the next test: the volumes of a Pod cannot be changed.
+            let pods = Api::<Pod>::namespaced(cluster.client().await, NAMESPACE);
+            pods.delete(test["metadata"]["name"].as_str().unwrap(), &DeleteParams::default().grace_period(0))
+                .await
+                .unwrap();
+        }
     }
 }
 

@@ -88,8 +88,39 @@ fn documentation_schema_and_values_have_the_same_keys() {
         let pointer = format!("/properties/{}", path.replace('.', "/properties/"));
         assert!(schema.pointer(&pointer).is_some(), "{path} is not in the schema");
     }
-    for (key, subschema) in schema["properties"].as_object().unwrap().iter().filter(|(key, _)| *key != "global") {
+    for (key, subschema) in schema["properties"].as_object().unwrap().iter().filter(|(key, _)| *key != "enabled") {
         assert_documented(subschema, key, &documented);
+    }
+}
+
+#[test]
+fn the_schema_describes_values_as_the_documentation() {
+    let yaml = fs::read_to_string(file("helm/values.yaml")).unwrap();
+    let schema: Value = serde_json::from_str(&fs::read_to_string(file("helm/values.schema.json")).unwrap()).unwrap();
+    for (path, description) in documented(&yaml) {
+        let pointer = format!("/properties/{}/description", path.replace('.', "/properties/"));
+        assert_eq!(schema.pointer(&pointer).and_then(Value::as_str), Some(&*description), "{path}");
+    }
+}
+
+/// Some tools drop symbolic links when they package a chart, so the chart has copies.
+#[test]
+fn the_files_of_the_chart_are_copies() {
+    for (copy, original) in [
+        ("alerts.yaml", "alerts/model-update-eventsource.yaml"),
+        ("operations.json", "dashboards/operations.json"),
+        ("traces.json", "dashboards/traces.json"),
+    ] {
+        let copy = file("helm/files").join(copy);
+        assert!(!copy.is_symlink(), "{copy:?}");
+        if env::var_os("UPDATE_DOCS").is_some() {
+            fs::copy(file(original), &copy).unwrap();
+        }
+        assert_eq!(
+            fs::read(&copy).unwrap(),
+            fs::read(file(original)).unwrap(),
+            "run UPDATE_DOCS=1 cargo test --test helm docs"
+        );
     }
 }
 

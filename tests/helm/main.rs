@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
+mod access;
+mod addresses;
 mod applied;
 mod docs;
 mod installed;
@@ -12,6 +14,7 @@ mod rendered;
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -19,10 +22,12 @@ use std::{
 use serde_json::Value;
 use test_support::{Peers, find_object, manifests};
 
-/// Release name that the documentation of kfp-operator expects.
-const RELEASE: &str = "kfp-operator";
+const RELEASE: &str = "model-update-eventsource";
 const NAMESPACE: &str = "kfp-operator-system";
+/// Gives the Service the name in kfp-operator's documentation.
 const FULLNAME: &str = "kfp-operator-model-update-eventsource";
+/// Name of objects of the cluster.
+const CLUSTER_NAME: &str = "kfp-operator-system-kfp-operator-model-update-eventsource";
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -33,7 +38,7 @@ fn variants() -> Vec<PathBuf> {
     let files = fs::read_dir(file("helm/ci")).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with("-values.yaml")).collect();
     files.sort();
-    assert!(files.len() >= 6, "{files:?}");
+    assert!(files.len() >= 9, "{files:?}");
     files
 }
 
@@ -58,7 +63,11 @@ fn printed(output: &Output) -> String {
 
 /// Returns the objects that Helm renders with these further arguments (`--values`, `--set`).
 fn rendered(peers: &Peers, more: &[&str]) -> Vec<Value> {
-    let args = [&["template", RELEASE, "helm", "--namespace", NAMESPACE], more].concat();
+    let mut name = tempfile::NamedTempFile::new().unwrap();
+    writeln!(name, "fullnameOverride: {FULLNAME}").unwrap();
+    // Before other values, which may override it.
+    let base = ["template", RELEASE, "helm", "--namespace", NAMESPACE, "--values", name.path().to_str().unwrap()];
+    let args = [&base, more].concat();
     let output = helm(peers, &args);
     assert!(output.status.success(), "{more:?}: {}", printed(&output));
     manifests(&String::from_utf8(output.stdout).unwrap())

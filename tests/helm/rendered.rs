@@ -1,5 +1,7 @@
 //! Linting, validation of values, and rendered objects.
 
+use std::collections::BTreeSet;
+
 use model_update_eventsource::app::Config;
 
 use super::*;
@@ -20,6 +22,8 @@ async fn a_wrong_value_is_refused_with_its_name() {
     let peers = peers().await;
     for (wrong, message) in [
         ("replicaCount=many", "'/replicaCount': got string, want integer"),
+        ("service.ipFamilies={IPv5}", "'/service/ipFamilies/0'"),
+        ("extraArgs={max-streams}", "'/extraArgs/0'"),
         ("replicas=2", "additional properties 'replicas' not allowed"),
         ("image.tga=1", "'/image': additional properties 'tga' not allowed"),
         ("image.digest=sha256:1", "'/image/digest'"),
@@ -32,6 +36,13 @@ async fn a_wrong_value_is_refused_with_its_name() {
         ("markRate=0", "'/markRate': minimum: got 0, want 1"),
         ("log.format=xml", "'/log/format': value must be one of 'json', 'text'"),
         ("tracing.protocol=http", "'/tracing/protocol': value must be one of 'grpc', 'http/protobuf'"),
+        ("auth.mode=tokens", "'/auth/mode': value must be one of 'none', 'audit', 'token'"),
+        ("auth.audiences={a b}", "'/auth/audiences/0': 'a b' does not match"),
+        ("auth.cacheDeny=soon", "'/auth/cacheDeny': 'soon' does not match"),
+        ("auth.clusterRole.agregate=true", "'/auth/clusterRole': additional properties 'agregate' not allowed"),
+        ("tls.secret=tls", "'/tls': additional properties 'secret' not allowed"),
+        ("tls.certManager.enabled=maybe", "'/tls/certManager/enabled': got string, want boolean"),
+        ("service.appProtocol=HTTP", "'/service/appProtocol': 'HTTP' does not match"),
         ("service.port=70000", "'/service/port': maximum"),
         ("service.type=ExternalName", "'/service/type'"),
         ("metrics.port=8080", "'/metrics/port': 'not' failed"),
@@ -45,11 +56,24 @@ async fn a_wrong_value_is_refused_with_its_name() {
     }
     // Errors that the schema cannot detect.
     for (args, message) in [
-        (&["--set", "serviceAccount.create=false"][..], "serviceAccount.name: name an existing account"),
+        (&["--set", "tls.certManager.enabled=true"][..], "tls.certManager.issuerRef: name the issuer"),
+        (&["--set", "serviceAccount.create=false"], "serviceAccount.name: name an existing account"),
         (&["--set", "metadataStoreCA.secretName=mlmd"], "metadataStoreCA: only for TLS"),
         (
             &["--set", "metadataStore=https://mlmd,metadataStoreCA.secretName=a,metadataStoreCA.configMapName=b"],
             "metadataStoreCA: name a Secret or a ConfigMap, not both",
+        ),
+        (
+            &["--set", "serviceAccount.create=false,serviceAccount.name=operator"],
+            "the policy refuses everything but marks to the account operator, which this chart does not create",
+        ),
+        (
+            &["--set", "prometheusRule.enabled=true,prometheusRule.disabled={ModelUpdateDwon}"],
+            "prometheusRule: there is no alert ModelUpdateDwon; the alerts are ModelUpdate",
+        ),
+        (
+            &["--set", "serviceMonitor.enabled=true,podMonitor.enabled=true"],
+            "serviceMonitor.enabled and podMonitor.enabled: choose one",
         ),
         (&["--kube-version", "1.29.0"], "admissionPolicy.enabled: this cluster has no ValidatingAdmissionPolicy"),
     ] {
@@ -135,6 +159,55 @@ async fn a_private_authority_of_ml_metadata_is_mounted() {
     assert!(pod["volumes"].is_null());
 }
 
+/// Releases of the same name in two namespaces have no object in common.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn two_releases_fit_one_cluster() {
+    let peers = peers().await;
+    let objects = |namespace: &str| {
+        let set = "auth.mode=token,metadataStoreNetworkPolicy.enabled=true";
+        let output = helm(&peers, &["template", RELEASE, "helm", "--namespace", namespace, "--set", set]);
+        assert!(output.status.success(), "{}", printed(&output));
+        let objects = manifests(&String::from_utf8(output.stdout).unwrap());
+        let id = |object: &Value| {
+            let metadata = &object["metadata"];
+            format!("{} {} {}", object["kind"], metadata["namespace"], metadata["name"])
+        };
+        objects.iter().map(id).collect::<BTreeSet<_>>()
+    };
+    let (first, second) = (objects("first"), objects("second"));
+    assert!(first.len() >= 10, "{first:?}");
+    assert_eq!(first.intersection(&second).collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+/// A new version of the chart alone must not replace the Pods: that ends all streams.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn the_pods_do_not_contain_the_version_of_the_chart() {
+    let peers = peers().await;
+    for variant in variants() {
+        let objects = rendered(&peers, &["--values", variant.to_str().unwrap()]);
+        for deployment in objects.iter().filter(|object| object["kind"] == "Deployment") {
+            let labels = deployment["spec"]["template"]["metadata"]["labels"].as_object().unwrap();
+            assert!(!labels.contains_key("helm.sh/chart") && !labels.contains_key("app.kubernetes.io/version"));
+        }
+    }
+}
+
+/// Switches and changes of single alerts.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn alerts_can_be_left_out_and_changed() {
+    let peers = peers().await;
+    let objects = rendered(&peers, &["--values", "helm/ci/policies-values.yaml"]);
+    let groups = find_object(&objects, "PrometheusRule", FULLNAME)["spec"]["groups"].as_array().unwrap().clone();
+    let rules: Vec<_> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
+    assert!(rules.len() >= 8 && !rules.iter().any(|rule| rule["alert"] == "ModelUpdateMarksFailing"));
+    let changed = rules.iter().find(|rule| rule["alert"] == "ModelUpdateWatchDown").unwrap();
+    assert_eq!((&changed["for"], &changed["labels"]["severity"]), (&"10m".into(), &"warning".into()));
+    assert!(changed["expr"].is_string() && changed["annotations"]["runbook_url"].is_string());
+}
+
 /// The NetworkPolicy has no rule for the port of the probes, which the kubelet reaches in any case.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
@@ -209,4 +282,67 @@ async fn monitoring_includes_the_alerts_and_dashboards_unchanged() {
     let labels = monitor["selector"]["matchLabels"].as_object().unwrap();
     assert!(labels.iter().all(|(key, value)| service["metadata"]["labels"][key] == *value));
     assert_eq!(monitor["endpoints"][0]["port"], service["spec"]["ports"][0]["name"]);
+}
+
+/// Values of access control and TLS reach the program as its variables, and its account may make reviews.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn values_of_access_and_tls_reach_the_server() {
+    let peers = peers().await;
+    let of = |variant: &str| {
+        rendered(&peers, &["--values", file(&format!("helm/ci/{variant}-values.yaml")).to_str().unwrap()])
+    };
+    let container = |objects: &[Value]| {
+        find_object(objects, "Deployment", FULLNAME)["spec"]["template"]["spec"]["containers"][0].clone()
+    };
+    let variables = |objects: &[Value]| {
+        let variables = container(objects)["env"].as_array().unwrap().clone();
+        let value = |variable: &Value| (variable["name"].as_str().unwrap().to_owned(), variable["value"].clone());
+        variables.iter().map(value).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let auth = of("auth");
+    let env = variables(&auth);
+    for (name, value) in [
+        ("MODEL_UPDATE_AUTH", "token"),
+        ("MODEL_UPDATE_AUTH_AUDIENCE", "model-updates,events"),
+        ("MODEL_UPDATE_AUTH_CACHE_TOKEN", "2m"),
+        ("MODEL_UPDATE_AUTH_CACHE_ALLOW", "10m"),
+        ("MODEL_UPDATE_AUTH_CACHE_DENY", "15s"),
+    ] {
+        assert_eq!(env[name], value, "{name}");
+    }
+    let role = format!("{CLUSTER_NAME}-subscriber");
+    assert_eq!(env["MODEL_UPDATE_SUBSCRIBER_ROLE"], *role);
+    let labels = &find_object(&auth, "ClusterRole", &role)["metadata"]["labels"];
+    assert!(!labels.to_string().contains("aggregate"), "{labels}");
+    let binding = find_object(&auth, "ClusterRoleBinding", &format!("{CLUSTER_NAME}-auth"));
+    assert_eq!(binding["roleRef"]["name"], "system:auth-delegator");
+    let service = find_object(&auth, "Service", &format!("{FULLNAME}-server"));
+    assert_eq!(service["spec"]["ports"][0]["appProtocol"], "tcp");
+
+    let audit = of("audit");
+    assert_eq!(variables(&audit)["MODEL_UPDATE_AUTH"], "audit");
+    let labels = &find_object(&audit, "ClusterRole", &role)["metadata"]["labels"];
+    for to in ["view", "edit", "admin"] {
+        assert_eq!(labels[format!("rbac.authorization.k8s.io/aggregate-to-{to}")], "true");
+    }
+
+    for (variant, secret, client_ca) in [
+        ("tls", "model-update-eventsource-tls".to_owned(), false),
+        ("tls-cert-manager", format!("{FULLNAME}-tls"), true),
+    ] {
+        let objects = of(variant);
+        let env = variables(&objects);
+        assert_eq!(env["MODEL_UPDATE_TLS_CERT"], "/etc/model-update-eventsource/tls/tls.crt");
+        assert_eq!(env.contains_key("MODEL_UPDATE_TLS_CLIENT_CA"), client_ca, "{variant}");
+        let mounts = container(&objects)["volumeMounts"].to_string();
+        assert!(mounts.contains("/etc/model-update-eventsource/tls"), "{variant}: {mounts}");
+        let volumes = &find_object(&objects, "Deployment", FULLNAME)["spec"]["template"]["spec"]["volumes"];
+        assert!(volumes.to_string().contains(&secret), "{variant}: {volumes}");
+    }
+
+    let plain = rendered(&peers, &[]);
+    assert!(!plain.iter().any(|object| object["metadata"]["name"] == *role), "no role without tokens");
+    let service = find_object(&plain, "Service", &format!("{FULLNAME}-server"));
+    assert_eq!(service["spec"]["ports"][0].get("appProtocol"), None);
 }

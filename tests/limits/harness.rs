@@ -16,7 +16,7 @@ mod tenant;
 use std::sync::Arc;
 
 use kube::api::{DeleteParams, ListParams};
-use model_update_eventsource::sim::Sim;
+use model_update_eventsource::{model::workflow::MARK_PREFIX, sim::Sim};
 use test_support::{
     MetadataStore, Peers, RunningServer, ServerProcess, SharedCluster, Workflows, Writer, plain_kubeconfig,
 };
@@ -97,4 +97,11 @@ impl Simulated {
     pub(crate) fn tenant(&self) -> Tenant {
         Tenant::simulated("observed", self.sim.clone())
     }
+}
+
+/// Returns whether a Workflow has a mark of this subscription.
+pub(crate) fn is_marked(env: &Simulated, namespace: &str, name: &str, subscription: &str) -> bool {
+    let workflow = env.sim.workflow(namespace, name).expect("it exists");
+    let uid = &workflow["metadata"]["uid"];
+    workflow["metadata"]["annotations"][format!("{MARK_PREFIX}{subscription}")] == *uid
 }

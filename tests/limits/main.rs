@@ -9,12 +9,16 @@
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
 mod admin;
+mod deleted;
 mod harness;
+mod marks;
 mod models;
 mod not_reading;
 mod patterns;
 mod requests;
+mod soak;
 mod streams;
+mod webhook;
 mod workflows;
 
 use tokio::sync::{Mutex, MutexGuard};

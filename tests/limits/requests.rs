@@ -52,9 +52,19 @@ pub(crate) async fn unread_stream(
     namespace: &str,
     window: u32,
 ) -> Streaming<Event> {
+    open_unread(server, subscription, namespace, window).await.expect("a stream")
+}
+
+/// As [`unread_stream`], if the server admits it.
+pub(crate) async fn open_unread(
+    server: SocketAddr,
+    subscription: &str,
+    namespace: &str,
+    window: u32,
+) -> Result<Streaming<Event>, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{server}")).expect("a URL");
-    let channel = endpoint.initial_stream_window_size(window).connect().await.expect("a connection");
-    open_stream(channel, subscription, namespace).await.expect("a stream")
+    let channel = endpoint.initial_stream_window_size(window).connect().await;
+    open_stream(channel.map_err(|error| Status::from_error(error.into()))?, subscription, namespace).await
 }
 
 /// Opens a stream on this connection.

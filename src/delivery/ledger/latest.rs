@@ -31,7 +31,8 @@ pub(super) use self::{
     sent::{Rank, SentRuns},
 };
 
-/// The position of a run in the order in which runs ended.
+/// The position of a run in the order in which runs ended. The UID gives runs that ended in the same second a fixed order, but
+/// makes none of them older: see [`Recency::is_before`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Recency {
     finished: i64,
@@ -42,6 +43,12 @@ pub(super) struct Recency {
 impl Recency {
     pub(super) fn of(workflow: &Workflow) -> Self {
         Self { finished: workflow.finished, created: workflow.created, uid: workflow.uid }
+    }
+
+    /// Returns whether the other run supersedes this one. Times have a resolution of a second: which of two runs with equal
+    /// times has the newer model is not known, so both are sent.
+    fn is_before(self, other: Self) -> bool {
+        (self.finished, self.created) < (other.finished, other.created)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use test_support::{Tally, report};
+use tokio_util::task::AbortOnDropHandle;
 
 /// A debug build is several times slower, and shares two cores with the peers and with the hostile tenant. Half of the
 /// events arrive within a second nevertheless.
@@ -29,6 +30,8 @@ pub(crate) struct Figures {
     pub(crate) before_kib: u64,
     /// Peak of the resident memory during the observation.
     pub(crate) peak_kib: u64,
+    /// The stream is open until then, so that the last events are confirmed.
+    pub(super) _stream: AbortOnDropHandle<()>,
 }
 
 impl Figures {

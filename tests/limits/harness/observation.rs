@@ -16,7 +16,10 @@ use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, interval, timeout},
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
 
 use super::{
     figures::{Figures, PROBE_TIMEOUT},
@@ -37,7 +40,7 @@ pub(crate) struct Observation {
     before_kib: u64,
     received: Arc<Mutex<HashMap<String, Vec<Instant>>>>,
     runs: JoinHandle<Vec<(String, Instant)>>,
-    events: JoinHandle<()>,
+    events: AbortOnDropHandle<()>,
     probes: JoinHandle<Vec<Result<Duration, String>>>,
     stop: DropGuard,
 }
@@ -60,7 +63,7 @@ impl Observation {
             before_kib: memory_kib(&status, "VmRSS:"),
             status,
             runs: tokio::spawn(create_runs(tenant, stop.clone())),
-            events: tokio::spawn(receive(stream, received.clone())),
+            events: AbortOnDropHandle::new(tokio::spawn(receive(stream, received.clone()))),
             received,
             probes: tokio::spawn(probe(server.admin, stop.clone())),
             stop: stop.drop_guard(),
@@ -81,7 +84,6 @@ impl Observation {
             if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
         })
         .await;
-        self.events.abort();
         let probes = self.probes.await.expect("the probes do not panic");
         let received = std::mem::take(&mut *self.received.lock().expect("not poisoned"));
         let mut tally = Tally::new(self.what);
@@ -95,7 +97,15 @@ impl Observation {
         }
         latencies.sort();
         let peak_kib = memory_kib(&self.status, "VmHWM:");
-        Figures { what: self.what, tally, latencies, probes, before_kib: self.before_kib, peak_kib }
+        Figures {
+            what: self.what,
+            tally,
+            latencies,
+            probes,
+            before_kib: self.before_kib,
+            peak_kib,
+            _stream: self.events,
+        }
     }
 }
 

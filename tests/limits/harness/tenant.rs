@@ -37,6 +37,11 @@ impl Tenant {
         Self { namespace: namespace.to_owned(), peers, written: VecDeque::new(), runs: 0 }
     }
 
+    /// Gives the next runs numbers from this one, behind those of another [`Tenant`] of the same namespace.
+    pub(crate) fn continue_after(&mut self, runs: usize) {
+        self.runs = runs;
+    }
+
     /// The namespace of the runs.
     pub(crate) fn namespace(&self) -> &str {
         &self.namespace

@@ -114,7 +114,7 @@ impl Candidates {
     /// The ready runs of a lane that are older than this one.
     pub(in crate::delivery::ledger) fn ready_before(&self, lane: &Lane, newest: Recency) -> Vec<Uid> {
         let runs = self.ready.get(lane).into_iter().flat_map(|runs| runs.range(..newest));
-        runs.map(|(recency, _)| recency.uid).collect()
+        runs.filter(|(recency, _)| recency.is_before(newest)).map(|(recency, _)| recency.uid).collect()
     }
 
     // === superseded runs ===
@@ -133,7 +133,8 @@ impl Candidates {
 
     /// The next run of a lane that is older than the newest delivered one. Without one, the lane is done.
     pub(super) fn next_superseded(&mut self, lane: &Lane, delivered: Option<Recency>) -> Option<Uid> {
-        let oldest = self.held.get(lane).and_then(BTreeSet::first).filter(|oldest| Some(**oldest) < delivered);
+        let oldest = self.held.get(lane).and_then(BTreeSet::first);
+        let oldest = oldest.filter(|oldest| delivered.is_some_and(|delivered| oldest.is_before(delivered)));
         if oldest.is_none() {
             self.changed.remove(lane);
         }

@@ -48,9 +48,10 @@ impl SentRuns {
 
     /// Returns the rank of a run of this lane.
     pub(super) fn rank(&self, lane: &Lane, run: Recency) -> Rank {
-        if self.delivered_until(lane) > Some(run) {
+        let is_before = |newest: Option<Recency>| newest.is_some_and(|newest| run.is_before(newest));
+        if is_before(self.delivered_until(lane)) {
             Rank::Superseded
-        } else if self.newest(lane) > Some(run) {
+        } else if is_before(self.newest(lane)) {
             Rank::Held
         } else {
             Rank::Current
@@ -134,6 +135,21 @@ mod tests {
         assert_eq!(ranks(&sent), [Rank::Superseded; 2]);
         assert_eq!(sent.rank(&penguin(Succeeded), new), Rank::Current, "it may be repeated");
         assert_eq!(sent.rank(&lane("iris", Succeeded), old), Rank::Current);
+    }
+
+    /// It is not known which of them has the newer model.
+    #[test]
+    fn runs_that_end_and_begin_in_the_same_second_are_equal() {
+        let mut sent = SentRuns::default();
+        let (first, second) = (ended("first", 1), ended("second", 1));
+        let penguin = lane("penguin", RunOutcome::Succeeded);
+        for run in [first, second] {
+            sent.handed_off(&penguin, run);
+            sent.settle(run.uid);
+        }
+        let created_before = Recency { created: first.created - 1, ..first };
+        let ranks = [first, second, created_before].map(|run| sent.rank(&penguin, run));
+        assert_eq!(ranks, [Rank::Current, Rank::Current, Rank::Superseded]);
     }
 
     #[test]

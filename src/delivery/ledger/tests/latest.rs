@@ -81,6 +81,24 @@ fn the_newest_run_is_the_one_that_ended_last() {
     assert_eq!(harness.events(stream), ["long"]);
 }
 
+/// Times have a resolution of a second.
+#[test]
+fn runs_that_end_in_the_same_second_are_all_sent() {
+    let mut harness = Harness::new();
+    let stream = attach(&mut harness);
+    for name in ["d", "c", "b", "a"] {
+        harness.apply(ended(name, 5));
+        harness.answer_all(&model());
+    }
+    harness.confirm(stream);
+    let mut events = harness.events(stream);
+    events.sort();
+    assert_eq!(events, ["a", "b", "c", "d"]);
+    harness.apply(ended("older", 4));
+    harness.answer_all(&model());
+    assert_eq!(superseded(&harness), ["older"]);
+}
+
 #[test]
 fn each_newer_run_is_sent() {
     let mut harness = Harness::new();

@@ -1,0 +1,87 @@
+//! The addresses in the documentation are those of Services that its own commands create.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+/// Services of others that the documentation names, as it says there.
+const OTHERS: [&str; 3] =
+    ["metadata-grpc-service.kubeflow", "otel-collector.observability", "jaeger-collector.observability"];
+
+/// Returns the arguments of the command that begins with these words, which may continue over several lines.
+fn command(text: &str, words: &str) -> Vec<String> {
+    let start = text.find(&format!("\n{words}")).unwrap_or_else(|| panic!("no {words}")) + 1;
+    let mut command = String::new();
+    for line in text[start..].lines() {
+        let part = line.strip_suffix('\\');
+        command += part.unwrap_or(line);
+        if part.is_none() {
+            break;
+        }
+    }
+    command.replace("\"$IMAGE\"", "image").split_whitespace().map(str::to_owned).collect()
+}
+
+/// Returns each `NAME.NAMESPACE` that is followed by a port, as `NAME.NAMESPACE:PORT`.
+fn addresses(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-.:".contains(c);
+    let words = text.split(|c| !is_part(c)).filter(|word| !word.contains("..."));
+    let address = |word: &str| {
+        let (host, port) = word.trim_end_matches([':', '.']).rsplit_once(':')?;
+        port.parse::<u16>().ok()?;
+        let host = host.trim_end_matches(".cluster.local").trim_end_matches(".svc");
+        let (name, namespace) = host.split_once('.')?;
+        let is_label = |label: &str| label.starts_with(|c: char| c.is_ascii_lowercase()) && !label.contains(['.', ':']);
+        (is_label(name) && is_label(namespace)).then(|| format!("{name}.{namespace}:{port}"))
+    };
+    words.filter_map(address).collect()
+}
+
+fn texts(path: &Path, found: &mut Vec<(PathBuf, String)>) {
+    if path.is_dir() {
+        fs::read_dir(path).unwrap().for_each(|entry| texts(&entry.unwrap().path(), found));
+    } else if path.extension().is_some_and(|extension| extension == "md" || extension == "yaml") {
+        found.push((path.to_owned(), fs::read_to_string(path).unwrap()));
+    }
+}
+
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn every_address_is_a_service_that_the_commands_create() {
+    let peers = peers().await;
+    let mut created = BTreeSet::new();
+    for page in ["README.md", "helm/README.md"] {
+        let install = command(&fs::read_to_string(file(page)).unwrap(), "helm install ");
+        let args: Vec<_> = install[2..].iter().map(String::as_str).filter(|arg| *arg != "--create-namespace").collect();
+        let output = helm(&peers, &[&["template", "--set", "demo.enabled=true"], &args[..]].concat());
+        assert!(output.status.success(), "{install:?}: {}", printed(&output));
+        for object in manifests(&String::from_utf8(output.stdout).unwrap()) {
+            let metadata = &object["metadata"];
+            for port in object["spec"]["ports"].as_array().filter(|_| object["kind"] == "Service").into_iter().flatten()
+            {
+                let (name, namespace) = (metadata["name"].as_str().unwrap(), metadata["namespace"].as_str().unwrap());
+                created.insert(format!("{name}.{namespace}:{}", port["port"]));
+            }
+        }
+    }
+    assert!(created.contains(&format!("{FULLNAME}-server.{NAMESPACE}:50051")), "{created:?}");
+
+    let mut pages = Vec::new();
+    for path in ["README.md", "docs", "helm/README.md", "helm/values.yaml", "examples", "sidecar"] {
+        texts(&file(path), &mut pages);
+    }
+    let mut known = 0;
+    for (page, text) in pages {
+        for address in addresses(&text) {
+            let host = address.split(':').next().unwrap();
+            let placeholder = host.ends_with(".example") || host.starts_with("server.");
+            assert!(
+                created.contains(&address) || OTHERS.contains(&host) || placeholder,
+                "{}: nothing creates {address}; the commands create {created:?}",
+                page.display()
+            );
+            known += usize::from(created.contains(&address));
+        }
+    }
+    assert!(known >= 6, "{known}");
+}
