@@ -88,7 +88,8 @@ pub(super) struct Serve {
     namespaces: Vec<Arc<str>>,
 
     /// Label selector of the Workflows that are pipeline runs
-    #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_SELECTOR", value_name = "SELECTOR", default_value_t = Config::default().selector)]
+    #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_SELECTOR", value_name = "SELECTOR", value_parser = values::selector,
+        default_value_t = Config::default().selector)]
     selector: String,
 
     /// Time for which a stream must stay open after it has acknowledged an event, to confirm the event

@@ -103,6 +103,7 @@ fn a_usage_error_names_the_flag_and_a_remedy() {
         (&["--metadata-store=grpc://metadata:8080"], "--metadata-store", "begin with http://"),
         (&["--namespaces=team_a"], "--namespaces", "separate several by commas"),
         (&["--namespaces="], "--namespaces", "leave the flag (and its variable) out"),
+        (&["--selector=a=b,,c"], "--selector", "character 5: "),
         (&["--confirm-after=1"], "--confirm-after", "write a duration such as"),
         (&["--confirm-after=5s"], "--confirm-after", "at most 4s"),
         (&["--mark-rate=0"], "--mark-rate", "non-zero"),

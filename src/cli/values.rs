@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use crate::{app::shutdown::MAX_CONFIRM_AFTER, mlmd, model::subscription::is_dns_label};
+use crate::{app::shutdown::MAX_CONFIRM_AFTER, k8s, mlmd, model::subscription::is_dns_label};
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
@@ -28,6 +28,11 @@ pub(super) fn server(text: &str) -> Result<String, String> {
     } else {
         Err("write it as HOST:PORT, or https://HOST:PORT for a server with TLS, for example 127.0.0.1:50051".to_owned())
     }
+}
+
+pub(super) fn selector(text: &str) -> Result<String, k8s::SelectorError> {
+    k8s::check_selector(text)?;
+    Ok(text.to_owned())
 }
 
 pub(super) fn namespace(text: &str) -> Result<Arc<str>, String> {

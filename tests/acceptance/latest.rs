@@ -119,6 +119,7 @@ async fn streams_and_replicas_send_no_older_run() {
 
     let mut moved = subscribe(&env, &second, LATEST).await;
     drop(streams);
+    first.metric_is("modelupdate_subscribers", &[], 0.0).await;
     env.push_model("late").await;
     env.marked("late", 1).await;
     env.succeed("last").await;
