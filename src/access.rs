@@ -1,6 +1,6 @@
 //! Access control of subscriptions: who may receive the events of a namespace.
 //!
-//! A subscriber sends a bearer token (Argo Events: `authSecret`). A TokenReview tells whose it is, a SubjectAccessReview
+//! A subscriber sends a bearer token (Argo Events: `authSecret`). A TokenReview returns its user, a SubjectAccessReview
 //! whether that user has the verb `subscribe`, or else `watch`, on `workflows.argoproj.io` in the wanted namespace. The
 //! reviews are made by the Kubernetes adapter, behind [`Reviewer`]; this module keeps their answers for a while, makes
 //! equal ones once, and repeats them for streams that stay open.

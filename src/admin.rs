@@ -9,8 +9,8 @@
 //! | `/` | a status page |
 //!
 //! The port is unauthenticated. So it shows no more of a tenant's runs than counts, and its connections are limited: see
-//! `connections`. With a listener of their own, metrics are on that one only, so that a NetworkPolicy can tell scrapers
-//! from the kubelet.
+//! `connections`. With a listener of their own, metrics are on that one only, so that a NetworkPolicy can distinguish
+//! scrapers from the kubelet.
 
 mod connections;
 mod exposition;

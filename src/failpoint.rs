@@ -1,7 +1,8 @@
 //! Points in a delivery at which a fault test kills the process, or stalls the task that passes.
 //!
 //! `MODEL_UPDATE_FAILPOINT=acknowledged:3` in the environment kills the process (SIGKILL) on its third pass of that
-//! point; `acknowledged:3:stall` blocks the thread there for ever. Compiled only with the feature `failpoints`, which no release build has.
+//! point; `acknowledged:3:stall` blocks the thread there forever. Compiled only with the feature `failpoints`, which no
+//! release build has.
 
 /// A step of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

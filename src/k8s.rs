@@ -22,6 +22,9 @@ pub use marker::PatchMarker;
 pub use metrics::KubernetesMetrics;
 pub use reviews::ApiReviewer;
 pub use selector::{SelectorError, check_selector};
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use watch::fuzzing;
 pub use watch::{Watch, Watches};
 
 /// Returns the path of the Workflows of one namespace, or of all.

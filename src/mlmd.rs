@@ -18,6 +18,9 @@ mod client;
 mod convert;
 mod endpoint;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lookup;
 mod meter;
 mod metrics;

@@ -21,7 +21,7 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), max: Durat
 /// Connections that wait to be accepted, in the kernel.
 const BACKLOG: i32 = 1024;
 
-/// Listens on an address. `[::]` stands for all IPv6 and IPv4 addresses, whatever the system's default, and for all IPv4
+/// Listens on an address. `[::]` means all IPv6 and IPv4 addresses, whatever the system's default, and for all IPv4
 /// addresses where IPv6 is off. To be called within a Tokio runtime.
 ///
 /// # Errors

@@ -217,13 +217,13 @@ async fn a_trace_of_another_tenants_run_is_not_joined() {
     let env = &harness.env;
     let argo = "7cc9a1b2e3d44f5a8b6c7d8e9f0a1b2c";
     env.workflows.create(NewWorkflow::tfx_v1("traced", PIPELINE).annotation(TRACE_ID_ANNOTATION, argo)).await;
-    let victim = env.workflows.create(NewWorkflow::tfx_v1("plain", PIPELINE)).await.metadata.uid.expect("a UID");
+    let owner = env.workflows.create(NewWorkflow::tfx_v1("plain", PIPELINE)).await.metadata.uid.expect("a UID");
     let mut subscriber = harness.subscriber(&server).start();
 
     let hostile = env.cluster.namespace("hostile").await;
     let workflows = env.cluster.workflows(&hostile).await;
     let mut joiner = harness.peers.grpc_go_client(server.listen, &format!("kfpNamespace: {hostile}")).start();
-    for (name, id) in [("joins-traced", argo), ("joins-plain", &*trace_of(&victim))] {
+    for (name, id) in [("joins-traced", argo), ("joins-plain", &*trace_of(&owner))] {
         env.push_model(name).await;
         let run = NewWorkflow::tfx_v1(name, PIPELINE).annotation(TRACE_ID_ANNOTATION, id).phase("Succeeded");
         let uid = workflows.create(run).await.metadata.uid.expect("a UID");
@@ -233,7 +233,7 @@ async fn a_trace_of_another_tenants_run_is_not_joined() {
     env.push_model("plain").await;
     env.workflows.set_phase("plain", "Succeeded").await;
     subscriber.payload(SOON).await;
-    let spans = harness.spans(&trace_of(&victim), &["run", "send model-update", "confirm"]).await;
+    let spans = harness.spans(&trace_of(&owner), &["run", "send model-update", "confirm"]).await;
     assert_complete(&spans);
     let others = spans.iter().filter(|span| span.tag("modelupdate.namespace") == Some(&hostile.clone().into()));
     assert_eq!(others.count(), 0, "{spans:#?}");

@@ -32,7 +32,7 @@ const UNREVIEWED: Duration = Duration::from_secs(600);
 /// Pauses between attempts to review the rights of an open stream.
 const RETRY: Backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_secs(60) };
 
-/// Access control. Cheap to clone. The default admits everyone.
+/// Access control. Cheap to clone. The default admits every request.
 #[derive(Clone, Default)]
 pub struct Access(Option<Arc<Inner>>);
 
@@ -48,7 +48,7 @@ struct Inner {
     rights: Cache<Question, Arc<Remembered<bool>>>,
 }
 
-/// Whether a user has the right to a namespace.
+/// The question whether a user has the right to a namespace.
 type Question = (Arc<User>, Arc<str>);
 
 /// An answer, and the time until which it counts.
@@ -66,7 +66,7 @@ pub struct Grant {
     namespace: Arc<str>,
     peer: Option<IpAddr>,
     user: Option<Arc<User>>,
-    /// The time until which the answers behind it count; `None`: for ever.
+    /// The time until which the answers behind it count; `None`: forever.
     until: Option<Instant>,
 }
 
@@ -122,7 +122,7 @@ impl Access {
 }
 
 impl Grant {
-    /// The user of the stream, if it was asked for.
+    /// The user of the stream, if there was a review.
     pub fn user(&self) -> Option<&User> {
         self.user.as_deref()
     }
@@ -136,7 +136,7 @@ impl Grant {
         Some(user.scope())
     }
 
-    /// Whether the permission can end.
+    /// Returns whether the permission can end.
     pub fn expires(&self) -> bool {
         self.until.is_some()
     }

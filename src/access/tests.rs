@@ -131,7 +131,7 @@ async fn equal_requests_share_a_review() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_tries_tokens_causes_few_reviews_and_delays_no_other() {
+async fn a_peer_that_tries_tokens_delays_no_other() {
     let reviewer = reviewer();
     let access = access(Mode::Token, &reviewer);
     let guesses: Vec<_> = (0..100).map(|number| token(&format!("guess {number}"))).collect();
@@ -172,7 +172,7 @@ async fn a_slow_review_is_unavailable_after_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_right_that_is_taken_away_ends_the_permission_within_its_cache_time() {
+async fn a_withdrawn_right_ends_the_permission_within_its_cache_time() {
     let reviewer = reviewer();
     let access = access(Mode::Token, &reviewer);
     let grant = admit(&access, "secret", TEAM).await.unwrap();

@@ -35,11 +35,11 @@ pub struct Config {
     pub selector: String,
     /// Time for which a stream must stay open after it acknowledged an event, until the event is confirmed.
     pub confirm_after: Duration,
-    /// Whether runs with the label `pipelines.kubeflow.org/events-published=true` count as delivered.
+    /// Count runs with the label `pipelines.kubeflow.org/events-published=true` as delivered.
     pub skip_labelled: bool,
     /// The limit of mark patches per second.
     pub mark_rate: NonZeroU32,
-    /// Who may subscribe.
+    /// Access control of subscriptions.
     pub access: access::Options,
     /// The files for TLS on the address for subscribers; `None`: plaintext.
     pub tls: Option<TlsFiles>,

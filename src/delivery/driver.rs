@@ -131,7 +131,7 @@ impl Driver {
     /// is over.
     ///
     /// # Errors
-    /// Where a lookup or a patch panicked: its run would never be delivered, so the process has to be restarted.
+    /// If a lookup or a patch panicked: its run would never be delivered, so the process has to be restarted.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JoinError> {
         let store = self.store.clone();
         let mut heartbeats = interval(HEARTBEAT);

@@ -40,7 +40,7 @@ pub struct Handoff {
     pub payload: Bytes,
 }
 
-/// A value that a stream's end gives back, see [`AckSender::hold`].
+/// A value that is dropped at the end of a stream, see [`AckSender::hold`].
 pub(super) type Held = Option<Box<dyn Any + Send + Sync>>;
 
 /// A message from a stream to the delivery task. Each stream sends one `Attached`, one `Ended`, and at most one

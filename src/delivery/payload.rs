@@ -11,7 +11,7 @@ use crate::{
 /// Returns the payload of a run's event, with the trace context that the subscriber is to continue.
 ///
 /// # Errors
-/// Where the run has no valid event. A retry would fail again.
+/// If the run has no valid event. A retry would fail again.
 pub(super) fn encode(
     traces: &Traces,
     store: &Store,

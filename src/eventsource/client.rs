@@ -24,7 +24,7 @@ pub struct ReceivedEvent {
     pub payload: Vec<u8>,
 }
 
-/// Why a subscription failed or ended.
+/// The reason why a subscription failed or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SubscribeError {
     /// The connection failed.

@@ -33,7 +33,7 @@ const INCLUDE: &str = "include";
 const KEYS: [&str; 9] =
     [NAMESPACE, SUBSCRIPTION, PIPELINES, ARTIFACT_TYPES, MAX_AGE, LATEST_ONLY, STATUSES, REMEMBER, INCLUDE];
 
-/// Why a configuration is invalid.
+/// The reason why a configuration is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// It has more than 64 KiB.
@@ -101,7 +101,7 @@ pub enum ConfigError {
     Value {
         /// The key.
         key: &'static str,
-        /// What is wrong, as a verb phrase.
+        /// The problem, as a verb phrase.
         problem: String,
         /// A valid value.
         example: &'static str,

@@ -55,6 +55,9 @@
 
 mod acks;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbound;
 mod io;
 mod outbound;

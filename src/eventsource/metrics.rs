@@ -48,7 +48,7 @@ impl EncodeLabelValue for CodeLabel {
     }
 }
 
-/// Why the server closed a connection.
+/// The reason why the server closed a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum CloseReason {
     /// The HTTP/2 preface did not arrive in time.

@@ -12,7 +12,7 @@ use crate::{
 pub struct Options {
     /// The namespaces that may be subscribed to; `None` for all.
     pub namespaces: Option<Vec<Arc<str>>>,
-    /// Who may subscribe.
+    /// Access control of subscriptions.
     pub access: Access,
     /// The limits of connections, streams and requests.
     pub limits: Limits,

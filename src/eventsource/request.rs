@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_headers_that_are_read_are_kept_and_the_token_is_not_shown() {
+    fn unread_headers_are_dropped_and_the_token_is_not_shown() {
         let header = |name: HeaderName, value| (name, HeaderValue::from_static(value));
         let headers = HeaderMap::from_iter([
             header(AUTHORIZATION, "Bearer secret"),

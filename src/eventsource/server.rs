@@ -64,7 +64,7 @@ pub struct Server {
     tls: Option<Tls>,
 }
 
-/// Why the server cannot serve.
+/// The reason why the server cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The compiled descriptors are invalid.

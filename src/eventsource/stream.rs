@@ -51,7 +51,7 @@ pub(super) struct EventStream {
 }
 
 /// The hand-offs that are not acknowledged yet, shared by the stream and the task that forwards acknowledgements. When
-/// the stream drops it, delivery learns that the stream has ended.
+/// the stream drops it, delivery is notified that the stream has ended.
 struct PendingAcks {
     delivery: AckSender,
     /// In order.

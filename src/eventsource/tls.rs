@@ -66,7 +66,7 @@ pub enum TlsError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is missing.
+        /// The missing part.
         content: &'static str,
     },
     /// The certificate and the key cannot be used together, or at all.
@@ -190,7 +190,7 @@ impl Tls {
         }
     }
 
-    /// Reads the files again at intervals, for ever.
+    /// Reads the files again at intervals, forever.
     pub(super) async fn reload(self) -> Infallible {
         let (mut log, mut current) = (LogThrottle::new(1), self.contents.clone());
         loop {

@@ -36,7 +36,7 @@ const KEEPALIVE_RETRIES: u32 = 3;
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why a client cannot be built.
+/// The reason why a client cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Neither a kubeconfig nor a Pod's service account was found, or it cannot be read.
@@ -58,7 +58,7 @@ impl Client {
     /// A client with the usual configuration: `KUBECONFIG`, else the Pod's service account.
     ///
     /// # Errors
-    /// Where there is neither, or the configuration is not usable.
+    /// If there is neither, or the configuration is not usable.
     pub async fn infer(metrics: KubernetesMetrics) -> Result<Self, ConnectError> {
         Self::new(Config::infer().await?, metrics)
     }
@@ -66,7 +66,7 @@ impl Client {
     /// A client with this configuration, except its timeouts.
     ///
     /// # Errors
-    /// Where the configuration is not usable.
+    /// If the configuration is not usable.
     pub fn new(mut config: Config, metrics: KubernetesMetrics) -> Result<Self, ConnectError> {
         config.headers.push((
             http::header::USER_AGENT,

@@ -48,7 +48,7 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// Why a Workflow is ignored.
+/// The reason why a Workflow is ignored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
     #[error("the Workflow {namespace}/{name} has the UID {uid:?}, which is not a UUID")]

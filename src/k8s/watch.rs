@@ -4,6 +4,8 @@
 //! a page. There is no limit on the duration of a list, only on its silence.
 
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod split;
 mod status;
 #[cfg(test)]
@@ -57,7 +59,7 @@ const WATCH_SILENCE: Duration = Duration::from_secs(20);
 /// that ends each watch at once, the loop would be a busy one.
 const MIN_WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What all watches share.
+/// The parts that all watches share.
 pub struct Watches {
     client: Client,
     selector: String,
@@ -220,34 +222,22 @@ impl Watch {
     }
 
     fn handle_event(&mut self, line: &[u8]) -> Result<(), WatchError> {
-        let kind = match serde_json::from_slice(line) {
-            Ok(EventHead { kind }) => kind,
-            // A proxy, or an API server whose encoder failed, may write a Status without an event around it.
-            Err(error) => match serde_json::from_slice::<ApiStatus>(line) {
-                Ok(status) if status.code != 0 => return Err(WatchError::Status(status.boxed())),
-                _ => return Err(not_an_event(&error)),
-            },
-        };
-        if kind == EventKind::Error {
-            let EventObject { object } = serde_json::from_slice(line).map_err(|error| not_an_event(&error))?;
-            return Err(WatchError::Status(object));
-        }
-        let EventObject::<Object> { object } = serde_json::from_slice(line).map_err(|error| not_an_event(&error))?;
+        let (change, object) = read_event(line)?;
         if let Some(version) = object.version() {
             self.version = Some(version.to_owned());
         }
-        match kind {
-            EventKind::Added | EventKind::Modified => {
+        match change {
+            Change::Applied => {
                 self.status.received();
                 self.apply(object);
             }
-            EventKind::Deleted => {
+            Change::Deleted => {
                 self.status.received();
                 if let (namespace, name, Some(uid)) = object.identity() {
                     self.store.delete(namespace, name, uid);
                 }
             }
-            EventKind::Bookmark | EventKind::Error => {}
+            Change::None => {}
         }
         Ok(())
     }
@@ -279,7 +269,7 @@ struct EventHead {
     kind: EventKind,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 enum EventKind {
     Added,
@@ -294,6 +284,37 @@ enum EventKind {
 #[derive(Deserialize)]
 struct EventObject<T> {
     object: T,
+}
+
+/// The change of an object that an event reports.
+#[derive(Debug)]
+enum Change {
+    Applied,
+    Deleted,
+    None,
+}
+
+/// Reads a line of a watch.
+fn read_event(line: &[u8]) -> Result<(Change, Object), WatchError> {
+    let kind = match serde_json::from_slice(line) {
+        Ok(EventHead { kind }) => kind,
+        // A proxy, or an API server whose encoder failed, may write a Status without an event around it.
+        Err(error) => match serde_json::from_slice::<ApiStatus>(line) {
+            Ok(status) if status.code != 0 => return Err(WatchError::Status(status.boxed())),
+            _ => return Err(not_an_event(&error)),
+        },
+    };
+    let change = match kind {
+        EventKind::Added | EventKind::Modified => Change::Applied,
+        EventKind::Deleted => Change::Deleted,
+        EventKind::Bookmark => Change::None,
+        EventKind::Error => {
+            let EventObject { object } = serde_json::from_slice(line).map_err(|error| not_an_event(&error))?;
+            return Err(WatchError::Status(object));
+        }
+    };
+    let EventObject { object } = serde_json::from_slice(line).map_err(|error| not_an_event(&error))?;
+    Ok((change, object))
 }
 
 fn not_an_event(error: &serde_json::Error) -> WatchError {

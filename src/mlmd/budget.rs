@@ -116,7 +116,7 @@ impl Budget {
         let eligible = eligible.filter(|(_, next)| self.0.is_in_share(&state, &next.namespace, next.bytes));
         let (index, next) = eligible.min_by_key(|(index, next)| (state.held(&next.namespace), *index))?;
         if !self.0.fits(&state, &next.namespace, next.bytes) {
-            // Later ones do not overtake it, or a large request would wait for ever.
+            // Later ones do not overtake it, or a large request would wait forever.
             return None;
         }
         let Waiting { namespace, bytes, granted } = state.waiting.remove(index);
@@ -161,7 +161,7 @@ impl State {
     }
 }
 
-/// A number of bytes of a budget, given back when dropped.
+/// A number of bytes of a budget, released when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     budget: Budget,

@@ -9,7 +9,6 @@
 
 use std::{
     collections::HashMap,
-    mem::size_of,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,7 +17,7 @@ use moka::{ops::compute::Op, sync};
 use super::Options;
 use crate::{
     delivery::LookupError,
-    model::{Artifact, ArtifactTypes, RunModels, RunOutcome, Uid, Workflow},
+    model::{ArtifactTypes, RunModels, RunOutcome, Uid, Workflow},
 };
 
 /// Estimated bytes of an entry without answers: key, entry, and moka's own records.
@@ -26,7 +25,7 @@ const ENTRY_BYTES: usize = 300;
 /// Estimated bytes of an answer without models: keys and table.
 const ANSWER_BYTES: usize = 100;
 
-/// What is asked about a run.
+/// A question about a run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Question {
     types: Arc<ArtifactTypes>,
@@ -125,13 +124,7 @@ impl Cache {
 }
 
 fn answer_bytes(answer: &Answer) -> usize {
-    let model = |model: &Artifact| {
-        let name = model.name.as_deref().map_or(0, str::len);
-        size_of::<Artifact>() + name + model.uri.len() + model.node.len() + model.key.len()
-    };
-    let Ok(found) = answer else { return ANSWER_BYTES };
-    let pipeline = found.pipeline.as_deref().map_or(0, str::len);
-    ANSWER_BYTES + pipeline + found.models.iter().map(model).sum::<usize>()
+    ANSWER_BYTES + answer.as_ref().map_or(0, |found| found.bytes())
 }
 
 #[cfg(test)]

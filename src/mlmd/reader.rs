@@ -229,7 +229,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Returns whether a smaller page may be asked for: it was the page that was too large, not the run.
+    /// Returns whether a smaller page may be requested: it was the page that was too large, not the run.
     fn is_within_limits(&self) -> bool {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).bytes;
         kept <= MAX_KEPT && self.read.load(Ordering::Relaxed) <= MAX_READ
@@ -237,11 +237,14 @@ impl<'a> Reader<'a> {
 }
 
 /// Passes the rows of a response: the messages in its first field.
-fn rows<'a>(message: &'a [u8], mut each: impl FnMut(&'a [u8]) -> Result<(), CallError>) -> Result<(), CallError> {
+pub(super) fn rows<'a>(
+    message: &'a [u8],
+    mut each: impl FnMut(&'a [u8]) -> Result<(), CallError>,
+) -> Result<(), CallError> {
     fields(message, |number, field: Field<'a>| if number == 1 { each(field.bytes()?) } else { Ok(()) })
 }
 
-fn context_names(message: &[u8]) -> Result<ContextNames, CallError> {
+pub(super) fn context_names(message: &[u8]) -> Result<ContextNames, CallError> {
     let mut names = ContextNames::default();
     rows(message, |row| {
         names.add(&convert::context(row)?);

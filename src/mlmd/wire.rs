@@ -1,4 +1,4 @@
-//! A reader of messages in protocol buffers. It passes each field where it lies, so that a conversion copies what it
+//! A reader of messages in protocol buffers. It passes each field in place, so that a conversion copies what it
 //! needs and nothing else. Generated types would first build every property of every row, many times the message's size.
 
 use super::error::CallError;

@@ -87,6 +87,18 @@ pub struct RunModels {
     pub foreign_executions: usize,
 }
 
+impl RunModels {
+    /// The bytes that they occupy in memory, without what the allocator adds.
+    pub fn bytes(&self) -> usize {
+        let model = |model: &Artifact| {
+            let Artifact { name, uri, node, key, .. } = model;
+            size_of::<Artifact>() + name.as_deref().map_or(0, str::len) + uri.len() + node.len() + key.len()
+        };
+        let pipeline = self.pipeline.as_deref().map_or(0, str::len);
+        size_of::<Self>() + pipeline + self.models.iter().map(model).sum::<usize>()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

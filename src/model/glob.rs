@@ -69,7 +69,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     alternatives(pattern).is_ok_and(|alternatives| alternatives.iter().any(|tokens| tokens_match(tokens, &name)))
 }
 
-/// The greedy algorithm: on a mismatch, the latest `*` takes one character more. Earlier ones need not, so there is one
+/// The usual algorithm with a single alternative: on a mismatch, the latest `*` takes one character more. Earlier ones need not, so there is one
 /// position to return to, and each character of the name is compared with each token at most once for it.
 fn tokens_match(tokens: &[Token], name: &[char]) -> bool {
     let (mut token, mut position) = (0, 0);

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_subscription_is_in_use_in_its_namespace_until_it_is_removed() {
+    fn a_subscription_is_in_use_until_it_is_removed() {
         let in_use = SubscriptionsInUse::default();
         let name = SubscriptionName::new("deploy").unwrap();
         in_use.insert("team-a", &name);

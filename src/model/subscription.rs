@@ -48,7 +48,7 @@ impl SubscriptionName {
         })
     }
 
-    /// The name of a subscription of this scope: an account's namespace, or what stands for a user. It is shortened with
+    /// The name of a subscription of this scope: an account's namespace, or a user's hash. It is shortened with
     /// a hash where it would be longer than the name part of an annotation's key may be.
     #[must_use]
     pub fn scoped(&self, scope: &str) -> Self {
@@ -56,7 +56,7 @@ impl SubscriptionName {
         if name.len() <= MAX_NAME {
             return Self(name.into());
         }
-        // A hash that nobody can construct a second name for: the name of another account's subscription.
+        // A hash without known collisions: a second name for it would be that of another account's subscription.
         let hash = digest(&SHA256, name.as_bytes());
         let hash: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let stem = name[..MAX_NAME - 1 - hash.len()].trim_end_matches(['-', '.']);

@@ -302,7 +302,7 @@ impl Run {
         }
     }
 
-    /// Whether the run's context is a child of its pipeline's.
+    /// The run's context is a child of its pipeline's.
     pub fn has_parent(&self) -> bool {
         self.namespace.is_some()
     }

@@ -266,7 +266,7 @@ fn traced(namespace: &str, name: &str, uid: u128) -> Workflow {
 #[test]
 fn a_trace_id_is_used_only_while_one_namespace_carries_it() {
     let store = Store::default();
-    let (own, foreign) = (traced("a", "one", 1), traced("b", "thief", 2));
+    let (own, foreign) = (traced("a", "one", 1), traced("b", "foreign", 2));
     let uses = |run: &Workflow| store.trace_id(run).unwrap().to_string() == TRACE;
     store.apply(own.clone());
     store.apply(traced("a", "resubmitted", 3));
@@ -275,7 +275,7 @@ fn a_trace_id_is_used_only_while_one_namespace_carries_it() {
     assert!(!uses(&own) && !uses(&foreign), "two namespaces carry it");
     assert_eq!(store.trace_id(&own).unwrap().as_bytes(), own.uid.as_bytes());
     store.apply(traced("c", "another", 4));
-    store.delete("b", "thief", Uid::from(2));
+    store.delete("b", "foreign", Uid::from(2));
     assert!(!uses(&own), "the third still does");
     store.apply(Workflow { trace_id: None, ..traced("c", "another", 4) });
     assert!(uses(&own), "the others have left it");
@@ -290,15 +290,15 @@ fn a_trace_id_is_used_only_while_one_namespace_carries_it() {
 #[test]
 fn a_trace_id_that_is_the_uid_of_a_run_is_not_used() {
     let store = Store::default();
-    let (victim, thief) = (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, traced("b", "thief", 2));
-    let uses = || store.trace_id(&thief).unwrap().to_string() == TRACE;
-    store.apply(thief.clone());
+    let (owner, foreign) = (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, traced("b", "foreign", 2));
+    let uses = || store.trace_id(&foreign).unwrap().to_string() == TRACE;
+    store.apply(foreign.clone());
     assert!(uses());
-    store.apply(workflow("a", "victim", victim));
+    store.apply(workflow("a", "owner", owner));
     assert!(!uses());
-    store.apply(Workflow { phase: Phase::Failed, ..workflow("a", "victim", victim) });
+    store.apply(Workflow { phase: Phase::Failed, ..workflow("a", "owner", owner) });
     assert!(!uses());
-    store.apply(workflow("a", "victim", 3));
+    store.apply(workflow("a", "owner", 3));
     assert!(uses(), "the run has gone");
 }
 

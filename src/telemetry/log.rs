@@ -43,7 +43,7 @@ pub enum Format {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Level(String);
 
-/// Why a text is not a [`Level`].
+/// The reason why a text is not a [`Level`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidLevel {
     /// A part that is neither a level nor a directive. `EnvFilter` would take a misspelled level for the name of a
@@ -132,7 +132,7 @@ impl Handle {
     /// Changes the level.
     ///
     /// # Errors
-    /// Where the process has no log any more.
+    /// If the process has no log any more.
     pub fn set(&self, level: &Level) -> Result<(), reload::Error> {
         if let Some(filter) = &self.filter {
             filter.reload(level.filter())?;
@@ -146,7 +146,7 @@ impl Handle {
 /// Panics are logged.
 ///
 /// # Errors
-/// Where the process has a log already.
+/// If the process has a log already.
 pub fn init(format: Format, level: &Level, traces: &Traces) -> Result<Handle, TryInitError> {
     let (subscriber, filter) = subscriber(format, level, has_colors(), io::stderr, traces);
     subscriber.try_init()?;

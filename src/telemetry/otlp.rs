@@ -27,7 +27,7 @@ const QUEUE: usize = 16_384;
 /// The specification's default for one export, its retries included.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why tracing is off although the environment asks for it. The server runs without traces.
+/// The reason why tracing is off although the environment enables it. The server runs without traces.
 #[derive(Debug, thiserror::Error)]
 pub enum TracingError {
     /// A variable has a value that is not supported.
@@ -63,7 +63,7 @@ impl Traces {
     /// Needs a tokio runtime, which then runs the exporter's connections and timers.
     ///
     /// # Errors
-    /// Where a variable has a value that is not supported.
+    /// If a variable has a value that is not supported.
     pub fn from_env() -> Result<Self, TracingError> {
         let settings = Settings::read(|name| env::var(name).ok().filter(|value| !value.trim().is_empty()))?;
         let Some(settings) = settings else { return Ok(Self::default()) };

@@ -37,7 +37,7 @@ impl Sampler {
         Self { below }
     }
 
-    /// Whether the trace is kept.
+    /// The trace is kept.
     pub(super) fn samples(self, trace: [u8; 16]) -> bool {
         let random = trace[9..].iter().fold(0, |value, byte| (value << 8) | u64::from(*byte));
         random < self.below

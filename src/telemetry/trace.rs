@@ -121,7 +121,7 @@ struct On {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     sampler: Sampler,
-    /// Whether payloads may carry a trace context (`OTEL_PROPAGATORS`).
+    /// Payloads may contain a trace context (`OTEL_PROPAGATORS`).
     propagates: bool,
     /// Ends the exports. See [`Traces::flush`].
     stop_exports: CancellationToken,

@@ -173,7 +173,7 @@ async fn a_run_of_the_sdk_of_kfp_v1_has_models_of_the_wanted_types() {
 /// The metadata-writer records a Pod's outputs after the Pod has ended.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_run_of_the_sdk_of_kfp_v1_that_just_ended_is_looked_up_again() {
+async fn a_kfp_v1_run_that_just_ended_is_looked_up_again() {
     let harness = Harness::start().await;
     let run = harness.writer.put_kfp_v1("run-x").await;
     harness.writer.put_kfp_pod(run, "run-x-1", None).await;

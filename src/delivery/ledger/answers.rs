@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Ledger,
     flow::FoundModels,
-    latest::{Lane, Recency, Standing},
+    latest::{Lane, Rank, Recency},
     lookups::{Lookup, Outcome},
     stream::State,
     timers::Timer,
@@ -37,7 +37,7 @@ impl Ledger {
 
     /// Handles a failed attempt: the streams that await the lookup no longer wait for it with other runs.
     fn lookup_failed(&mut self, id: LookupId) {
-        let Some(lookup) = self.lookups.get(id) else { return };
+        let lookup = self.lookups.get(id).expect("a failed lookup is kept for its retry");
         let (uid, is_given_up) = (lookup.workflow.uid, lookup.is_given_up());
         if is_given_up && let Some(namespace) = self.registry.namespaces.get_mut(&lookup.workflow.namespace) {
             namespace.without_context.insert(uid);
@@ -94,10 +94,10 @@ impl Ledger {
             return self.filtered(id, workflow, FilterReason::Pipelines);
         }
         if let Some(lane) = Lane::of(workflow, found.models()) {
-            match self.standing(id, &lane, Recency::of(workflow)) {
-                Standing::Current => {}
-                Standing::Held => return self.registry.stream(id).set_state(uid, State::Held { lane }),
-                Standing::Superseded => return self.supersede(id, uid, now),
+            match self.rank(id, &lane, Recency::of(workflow)) {
+                Rank::Current => {}
+                Rank::Held => return self.registry.stream(id).set_state(uid, State::Held { lane }),
+                Rank::Superseded => return self.supersede(id, uid, now),
             }
         }
         let subscription = self.registry.stream(id).subscription.clone();
@@ -146,7 +146,7 @@ impl Ledger {
     /// Records a delivery of a subscription with a stream, and has it marked.
     pub(super) fn confirm(&mut self, subscription: &Subscription, workflow: &Arc<Workflow>, now: Now) {
         let uid = workflow.uid;
-        let Some(state) = self.registry.state_mut(subscription) else { return };
+        let state = self.registry.state_mut(subscription).expect("a subscription with a stream has a state");
         state.failed.remove(uid);
         for sibling in state.streams.clone() {
             if let Some(run) = self.registry.stream(sibling).runs.get_mut(&uid) {

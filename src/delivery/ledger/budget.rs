@@ -5,7 +5,7 @@
 //! next one as each of them holds; the same is true of the streams of a namespace. Only very many of those use it up, and
 //! then a small event may still be held for each stream that holds nothing: no stream starves.
 //!
-//! A reservation is given back when it is dropped. A stream that finds no room waits, and is woken once there is room.
+//! A reservation ends when it is dropped. A stream that finds no room waits, and is woken once there is room.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,7 +32,7 @@ pub(super) struct Budget {
 struct Held {
     total: usize,
     by_namespace: HashMap<Arc<str>, usize>,
-    /// Bytes were given back since the last wake-up.
+    /// Bytes were released since the last wake-up.
     freed: bool,
 }
 
@@ -96,7 +96,7 @@ impl Budget {
         self.waiting.remove(&stream);
     }
 
-    /// Takes the streams for which there is room now, if bytes were given back since the last call. `own` returns the bytes
+    /// Takes the streams for which there is room now, if bytes were released since the last call. `own` returns the bytes
     /// that a stream holds.
     pub(super) fn wake(&mut self, own: impl Fn(StreamId) -> usize) -> Vec<StreamId> {
         if !std::mem::take(&mut lock(&self.held).freed) {
@@ -203,7 +203,7 @@ mod tests {
             assert!(budget.wait(StreamId(stream), &"team".into(), run(), 25));
         }
         assert!(!budget.wait(StreamId(1), &"team".into(), run(), 25), "it waits already");
-        assert_eq!(budget.wake(|_| 0), [], "nothing was given back");
+        assert_eq!(budget.wake(|_| 0), [], "nothing was released");
         drop(fill(&budget, "team", 1));
         assert_eq!(budget.wake(|_| 0), [StreamId(1), StreamId(2)]);
         assert_eq!(budget.wake(|_| 0), []);
@@ -217,8 +217,8 @@ mod tests {
     #[test]
     fn a_namespace_that_waits_is_passed_over_by_others() {
         let mut budget = Budget::new(100);
-        let _held = fill(&budget, "greedy", 1);
-        budget.wait(StreamId(1), &"greedy".into(), run(), 1);
+        let _held = fill(&budget, "large", 1);
+        budget.wait(StreamId(1), &"large".into(), run(), 1);
         budget.wait(StreamId(2), &"team".into(), run(), 1);
         drop(budget.reserve_always(&"team".into(), 1));
         assert_eq!(budget.wake(|_| 0), [StreamId(2)]);

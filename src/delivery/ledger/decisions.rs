@@ -1,7 +1,7 @@
 //! Decisions after each input: the hand-offs, lookups and patches that can be made now.
 //!
-//! The decisions of one turn are limited, so that the driver handles the next inputs soon, whatever has become possible
-//! for whomever. Streams take turns.
+//! The decisions of one turn are limited, so that the driver handles the next inputs soon, however much has become
+//! possible. Streams take turns.
 
 use std::{ops::Bound, sync::Arc, time::Instant};
 
@@ -9,7 +9,7 @@ use super::{
     Ledger,
     filters::Steps,
     flow::FoundModels,
-    latest::{Lane, Recency, Standing},
+    latest::{Lane, Rank, Recency},
     lookups::{Requested, Turn},
     next::Next,
     offers::Verdict,
@@ -199,10 +199,10 @@ impl Ledger {
         }
         let pipeline = self.registry.namespace_of(&subscription).known_pipeline(workflow);
         let lane = pipeline.and_then(|pipeline| Lane::named(workflow, &pipeline));
-        let standing = lane.as_ref().map(|lane| self.standing(id, lane, Recency::of(workflow)));
-        match (standing, lane) {
-            (Some(Standing::Superseded), _) => self.supersede(id, workflow.uid, now),
-            (Some(Standing::Held), Some(lane)) => {
+        let rank = lane.as_ref().map(|lane| self.rank(id, lane, Recency::of(workflow)));
+        match (rank, lane) {
+            (Some(Rank::Superseded), _) => self.supersede(id, workflow.uid, now),
+            (Some(Rank::Held), Some(lane)) => {
                 self.registry.stream(id).set_state(workflow.uid, State::Held { lane });
             }
             _ => return Some(verdict),

@@ -17,6 +17,7 @@ use std::{
 use super::{
     shares::Shares,
     timers::{Timer, Timers},
+    types::Claimant,
 };
 use crate::model::{Mark, Subscription, SubscriptionName, Uid, Workflow};
 
@@ -38,9 +39,6 @@ pub(super) struct DeletedRuns {
     /// The numbers of claims and deliveries.
     party_shares: Shares,
 }
-
-/// A subscription of a namespace.
-type Claimant = (Arc<str>, SubscriptionName);
 
 #[derive(Debug)]
 struct DeletedRun {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     delivery::{CloseReason, StreamId},
-    model::{Artifact, RunModels, Uid},
+    model::{RunModels, Uid},
     telemetry::Limit,
 };
 
@@ -61,14 +61,7 @@ pub(super) struct FoundModels {
 
 impl FoundModels {
     pub(super) fn new(models: Arc<RunModels>) -> Self {
-        let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
-        let artifact = |artifact: &Artifact| {
-            let Artifact { name, uri, node, key, .. } = artifact;
-            size_of::<Artifact>() + text(name) + uri.len() + node.len() + key.len()
-        };
-        let bytes = size_of::<RunModels>()
-            + models.pipeline.as_ref().map_or(0, |name| name.len())
-            + models.models.iter().map(artifact).sum::<usize>();
+        let bytes = models.bytes();
         Self { models, bytes, space: None }
     }
 

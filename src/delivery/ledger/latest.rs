@@ -5,7 +5,7 @@
 //! certain, and *held* until then: if this process ends before, the newer run is sent again, or if its Workflow is gone,
 //! the older one.
 //!
-//! A run that is ready waits for newer ones whose lookups may still find a model, but not for ever. And it waits until the
+//! A run that is ready waits for newer ones whose lookups may still find a model, but not forever. And it waits until the
 //! pipelines of all newer runs are known that were delivered before: another process may have sent them, and only ML
 //! Metadata has the names of some.
 //!
@@ -28,7 +28,7 @@ use crate::{
 
 pub(super) use self::{
     candidates::{Candidates, Wait},
-    sent::{SentRuns, Standing},
+    sent::{Rank, SentRuns},
 };
 
 /// The position of a run in the order in which runs ended. The UID gives runs that ended in the same second a fixed order, but
@@ -83,7 +83,7 @@ impl Lane {
 }
 
 impl Ledger {
-    /// What a subscription was sent, or without `remember` the stream. `None` without `latestOnly`.
+    /// The runs that a subscription was sent, or without `remember` the stream. `None` without `latestOnly`.
     fn sent_runs(&mut self, id: StreamId) -> Option<&mut SentRuns> {
         let Stream { subscription, .. } = self.registry.stream(id);
         if !subscription.latest_only {
@@ -96,9 +96,9 @@ impl Ledger {
         self.registry.stream(id).candidates_mut().map(|candidates| &mut candidates.own_sent)
     }
 
-    /// Returns how a run of this lane stands against those that were sent.
-    pub(super) fn standing(&mut self, id: StreamId, lane: &Lane, run: Recency) -> Standing {
-        self.sent_runs(id).map_or(Standing::Current, |sent| sent.standing(lane, run))
+    /// Returns the rank of a run of this lane among those that were sent.
+    pub(super) fn rank(&mut self, id: StreamId, lane: &Lane, run: Recency) -> Rank {
+        self.sent_runs(id).map_or(Rank::Current, |sent| sent.rank(lane, run))
     }
 
     /// The newest run that was delivered and whose pipeline is not known.
@@ -119,7 +119,7 @@ impl Ledger {
         self.lane_changed(&streams, &lane);
     }
 
-    /// Records that the fate of a run is certain: that it was delivered, or that it will not be before it ends again.
+    /// Records that it is certain whether a run was delivered: it was, or it will not be before it ends again.
     pub(super) fn settle(&mut self, namespace: &str, subscription: &SubscriptionName, run: Uid) {
         let mut settled = None;
         self.registry.change_state(namespace, subscription, |state| settled = state.sent.settle(run));
@@ -135,15 +135,14 @@ impl Ledger {
             settled.extend(state.sent.settle(run).map(|lane| (state.streams.clone(), lane)));
         });
         for id in self.registry.streams_of(namespace) {
-            let own = self.registry.stream(id).candidates_mut().and_then(|candidates| candidates.own_sent.settle(run));
-            settled.extend(own.map(|lane| (vec![id], lane)));
+            self.settle_own(id, run);
         }
         for (streams, lane) in settled {
             self.lane_changed(&streams, &lane);
         }
     }
 
-    /// Records that a stream without `remember` has confirmed a run.
+    /// The same for a stream without `remember`.
     pub(super) fn settle_own(&mut self, id: StreamId, run: Uid) {
         let own = self.registry.stream(id).candidates_mut().and_then(|candidates| candidates.own_sent.settle(run));
         if let Some(lane) = own {
@@ -228,7 +227,7 @@ impl Ledger {
     /// Drops a run in favor of a newer one that was delivered, and has it marked like a delivery.
     pub(super) fn supersede(&mut self, id: StreamId, run: Uid, now: Now) {
         let stream = self.registry.stream(id);
-        let Some(run) = stream.remove(run) else { return };
+        let run = stream.remove(run).expect("the run is one of the stream's");
         let subscription = stream.subscription.clone();
         if run.already_delivered {
             return;

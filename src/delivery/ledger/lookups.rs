@@ -252,7 +252,7 @@ impl Lookups {
         self.schedule(&namespace);
     }
 
-    /// Handles the answer of an attempt. `is_awaited` tells whether a stream awaits the lookup.
+    /// Handles the answer of an attempt. `is_awaited` returns whether a stream awaits the lookup.
     pub(super) fn handle_answer(
         &mut self,
         id: LookupId,
@@ -362,7 +362,7 @@ impl Lookups {
         self.lookups.get(&id).expect("the lookup exists")
     }
 
-    /// Returns whether so many lookups are kept that failed ones are dropped that no stream awaits.
+    /// Returns whether too many lookups are kept to keep failed ones that no stream awaits.
     pub(super) fn is_full(&self) -> bool {
         self.lookups.len() > MAX_KEPT
     }

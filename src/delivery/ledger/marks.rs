@@ -15,7 +15,7 @@ use rand::rngs::SmallRng;
 use self::turns::{Entry, Next, Ticket, Turns};
 use super::{
     timers::{Timer, Timers},
-    types::{Action, Report},
+    types::{Action, Claimant, Report},
 };
 use crate::{
     backoff::Backoff,
@@ -56,9 +56,6 @@ enum State {
     /// It waits for its retry after a refusal.
     Parked,
 }
-
-/// A subscription of a namespace.
-type Claimant = (Arc<str>, SubscriptionName);
 
 /// Each Workflow's changes are in `pending`. Everything else is an index of them, which [`Marks::change`] maintains.
 #[derive(Debug)]

@@ -245,7 +245,7 @@ fn is_news(workflow: &Workflow, news: News, attached: i64) -> bool {
     }
 }
 
-/// Returns whether a later record of a run makes what the stream knows of it void, unless the event was handed off.
+/// Returns whether a later record of a run invalidates the stream's state of it, unless the event was handed off.
 fn is_replaced(run: &Run, workflow: &Workflow) -> bool {
     let before = Before::of(&run.workflow, workflow);
     before.outcome != workflow.outcome() || (before.identity_changed && !run.is_handed_off())

@@ -71,7 +71,7 @@ pub(super) struct SubscriptionState {
 }
 
 impl Registry {
-    /// A registry that tells these which subscriptions have streams.
+    /// A registry that records the subscriptions with streams in `in_use`.
     pub(super) fn new(in_use: SubscriptionsInUse) -> Self {
         Self { in_use, ..Self::default() }
     }

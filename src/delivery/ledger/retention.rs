@@ -67,9 +67,9 @@ impl Ledger {
         let order = |(name, state): (&SubscriptionName, &super::registry::SubscriptionState)| {
             state.detached.map(|since| (!state.confirmed.is_empty(), since, name.clone()))
         };
-        let mut victims: Vec<_> = subscriptions.iter().filter_map(order).collect();
-        victims.sort_unstable();
-        for (_, _, name) in victims {
+        let mut removable: Vec<_> = subscriptions.iter().filter_map(order).collect();
+        removable.sort_unstable();
+        for (_, _, name) in removable {
             if count <= MAX_SUBSCRIPTIONS && deliveries <= MAX_DELIVERIES {
                 return;
             }
@@ -84,9 +84,8 @@ impl Ledger {
         while self.registry.idle.len() > MAX_NAMESPACES {
             let idle = || self.registry.idle.iter().map(|(_, name)| name);
             let has_confirmed = |name: &&Arc<str>| self.registry.namespaces[*name].has_confirmed();
-            let Some(name) = idle().find(|name| !has_confirmed(name)).or_else(|| idle().next()).cloned() else {
-                return;
-            };
+            let name = idle().find(|name| !has_confirmed(name)).or_else(|| idle().next()).cloned();
+            let name = name.expect("there are too many");
             self.drop_namespace(&name);
             self.report(Report::LimitHit(Limit::Subscriptions));
         }

@@ -108,7 +108,7 @@ impl Ledger {
     }
 
     /// Handles a run that was deleted, or had left the selector, and is there again: the deliveries that were made
-    /// meanwhile are recorded and marked.
+    /// in between are recorded and marked.
     pub(super) fn workflow_returned(&mut self, workflow: &Arc<Workflow>, now: Now) {
         if self.deleted.is_empty() || workflow.phase == Phase::Unknown {
             return;
@@ -205,7 +205,7 @@ impl Ledger {
     }
 
     /// Handles a label that counts as a mark of every subscription. It may be removed, so a delivery that is confirmed
-    /// all the same is still marked.
+    /// later is still marked.
     fn label_seen(&mut self, workflow: &Arc<Workflow>, now: Now) {
         let uid = workflow.uid;
         let mut names = Vec::new();

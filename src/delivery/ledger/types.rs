@@ -23,7 +23,7 @@ pub(in crate::delivery) struct Now {
     pub unix: i64,
 }
 
-/// The position of a run in the order of delivery: oldest first. The UID tells apart two runs of the same second.
+/// The position of a run in the order of delivery: oldest first. The UID distinguishes two runs of the same second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Age {
     created: i64,
@@ -35,6 +35,9 @@ impl Age {
         Self { created: workflow.created, uid: workflow.uid }
     }
 }
+
+/// A subscription of a namespace.
+pub(super) type Claimant = (Arc<str>, SubscriptionName);
 
 /// One lookup, through all its attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,7 +80,8 @@ pub(in crate::delivery) enum Action {
 /// An occurrence for logs, metrics and traces.
 #[derive(Debug)]
 pub(in crate::delivery) enum Report {
-    /// A stream attached, and was offered all records: so many runs are pending, and so many excluded by its filters.
+    /// A stream attached and was offered all records. Contains the numbers of runs that are pending, and that its filters
+    /// exclude.
     Attached {
         stream: StreamId,
         subscription: Arc<Subscription>,

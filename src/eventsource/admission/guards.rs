@@ -1,4 +1,4 @@
-//! What an admitted connection or call holds, and gives back when it ends.
+//! The shares in limits that an admitted connection or call holds until it ends.
 
 use std::{
     net::SocketAddr,
@@ -77,9 +77,7 @@ impl CallPermit {
         }
         Ok(())
     }
-}
 
-impl CallPermit {
     /// Returns a handle to the call's connection.
     pub(in crate::eventsource) fn connection(&self) -> Option<ConnectionHandle> {
         let (address, id) = self.address.zip(self.connection)?;

@@ -96,7 +96,7 @@ pub(super) enum Step<'a> {
 #[derive(Debug, Default)]
 pub(super) struct FrameParser {
     header: FrameHeader,
-    /// How many bytes of `header` are complete. [`HEADER_LEN`]: the payload is being read.
+    /// The complete bytes of `header`. [`HEADER_LEN`]: the payload is being read.
     header_read: usize,
     /// The missing bytes of the payload.
     payload_left: u32,

@@ -19,7 +19,7 @@ const PRIORITY_LEN: u32 = 5;
 pub(super) struct Inbound {
     phase: Phase,
     parser: FrameParser,
-    /// What happens to the frame that is being read.
+    /// The treatment of the frame that is being read.
     action: Action,
     /// The stream whose opening header block is being read.
     opening: Option<u32>,

@@ -50,7 +50,7 @@ pub struct Link<IO> {
     outbound: Outbound,
     /// Bytes from the peer that did not fit into the reader's buffer.
     overflow: Vec<u8>,
-    /// How many bytes of `overflow` were read since.
+    /// The bytes of `overflow` that were read since.
     overflow_read: usize,
     /// The PING that is being written, and how many bytes of it are.
     ping: Option<([u8; PING_LEN], usize)>,

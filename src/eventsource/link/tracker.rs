@@ -21,7 +21,7 @@ pub(super) const MAX_EXPECTED: usize = 256;
 /// The payload of a PING.
 pub(super) type PingPayload = [u8; 8];
 
-/// When the next PING may start.
+/// The time at which the next PING may start.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum PingDue {
     /// No PING is needed, or one is in flight.
@@ -35,7 +35,7 @@ pub(super) enum PingDue {
 /// The largest payload of a usual frame from the peer. hyper reads a frame as a whole, and keeps the buffer.
 pub(super) const USUAL_FRAME: u32 = 4 * 1024;
 
-/// What a connection occupies, as its frames show it.
+/// The resources that a connection occupies, as its frames show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Open streams. A stream is open from its HEADERS until its end is written to the connection, however long the peer
@@ -96,7 +96,7 @@ struct Stream {
     pinged: u64,
     /// The server has ended the stream, so `written` is final.
     ended: bool,
-    /// Present once a handler has asked for the stream's acknowledgements. Most streams have none.
+    /// Present once a handler watches the stream's acknowledgements. Most streams have none.
     watcher: Option<Box<Watcher>>,
 }
 

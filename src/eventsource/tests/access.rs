@@ -1,4 +1,4 @@
-//! Who may subscribe, and TLS.
+//! Access control of subscriptions, and TLS.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ async fn each_refusal_has_its_status_and_reason() {
 }
 
 #[tokio::test]
-async fn with_a_right_the_name_of_the_subscription_has_the_scope_of_the_account() {
+async fn a_subscriptions_name_has_the_scope_of_its_account() {
     let mut server = server(access(Mode::Token, &reviewer())).await;
     let _events = server.client().await.subscribe_as(Some("secret"), CONFIG).await.unwrap();
     let stream = in_time(server.delivery.attached()).await;

@@ -11,7 +11,7 @@ use crate::{eventsource::Limits, telemetry::Limit};
 
 const EXHAUSTED: &str = r#"subscriptions_refused_total{reason="ResourceExhausted"}"#;
 
-/// What delays one request delays no other, and a request that arrives in pieces is as good as one in a single piece.
+/// A delayed request delays no other, and a request that arrives in pieces is accepted like one in a single piece.
 #[tokio::test]
 async fn a_request_may_arrive_in_pieces_while_another_stops() {
     let mut server = TestServer::start(Limits::default()).await;
@@ -65,7 +65,7 @@ async fn a_stream_may_last_longer_than_its_request_may_take() {
 }
 
 #[tokio::test]
-async fn a_request_of_the_largest_size_is_accepted_and_a_larger_one_refused() {
+async fn a_request_above_the_largest_size_is_refused() {
     let mut server = TestServer::start(Limits::default()).await;
     let client = server.client().await;
     let send = async |bytes| {

@@ -14,7 +14,7 @@ fn reason(status: &Status) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_beyond_a_limit_is_refused_with_its_name_and_the_numbers() {
+async fn a_stream_beyond_a_limit_is_refused_with_the_numbers() {
     for (limits, namespaces, limit, reason_, message) in [
         (
             Limits { streams: 2, ..Limits::default() },

@@ -23,7 +23,7 @@ pub(in crate::k8s) struct Answer {
     pub(in crate::k8s) content_type: String,
 }
 
-/// Why a request has no successful and complete answer.
+/// The reason why a request has no successful and complete answer.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::k8s) enum RequestError {
     /// The request cannot be written.
@@ -41,7 +41,7 @@ pub(in crate::k8s) enum RequestError {
     /// Nothing arrived for too long.
     #[error("the answer stopped: nothing arrived for {} s", .0.as_secs())]
     Silent(Duration),
-    /// The answer is not what was asked for.
+    /// The answer is not one to the request.
     #[error("the answer is not valid: {0}")]
     Malformed(String),
 }

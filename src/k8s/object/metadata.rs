@@ -211,7 +211,7 @@ impl<'de> Deserialize<'de> for SpecName {
 
 // === Managed fields ===
 
-/// The latest update of the phase label by one of its owners: Argo's controller, as far as nobody edits the label.
+/// The latest update of the phase label by one of its owners: Argo's controller, unless the label is edited.
 /// Nothing else of the managed fields is kept.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ManagedFields {

@@ -5,7 +5,7 @@ use kube::core::Status;
 use super::split::NotAList;
 use crate::k8s::{client::RequestError, metrics::WatchErrorKind};
 
-/// Why a list or a watch ended early.
+/// The reason why a list or a watch ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WatchError {
     /// There is no complete list.

@@ -73,7 +73,7 @@ pub(super) struct ListSplitter {
     /// Open brackets.
     depth: usize,
     in_string: bool,
-    /// Whether the next byte is escaped by a backslash.
+    /// The next byte is escaped by a backslash.
     escaped: bool,
     in_items: bool,
     item: Buffer,

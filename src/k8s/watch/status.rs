@@ -58,9 +58,9 @@ pub(super) struct Status {
 struct Outage {
     since: Instant,
     error: String,
-    /// Whether an error was logged, so that the recovery is logged, too.
+    /// An error was logged, so that the recovery is logged, too.
     logged: bool,
-    /// Whether the scope counts as not served because of it.
+    /// The scope counts as not served because of it.
     unready: bool,
 }
 
@@ -90,7 +90,7 @@ impl Status {
         }
     }
 
-    /// Waits for this work, and handles the passage of time meanwhile.
+    /// Waits for this work, and handles timers in the meantime.
     pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {

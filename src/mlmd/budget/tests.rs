@@ -44,7 +44,7 @@ async fn the_namespace_that_holds_least_comes_first() {
     drop(held);
 }
 
-/// A stream of small requests would otherwise delay a large one for ever.
+/// A stream of small requests would otherwise delay a large one forever.
 #[tokio::test]
 async fn a_small_request_does_not_overtake_a_large_one() {
     let budget = Budget::new(LIMITS);
@@ -60,7 +60,7 @@ async fn a_small_request_does_not_overtake_a_large_one() {
     assert!(small.now_or_never().is_some());
 }
 
-/// What waits only for bytes of its own namespace does not hold up others.
+/// A request that waits only for bytes of its own namespace does not delay others.
 #[tokio::test]
 async fn a_namespace_without_share_delays_no_other() {
     let budget = Budget::new(LIMITS);
@@ -122,7 +122,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// The limits hold at all times, and every request that waits is served once enough was given back.
+    /// The limits hold at all times, and every request that waits is served once enough was released.
     #[test]
     fn limits_hold_and_nothing_is_lost(steps in steps()) {
         let names = ["a", "b", "c"].map(namespace);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::PipelineName;
+use crate::model::{Artifact, PipelineName};
 
 const RUN: u128 = 1;
 

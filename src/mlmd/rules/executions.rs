@@ -1,4 +1,4 @@
-//! Executions of a run's context: which of them belong to the run, and what they put out.
+//! Executions of a run's context: those that belong to the run, and their outputs.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -59,15 +59,15 @@ impl Execution<'_> {
     }
 }
 
-/// What is kept of an execution.
+/// The kept fields of an execution.
 #[derive(Debug)]
 pub(super) struct Recorded {
-    /// Whether it belongs to the run.
+    /// It belongs to the run.
     is_own: bool,
     is_importer: bool,
     /// The name of its node: the task, the component, or the component's class; empty for the run's own DAG.
     pub(super) node: Arc<str>,
-    /// Whether the name tells nodes of the same DAG apart.
+    /// The name distinguishes nodes of the same DAG.
     pub(super) is_named: bool,
     pub(super) pod: Option<Arc<str>>,
     pub(super) parent: Option<i64>,
@@ -169,7 +169,7 @@ pub(in crate::mlmd) struct Event<'a> {
     pub(in crate::mlmd) index: Option<i64>,
 }
 
-/// An artifact that one of the run's own executions put out.
+/// An artifact that one of the run's own executions produced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Output {
     pub(super) artifact: i64,

@@ -1,4 +1,4 @@
-//! Names that tell the models of a run apart.
+//! Names that distinguish the models of a run.
 
 use std::collections::{HashMap, HashSet};
 

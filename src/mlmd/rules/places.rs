@@ -22,7 +22,7 @@ struct Place {
     is_current: bool,
 }
 
-/// What tells a place, or a task, from the others.
+/// The identity of a place, or of a task.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key<'a> {
     parent: Parent,

@@ -66,7 +66,7 @@ impl tower::Service<http::Request<Body>> for SizedServer {
             let name = proto::GetArtifactTypeRequest::decode(&message.to_bytes()[5..]).unwrap();
             let size: usize = name.type_name().parse().unwrap();
             let header = [&[0], &u32::try_from(size).unwrap().to_be_bytes()[..]].concat();
-            // Nobody reads on in an answer that is too large.
+            // An answer that is too large is not read on.
             let sent = if size > MAX_ANSWER { 200_000 } else { size };
             let (first, rest) = if size > 100_000 { (50_000, sent - 50_000) } else { (size, 0) };
             let chunks = stream::iter([header, vec![1; first]]);

@@ -109,7 +109,7 @@ async fn a_store_that_responds_after_10_s_is_usable() {
     assert_eq!(env.ids(&run).await, [5]);
 }
 
-/// Runs a lookup that waits for this method, and replaces the store meanwhile.
+/// Runs a lookup that waits for this method, and replaces the store in the meantime.
 async fn find_while_replaced(method: Method, replace: impl FnOnce(&mut Store)) -> Result<Arc<RunModels>, LookupError> {
     let env = TestEnv::tfx();
     env.server.store().add_model(5, 10, &[1]);

@@ -173,7 +173,7 @@ async fn large_runs_of_a_namespace_delay_no_other_one() {
     assert!(env.limit_hits.count(Limit::MetadataBytes) > 0, "its answers waited for each other");
 }
 
-/// What lookups keep is limited in all, and given back.
+/// The bytes that lookups keep are limited in all, and released.
 #[tokio::test]
 async fn lookups_that_keep_much_are_refused_until_others_have_ended() {
     let env = TestEnv::tfx();

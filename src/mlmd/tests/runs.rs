@@ -123,7 +123,7 @@ async fn outputs_that_kfp_v1_may_still_record_are_waited_for() {
 
 /// KFP's Retry created the deleted Workflow again. What had succeeded was not executed again.
 #[tokio::test(start_paused = true)]
-async fn a_kfp_v2_run_that_was_retried_after_its_deletion_has_its_model() {
+async fn a_kfp_v2_run_retried_after_its_deletion_has_its_model() {
     let env = TestEnv::kfp_v2();
     {
         let mut store = env.server.store();
@@ -139,9 +139,9 @@ async fn a_kfp_v2_run_that_was_retried_after_its_deletion_has_its_model() {
     assert_eq!((found.models.len(), found.foreign_executions), (0, 1));
 }
 
-/// The same on KFP v1, where the store does not tell whose run it is: a documented limit, counted by the caller.
+/// The same on KFP v1, where the store does not contain the namespace of the run: a documented limit, counted by the caller.
 #[tokio::test(start_paused = true)]
-async fn a_tfx_run_that_was_retried_after_its_deletion_has_no_old_model() {
+async fn a_tfx_run_retried_after_its_deletion_has_no_old_model() {
     let env = TestEnv::tfx();
     env.server.store().add_execution(9, CREATED * 1000 - DAY_MS, &[1]);
     env.server.store().add_model(5, 9, &[1]);

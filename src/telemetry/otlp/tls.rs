@@ -17,7 +17,7 @@ use super::TracingError;
 /// The certificates for an `https` endpoint, as PEM texts.
 #[derive(Default, PartialEq)]
 pub(super) struct Tls {
-    /// Whether the endpoint's scheme is `https`.
+    /// The endpoint's scheme is `https`.
     pub(super) https: bool,
     /// Certificate authorities to trust beside those of the system.
     pub(super) certificate: Option<Vec<u8>>,

@@ -26,7 +26,7 @@ fn assert_bounded(turns: &[usize]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_large_namespace_attaches_in_slices_between_which_others_proceed() {
+async fn others_proceed_between_the_slices_of_a_large_attachment() {
     let harness = Harness::new();
     fill(&harness.store, "large");
     harness.set("large", Behavior::Hangs);
@@ -72,7 +72,7 @@ async fn a_relist_that_changes_everything_is_handled_in_slices() {
 
 /// Each change is offered to hundreds of streams, so that fewer are handled in a turn.
 #[tokio::test(start_paused = true)]
-async fn slices_are_smaller_where_many_streams_are_offered_each_change() {
+async fn slices_are_smaller_where_a_change_goes_to_many_streams() {
     let harness = Harness::new();
     harness.set("team", Behavior::Hangs);
     let streams: Vec<_> = (0..200).map(|n| harness.attach(subscription(&format!("s{n}")))).collect();

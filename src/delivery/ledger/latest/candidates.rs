@@ -30,7 +30,7 @@ pub(in crate::delivery::ledger) struct Candidates {
     named_from: Option<Recency>,
     /// The records are being read for delivered runs that are newer than this one.
     reading_from: Option<Recency>,
-    /// What the stream was sent, if it has no subscription that remembers this.
+    /// The runs that the stream was sent, if it has no subscription that remembers them.
     pub(super) own_sent: SentRuns,
 }
 

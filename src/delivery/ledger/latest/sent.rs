@@ -12,7 +12,7 @@ const MAX_LANES: usize = 1024;
 #[derive(Debug, Default)]
 pub(in crate::delivery::ledger) struct SentRuns {
     lanes: HashMap<Lane, Newest>,
-    /// Runs that were handed off and whose fate is not certain.
+    /// Runs that were handed off and whose delivery is neither certain nor ruled out.
     open: HashMap<Uid, (Lane, Recency)>,
     /// The newest run that was delivered and whose pipeline is not known.
     pub(in crate::delivery::ledger) newest_unnamed: Option<Recency>,
@@ -25,9 +25,9 @@ struct Newest {
     delivered: Option<Recency>,
 }
 
-/// How a run stands against those that were sent.
+/// The rank of a run among those of its lane that were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::delivery::ledger) enum Standing {
+pub(in crate::delivery::ledger) enum Rank {
     /// No newer one was sent.
     Current,
     /// A newer one was sent, but its delivery is not certain.
@@ -46,15 +46,15 @@ impl SentRuns {
         self.len() == 0
     }
 
-    /// Returns how a run of this lane stands.
-    pub(super) fn standing(&self, lane: &Lane, run: Recency) -> Standing {
+    /// Returns the rank of a run of this lane.
+    pub(super) fn rank(&self, lane: &Lane, run: Recency) -> Rank {
         let is_before = |newest: Option<Recency>| newest.is_some_and(|newest| run.is_before(newest));
         if is_before(self.delivered_until(lane)) {
-            Standing::Superseded
+            Rank::Superseded
         } else if is_before(self.newest(lane)) {
-            Standing::Held
+            Rank::Held
         } else {
-            Standing::Current
+            Rank::Current
         }
     }
 
@@ -75,7 +75,7 @@ impl SentRuns {
         self.open.insert(run.uid, (lane.clone(), run));
     }
 
-    /// Records that the fate of a run is certain. Returns its lane, if more runs are superseded for certain then.
+    /// Records that it is certain whether a run was delivered. Returns its lane, if more runs are superseded for certain then.
     pub(super) fn settle(&mut self, run: Uid) -> Option<Lane> {
         let (lane, run) = self.open.remove(&run)?;
         self.delivered(&lane, run).then_some(lane)
@@ -117,27 +117,27 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_held_from_the_hand_off_of_a_newer_one_to_its_delivery() {
+    fn a_run_is_held_until_the_newer_one_is_delivered() {
         use RunOutcome::{Failed, Succeeded};
         let mut sent = SentRuns::default();
         let (old, new) = (ended("old", 1), ended("new", 2));
         let penguin = |outcome| lane("penguin", outcome);
-        let standings = |sent: &SentRuns| [Succeeded, Failed].map(|outcome| sent.standing(&penguin(outcome), old));
-        assert_eq!(standings(&sent), [Standing::Current; 2]);
+        let ranks = |sent: &SentRuns| [Succeeded, Failed].map(|outcome| sent.rank(&penguin(outcome), old));
+        assert_eq!(ranks(&sent), [Rank::Current; 2]);
         sent.handed_off(&penguin(Failed), new);
-        assert_eq!(standings(&sent), [Standing::Current, Standing::Held], "a failure supersedes no model");
+        assert_eq!(ranks(&sent), [Rank::Current, Rank::Held], "a failure supersedes no model");
         assert_eq!(sent.settle(new.uid), Some(penguin(Failed)));
         assert_eq!(sent.settle(new.uid), None);
-        assert_eq!(standings(&sent), [Standing::Current, Standing::Superseded]);
+        assert_eq!(ranks(&sent), [Rank::Current, Rank::Superseded]);
         sent.handed_off(&penguin(Succeeded), new);
-        assert_eq!(standings(&sent), [Standing::Held, Standing::Superseded]);
+        assert_eq!(ranks(&sent), [Rank::Held, Rank::Superseded]);
         assert!(sent.delivered(&penguin(Succeeded), new) && !sent.delivered(&penguin(Succeeded), old));
-        assert_eq!(standings(&sent), [Standing::Superseded; 2]);
-        assert_eq!(sent.standing(&penguin(Succeeded), new), Standing::Current, "it may be repeated");
-        assert_eq!(sent.standing(&lane("iris", Succeeded), old), Standing::Current);
+        assert_eq!(ranks(&sent), [Rank::Superseded; 2]);
+        assert_eq!(sent.rank(&penguin(Succeeded), new), Rank::Current, "it may be repeated");
+        assert_eq!(sent.rank(&lane("iris", Succeeded), old), Rank::Current);
     }
 
-    /// Which of them has the newer model is not known.
+    /// It is not known which of them has the newer model.
     #[test]
     fn runs_that_end_and_begin_in_the_same_second_are_equal() {
         let mut sent = SentRuns::default();
@@ -148,8 +148,8 @@ mod tests {
             sent.settle(run.uid);
         }
         let created_before = Recency { created: first.created - 1, ..first };
-        let standings = [first, second, created_before].map(|run| sent.standing(&penguin, run));
-        assert_eq!(standings, [Standing::Current, Standing::Current, Standing::Superseded]);
+        let ranks = [first, second, created_before].map(|run| sent.rank(&penguin, run));
+        assert_eq!(ranks, [Rank::Current, Rank::Current, Rank::Superseded]);
     }
 
     #[test]
@@ -159,8 +159,8 @@ mod tests {
             sent.delivered(&lane(&n.to_string(), RunOutcome::Succeeded), ended(&n.to_string(), n));
         }
         assert_eq!(sent.len(), MAX_LANES);
-        let standing = |name: &str| sent.standing(&lane(name, RunOutcome::Succeeded), ended("old", 0));
-        assert_eq!(standing("2000"), Standing::Superseded);
-        assert_eq!(standing("1000"), Standing::Current, "the ones that were delivered first are forgotten");
+        let rank = |name: &str| sent.rank(&lane(name, RunOutcome::Succeeded), ended("old", 0));
+        assert_eq!(rank("2000"), Rank::Superseded);
+        assert_eq!(rank("1000"), Rank::Current, "the ones that were delivered first are forgotten");
     }
 }

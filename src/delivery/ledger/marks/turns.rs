@@ -3,8 +3,8 @@
 //! mark that is missing costs a duplicate after a restart, a mark that is left over costs nothing before the run succeeds
 //! again.
 //!
-//! A limited number of patches holds a place, in a namespace and in all. A slow one gives its place back. The rate is
-//! asked for in the order of the turns, so that a namespace waits only for one patch of each other namespace. It does not
+//! A limited number of patches holds a place, in a namespace and in all. A slow one releases its place. The rate is
+//! applied in the order of the turns, so that a namespace waits only for one patch of each other namespace. It does not
 //! apply to a drain.
 //!
 //! Everything here is exact: what is no longer pending leaves its queue at once, so the queues do not grow while every
@@ -19,7 +19,7 @@ use std::{
 
 use crate::{delivery::PatchLimits, model::Uid};
 
-/// The time after which a patch in flight is slow and gives its place back. The API server usually takes milliseconds.
+/// The time after which a patch in flight is slow and releases its place. The API server usually takes milliseconds.
 pub(in crate::delivery::ledger) const SLOW: Duration = Duration::from_secs(1);
 /// Slow patches of a namespace, for each place that it has. With all of them, nothing more begins there.
 pub(in crate::delivery::ledger) const SLOW_PER_PLACE: usize = 3;

@@ -154,7 +154,7 @@ fn a_quarantined_run_does_not_starve() {
     }
 }
 
-/// It gives way to a run that waits for two minutes itself, and nothing else happens meanwhile.
+/// It gives way to a run that waits for two minutes itself, and nothing else happens in between.
 #[test]
 fn a_starving_run_is_probed_without_another_input() {
     let mut harness = quarantined(&["quarantined"]);

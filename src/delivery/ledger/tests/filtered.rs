@@ -42,7 +42,7 @@ fn attached(harness: &Harness, id: StreamId) -> (usize, FilterCounts) {
 }
 
 #[test]
-fn an_attachment_counts_what_is_pending_and_what_each_filter_excludes() {
+fn an_attachment_counts_pending_and_filtered_runs() {
     let mut harness = Harness::new();
     harness.apply(run("pending"));
     harness.apply(of_pipeline("iris", "iris"));

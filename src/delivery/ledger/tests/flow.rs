@@ -33,7 +33,7 @@ fn numbered(prefix: &str, count: usize) -> Vec<String> {
 }
 
 /// Attaches a stream that reads nothing, with 20 runs of this size.
-fn attach_hog(harness: &mut Harness, namespace: &str, bytes: usize) -> StreamId {
+fn attach_holder(harness: &mut Harness, namespace: &str, bytes: usize) -> StreamId {
     let stream = harness.attach(subscription_in(namespace, "a"));
     apply(harness, namespace, numbered(namespace, 20));
     harness.answer_all(&models_of(bytes));
@@ -53,13 +53,13 @@ fn hits(harness: &Harness) -> usize {
 #[test]
 fn a_namespace_leaves_room_for_another() {
     let mut harness = Harness::new();
-    apply(&mut harness, "greedy", numbered("greedy", 20));
+    apply(&mut harness, "large", numbered("large", 20));
     for n in 0..20 {
-        harness.attach(subscription_in("greedy", &format!("s{n}")));
+        harness.attach(subscription_in("large", &format!("s{n}")));
         harness.answer_all(&models_of(500 * KIB));
     }
     assert!(unacknowledged(&harness) <= UNACKNOWLEDGED_LIMIT / 2, "{}", unacknowledged(&harness));
-    let stream = attach_hog(&mut harness, "team", 500 * KIB);
+    let stream = attach_holder(&mut harness, "team", 500 * KIB);
     assert!(harness.events(stream).len() >= 5);
     assert!(unacknowledged(&harness) <= UNACKNOWLEDGED_LIMIT);
 }
@@ -69,7 +69,7 @@ fn a_namespace_leaves_room_for_another() {
 fn unacknowledged_bytes_are_limited_in_all() {
     let mut harness = Harness::new();
     for n in 0..100 {
-        attach_hog(&mut harness, &format!("greedy-{n}"), 100 * KIB);
+        attach_holder(&mut harness, &format!("large-{n}"), 100 * KIB);
     }
     assert!(unacknowledged(&harness) <= UNACKNOWLEDGED_LIMIT);
     assert!(unacknowledged(&harness) > UNACKNOWLEDGED_LIMIT * 9 / 10, "{}", unacknowledged(&harness));
@@ -80,7 +80,7 @@ fn unacknowledged_bytes_are_limited_in_all() {
 fn small_events_are_sent_where_there_is_no_room() {
     let mut harness = Harness::new();
     for n in 0..100 {
-        attach_hog(&mut harness, &format!("greedy-{n}"), 15 * KIB);
+        attach_holder(&mut harness, &format!("large-{n}"), 15 * KIB);
     }
     let before = unacknowledged(&harness);
     let stream = harness.attach(subscription("a"));
@@ -101,11 +101,11 @@ fn small_events_are_sent_where_there_is_no_room() {
 #[test]
 fn a_stream_that_waits_for_room_proceeds_once_others_have_read() {
     let mut harness = Harness::new();
-    let hogs: Vec<_> = (0..60).map(|n| attach_hog(&mut harness, &format!("greedy-{n}"), 200 * KIB)).collect();
-    let stream = attach_hog(&mut harness, "team", 500 * KIB);
+    let holders: Vec<_> = (0..60).map(|n| attach_holder(&mut harness, &format!("large-{n}"), 200 * KIB)).collect();
+    let stream = attach_holder(&mut harness, "team", 500 * KIB);
     assert!(harness.events(stream).is_empty());
-    for hog in hogs {
-        harness.acknowledge(hog);
+    for holder in holders {
+        harness.acknowledge(holder);
         harness.answer_all(&models_of(200 * KIB));
     }
     assert!(!harness.events(stream).is_empty());
@@ -114,7 +114,7 @@ fn a_stream_that_waits_for_room_proceeds_once_others_have_read() {
 #[test]
 fn a_stream_at_its_own_limit_is_counted_once() {
     let mut harness = Harness::new();
-    let stream = attach_hog(&mut harness, "team", 500 * KIB);
+    let stream = attach_holder(&mut harness, "team", 500 * KIB);
     assert_eq!((harness.events(stream).len(), hits(&harness)), (9, 1));
     apply(&mut harness, "team", numbered("more", 3));
     harness.wait(Duration::from_secs(600));
@@ -126,23 +126,23 @@ fn a_stream_at_its_own_limit_is_counted_once() {
 /// A harness in which streams of 60 namespaces have taken all room, and `stream` of `team` waits for some.
 fn exhausted() -> (Harness, Vec<StreamId>, StreamId) {
     let mut harness = Harness::new();
-    let hogs = (0..60).map(|n| attach_hog(&mut harness, &format!("greedy-{n}"), 200 * KIB)).collect();
-    let stream = attach_hog(&mut harness, "team", 500 * KIB);
+    let holders = (0..60).map(|n| attach_holder(&mut harness, &format!("large-{n}"), 200 * KIB)).collect();
+    let stream = attach_holder(&mut harness, "team", 500 * KIB);
     assert!(harness.events(stream).is_empty());
-    (harness, hogs, stream)
+    (harness, holders, stream)
 }
 
 #[test]
 fn a_subscriber_that_does_not_read_makes_room_after_a_minute() {
-    let (mut harness, hogs, stream) = exhausted();
+    let (mut harness, holders, stream) = exhausted();
     harness.wait(MAX_SILENCE - Duration::from_secs(1));
     assert!(harness.closed.is_empty());
     // One subscriber reads after all.
-    harness.ledger.handle_ack(hogs[0], 1, harness.now);
+    harness.ledger.handle_ack(holders[0], 1, harness.now);
     harness.perform_actions();
     harness.answer_all(&models_of(200 * KIB));
     harness.wait(Duration::from_secs(1));
-    assert!(!harness.closed.is_empty() && !harness.closed.contains(&hogs[0]) && !harness.closed.contains(&stream));
+    assert!(!harness.closed.is_empty() && !harness.closed.contains(&holders[0]) && !harness.closed.contains(&stream));
     assert!(harness.close_reasons.iter().all(|reason| *reason == CloseReason::NotReading));
     let closed = harness.closed.len();
     assert_eq!(harness.reported(|report| matches!(report, Report::NotReading { .. })), closed);
@@ -154,19 +154,19 @@ fn a_subscriber_that_does_not_read_makes_room_after_a_minute() {
     assert!(!harness.events(stream).is_empty());
     // The driver reports the ends as well.
     let closed = harness.closed.len();
-    for hog in hogs {
-        harness.end(hog);
+    for holder in holders {
+        harness.end(holder);
     }
     assert_eq!(harness.closed.len(), closed);
 }
 
 #[test]
 fn the_runs_of_a_closed_stream_are_pending_again() {
-    let (mut harness, hogs, _) = exhausted();
+    let (mut harness, holders, _) = exhausted();
     harness.handoffs.clear();
     harness.wait(MAX_SILENCE);
-    assert!(harness.closed.contains(&hogs[0]));
-    let next = harness.attach(subscription_in("greedy-0", "a"));
+    assert!(harness.closed.contains(&holders[0]));
+    let next = harness.attach(subscription_in("large-0", "a"));
     harness.answer_all(&models_of(KIB));
     assert_eq!(harness.ledger.registry.streams[&next].runs.len(), 20);
     assert!(harness.handoffs.iter().any(|event| event.stream == next && event.redelivery));
@@ -174,11 +174,11 @@ fn the_runs_of_a_closed_stream_are_pending_again() {
 
 #[test]
 fn a_subscriber_may_read_slowly() {
-    let (mut harness, hogs, _) = exhausted();
+    let (mut harness, holders, _) = exhausted();
     for sequence in 1..4 {
         harness.wait(MAX_SILENCE - Duration::from_secs(2));
-        for hog in &hogs {
-            harness.ledger.handle_ack(*hog, sequence, harness.now);
+        for holder in &holders {
+            harness.ledger.handle_ack(*holder, sequence, harness.now);
         }
         harness.perform_actions();
         harness.answer_all(&models_of(200 * KIB));
@@ -188,8 +188,8 @@ fn a_subscriber_may_read_slowly() {
 
 #[test]
 fn ended_streams_give_back_what_they_held() {
-    let (mut harness, hogs, stream) = exhausted();
-    for stream in hogs.into_iter().chain([stream]) {
+    let (mut harness, holders, stream) = exhausted();
+    for stream in holders.into_iter().chain([stream]) {
         harness.end(stream);
     }
     assert_eq!((unacknowledged(&harness), harness.ledger.flow.ready.total()), (0, 0));
@@ -201,7 +201,7 @@ fn ended_streams_give_back_what_they_held() {
 #[test]
 fn a_stream_holds_one_mib_of_ready_models() {
     let mut harness = Harness::new();
-    let stream = attach_hog(&mut harness, "team", 500 * KIB);
+    let stream = attach_holder(&mut harness, "team", 500 * KIB);
     harness.wait(Duration::from_secs(3600));
     let ready = harness.ledger.flow.ready.total();
     assert!((500 * KIB..=KIB * KIB).contains(&ready), "{ready}");
@@ -232,8 +232,8 @@ fn a_single_run_may_have_larger_models() {
 fn ready_models_are_limited_in_all() {
     let mut harness = Harness::new();
     for n in 0..100 {
-        let namespace = format!("greedy-{n}");
-        attach_hog(&mut harness, &namespace, 500 * KIB);
+        let namespace = format!("large-{n}");
+        attach_holder(&mut harness, &namespace, 500 * KIB);
     }
     assert!(harness.ledger.flow.ready.total() <= READY_LIMIT, "{}", harness.ledger.flow.ready.total());
     // A stream that holds nothing still sends small events.
@@ -257,7 +257,7 @@ fn streams_share_the_models_of_a_run() {
 #[test]
 fn everything_is_delivered_once_the_subscribers_read() {
     let mut harness = Harness::new();
-    let streams: Vec<_> = (0..14).map(|n| attach_hog(&mut harness, &format!("team-{n}"), 100 * KIB)).collect();
+    let streams: Vec<_> = (0..14).map(|n| attach_holder(&mut harness, &format!("team-{n}"), 100 * KIB)).collect();
     assert!(hits(&harness) > 0);
     let begin = harness.now.instant;
     while harness.ledger.stats().pending_runs > 0 {

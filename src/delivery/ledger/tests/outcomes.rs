@@ -80,7 +80,7 @@ fn a_failed_run_follows_the_filter_for_pipelines() {
 }
 
 #[test]
-fn a_failure_and_the_success_of_its_retry_are_both_sent_in_order() {
+fn a_failure_and_the_success_of_its_retry_are_sent_in_order() {
     let mut harness = Harness::new();
     harness.apply(Workflow { phase: Phase::Active, ..run("one") });
     let stream = harness.attach(with_failures("a"));
@@ -95,7 +95,7 @@ fn a_failure_and_the_success_of_its_retry_are_both_sent_in_order() {
     assert_eq!(harness.store["one"].marks.len(), 1);
 }
 
-/// The watch was interrupted meanwhile.
+/// The watch was interrupted in between.
 #[test]
 fn an_outcome_that_follows_another_directly_is_a_new_one() {
     let mut harness = Harness::new();

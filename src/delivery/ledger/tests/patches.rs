@@ -158,7 +158,7 @@ fn patches_begin_at_the_rate_after_a_burst() {
     assert_eq!(begun.iter().sum::<usize>(), 50);
 }
 
-/// The rate is asked for in the order of the turns.
+/// The rate is applied in the order of the turns.
 #[test]
 fn ten_thousand_marks_of_one_namespace_delay_no_other() {
     let mut harness = with_rate(10);

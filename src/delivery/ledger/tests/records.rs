@@ -17,7 +17,7 @@ fn identify(harness: &mut Harness, id: &str) {
 // === Workflows that leave the selector and return ===
 
 #[test]
-fn a_run_that_returns_after_its_delivery_is_marked_and_not_repeated() {
+fn a_delivered_run_that_returns_is_marked_and_not_repeated() {
     let mut harness = Harness::new();
     let stream = harness.attach(subscription("a"));
     harness.apply(run("one"));
@@ -83,7 +83,7 @@ fn a_run_that_returns_restarted_is_a_new_one() {
     assert_eq!(harness.events(stream), ["one", "one"]);
 }
 
-/// A lookup that was in flight is void.
+/// The answer of a lookup that was in flight is ignored.
 #[test]
 fn a_run_that_returns_with_another_run_id_is_looked_up_again() {
     let mut harness = Harness::new();
@@ -179,11 +179,11 @@ fn a_delivered_run_is_not_sent_again_for_its_corrected_run_id() {
     identify(&mut harness, "after it");
     harness.answer_all(&model());
     assert_eq!(harness.events(stream), ["one"]);
-    assert_eq!(harness.forgotten.len(), 3, "remembered answers are void all the same");
+    assert_eq!(harness.forgotten.len(), 3, "remembered answers are dropped, too");
 }
 
 #[test]
-fn a_corrected_pipeline_or_resubmission_is_looked_up_and_filtered_again() {
+fn a_corrected_run_is_looked_up_and_filtered_again() {
     let mut harness = Harness::new();
     let pipelines = PipelineFilter::matching(["iris"]).unwrap();
     let filtered = harness.attach(Subscription { pipelines, ..subscription("filtered") });

@@ -147,7 +147,7 @@ fn a_confirmed_delivery_is_remembered_while_its_mark_is_pending() {
 }
 
 #[test]
-fn a_confirmed_delivery_without_a_mark_is_forgotten_after_an_hour() {
+fn a_delivery_without_a_mark_is_forgotten_after_an_hour() {
     let mut harness = Harness::new();
     let marks: Vec<_> = (0..MAX_MARKS).map(|n| mark(&format!("other-{n}"))).collect();
     harness.apply(crate::model::Workflow { marks: marks.into(), ..run("one") });

@@ -68,16 +68,16 @@ pub(super) struct Harness {
     woken: Arc<WakeFlag>,
     waker: Waker,
     streams: Vec<Stream>,
-    /// What the peer has sent after its preface, and whether the link appends a stream id.
+    /// The frames that the peer has sent after its preface, and whether the link appends a stream id.
     sent: Vec<(Vec<u8>, bool)>,
-    /// What hyper has read.
+    /// The bytes that hyper has read.
     pub(super) received: Vec<u8>,
-    /// What hyper writes.
+    /// The bytes that hyper writes.
     pub(super) queue: Vec<u8>,
-    /// How many bytes of `queue` are written.
+    /// The bytes of `queue` that are written.
     written: usize,
     frozen: bool,
-    /// How many bytes of the link's output the peer has read.
+    /// The bytes of the link's output that the peer has read.
     peer_read: usize,
     peer_parser: Parser,
     /// The DATA bytes that the peer has read, by stream.

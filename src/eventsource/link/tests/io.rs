@@ -27,7 +27,7 @@ struct TestEnv {
     socket: TestSocket,
     woken: Arc<WakeFlag>,
     waker: Waker,
-    /// What hyper has read.
+    /// The bytes that hyper has read.
     received: Vec<u8>,
 }
 

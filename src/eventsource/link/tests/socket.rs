@@ -24,7 +24,7 @@ pub(super) struct State {
     pub(super) eof: bool,
     /// All bytes that the link has written.
     pub(super) outgoing: Vec<u8>,
-    /// How many bytes of `outgoing` were flushed.
+    /// The bytes of `outgoing` that were flushed.
     pub(super) flushed: usize,
     pub(super) shut_down: bool,
     /// Accepts no bytes, like a socket whose buffer is full.
@@ -36,7 +36,7 @@ pub(super) struct State {
     calls: [usize; 3],
 }
 
-/// How a call deviates from transferring all bytes at once.
+/// The deviation of a call from transferring all bytes at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// Returns `Pending` and wakes the task at once.

@@ -1,5 +1,5 @@
 //! Random histories of a run: tasks that run again, loops, sub-pipelines that run again, caches and `argo resubmit`. A
-//! plain simulation tells which models are current in the end.
+//! plain simulation computes which models are current in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -224,7 +224,7 @@ proptest! {
         prop_assert_eq!(indices, iterations.into_iter().collect::<Vec<_>>());
     }
 
-    /// In TFX, the node's context tells executions of a node from those of another node of the same class.
+    /// In TFX, the node's context distinguishes executions of a node from those of another node of the same class.
     #[test]
     fn the_last_output_of_each_node_counts(attempts in prop::collection::vec((0..3_usize, any::<bool>()), 0..15)) {
         const NODES: [&str; 3] = ["Pusher", "Pusher.eu", "Pusher.us"];

@@ -41,13 +41,13 @@ fn a_task_of_kfp_v2_that_ran_again_replaces_its_output() {
     let found = models([artifact(7), artifact(9)], &[kfp_output(7, 2), kfp_output(9, 9)], &executions, &[]);
     assert_eq!(ids(&found), [9]);
     let found = models([artifact(7), artifact(9)], &[kfp_output(7, 2)], &executions, &[]);
-    assert_eq!(ids(&found), [7], "the later one put out nothing");
+    assert_eq!(ids(&found), [7], "the later one has no output");
     let other = Event { key: "other", ..kfp_output(9, 9) };
     let found = models([artifact(7), artifact(9)], &[kfp_output(7, 2), other], &executions, &[]);
     assert_eq!(ids(&found), [7, 9], "an output that the later one does not have");
 }
 
-/// What the later execution put out replaces the model even if it is none: not blessed, without a URI, or deleted.
+/// The output of the later execution replaces the model even if it is none: not blessed, without a URI, or deleted.
 #[test]
 fn a_later_output_that_is_no_model_replaces_a_model() {
     let executions = executions(RunFlavor::KfpV2, [dag(1, None, 0, None), task(2, "push", 1), task(9, "push", 1)]);
@@ -76,7 +76,7 @@ fn a_later_execution_that_took_the_output_from_a_cache_keeps_it() {
 
 /// KFP v2 restarts a container within its execution.
 #[test]
-fn an_output_that_one_execution_wrote_twice_is_the_later_artifact() {
+fn an_output_that_was_written_twice_is_the_later_artifact() {
     let executions = executions(RunFlavor::KfpV2, [dag(1, None, 0, None), task(2, "push", 1)]);
     let events = [kfp_output(9, 2), kfp_output(7, 2)];
     assert_eq!(ids(&models([artifact(7), artifact(9)], &events, &executions, &[])), [9]);

@@ -1,4 +1,4 @@
-//! Which outputs are models, and their names.
+//! The outputs that are models, and their names.
 
 use super::*;
 

@@ -318,7 +318,7 @@ impl TestEnv {
         self.now.unix += seconds;
     }
 
-    /// The process is killed and restarted. Some of the patches in flight are applied all the same.
+    /// The process is killed and restarted. Some of the patches in flight are still applied.
     pub(super) fn crash(&mut self) {
         let in_flight = std::mem::take(&mut self.patches);
         for patch in in_flight.iter().step_by(2) {

@@ -29,7 +29,7 @@ pub(super) fn models_of(uid: Uid) -> Answer {
     if uid.as_bytes()[15].is_multiple_of(2) { model_at("x".repeat(LARGE).into()) } else { model() }
 }
 
-/// What streams hold, as their subscribers see it.
+/// The bytes and events that streams hold, as their subscribers see it.
 #[derive(Default)]
 pub(super) struct HeldBytes {
     streams: HashMap<StreamId, Unread>,
