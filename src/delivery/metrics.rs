@@ -211,7 +211,11 @@ impl DeliveryMetrics {
             "Time from a succeeded run's becoming pending for a stream to the confirmation of its event",
             metrics.confirmation_duration.clone(),
         );
-        registry.register("subscribers", "Streams attached to a subscription, by namespace", metrics.subscribers.clone());
+        registry.register(
+            "subscribers",
+            "Streams attached to a subscription, by namespace",
+            metrics.subscribers.clone(),
+        );
         registry.register(
             "subscriptions_shared",
             "Subscriptions with more than one attached stream",
