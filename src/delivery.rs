@@ -16,6 +16,7 @@ mod driver;
 pub(crate) mod fake;
 #[cfg(test)]
 mod fixtures;
+mod gauges;
 mod handle;
 mod ledger;
 mod metrics;

@@ -2,13 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use model_update_eventsource::telemetry::Limit;
 use serde_json::Value;
 use test_support::{
     ChildProcess, GrpcGoClient, Model, NewWorkflow, PIPELINE, Peers, RunningServer, SOON, Task, TestEnv, eventually,
-    free_port, plain_http,
+    free_port, manifests, plain_http,
 };
 
 fn file(path: &str) -> String {
@@ -21,22 +27,39 @@ fn dashboards() -> Vec<(&'static str, Value)> {
         .into()
 }
 
+/// Returns the panels of a dashboard, also those in collapsed rows.
+fn panels(dashboard: &Value) -> Vec<&Value> {
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let (rows, others): (Vec<_>, Vec<_>) = panels.partition(|panel| panel["type"] == "row");
+    others.into_iter().chain(rows.into_iter().flat_map(|row| row["panels"].as_array().unwrap())).collect()
+}
+
 /// Returns title and query of each Prometheus query in a dashboard.
 fn queries(dashboard: &Value) -> Vec<(String, String)> {
-    let panels = dashboard["panels"].as_array().unwrap().iter();
-    let prometheus = panels.filter(|panel| panel["datasource"]["type"] == "prometheus");
+    let annotations = dashboard["annotations"]["list"].as_array().unwrap().iter();
+    let annotations =
+        annotations.map(|each| (each["name"].as_str().unwrap().to_owned(), each["expr"].as_str().unwrap().to_owned()));
+    let prometheus = panels(dashboard).into_iter().filter(|panel| panel["datasource"]["type"] == "prometheus");
     prometheus
         .flat_map(|panel| {
             let title = panel["title"].as_str().unwrap().to_owned();
             let targets = panel["targets"].as_array().unwrap().iter();
             targets.map(move |target| (title.clone(), target["expr"].as_str().unwrap().to_owned()))
         })
+        .chain(annotations)
         .collect()
 }
 
 /// Replaces the variables of a query as Grafana does when all values are selected.
 fn interpolated(query: &str) -> String {
-    query.replace("$__rate_interval", "1m").replace("$job", ".+").replace("$instance", ".+").replace("$namespace", ".*")
+    let values =
+        [("$__rate_interval", "1m"), ("$cluster", ".*"), ("$job", ".+"), ("$instance", ".+"), ("$namespace", ".*")];
+    values.into_iter().fold(query.to_owned(), |query, (variable, value)| query.replace(variable, value))
+}
+
+/// Metrics of Argo Events, which the server does not serve.
+fn is_of_argo(query: &str) -> bool {
+    query.contains("argo_events_")
 }
 
 /// A Prometheus that scrapes a server every second and stores exemplars.
@@ -124,7 +147,7 @@ impl Harness {
 async fn every_panel_has_data() {
     let Harness { prometheus, .. } = &Harness::start().await;
     for (path, dashboard) in dashboards() {
-        for (title, query) in queries(&dashboard) {
+        for (title, query) in queries(&dashboard).into_iter().filter(|(_, query)| !is_of_argo(query)) {
             eventually(SOON, &format!("{path}: {title}: {query}"), async || {
                 prometheus.values(&interpolated(&query)).await.map(|values| !values.is_empty())
             })
@@ -139,6 +162,10 @@ async fn every_panel_has_data() {
         "sum(modelupdate_lookup_retries_total{reason=\"no_context\"}) > 0",
         "sum(modelupdate_subscriptions_refused_total{reason=\"InvalidArgument\"}) == 1",
         "sum(modelupdate_runs_pending) == 1",
+        // The series that alerts and dashboards select.
+        "sum(modelupdate_event_handoff_duration_seconds_bucket{le=\"60.0\"}) == 2",
+        "sum(modelupdate_runs_skipped_total{reason=~\"expired|too_large|no_pipeline_name\"}) == 0",
+        "count(modelupdate_subscribers{namespace!=\"\"}) == 1",
     ] {
         eventually(SOON, query, async || prometheus.values(query).await.map(|values| !values.is_empty())).await;
     }
@@ -191,23 +218,100 @@ fn the_documentation_lists_every_limit() {
 fn every_panel_has_a_description_and_a_unit() {
     for (path, dashboard) in dashboards() {
         assert_eq!(dashboard["editable"], false, "{path}");
-        for panel in dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row") {
+        for panel in panels(&dashboard) {
             let title = panel["title"].as_str().unwrap();
             assert!(!title.is_empty() && !panel["description"].as_str().unwrap().is_empty(), "{path}: {title}");
             assert!(!panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap().is_empty(), "{path}: {title}");
             assert!(!panel["targets"].as_array().unwrap().is_empty(), "{path}: {title}");
         }
         for (title, query) in queries(&dashboard) {
-            assert!(query.contains("job=~\"$job\"") && query.contains("instance=~\"$instance\""), "{path}: {title}");
+            let selectors =
+                if is_of_argo(&query) { ["cluster", "namespace"].as_slice() } else { &["cluster", "job", "instance"] };
+            for label in selectors {
+                assert!(query.contains(&format!("{label}=~\"${label}\"")), "{path}: {title}: {label}");
+            }
+            // A namespace is a tenant, of which there may be hundreds.
+            let by_tenant = query.contains("by (") && query.contains("namespace)");
+            assert!(!by_tenant || query.starts_with("topk(10, "), "{path}: {title}");
+        }
+    }
+}
+
+/// Name, expression and page of each alert.
+fn alerts() -> Vec<(String, String, String)> {
+    let rules = &manifests(&file("alerts/model-update-eventsource.yaml"))[0];
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let rules = rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
+    rules.map(|rule| (text(&rule["alert"]), text(&rule["expr"]), text(&rule["annotations"]["runbook_url"]))).collect()
+}
+
+#[test]
+fn each_alert_has_a_runbook_and_a_test() {
+    let tests = file("alerts/model-update-eventsource.test.yaml");
+    let mut pages = BTreeSet::from(["README.md".to_owned()]);
+    for (alert, _, page) in alerts() {
+        assert_eq!(page, format!("docs/runbooks/{alert}.md"));
+        let text = file(&page);
+        let headings: Vec<_> = text.lines().filter(|line| line.starts_with('#')).collect();
+        let title = format!("# {alert}");
+        assert_eq!(headings, [&*title, "## Meaning", "## Impact", "## Diagnosis", "## Mitigation"], "{page}");
+        assert!(text.contains("get pods -A -l app.kubernetes.io/name=model-update-eventsource"), "{page}");
+        assert!(tests.contains(&format!("runbook_url: {page}")), "no test in which {alert} fires");
+        pages.insert(format!("{alert}.md"));
+    }
+    let folder = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runbooks")).unwrap();
+    let files = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(files.collect::<BTreeSet<_>>(), pages);
+}
+
+/// One Prometheus may watch several clusters, and the same job and instance may exist in each.
+#[test]
+fn alerts_keep_clusters_apart() {
+    for (alert, expression, _) in alerts() {
+        for part in expression.split(" by (").skip(1) {
+            assert!(part.starts_with("cluster, namespace, job"), "{alert}: by ({part}");
+        }
+        for part in expression.split(" on (").skip(1) {
+            assert!(part.starts_with("cluster, job"), "{alert}: on ({part}");
         }
     }
 }
 
 #[test]
-fn each_alert_has_a_runbook() {
-    let rules = file("alerts/model-update-eventsource.yaml");
-    for page in rules.lines().filter_map(|line| line.trim().strip_prefix("runbook_url: ")) {
-        assert!(file(page).contains("## Mitigation"), "{page}");
+fn panels_link_to_the_runbook_of_each_alert() {
+    let prefix = "${runbooks}/";
+    let linked: BTreeSet<_> = dashboards()
+        .iter()
+        .flat_map(|(_, dashboard)| panels(dashboard))
+        .flat_map(|panel| panel["links"].as_array().into_iter().flatten())
+        .filter_map(|link| link["url"].as_str().unwrap().strip_prefix(prefix).map(str::to_owned))
+        .collect();
+    let alerts: BTreeSet<_> = alerts().into_iter().map(|(alert, ..)| format!("{alert}.md")).collect();
+    assert_eq!(linked, alerts);
+}
+
+/// With Grafana's own grammar.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn the_traceql_queries_are_valid() {
+    let peers = Peers::with(&["traceql"]).await;
+    let dashboards = dashboards();
+    let targets = dashboards.iter().flat_map(|(_, dashboard)| panels(dashboard)).flat_map(|panel| {
+        let targets = panel["targets"].as_array().unwrap().iter();
+        targets.filter(|target| target["queryType"] == "traceql" && target["query"] != "$traceId")
+    });
+    let mut queries: Vec<_> = targets.map(|target| interpolated(target["query"].as_str().unwrap())).collect();
+    assert!(queries.len() >= 3, "{queries:?}");
+    queries.push("{ name=\"lookup\" && } | select(".to_owned());
+
+    let mut parser = Command::new(peers.program("traceql"));
+    let mut parser = parser.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    parser.stdin.take().unwrap().write_all(serde_json::to_string(&queries).unwrap().as_bytes()).unwrap();
+    let output = parser.wait_with_output().unwrap();
+    let mut errors: Vec<Vec<usize>> = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(!errors.pop().unwrap().is_empty(), "the last query is not valid");
+    for (query, errors) in queries.iter().zip(errors) {
+        assert!(errors.is_empty(), "{query}: at {errors:?}");
     }
 }
 

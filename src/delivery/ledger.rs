@@ -74,7 +74,7 @@ mod types;
 mod wall_clock;
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -95,7 +95,7 @@ use self::{
 use super::{MarkError, MarkPatch, Options, StreamId};
 use crate::{model::Uid, store::Change};
 
-pub(super) use self::types::{Action, LookupId, Now, Report, Stats};
+pub(super) use self::types::{Action, LookupId, NamespaceStats, Now, Report, Stats};
 
 /// The time for which several peers may share a subscription without a report: longer than a roll-out of theirs.
 const SHARED_TOO_LONG: Duration = Duration::from_secs(60);
@@ -300,13 +300,19 @@ impl Ledger {
 
     /// Returns the gauges.
     pub(super) fn stats(&self) -> Stats {
-        let streams = || self.registry.streams.values();
+        let mut namespaces: HashMap<_, NamespaceStats> = HashMap::new();
+        for stream in self.registry.streams.values() {
+            namespaces.entry(stream.subscription.namespace.clone()).or_default().add(NamespaceStats {
+                streams: 1,
+                pending_runs: stream.pending_runs(),
+                oldest_pending: stream.oldest_pending(),
+            });
+        }
         Stats {
             streams: self.registry.streams.len(),
             shared_subscriptions: self.registry.shared,
-            pending_runs: streams().map(Stream::pending_runs).sum(),
-            oldest_pending: streams().filter_map(Stream::oldest_pending).min(),
-            runs_without_context: streams().map(Stream::runs_without_context).sum(),
+            namespaces,
+            runs_without_context: self.registry.streams.values().map(Stream::runs_without_context).sum(),
             pending_marks: self.marks.len(),
         }
     }

@@ -10,7 +10,7 @@ use prometheus_client::{
 
 use crate::model::{FilterReason, SkipReason};
 
-/// The run's namespace; bounded by the cluster.
+/// The namespace of runs. Counters are bounded by the namespaces with runs, gauges by [`super::gauges`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct NamespaceLabel {
     pub(super) namespace: String,
@@ -130,11 +130,12 @@ pub struct DeliveryMetrics {
     pub(super) mark_retries: Family<ErrorLabel, Counter>,
     pub(super) handoff_duration: DurationHistogram,
     pub(super) confirmation_duration: DurationHistogram,
-    /// Attached streams.
+    /// Attached streams, for the status page.
     pub streams: Gauge,
+    pub(super) subscribers: Family<NamespaceLabel, Gauge>,
     pub(super) shared_subscriptions: Gauge,
-    pub(super) pending_runs: Gauge,
-    pub(super) oldest_pending: Gauge<f64, AtomicU64>,
+    pub(super) pending_runs: Family<NamespaceLabel, Gauge>,
+    pub(super) oldest_pending: Family<NamespaceLabel, Gauge<f64, AtomicU64>>,
     pub(super) runs_without_context: Gauge,
     pub(super) pending_marks: Gauge,
 }
@@ -153,9 +154,10 @@ impl DeliveryMetrics {
             handoff_duration: durations(),
             confirmation_duration: durations(),
             streams: Gauge::default(),
+            subscribers: Family::default(),
             shared_subscriptions: Gauge::default(),
-            pending_runs: Gauge::default(),
-            oldest_pending: Gauge::default(),
+            pending_runs: Family::default(),
+            oldest_pending: Family::default(),
             runs_without_context: Gauge::default(),
             pending_marks: Gauge::default(),
         };
@@ -209,7 +211,11 @@ impl DeliveryMetrics {
             "Time from a succeeded run's becoming pending for a stream to the confirmation of its event",
             metrics.confirmation_duration.clone(),
         );
-        registry.register("subscribers", "Streams attached to a subscription", metrics.streams.clone());
+        registry.register(
+            "subscribers",
+            "Streams attached to a subscription, by namespace",
+            metrics.subscribers.clone(),
+        );
         registry.register(
             "subscriptions_shared",
             "Subscriptions with more than one attached stream",
@@ -217,12 +223,12 @@ impl DeliveryMetrics {
         );
         registry.register(
             "runs_pending",
-            "Runs not yet confirmed by a stream, counted once for each stream",
+            "Runs not yet confirmed by a stream, counted once for each stream, by namespace",
             metrics.pending_runs.clone(),
         );
         registry.register(
             "oldest_pending_run_timestamp_seconds",
-            "Time at which the oldest pending run became pending, 0 without one",
+            "Time at which the oldest pending run of a namespace became pending, 0 without one",
             metrics.oldest_pending.clone(),
         );
         registry.register(

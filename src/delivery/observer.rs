@@ -6,6 +6,7 @@ use tracing::{debug, field::display, info, warn};
 
 use super::{
     LookupError, MarkError, MarkPatch,
+    gauges::NamespaceGauges,
     ledger::{Now, Report, Stats},
     metrics::{
         DeliveryMetrics, DurationHistogram, ErrorLabel, FilteredLabel, NamespaceLabel, Skipped, SkippedLabel,
@@ -23,13 +24,14 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Observer {
     metrics: DeliveryMetrics,
+    namespaces: NamespaceGauges,
     limits: LimitHits,
     spans: Spans,
 }
 
 impl Observer {
     pub(super) fn new(metrics: DeliveryMetrics, limits: LimitHits, traces: Traces, store: Arc<Store>) -> Self {
-        Self { metrics, limits, spans: Spans::new(traces, store) }
+        Self { namespaces: NamespaceGauges::new(metrics.clone()), metrics, limits, spans: Spans::new(traces, store) }
     }
 
     // === actions of the driver ===
@@ -81,18 +83,13 @@ impl Observer {
     }
 
     /// Sets the gauges.
-    pub(super) fn update_gauges(&self, stats: &Stats, now: Now) {
+    pub(super) fn update_gauges(&mut self, stats: &Stats, now: Now) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.streams.set(gauge(stats.streams));
         self.metrics.shared_subscriptions.set(gauge(stats.shared_subscriptions));
-        self.metrics.pending_runs.set(gauge(stats.pending_runs));
         self.metrics.runs_without_context.set(gauge(stats.runs_without_context));
         self.metrics.pending_marks.set(gauge(stats.pending_marks));
-        self.metrics.oldest_pending.set(stats.oldest_pending.map_or(0.0, |oldest| {
-            #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact for millions of years")]
-            let now_unix = now.unix as f64;
-            now_unix - now.instant.saturating_duration_since(oldest).as_secs_f64()
-        }));
+        self.namespaces.update(&stats.namespaces, now);
     }
 
     /// Logs the end of a drain.

@@ -205,7 +205,11 @@ async fn alerts_can_be_left_out_and_changed() {
     assert!(rules.len() >= 8 && !rules.iter().any(|rule| rule["alert"] == "ModelUpdateMarksFailing"));
     let changed = rules.iter().find(|rule| rule["alert"] == "ModelUpdateWatchDown").unwrap();
     assert_eq!((&changed["for"], &changed["labels"]["severity"]), (&"10m".into(), &"warning".into()));
-    assert!(changed["expr"].is_string() && changed["annotations"]["runbook_url"].is_string());
+    assert!(changed["expr"].is_string() && changed["annotations"]["summary"].is_string());
+    for rule in rules {
+        let annotations = rule["annotations"].as_object().unwrap();
+        assert!(!annotations.contains_key("runbook_url") && !annotations.contains_key("dashboard_url"), "no base URL");
+    }
 }
 
 /// The NetworkPolicy has no rule for the port of the probes, which the kubelet reaches in any case.
@@ -265,17 +269,24 @@ async fn monitoring_includes_the_alerts_and_dashboards_unchanged() {
     let objects = rendered(&peers, &["--values", "helm/ci/monitoring-values.yaml"]);
     let rules = &find_object(&objects, "PrometheusRule", FULLNAME)["spec"]["groups"];
     let alerts = fs::read_to_string(file("alerts/model-update-eventsource.yaml")).unwrap();
-    let runbooks = "https://runbooks.example.com/model-update/";
-    let alerts = alerts.replace("runbook_url: docs/runbooks/", &format!("runbook_url: {runbooks}"));
-    assert_eq!(*rules, manifests(&alerts)[0]["groups"]);
-    assert!(rules.to_string().contains(runbooks));
+    let runbooks = "https://runbooks.example.com/model-update";
+    let alerts = alerts.replace("runbook_url: docs/runbooks/", &format!("runbook_url: {runbooks}/"));
+    let mut expected = manifests(&alerts)[0]["groups"].clone();
+    for rule in expected[0]["rules"].as_array_mut().unwrap() {
+        let page = "https://grafana.example.com/d/model-update-eventsource-operations";
+        let cluster = "{{ with $labels.cluster }}?var-cluster={{ . }}{{ end }}";
+        rule["annotations"]["dashboard_url"] = format!("{page}{cluster}").into();
+        assert!(rule["annotations"]["runbook_url"].as_str().unwrap().starts_with(runbooks));
+    }
+    assert_eq!(*rules, expected);
     for name in ["operations", "traces"] {
         let map = find_object(&objects, "ConfigMap", &format!("{FULLNAME}-dashboard-{name}"));
         assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
         let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         let included = map["data"][format!("model-update-eventsource-{name}.json")].as_str().unwrap();
         let dashboard = fs::read_to_string(file(&format!("dashboards/{name}.json"))).unwrap();
-        assert_eq!(json(included), json(&dashboard));
+        let links = dashboard.replace("\"docs/runbooks\"", &format!("\"{runbooks}\""));
+        assert_eq!(json(included), json(&links));
     }
     let service = find_object(&objects, "Service", &format!("{FULLNAME}-metrics"));
     let monitor = &find_object(&objects, "ServiceMonitor", FULLNAME)["spec"];

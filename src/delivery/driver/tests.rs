@@ -188,7 +188,7 @@ async fn a_run_is_delivered_and_marked() {
     for line in ["events_sent_total{namespace=\"team\"} 1", "events_confirmed_total{namespace=\"team\"} 1"] {
         assert!(harness.metric(line), "{line}");
     }
-    assert!(harness.metric("runs_pending 0") && harness.metric("marks_pending 0"));
+    assert!(harness.metric("runs_pending{namespace=\"team\"} 0") && harness.metric("marks_pending 0"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! The inputs and outputs of the ledger, as plain values.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -145,18 +146,49 @@ impl FilterCounts {
 }
 
 /// Gauges of what is pending.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::delivery) struct Stats {
     /// Attached streams.
     pub(in crate::delivery) streams: usize,
     /// Subscriptions with more than one stream.
     pub(in crate::delivery) shared_subscriptions: usize,
-    /// Pending runs, counted once for each stream.
-    pub(in crate::delivery) pending_runs: usize,
-    /// The time since which the oldest of those is pending.
-    pub(in crate::delivery) oldest_pending: Option<Instant>,
+    /// Namespaces with streams.
+    pub(in crate::delivery) namespaces: HashMap<Arc<str>, NamespaceStats>,
     /// Runs that would be pending, but that no lookup finds, counted once for each stream.
     pub(in crate::delivery) runs_without_context: usize,
     /// Workflows with marks to be written or removed.
     pub(in crate::delivery) pending_marks: usize,
+}
+
+#[cfg(test)]
+impl Stats {
+    /// The pending runs of all namespaces.
+    pub(in crate::delivery) fn pending_runs(&self) -> usize {
+        self.namespaces.values().map(|namespace| namespace.pending_runs).sum()
+    }
+
+    /// The time since which the oldest of those is pending.
+    pub(in crate::delivery) fn oldest_pending(&self) -> Option<Instant> {
+        self.namespaces.values().filter_map(|namespace| namespace.oldest_pending).min()
+    }
+}
+
+/// Gauges of a namespace.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::delivery) struct NamespaceStats {
+    /// Attached streams.
+    pub(in crate::delivery) streams: usize,
+    /// Pending runs, counted once for each stream.
+    pub(in crate::delivery) pending_runs: usize,
+    /// The time since which the oldest of those is pending.
+    pub(in crate::delivery) oldest_pending: Option<Instant>,
+}
+
+impl NamespaceStats {
+    /// Adds those of other streams.
+    pub(in crate::delivery) fn add(&mut self, other: Self) {
+        self.streams += other.streams;
+        self.pending_runs += other.pending_runs;
+        self.oldest_pending = self.oldest_pending.into_iter().chain(other.oldest_pending).min();
+    }
 }

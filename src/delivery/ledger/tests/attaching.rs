@@ -97,7 +97,7 @@ fn many_claims_to_deleted_runs_are_offered_in_parts() {
         parts += 1;
     }
     assert_eq!(parts, 3);
-    assert_eq!(harness.ledger.stats().pending_runs, 250);
+    assert_eq!(harness.ledger.stats().pending_runs(), 250);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn gauges_follow_every_change() {
     let streams = ["a", "a", "b"].map(|name| harness.attach(subscription(name)));
     let gauges = |harness: &Harness| {
         let stats = harness.ledger.stats();
-        (stats.pending_runs, stats.runs_without_context, stats.shared_subscriptions, stats.oldest_pending)
+        (stats.pending_runs(), stats.runs_without_context, stats.shared_subscriptions, stats.oldest_pending())
     };
     harness.apply(run("one"));
     harness.wait(Duration::from_secs(1));

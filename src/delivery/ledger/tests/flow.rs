@@ -260,7 +260,7 @@ fn everything_is_delivered_once_the_subscribers_read() {
     let streams: Vec<_> = (0..14).map(|n| attach_holder(&mut harness, &format!("team-{n}"), 100 * KIB)).collect();
     assert!(hits(&harness) > 0);
     let begin = harness.now.instant;
-    while harness.ledger.stats().pending_runs > 0 {
+    while harness.ledger.stats().pending_runs() > 0 {
         for stream in &streams {
             harness.acknowledge(*stream);
         }

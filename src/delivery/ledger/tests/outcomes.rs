@@ -118,7 +118,7 @@ fn a_run_that_succeeded_is_not_sent_once_it_has_failed() {
     harness.change("one", |workflow| workflow.phase = Phase::Failed);
     harness.answer_all(&model());
     assert!(harness.events(stream).is_empty());
-    assert_eq!(harness.ledger.stats().pending_runs, 0);
+    assert_eq!(harness.ledger.stats().pending_runs(), 0);
 }
 
 /// Each outcome once.
@@ -171,7 +171,7 @@ fn what_was_pending_stays_pending_while_the_phase_is_unknown() {
     let stream = harness.attach(subscription("a"));
     harness.apply(run("one"));
     harness.change("one", |workflow| workflow.phase = Phase::Unknown);
-    assert_eq!(harness.ledger.stats().pending_runs, 1);
+    assert_eq!(harness.ledger.stats().pending_runs(), 1);
     harness.delete("one");
     harness.answer_all(&model());
     assert_eq!(harness.events(stream), ["one"], "also if the Workflow is deleted in this state");

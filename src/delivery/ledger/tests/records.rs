@@ -206,7 +206,7 @@ fn a_run_without_a_context_is_not_pending_after_two_minutes() {
     harness.apply(run("one"));
     let gauges = |harness: &Harness| {
         let stats = harness.ledger.stats();
-        (stats.pending_runs, stats.runs_without_context, stats.oldest_pending.is_some())
+        (stats.pending_runs(), stats.runs_without_context, stats.oldest_pending().is_some())
     };
     for _ in 0..119 {
         harness.answer_all(&Err(LookupError::NoContext));

@@ -65,7 +65,7 @@ impl TestEnv {
         }
         self.oracle.check_deleted();
         let stats = self.ledger.stats();
-        assert_eq!((stats.pending_runs, stats.pending_marks), (0, 0), "pending runs and marks");
+        assert_eq!((stats.pending_runs(), stats.pending_marks), (0, 0), "pending runs and marks");
         assert!(self.ledger.lookups.is_empty(), "{:#?}", self.ledger.lookups);
         assert_eq!(self.ledger.deleted.len(), 0);
     }
