@@ -60,6 +60,7 @@ impl Ledger {
     pub(super) fn decide(&mut self, now: Now, encode: &Encode<'_>) {
         self.steps.begin_turn();
         self.recheck_drain();
+        self.limit_held_runs(now);
         self.clear_ended();
         let mut quota = Quota { hand_offs: HAND_OFFS, bytes: BYTES, streams: STREAMS };
         let mut unfinished = Vec::new();
