@@ -53,8 +53,9 @@ impl Ledger {
     /// The runs of a stream, and the memory of its subscription in the same unit.
     fn held_by(&self, id: StreamId) -> usize {
         let Some(stream) = self.registry.streams.get(&id) else { return 0 };
-        let remembered = self.registry.state(&stream.subscription);
-        let remembered = remembered.map_or(0, |state| state.confirmed.len() / CONFIRMED + state.sent.len() / LANES);
-        stream.runs.len() + remembered
+        let own = stream.queues.candidates.as_ref().map_or(0, |candidates| candidates.remembered());
+        let shared = self.registry.state(&stream.subscription);
+        let (confirmed, lanes) = shared.map_or((0, own), |state| (state.confirmed.len(), own + state.sent.len()));
+        stream.runs.len() + confirmed / CONFIRMED + lanes / LANES
     }
 }
