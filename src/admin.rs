@@ -5,7 +5,7 @@
 //! | `/livez` | 200 while the delivery task runs, else 503 |
 //! | `/readyz` | 200 and the scopes that fail, or 503 and everything that fails, one a line |
 //! | `/metrics` | OpenMetrics with exemplars where the scraper accepts it, else Prometheus' text format |
-//! | `/loglevel` | the log level; a PUT from a loopback address changes it until the next restart |
+//! | `/loglevel` | the log level; a PUT from within the Pod changes it until the next restart |
 //! | `/` | a status page |
 //!
 //! The port is unauthenticated. So it shows no more of a tenant's runs than counts, and its connections are limited: see
@@ -16,7 +16,7 @@ mod connections;
 mod exposition;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -132,9 +132,9 @@ async fn set_log_level(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     body: String,
 ) -> Response {
-    if !peer.ip().is_loopback() {
+    if !is_local(peer.ip()) {
         let refusal =
-            "the log level can be changed from a loopback address only, for example through kubectl port-forward\n";
+            "the log level can be changed from 127.0.0.1 or ::1 only, for example through kubectl port-forward\n";
         return (StatusCode::FORBIDDEN, refusal).into_response();
     }
     let level: log::Level = match body.trim().parse() {
@@ -148,6 +148,12 @@ async fn set_log_level(
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
+}
+
+/// Returns whether a connection is that of a process in the Pod. Istio's sidecar connects from 127.0.0.6 for clients
+/// elsewhere.
+fn is_local(peer: IpAddr) -> bool {
+    peer == Ipv4Addr::LOCALHOST || peer == Ipv6Addr::LOCALHOST
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {

@@ -21,6 +21,7 @@ struct State {
     users: HashMap<String, User>,
     rights: HashSet<(String, String, Verb)>,
     fails: bool,
+    reason: Option<String>,
     delay: Duration,
     reviews: Vec<String>,
 }
@@ -47,6 +48,11 @@ impl FakeReviewer {
 
     pub(crate) fn fail(&self, fails: bool) {
         self.0.lock().unwrap().fails = fails;
+    }
+
+    /// Sets the reason for which tokens are invalid.
+    pub(crate) fn reason(&self, reason: String) {
+        self.0.lock().unwrap().reason = Some(reason);
     }
 
     /// Delays every review.
@@ -76,7 +82,7 @@ impl Reviewer for FakeReviewer {
     ) -> BoxFuture<'a, Result<Authentication, ReviewError>> {
         Box::pin(self.review(format!("token {}", token.secret()), |state| match state.users.get(token.secret()) {
             Some(user) => Authentication::User(Arc::new(user.clone())),
-            None => Authentication::Invalid("unknown".to_owned()),
+            None => Authentication::Invalid(state.reason.clone().unwrap_or_else(|| "unknown".to_owned())),
         }))
     }
 

@@ -23,6 +23,11 @@ const REVIEWS_PER_PEER: usize = 4;
 /// The time for which a review that found an invalid token counts as in flight. A peer that tries tokens causes few
 /// reviews a second, and leaves the others' turns to them.
 const INVALID_TOKEN: Duration = Duration::from_secs(1);
+/// The same for a right that a user does not have: every account of the cluster has a valid token, and may ask for any
+/// number of namespaces.
+const MISSING_RIGHT: Duration = Duration::from_millis(250);
+/// The characters of the API server's reason that are kept of an invalid token. Some contain parts of the token.
+const MAX_REASON: usize = 256;
 /// Answers that are remembered, of each kind. One takes a few hundred bytes.
 const MAX_REMEMBERED: u64 = 4096;
 /// Time after which an answer that is not used is dropped. Longer than any cache time.
@@ -198,16 +203,13 @@ impl Inner {
         remembered(&self.tokens, token.key(), async {
             let review = self.reviewer.authenticate(token, &self.options.audiences);
             let is_positive = |answer: &Authentication| matches!(answer, Authentication::User(_));
-            let (answer, turn) = self.review(ReviewKind::Token, peer, review, is_positive).await?;
-            if is_positive(&answer) {
+            let (answer, turn) = self.review(ReviewKind::Token, PeerTurn::Of(peer), review, is_positive).await?;
+            let Authentication::Invalid(reason) = answer else {
                 return Ok(Remembered { answer, until: Instant::now() + self.options.cache_token });
-            }
-            tokio::spawn(async move {
-                sleep(INVALID_TOKEN).await;
-                drop(turn);
-            });
-            let time = self.options.cache_deny;
-            Ok(Remembered { answer, until: Instant::now() + time })
+            };
+            hold(PeerTurn::Held(turn), INVALID_TOKEN);
+            let answer = Authentication::Invalid(reason.chars().take(MAX_REASON).collect());
+            Ok(Remembered { answer, until: Instant::now() + self.options.cache_deny })
         })
         .await
     }
@@ -219,13 +221,17 @@ impl Inner {
         peer: Option<IpAddr>,
     ) -> Result<Arc<Remembered<bool>>, Arc<ReviewError>> {
         remembered(&self.rights, (user.clone(), namespace.clone()), async {
-            let mut answer = false;
+            let mut turn = PeerTurn::Of(peer);
             for verb in [Verb::Subscribe, Verb::Watch] {
                 let review = self.reviewer.authorize(user, namespace, verb);
-                answer = answer || self.review(ReviewKind::Access, peer, review, |allowed| *allowed).await?.0;
+                let (answer, held) = self.review(ReviewKind::Access, turn, review, |allowed| *allowed).await?;
+                if answer {
+                    return Ok(Remembered { answer, until: Instant::now() + self.options.cache_allow });
+                }
+                turn = PeerTurn::Held(held);
             }
-            let time = if answer { self.options.cache_allow } else { self.options.cache_deny };
-            Ok(Remembered { answer, until: Instant::now() + time })
+            hold(turn, MISSING_RIGHT);
+            Ok(Remembered { answer: false, until: Instant::now() + self.options.cache_deny })
         })
         .await
     }
@@ -234,14 +240,19 @@ impl Inner {
     async fn review<T>(
         &self,
         kind: ReviewKind,
-        peer: Option<IpAddr>,
+        turn: PeerTurn,
         review: impl Future<Output = Result<T, ReviewError>>,
         is_positive: impl FnOnce(&T) -> bool,
     ) -> Result<(T, Option<OwnedSemaphorePermit>), ReviewError> {
-        let of_peer = self.peer_turns.get_with(peer, || Semaphore::new(REVIEWS_PER_PEER).into());
         let in_turn = async {
-            // An error would mean that the semaphore was closed.
-            let peer_turn = of_peer.acquire_owned().await.ok();
+            let peer_turn = match turn {
+                PeerTurn::Held(turn) => turn,
+                PeerTurn::Of(peer) => {
+                    let of_peer = self.peer_turns.get_with(peer, || Semaphore::new(REVIEWS_PER_PEER).into());
+                    // An error would mean that the semaphore was closed.
+                    of_peer.acquire_owned().await.ok()
+                }
+            };
             let _turn = self.turns.acquire().await;
             Ok((review.await?, peer_turn))
         };
@@ -256,6 +267,22 @@ impl Inner {
         self.metrics.reviewed(kind, result);
         answer
     }
+}
+
+/// The turn of a peer for a review.
+enum PeerTurn {
+    /// To be waited for.
+    Of(Option<IpAddr>),
+    /// Kept from a review before.
+    Held(Option<OwnedSemaphorePermit>),
+}
+
+/// Keeps the turn of a peer for this time.
+fn hold(turn: PeerTurn, time: Duration) {
+    tokio::spawn(async move {
+        sleep(time).await;
+        drop(turn);
+    });
 }
 
 /// Returns the remembered answer, or makes the review: once for equal questions at a time. Errors are not remembered.

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use futures::future::BoxFuture;
 use ring::digest::{SHA256, digest};
 
+use crate::model::subscription::is_dns_label;
+
 /// The prefix of the user names of service accounts; namespace and name follow.
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
@@ -67,8 +69,8 @@ impl User {
     /// The scope of this user's subscriptions: the namespace of a service account, for others a hash of the name.
     pub(super) fn scope(&self) -> String {
         match self.service_account() {
-            Some((namespace, _)) => namespace.to_owned(),
-            None => match sha256(&self.name) {
+            Some((namespace, _)) if is_dns_label(namespace) => namespace.to_owned(),
+            _ => match sha256(&self.name) {
                 [a, b, c, d, ..] => format!("u-{a:02x}{b:02x}{c:02x}{d:02x}"),
             },
         }

@@ -150,6 +150,28 @@ async fn a_peer_that_tries_tokens_delays_no_other() {
     assert_eq!(reviewer.reviews().len(), reviewed + 2);
 }
 
+/// Every Pod has a token of its account.
+#[tokio::test(start_paused = true)]
+async fn an_account_that_tries_namespaces_causes_few_reviews() {
+    let reviewer = reviewer();
+    let access = access(Mode::Token, &reviewer);
+    let namespaces: Vec<_> = (0..1000).map(|number| format!("guess-{number}").into()).collect();
+    let tried = namespaces.iter().map(|guess| access.admit(token("secret"), guess, Some([10, 0, 0, 1].into())));
+    let refusals = futures::future::join_all(tried).await;
+    let denied = refusals.iter().filter(|outcome| matches!(outcome, Err(Refusal::Denied { .. }))).count();
+    assert!((80..=84).contains(&denied), "{denied}: sixteen a second, for the five seconds in which a review waits");
+    assert_eq!(reviewer.reviews().len(), 1 + 2 * denied);
+}
+
+/// 4,096 of these are remembered.
+#[tokio::test(start_paused = true)]
+async fn a_long_reason_is_shortened() {
+    let reviewer = reviewer();
+    reviewer.reason("é".repeat(10_000));
+    let refusal = admit(&access(Mode::Token, &reviewer), "other", TEAM).await.map(drop).unwrap_err();
+    assert!(matches!(&refusal, Refusal::InvalidToken { reason, .. } if reason.len() == 512), "{refusal}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_error_is_no_answer_and_is_not_remembered() {
     let reviewer = reviewer();

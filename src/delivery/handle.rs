@@ -29,6 +29,8 @@ pub enum CloseReason {
     ShuttingDown,
     /// The subscriber has not read what it was sent for a minute, while there was no room for the events of others.
     NotReading,
+    /// The streams of its namespace hold too many pending runs.
+    TooManyRuns,
 }
 
 /// An event for a stream.

@@ -44,6 +44,7 @@
 //! | `quarantine` | runs whose events may have ended their streams |
 //! | `lookups`, `marks` | lookups and patches: queues, limits and retries |
 //! | `flow`, `budget` | bytes that are held for streams |
+//! | `held_runs` | runs that are held for streams |
 //! | `deleted` | pending runs whose Workflow was deleted |
 //! | `retention` | subscriptions and namespaces without a stream |
 //! | `shares` | namespaces that hold most of something |
@@ -56,6 +57,7 @@ mod decisions;
 mod deleted;
 mod filters;
 mod flow;
+mod held_runs;
 mod latest;
 mod lookups;
 mod marks;
@@ -122,6 +124,8 @@ pub(super) struct Ledger {
     last_dirty: StreamId,
     /// There are lookups that may begin.
     has_lookups: bool,
+    /// Runs that streams were given since the last check of how many they hold.
+    given_runs: usize,
     /// Comparisons of filters that are left in this turn.
     steps: Steps,
     /// Streams that have ended and whose runs are to be dropped.
@@ -149,6 +153,7 @@ impl Ledger {
             dirty: BTreeSet::new(),
             last_dirty: StreamId(0),
             has_lookups: false,
+            given_runs: 0,
             steps: Steps::default(),
             ended: Vec::new(),
             unawaited: Vec::new(),

@@ -177,6 +177,10 @@ impl Observer {
                 namespace = %subscription.namespace, subscription = %subscription.name, bytes,
                 "closed a stream whose subscriber does not read"
             ),
+            Report::TooManyRuns { subscription, runs } => warn!(
+                namespace = %subscription.namespace, subscription = %subscription.name, runs,
+                "closed a stream, too many runs are pending for the streams of its namespace"
+            ),
             Report::LimitHit(limit) => self.limits.hit(*limit),
         }
     }

@@ -65,6 +65,13 @@ pub(super) fn shutting_down() -> Status {
 pub(super) fn closed(reason: CloseReason) -> Status {
     match reason {
         CloseReason::ShuttingDown => shutting_down(),
+        CloseReason::TooManyRuns => limit(
+            Limit::PendingRuns,
+            &[],
+            "too many runs are pending for the streams of this namespace, and this stream is the last that was opened; find \
+             out why their events are not delivered, or use fewer subscriptions"
+                .to_owned(),
+        ),
         CloseReason::NotReading => limit(
             Limit::UnacknowledgedBytes,
             &[],
@@ -143,6 +150,7 @@ mod tests {
                 "LIMIT_UNACKNOWLEDGED_BYTES",
                 Some("unacknowledged_bytes"),
             ),
+            (closed(CloseReason::TooManyRuns), Code::ResourceExhausted, "LIMIT_PENDING_RUNS", Some("pending_runs")),
             (closed(CloseReason::ShuttingDown), Code::Unavailable, "SHUTTING_DOWN", None),
             (namespace_not_served("team-b"), Code::PermissionDenied, "NAMESPACE_NOT_SERVED", None),
         ] {

@@ -25,6 +25,8 @@ label_values! {
         RequestTime = "request_time",
         /// Bytes that subscribers have not acknowledged.
         UnacknowledgedBytes = "unacknowledged_bytes",
+        /// Pending runs of all streams.
+        PendingRuns = "pending_runs",
         /// Pending runs whose Workflow was deleted.
         DeletedRuns = "deleted_runs",
         /// Subscriptions of a namespace without a stream.

@@ -7,7 +7,6 @@ use std::{ops::Bound, sync::Arc, time::Instant};
 
 use super::{
     Ledger,
-    filters::Steps,
     flow::FoundModels,
     latest::{Lane, Rank, Recency},
     lookups::{Requested, Turn},
@@ -59,8 +58,9 @@ impl Quota {
 impl Ledger {
     /// Makes the decisions of a turn.
     pub(super) fn decide(&mut self, now: Now, encode: &Encode<'_>) {
-        self.steps = Steps::default();
+        self.steps.begin_turn();
         self.recheck_drain();
+        self.limit_held_runs(now);
         self.clear_ended();
         let mut quota = Quota { hand_offs: HAND_OFFS, bytes: BYTES, streams: STREAMS };
         let mut unfinished = Vec::new();
@@ -85,7 +85,7 @@ impl Ledger {
         self.has_lookups = !self.draining && !self.begin_lookups(now);
         self.actions.extend(std::iter::from_fn(|| self.marks.next_patch(now.instant, &mut self.timers)));
         // For the offers before the next turn.
-        self.steps = Steps::default();
+        self.steps.begin_turn();
     }
 
     /// Returns whether there is more to decide than one turn allowed: [`Ledger::poll_actions`] is to be called again soon.

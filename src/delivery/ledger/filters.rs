@@ -2,7 +2,8 @@
 //!
 //! Tenants choose the patterns and the names, and one comparison of 64 long patterns can take half a second. So equal
 //! filters are shared, each name is compared with each of them at most once, and the comparisons of one turn are limited:
-//! a verdict may stay open, and its comparison is continued in a later turn.
+//! a verdict may stay open, and its comparison is continued in a later turn. Namespaces take turns: those that have waited
+//! for the longest come first.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -28,6 +29,8 @@ pub(super) struct Filters {
     /// The index of each name in [`Shared::verdicts`].
     names: HashMap<Arc<str>, usize>,
     last_id: u64,
+    /// The turn since which an expensive comparison of the namespace waits.
+    waiting_since: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -46,20 +49,50 @@ enum Verdict {
     Decided(bool),
 }
 
-/// The steps that are left for comparisons in a turn.
+/// The steps that are left for expensive comparisons in a turn.
 #[derive(Debug)]
-pub(super) struct Steps(usize);
+pub(super) struct Steps {
+    left: usize,
+    turn: u64,
+    /// The begins of the longest waits in this turn and in the two before. There are two kinds of turns, and a namespace
+    /// may wait in only one of them.
+    longest: [Option<u64>; 3],
+}
 
 impl Default for Steps {
     fn default() -> Self {
-        Self(STEPS_PER_TURN)
+        Self { left: STEPS_PER_TURN, turn: 0, longest: [None; 3] }
     }
 }
 
 impl Steps {
+    /// Begins the next turn.
+    pub(super) fn begin_turn(&mut self) {
+        let [this, last, _] = self.longest;
+        *self = Self { left: STEPS_PER_TURN, turn: self.turn + 1, longest: [None, this, last] };
+    }
+
     /// Returns whether expensive comparisons have to wait for the next turn.
     pub(super) fn are_used_up(&self) -> bool {
-        self.0 == 0
+        self.left == 0
+    }
+
+    /// Returns whether a namespace may compare, which has waited since this turn: unless another one has waited for longer.
+    fn may_compare(&mut self, waiting_since: &mut Option<u64>) -> bool {
+        let since = waiting_since.unwrap_or(self.turn);
+        let [longest, before @ ..] = &mut self.longest;
+        let is_next = before.iter().flatten().all(|longest| since <= *longest);
+        if is_next && self.left > 0 {
+            *waiting_since = None;
+            return true;
+        }
+        *waiting_since = Some(since);
+        *longest = Some(longest.map_or(since, |longest| longest.min(since)));
+        false
+    }
+
+    fn spend(&mut self, steps: usize) {
+        self.left = self.left.saturating_sub(steps);
     }
 }
 
@@ -112,7 +145,7 @@ impl Filters {
         match shared.verdicts[index] {
             Verdict::Decided(verdict) => Some(verdict),
             Verdict::Open(compared) => {
-                let verdict = shared.compare(compared, name, steps);
+                let verdict = shared.compare(compared, name, steps, &mut self.waiting_since);
                 shared.verdicts[index] = verdict;
                 match verdict {
                     Verdict::Decided(verdict) => Some(verdict),
@@ -129,18 +162,21 @@ impl Filters {
 }
 
 impl Shared {
-    fn compare(&self, mut compared: u16, name: &str, steps: &mut Steps) -> Verdict {
+    fn compare(&self, mut compared: u16, name: &str, steps: &mut Steps, waiting_since: &mut Option<u64>) -> Verdict {
         let patterns = self.filter.entries();
         if compared == 0 && patterns.iter().any(|pattern| **pattern == *name) {
             return Verdict::Decided(true);
         }
         let is_cheap = self.size * name.len() <= CHEAP;
+        if !is_cheap && !steps.may_compare(waiting_since) {
+            return Verdict::Open(compared);
+        }
         for pattern in &patterns[usize::from(compared)..] {
             if !is_cheap {
                 if steps.are_used_up() {
                     return Verdict::Open(compared);
                 }
-                steps.0 = steps.0.saturating_sub(size(pattern) * name.len());
+                steps.spend(size(pattern) * name.len());
             }
             if glob::matches(pattern, name) {
                 return Verdict::Decided(true);
@@ -210,7 +246,11 @@ mod tests {
         let turns_of = turns(&mut filters, id, &name);
         assert!((32..=64).contains(&turns_of), "{turns_of} turns for 64 patterns");
         assert_eq!(turns(&mut filters, id, &name), 1, "remembered");
-        assert_eq!(filters.matches(id, &name, &mut Steps(0)), Some(false), "without a step");
+        assert_eq!(
+            filters.matches(id, &name, &mut Steps { left: 0, ..Steps::default() }),
+            Some(false),
+            "without a step"
+        );
     }
 
     #[test]
@@ -223,6 +263,38 @@ mod tests {
             assert_eq!(filters.matches(expensive, &name, &mut steps), None);
         }
         assert_eq!(filters.matches(cheap, &"penguin".into(), &mut steps), Some(false));
+    }
+
+    /// In each turn, the first namespace is asked first, and has more to compare than a turn allows.
+    #[test]
+    fn namespaces_take_turns_in_expensive_comparisons() {
+        let mut namespaces: [Filters; 4] = Default::default();
+        let (mut patterns, name) = expensive();
+        let ids = namespaces.each_mut().map(|filters| filters.add(&mut patterns).unwrap());
+        let (mut steps, mut decided) = (Steps::default(), [None; 4]);
+        for turn in 0..800 {
+            for (namespace, filters) in namespaces.iter_mut().enumerate() {
+                if filters.matches(ids[namespace], &name, &mut steps).is_some() {
+                    decided[namespace].get_or_insert(turn);
+                }
+            }
+            steps.begin_turn();
+        }
+        let turns = decided.map(Option::unwrap);
+        let [first, last] = [turns.iter().min(), turns.iter().max()].map(Option::unwrap);
+        assert!(last - first <= 8, "{turns:?}");
+    }
+
+    #[test]
+    fn a_namespace_that_no_longer_waits_holds_up_no_other() {
+        let (mut steps, mut gone, mut other) = (Steps::default(), Some(0), None);
+        steps.spend(STEPS_PER_TURN);
+        assert!(!steps.may_compare(&mut gone));
+        let waits = (0..10).take_while(|_| {
+            steps.begin_turn();
+            !steps.may_compare(&mut other)
+        });
+        assert_eq!(waits.count(), 2);
     }
 
     #[test]

@@ -182,6 +182,7 @@ impl Ledger {
             && is_new
         {
             stream.insert_name_only(workflow.clone(), now.instant);
+            self.given_runs += 1;
             self.dirty.insert(id);
         }
     }

@@ -184,6 +184,7 @@ impl Ledger {
         let types = self.registry.stream(id).types;
         if !self.registry.namespace_of(&subscription).types.has_no_model(types, uid) {
             self.registry.stream(id).insert(workflow.clone(), pending_since.unwrap_or(now.instant));
+            self.given_runs += 1;
             self.dirty.insert(id);
         }
         true

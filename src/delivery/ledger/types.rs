@@ -120,6 +120,8 @@ pub(in crate::delivery) enum Report {
     Expired { workflow: Arc<Workflow>, without_context: bool },
     /// A stream was closed that has held this many bytes without an acknowledgement, while others waited for room.
     NotReading { subscription: Arc<Subscription>, bytes: usize },
+    /// A stream was closed that had this many runs, because all streams together had too many.
+    TooManyRuns { subscription: Arc<Subscription>, runs: usize },
     /// A limit was reached.
     LimitHit(Limit),
 }

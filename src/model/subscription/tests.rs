@@ -174,7 +174,16 @@ fn scoped_names_fit_an_annotation_and_stay_distinct() {
     let names = [long.scoped("team-a"), long.scoped("team-b"), SubscriptionName::new("s").unwrap().scoped("team-a")];
     for name in &names {
         assert!(name.as_str().len() <= MAX_NAME, "{name}");
-        assert!(name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)), "{name}");
+        assert!(name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)), "{name}");
         assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name}");
     }
+}
+
+/// Otherwise the owner of a namespace with such a name could mark another account's deliveries.
+#[test]
+fn a_shortened_name_is_not_that_of_another_namespace() {
+    let shortened = SubscriptionName::new("deploy").unwrap().scoped(&"n".repeat(60));
+    let (name, scope) = shortened.as_str().split_once('.').unwrap();
+    assert_eq!((name, shortened.as_str().len()), ("deploy", MAX_NAME));
+    assert!(!is_dns_label(scope), "{scope}");
 }

@@ -117,6 +117,11 @@ impl Candidates {
         runs.filter(|(recency, _)| recency.is_before(newest)).map(|(recency, _)| recency.uid).collect()
     }
 
+    /// The number of pipelines that are remembered for the stream alone.
+    pub(in crate::delivery::ledger) fn remembered(&self) -> usize {
+        self.own_sent.len()
+    }
+
     // === superseded runs ===
 
     /// Notes that some held runs of a lane may be superseded.

@@ -169,3 +169,32 @@ fn an_expensive_filter_delays_no_other_stream() {
     assert_eq!(filtered(&harness), [("slow".to_owned(), FilterReason::Pipelines)]);
     assert!(harness.events(slow).is_empty() && harness.looked_up().is_empty());
 }
+
+/// In each turn, the first namespace has more to compare than a turn allows.
+#[test]
+fn expensive_filters_of_a_namespace_delay_no_other() {
+    let mut harness = Harness::new();
+    let expensive = |number: usize| {
+        let patterns: Vec<_> = (200..250).map(|length| format!("*a{}b{number}", "?".repeat(length))).collect();
+        PipelineFilter::matching(patterns.iter().map(String::as_str)).unwrap()
+    };
+    for number in 0..10 {
+        let name = number.to_string();
+        harness.attach(Subscription { pipelines: expensive(number), ..subscription_in("slow", &name) });
+    }
+    let usual: Vec<_> = (0..20).map(|number| format!("team-penguin-training-{number}-*")).collect();
+    let usual = PipelineFilter::matching(usual.iter().map(String::as_str)).unwrap();
+    let other = harness.attach(Subscription { pipelines: usual, ..subscription("a") });
+    let slow = Workflow { namespace: "slow".into(), ..of_pipeline("slow", &"a".repeat(512)) };
+    for workflow in [slow, of_pipeline("usual", "team-penguin-training-19-daily")] {
+        let change = crate::store::Change::Applied { workflow: workflow.into(), before: None };
+        harness.ledger.handle_change(&change, harness.now);
+    }
+    let mut turns = 0;
+    while harness.events(other).is_empty() {
+        harness.perform_turn();
+        harness.answer_in_turn(&model());
+        turns += 1;
+        assert!(turns < 10, "no event");
+    }
+}

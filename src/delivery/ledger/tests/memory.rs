@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 use super::harness::*;
 use crate::{
     delivery::{
-        LookupError,
-        ledger::{Report, deleted, lookups::MAX_KEPT},
+        CloseReason, LookupError,
+        ledger::{Report, deleted, held_runs::MAX_RUNS, lookups::MAX_KEPT},
     },
     model::{ArtifactTypes, Phase, PipelineFilter, Subscription, Workflow},
+    telemetry::Limit,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -257,4 +258,26 @@ fn a_long_catch_up_frees_its_memory() {
     }
     let capacity = harness.ledger.registry.streams[&stream].runs.capacity();
     assert!(capacity <= 1024, "{capacity}");
+}
+
+/// The first stream of each namespace stays, and so does a namespace with fewer runs.
+#[test]
+fn streams_that_multiply_pending_runs_are_closed() {
+    let mut harness = Harness::new();
+    for n in 0..3_000 {
+        let namespace = if n < 100 { "few" } else { "team" };
+        harness.apply(Workflow { namespace: namespace.into(), ..run(&n.to_string()) });
+    }
+    let few = ["a", "b"].map(|name| harness.attach(subscription_in("few", name)));
+    let streams: Vec<_> = (0..100).map(|n| harness.attach(subscription(&n.to_string()))).collect();
+    let held = || harness.ledger.registry.streams.values().map(|stream| stream.runs.len());
+    assert!((MAX_RUNS..MAX_RUNS + 10_000).contains(&held().sum()), "{}", held().sum::<usize>());
+    assert!(held().max() == Some(2_900) && few.iter().all(|id| !harness.closed.contains(id)));
+    assert!(!harness.closed.contains(&streams[0]) && harness.closed.contains(&streams[50]), "{:?}", harness.closed);
+    assert!(harness.close_reasons.iter().all(|reason| *reason == CloseReason::TooManyRuns));
+    let [limits, reports] = [
+        harness.reported(|report| matches!(report, Report::LimitHit(Limit::PendingRuns))),
+        harness.reported(|report| matches!(report, Report::TooManyRuns { .. })),
+    ];
+    assert_eq!([limits, reports], [harness.closed.len(); 2]);
 }
