@@ -104,6 +104,12 @@ pub(super) struct Serve {
     #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_SKIP_LABELLED", value_parser = BoolishValueParser::new())]
     skip_labelled: bool,
 
+    /// Report what becomes of a run by Kubernetes Events on its Workflow, for `kubectl describe workflow`
+    ///
+    /// Needs the verb create on events.events.k8s.io. At most ten a second are created; deliveries never wait for them.
+    #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_KUBERNETES_EVENTS", value_parser = BoolishValueParser::new())]
+    kubernetes_events: bool,
+
     /// Limit of mark patches per second; further marks wait, events do not
     #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_MARK_RATE", value_name = "NUMBER", default_value_t = Config::default().mark_rate)]
     mark_rate: NonZeroU32,
@@ -197,6 +203,7 @@ impl From<Serve> for Config {
             selector: serve.selector,
             confirm_after: serve.confirm_after.into(),
             skip_labelled: serve.skip_labelled,
+            kubernetes_events: serve.kubernetes_events,
             mark_rate: serve.mark_rate,
             access: access::Options {
                 mode: serve.auth,
