@@ -39,7 +39,8 @@ const LIMITS: &str = "Limits";
 /// the run's namespace. Subscribers are generic EventSources of Argo Events.
 ///
 /// The connection to the Kubernetes API is configured by KUBECONFIG, else by the Pod's service account. The server
-/// needs the verbs list, watch and patch on workflows.argoproj.io.
+/// needs the verbs list, watch and patch on workflows.argoproj.io, and with --kubernetes-events also create on
+/// events.events.k8s.io.
 ///
 /// Traces are exported over OTLP if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set.
 ///

@@ -132,7 +132,13 @@ impl Observer {
                 self.observe(&self.metrics.confirmation_duration, *pending_for, workflow);
                 self.spans.confirmed(subscription, workflow, *since_handoff);
                 let name = &subscription.name;
-                self.notify(workflow, Some(name), DELIVERED, false, format_args!("delivered to the subscription {name}"));
+                self.notify(
+                    workflow,
+                    Some(name),
+                    DELIVERED,
+                    false,
+                    format_args!("delivered to the subscription {name}"),
+                );
             }
             Report::LookupFailed { workflow, error, attempt, retry_in, given_up } => {
                 self.lookup_failed(workflow, error, *attempt, *retry_in, *given_up);
@@ -190,9 +196,13 @@ impl Observer {
             ),
             Report::Expired { workflow, without_context: false } => {
                 self.skipped(workflow, None, Skipped::Expired);
-                self.notify(workflow, None, Skipped::Expired.as_str(), true, format_args!(
-                    "not delivered: the Workflow was deleted before"
-                ));
+                self.notify(
+                    workflow,
+                    None,
+                    Skipped::Expired.as_str(),
+                    true,
+                    format_args!("not delivered: the Workflow was deleted before"),
+                );
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name,
                     trace_id = self.spans.trace_id(workflow).map(display),
@@ -247,7 +257,9 @@ impl Observer {
             let text = match skipped {
                 Skipped::NoContext => "no event yet: ML Metadata does not know this run; it is looked up hourly",
                 Skipped::TooLarge => "no event: the run's record in ML Metadata is too large to be read",
-                _ => "no event yet: the run's context in ML Metadata belongs to another namespace; it is looked up hourly",
+                _ => {
+                    "no event yet: the run's context in ML Metadata belongs to another namespace; it is looked up hourly"
+                }
             };
             self.notify(workflow, None, skipped.as_str(), true, format_args!("{text}"));
         }
@@ -271,9 +283,13 @@ impl Observer {
         let (namespace, name, detail) = (&workflow.namespace, &workflow.name, reason.to_string());
         let (reason, trace_id) = (skipped.as_str(), self.spans.trace_id(workflow).map(display));
         let is_normal = matches!(skipped, Skipped::NoModel | Skipped::Superseded);
-        self.notify(workflow, Some(&subscription.name), skipped.as_str(), !is_normal, format_args!(
-            "no event for the subscription {}: {detail}", subscription.name
-        ));
+        self.notify(
+            workflow,
+            Some(&subscription.name),
+            skipped.as_str(),
+            !is_normal,
+            format_args!("no event for the subscription {}: {detail}", subscription.name),
+        );
         if is_normal {
             info!(
                 %namespace, workflow = %name, subscription = %subscription.name, reason, detail, trace_id,

@@ -100,12 +100,7 @@ pub(in crate::delivery) enum Report {
     ForeignExecutions { workflow: Arc<Workflow>, count: usize },
     /// A filter of a subscription excludes a run. Reported once for each run. With notices, `by_all` is the number of
     /// attached subscriptions if each of them excludes the run, except while the stream is offered old runs.
-    Filtered {
-        subscription: Arc<Subscription>,
-        workflow: Arc<Workflow>,
-        reason: FilterReason,
-        by_all: Option<usize>,
-    },
+    Filtered { subscription: Arc<Subscription>, workflow: Arc<Workflow>, reason: FilterReason, by_all: Option<usize> },
     /// A subscription receives no event for a run.
     Skipped { subscription: Arc<Subscription>, workflow: Arc<Workflow>, reason: SkipReason },
     /// Marks were written or removed.

@@ -58,7 +58,7 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_regards_the_workflow_and_has_no_more_than_the_notice() {
+async fn an_event_regards_the_workflow_and_has_the_text_of_the_notice() {
     let mut env = Env::start();
     env.recorder.notify(notice("team", "run-x"));
     let request = env.api.next().await;
@@ -104,7 +104,10 @@ fn the_name_of_an_event_follows_from_its_content() {
 
 #[test]
 fn reasons_are_written_as_kubernetes_does() {
-    assert_eq!(["delivered", "no_model", "foreign_context"].map(camel_case), ["Delivered", "NoModel", "ForeignContext"]);
+    assert_eq!(
+        ["delivered", "no_model", "foreign_context"].map(camel_case),
+        ["Delivered", "NoModel", "ForeignContext"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,7 +115,7 @@ async fn the_rate_is_limited() {
     let mut env = Env::start();
     let start = Instant::now();
     for namespace in 0..21 {
-        env.recorder.notify(notice(&namespace.to_string(), "run"));
+        env.recorder.notify(notice(&namespace.to_string(), &format!("run-{namespace}")));
     }
     for _ in 0..21 {
         env.created().await;
