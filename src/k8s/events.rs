@@ -240,7 +240,8 @@ fn camel_case(word: &str) -> String {
 
 /// Returns the text without what exceeds this number of bytes.
 fn truncated(mut text: String, max: usize) -> String {
-    text.truncate(text.floor_char_boundary(max));
+    let end = (0..=max).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or_default());
     text
 }
 
