@@ -18,7 +18,7 @@ mod config;
 pub(crate) mod shutdown;
 mod supervisor;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, env, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
@@ -31,9 +31,9 @@ use self::supervisor::Supervisor;
 use crate::{
     access::{Access, AccessMetrics},
     admin::{self, Admin},
-    delivery::{self, DeliveryMetrics, Driver},
+    delivery::{self, DeliveryMetrics, Driver, NoticeSink},
     eventsource::{self, Server, StreamMetrics, Tls, TlsMetrics},
-    k8s::{ApiReviewer, Client, KubernetesMetrics, PatchMarker, Watch, Watches},
+    k8s::{ApiReviewer, Client, EventRecorder, KubernetesMetrics, PatchMarker, Watch, Watches},
     mlmd::{self, LookupMetrics, Mlmd},
     model::SubscriptionsInUse,
     net,
@@ -62,6 +62,7 @@ pub struct Bound {
     watches: Vec<Watch>,
     server: Server,
     driver: Driver,
+    event_recorder: Option<EventRecorder>,
 }
 
 /// Binds the ports and connects the parts. Makes no connection: Kubernetes and ML Metadata may be unavailable.
@@ -95,12 +96,16 @@ pub async fn build(config: Config) -> Result<Bound> {
     };
     let lookup = Mlmd::new(&config.metadata_store, &options, lookup_metrics).context("--metadata-store")?;
     let marker = PatchMarker::new(kubernetes.clone());
+    let event_recorder =
+        config.kubernetes_events.then(|| EventRecorder::new(kubernetes.clone(), env::var("POD_NAME").ok()));
+    let notices = event_recorder.clone().map(|recorder| Arc::new(recorder) as Arc<dyn NoticeSink>);
     let options = delivery::Options {
         confirm_after: config.confirm_after,
         skip_labelled: config.skip_labelled,
         mark_rate: Some(config.mark_rate),
         limits: limits.clone(),
         in_use: in_use.clone(),
+        notices,
         drain_confirmations: shutdown::CONFIRMATIONS,
         drain_marks: shutdown::MARKS,
         traces: config.traces.clone(),
@@ -146,6 +151,7 @@ pub async fn build(config: Config) -> Result<Bound> {
         watches,
         server,
         driver,
+        event_recorder,
         config,
     })
 }
@@ -222,6 +228,12 @@ impl Bound {
             tasks.spawn("watch", &stop, async move {
                 stopped.run_until_cancelled(watch.run()).await;
                 Ok::<_, Infallible>(())
+            });
+        }
+        if let Some(recorder) = self.event_recorder {
+            let stopped = stop.clone();
+            tasks.spawn("Kubernetes Events", &stop, async move {
+                stopped.run_until_cancelled(recorder.run()).await.unwrap_or(Ok(()))
             });
         }
         tasks.spawn(DELIVERY, &drain, self.driver.run(drain.clone()));

@@ -4,7 +4,7 @@
 //!   marks written on the Workflows.
 //! - The ledger (`delivery/ledger.rs`), a synchronous state machine, decides what the driver does.
 //! - A stream attaches through [`Deliveries`], receives [`Handoff`]s, and sends acknowledgements through [`AckSender`].
-//! - The outside systems are behind two traits: [`ArtifactLookup`] and [`Marker`].
+//! - The outside systems are behind three traits: [`ArtifactLookup`], [`Marker`] and [`NoticeSink`].
 //!
 //! An event is *confirmed* once its peer has acknowledged it and the stream has stayed open for a while after that
 //! ([`Options::confirm_after`]). If the stream ends earlier, the event is redelivered. A confirmed delivery is remembered
@@ -20,6 +20,7 @@ mod gauges;
 mod handle;
 mod ledger;
 mod metrics;
+mod notices;
 mod observer;
 mod options;
 mod payload;
@@ -28,6 +29,7 @@ mod spans;
 pub use driver::Driver;
 pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
 pub use metrics::DeliveryMetrics;
+pub use notices::{Notice, NoticeSink};
 pub use options::{LookupLimits, Options, PatchLimits};
 
 use std::{fmt, sync::Arc};

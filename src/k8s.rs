@@ -1,13 +1,15 @@
-//! The Kubernetes adapter: the watch that fills the store, and the patches that write marks.
+//! The Kubernetes adapter: the watch that fills the store, the patches that write marks, and Kubernetes Events.
 //!
 //! - `client`: the connection to the API server, with its deadlines
 //! - `object`: the decoder of a Workflow's metadata
 //! - `watch`: the reflector's loop
 //! - `marker`: patches of marks on Workflows
+//! - `events`: Kubernetes Events on Workflows
 //! - `selector`: the grammar of label selectors
 //! - `metrics`: metrics of all of these
 
 mod client;
+mod events;
 #[cfg(test)]
 mod fixtures;
 mod marker;
@@ -18,6 +20,7 @@ mod selector;
 mod watch;
 
 pub use client::{Client, ConnectError};
+pub use events::EventRecorder;
 pub use marker::PatchMarker;
 pub use metrics::KubernetesMetrics;
 pub use reviews::ApiReviewer;

@@ -84,6 +84,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [argoproj.io]
   resources: [workflows]
   verbs: [list, watch, patch]
+{{- if .Values.kubernetesEvents.enabled }}
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end }}
 {{- end }}
 
 {{/* The name of the container's port for metrics. */}}

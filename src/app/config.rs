@@ -37,6 +37,8 @@ pub struct Config {
     pub confirm_after: Duration,
     /// Count runs with the label `pipelines.kubeflow.org/events-published=true` as delivered.
     pub skip_labelled: bool,
+    /// Whether Kubernetes Events on Workflows report what becomes of runs.
+    pub kubernetes_events: bool,
     /// The limit of mark patches per second.
     pub mark_rate: NonZeroU32,
     /// Access control of subscriptions.
@@ -67,6 +69,7 @@ impl Default for Config {
             selector: "pipeline/runid".to_owned(),
             confirm_after: Duration::from_secs(1),
             skip_labelled: false,
+            kubernetes_events: false,
             mark_rate: const { NonZeroU32::new(100).expect("not zero") },
             access: access::Options::default(),
             tls: None,

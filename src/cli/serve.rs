@@ -39,7 +39,8 @@ const LIMITS: &str = "Limits";
 /// the run's namespace. Subscribers are generic EventSources of Argo Events.
 ///
 /// The connection to the Kubernetes API is configured by KUBECONFIG, else by the Pod's service account. The server
-/// needs the verbs list, watch and patch on workflows.argoproj.io.
+/// needs the verbs list, watch and patch on workflows.argoproj.io, and with --kubernetes-events also create on
+/// events.events.k8s.io.
 ///
 /// Traces are exported over OTLP if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set.
 ///
@@ -103,6 +104,12 @@ pub(super) struct Serve {
     /// sent again. This server never sets it.
     #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_SKIP_LABELLED", value_parser = BoolishValueParser::new())]
     skip_labelled: bool,
+
+    /// Report what becomes of a run by Kubernetes Events on its Workflow, for `kubectl describe workflow`
+    ///
+    /// Needs the verb create on events.events.k8s.io. At most ten a second are created; deliveries never wait for them.
+    #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_KUBERNETES_EVENTS", value_parser = BoolishValueParser::new())]
+    kubernetes_events: bool,
 
     /// Limit of mark patches per second; further marks wait, events do not
     #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_MARK_RATE", value_name = "NUMBER", default_value_t = Config::default().mark_rate)]
@@ -197,6 +204,7 @@ impl From<Serve> for Config {
             selector: serve.selector,
             confirm_after: serve.confirm_after.into(),
             skip_labelled: serve.skip_labelled,
+            kubernetes_events: serve.kubernetes_events,
             mark_rate: serve.mark_rate,
             access: access::Options {
                 mode: serve.auth,

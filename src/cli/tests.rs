@@ -37,7 +37,7 @@ fn the_defaults_are_as_documented() {
     assert!(config.namespaces.is_empty());
     assert_eq!(config.selector, "pipeline/runid");
     assert_eq!(config.confirm_after, Duration::from_secs(1));
-    assert!(!config.skip_labelled);
+    assert!(!config.skip_labelled && !config.kubernetes_events);
     assert_eq!(config.mark_rate.get(), 100);
 }
 
@@ -53,6 +53,7 @@ fn every_flag_sets_its_option() {
         "--selector=a=b",
         "--confirm-after=250ms",
         "--skip-labelled",
+        "--kubernetes-events",
         "--mark-rate=7",
         "--log-format=json",
         "--log-level=debug,kube=info",
@@ -66,7 +67,7 @@ fn every_flag_sets_its_option() {
     assert_eq!(config.namespaces, ["team-a", "team-b"].map(Into::into));
     assert_eq!(config.selector, "a=b");
     assert_eq!(config.confirm_after, Duration::from_millis(250));
-    assert!(config.skip_labelled);
+    assert!(config.skip_labelled && config.kubernetes_events);
     assert_eq!(config.mark_rate.get(), 7);
 }
 

@@ -108,7 +108,7 @@ impl Driver {
         let (deliveries, from_streams) = Deliveries::new();
         let driver = Self {
             ledger: Ledger::new(&options, rand::random()),
-            observer: Observer::new(metrics, options.limits, options.traces.clone(), store.clone()),
+            observer: Observer::new(metrics, options.limits, options.notices, options.traces.clone(), store.clone()),
             store,
             lookup,
             marker,

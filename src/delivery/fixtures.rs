@@ -1,10 +1,10 @@
 //! Runs, subscriptions and answers for the tests of delivery.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::{LookupError, MarkChange, MarkError, MarkPatch, payload};
+use super::{LookupError, MarkChange, MarkError, MarkPatch, Notice, NoticeSink, payload};
 use crate::{
     model::{
         Artifact, Mark, PipelineFilter, PipelineName, RunModels, RunOutcome, Statuses, Subscription, SubscriptionName,
@@ -120,5 +120,21 @@ pub(super) fn marks_set(patch: &MarkPatch) -> Vec<&str> {
     match &patch.change {
         MarkChange::Set(marks) => marks.iter().map(|mark| mark.subscription.as_str()).collect(),
         MarkChange::Remove { .. } => panic!("{patch:?} removes"),
+    }
+}
+
+/// Keeps the notices.
+#[derive(Debug, Default)]
+pub(super) struct KeptNotices(Mutex<Vec<Notice>>);
+
+impl KeptNotices {
+    pub(super) fn take(&self) -> Vec<Notice> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl NoticeSink for KeptNotices {
+    fn notify(&self, notice: Notice) {
+        self.0.lock().unwrap().push(notice);
     }
 }

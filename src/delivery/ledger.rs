@@ -111,6 +111,8 @@ const MAX_CONFIRM_AFTER: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Ledger {
     confirm_after: Duration,
     skip_labelled: bool,
+    /// There is a destination of notices.
+    has_notices: bool,
     registry: Registry,
     lookups: Lookups,
     marks: Marks,
@@ -143,6 +145,7 @@ impl Ledger {
         Self {
             confirm_after: options.confirm_after.min(MAX_CONFIRM_AFTER),
             skip_labelled: options.skip_labelled,
+            has_notices: options.notices.is_some(),
             registry: Registry::new(options.in_use.clone()),
             lookups: Lookups::new(options.lookups),
             marks: Marks::new(options.patches, options.mark_rate),

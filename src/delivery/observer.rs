@@ -1,21 +1,22 @@
-//! Logs, metrics and traces of the delivery task.
+//! Logs, metrics, traces and notices of the delivery task.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tracing::{debug, field::display, info, warn};
 
 use super::{
-    LookupError, MarkError, MarkPatch,
+    LookupError, MarkError, MarkPatch, Notice, NoticeSink,
     gauges::NamespaceGauges,
     ledger::{Now, Report, Stats},
     metrics::{
         DeliveryMetrics, DurationHistogram, ErrorLabel, FilteredLabel, NamespaceLabel, Skipped, SkippedLabel,
         TraceExemplar,
     },
+    notices::{DELIVERED, FILTERED},
     spans::{Spans, Step},
 };
 use crate::{
-    model::{RunModels, SkipReason, Subscription, Workflow},
+    model::{RunModels, SkipReason, Subscription, SubscriptionName, Workflow},
     store::Store,
     telemetry::{LimitHits, Traces, trace::SpanRef},
 };
@@ -26,12 +27,20 @@ pub(super) struct Observer {
     metrics: DeliveryMetrics,
     namespaces: NamespaceGauges,
     limits: LimitHits,
+    notices: Option<Arc<dyn NoticeSink>>,
     spans: Spans,
 }
 
 impl Observer {
-    pub(super) fn new(metrics: DeliveryMetrics, limits: LimitHits, traces: Traces, store: Arc<Store>) -> Self {
-        Self { namespaces: NamespaceGauges::new(metrics.clone()), metrics, limits, spans: Spans::new(traces, store) }
+    pub(super) fn new(
+        metrics: DeliveryMetrics,
+        limits: LimitHits,
+        notices: Option<Arc<dyn NoticeSink>>,
+        traces: Traces,
+        store: Arc<Store>,
+    ) -> Self {
+        let (namespaces, spans) = (NamespaceGauges::new(metrics.clone()), Spans::new(traces, store));
+        Self { metrics, namespaces, limits, notices, spans }
     }
 
     // === actions of the driver ===
@@ -120,25 +129,44 @@ impl Observer {
                 self.metrics.confirmed.get_or_create(&namespace(workflow)).inc();
                 self.observe(&self.metrics.confirmation_duration, *pending_for, workflow);
                 self.spans.confirmed(subscription, workflow, *since_handoff);
+                let name = &subscription.name;
+                self.notify(
+                    workflow,
+                    Some(name),
+                    DELIVERED,
+                    false,
+                    format_args!("delivered to the subscription {name}"),
+                );
             }
             Report::LookupFailed { workflow, error, attempt, retry_in, given_up } => {
                 self.lookup_failed(workflow, error, *attempt, *retry_in, *given_up);
             }
             Report::ForeignExecutions { workflow, count } => {
                 self.skipped(workflow, None, Skipped::ForeignExecution);
+                let reason = Skipped::ForeignExecution.as_str();
+                self.notify(workflow, None, reason, true, format_args!(
+                    "ignoring executions older than the run ({count}), its context in ML Metadata belongs to another run too"
+                ));
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name, count,
                     trace_id = self.spans.trace_id(workflow).map(display),
                     "ignoring executions older than the run, its context belongs to another run too"
                 );
             }
-            Report::Filtered { subscription, workflow, reason } => {
+            Report::Filtered { subscription, workflow, reason, by_all } => {
                 debug!(
                     namespace = %workflow.namespace, workflow = %workflow.name, subscription = %subscription.name,
                     reason = reason.as_str(), "run filtered"
                 );
                 self.metrics.filtered.get_or_create(&FilteredLabel { reason: reason.as_str() }).inc();
                 self.spans.filtered(workflow, subscription, *reason);
+                if let Some(count) = by_all {
+                    let (name, filter) = (&subscription.name, reason.as_str());
+                    self.notify(workflow, None, FILTERED, false, format_args!(
+                        "no event: the filters of every attached subscription ({count}) exclude the run, those of {name} \
+                         by {filter}"
+                    ));
+                }
             }
             Report::Skipped { subscription, workflow, reason } => self.no_event(subscription, workflow, *reason),
             Report::Marked { patch, attempt } => debug!(
@@ -150,6 +178,10 @@ impl Observer {
             Report::MarksFull { workflow, subscription } => {
                 self.metrics.skipped.get_or_create(&SkippedLabel { reason: Skipped::MarksFull }).inc();
                 self.spans.marks_full(workflow, subscription);
+                self.notify(workflow, Some(subscription), Skipped::MarksFull.as_str(), true, format_args!(
+                    "the Workflow has no room for another mark: after a restart of the server, the event may be sent to \
+                     the subscription {subscription} again"
+                ));
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name, %subscription,
                     "no room for another mark on the Workflow, the delivery is remembered until this server restarts"
@@ -162,6 +194,13 @@ impl Observer {
             ),
             Report::Expired { workflow, without_context: false } => {
                 self.skipped(workflow, None, Skipped::Expired);
+                self.notify(
+                    workflow,
+                    None,
+                    Skipped::Expired.as_str(),
+                    true,
+                    format_args!("not delivered: the Workflow was deleted before"),
+                );
                 warn!(
                     namespace = %workflow.namespace, workflow = %workflow.name,
                     trace_id = self.spans.trace_id(workflow).map(display),
@@ -216,6 +255,15 @@ impl Observer {
                 _ => Skipped::ForeignContext,
             };
             self.skipped(workflow, None, skipped);
+            // Without the name of the other namespace, which is none of the tenant's.
+            let text = match skipped {
+                Skipped::NoContext => "no event yet: ML Metadata does not know this run; it is looked up hourly",
+                Skipped::TooLarge => "no event: the run's record in ML Metadata is too large to be read",
+                _ => {
+                    "no event yet: the run's context in ML Metadata belongs to another namespace; it is looked up hourly"
+                }
+            };
+            self.notify(workflow, None, skipped.as_str(), true, format_args!("{text}"));
         }
         // Warnings for the first failure of a run, and for the one after which retries are rare.
         if given_up || (attempt == 1 && !matches!(error, LookupError::NoContext)) {
@@ -236,7 +284,15 @@ impl Observer {
         self.skipped(workflow, Some(subscription), skipped);
         let (namespace, name, detail) = (&workflow.namespace, &workflow.name, reason.to_string());
         let (reason, trace_id) = (skipped.as_str(), self.spans.trace_id(workflow).map(display));
-        if matches!(skipped, Skipped::NoModel | Skipped::Superseded) {
+        let is_normal = matches!(skipped, Skipped::NoModel | Skipped::Superseded);
+        self.notify(
+            workflow,
+            Some(&subscription.name),
+            skipped.as_str(),
+            !is_normal,
+            format_args!("no event for the subscription {}: {detail}", subscription.name),
+        );
+        if is_normal {
             info!(
                 %namespace, workflow = %name, subscription = %subscription.name, reason, detail, trace_id,
                 "no event for this run"
@@ -265,6 +321,20 @@ impl Observer {
     fn observe(&self, histogram: &DurationHistogram, duration: Duration, workflow: &Workflow) {
         let exemplar = self.spans.trace_id(workflow).map(|id| TraceExemplar { trace_id: id.to_string() });
         histogram.observe(duration.as_secs_f64(), exemplar, None);
+    }
+
+    /// Sends a notice to the owner of a run.
+    fn notify(
+        &self,
+        workflow: &Workflow,
+        subscription: Option<&SubscriptionName>,
+        reason: &'static str,
+        is_warning: bool,
+        text: fmt::Arguments<'_>,
+    ) {
+        if let Some(notices) = &self.notices {
+            notices.notify(Notice::new(workflow, subscription, reason, is_warning, text.to_string()));
+        }
     }
 
     fn skipped(&mut self, workflow: &Workflow, subscription: Option<&Subscription>, reason: Skipped) {

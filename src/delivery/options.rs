@@ -1,7 +1,8 @@
 //! Settings of the delivery task.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use super::NoticeSink;
 use crate::{
     model::SubscriptionsInUse,
     telemetry::{LimitHits, Traces},
@@ -30,6 +31,8 @@ pub struct Options {
     pub limits: LimitHits,
     /// Receives the subscriptions with streams.
     pub in_use: SubscriptionsInUse,
+    /// The destination of notices to the owners of runs; `None`: there are no notices.
+    pub notices: Option<Arc<dyn NoticeSink>>,
 }
 
 /// The highest numbers of lookups in flight. Slow ones count only in `total`, up to three times `per_namespace` of a
@@ -64,6 +67,7 @@ impl Default for Options {
             traces: Traces::default(),
             limits: LimitHits::default(),
             in_use: SubscriptionsInUse::default(),
+            notices: None,
         }
     }
 }

@@ -50,6 +50,22 @@ label_values! {
     }
 }
 
+label_values! {
+    /// The outcome of a notice: a Kubernetes Event, or none.
+    pub(super) enum EventOutcome {
+        Created = "created",
+        /// An Event of this content exists.
+        Exists = "exists",
+        /// The namespace is deleted, or about to be.
+        Gone = "gone",
+        Refused = "refused",
+        /// There was no answer, or that of an API server in trouble.
+        Failed = "failed",
+        /// The queue was full.
+        Dropped = "dropped",
+    }
+}
+
 impl From<&Result<(), MarkError>> for PatchOutcome {
     fn from(result: &Result<(), MarkError>) -> Self {
         match result {
@@ -100,6 +116,11 @@ pub(super) struct OutcomeLabel {
     pub(super) outcome: PatchOutcome,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct EventLabel {
+    pub(super) outcome: EventOutcome,
+}
+
 /// The scope of a watch: one namespace, or none for all. Bounded by `--namespaces`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ScopeLabel {
@@ -123,6 +144,7 @@ pub struct KubernetesMetrics {
     pub(super) undecidable: Counter,
     pub(super) mark_patches: Family<OutcomeLabel, Counter>,
     pub(super) mark_patch_duration: Histogram,
+    pub(super) events: Family<EventLabel, Counter>,
 }
 
 fn duration() -> Histogram {
@@ -147,6 +169,7 @@ impl KubernetesMetrics {
             undecidable: Counter::default(),
             mark_patches: Family::default(),
             mark_patch_duration: duration(),
+            events: Family::default(),
         };
         // A series has no rate before its second sample: every known label exists from the start, with zero.
         for &verb in Verb::ALL {
@@ -157,6 +180,9 @@ impl KubernetesMetrics {
         }
         for &outcome in PatchOutcome::ALL {
             drop(metrics.mark_patches.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for &outcome in EventOutcome::ALL {
+            drop(metrics.events.get_or_create(&EventLabel { outcome }));
         }
         registry.register(
             "kubernetes_requests",
@@ -203,6 +229,11 @@ impl KubernetesMetrics {
             "mark_patch_duration_seconds",
             "Duration of the patches of marks, their answers included",
             metrics.mark_patch_duration.clone(),
+        );
+        registry.register(
+            "kubernetes_events",
+            "Notices about runs for Kubernetes Events by outcome, with --kubernetes-events",
+            metrics.events.clone(),
         );
         metrics
     }

@@ -9,6 +9,7 @@ mod access;
 mod addresses;
 mod applied;
 mod docs;
+mod events;
 mod installed;
 mod rendered;
 

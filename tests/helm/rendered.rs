@@ -120,6 +120,7 @@ async fn default_values_are_the_defaults_of_the_server() {
         ("MODEL_UPDATE_SELECTOR", defaults.selector),
         ("MODEL_UPDATE_CONFIRM_AFTER", humantime::format_duration(defaults.confirm_after).to_string()),
         ("MODEL_UPDATE_SKIP_LABELLED", defaults.skip_labelled.to_string()),
+        ("MODEL_UPDATE_KUBERNETES_EVENTS", defaults.kubernetes_events.to_string()),
         ("MODEL_UPDATE_MARK_RATE", defaults.mark_rate.to_string()),
     ] {
         assert_eq!(variable(&objects, name), Some(value.into()), "{name}");

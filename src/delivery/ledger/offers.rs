@@ -227,12 +227,14 @@ impl Ledger {
     pub(super) fn filtered(&mut self, id: StreamId, workflow: &Arc<Workflow>, reason: FilterReason) {
         let stream = self.registry.stream(id);
         let subscription = stream.subscription.clone();
+        let has_notices = self.has_notices && subscription.remember && stream.attaching.is_none();
         if let Some(attaching) = &mut stream.attaching {
             attaching.filtered.add(reason);
         }
         let namespace = self.registry.namespace_of(&subscription);
         if !subscription.remember || namespace.filtered.insert(workflow.uid, &subscription.name) {
-            self.report(Report::Filtered { subscription, workflow: workflow.clone(), reason });
+            let by_all = has_notices.then(|| namespace.excluded_by_all(workflow.uid)).flatten();
+            self.report(Report::Filtered { subscription, workflow: workflow.clone(), reason, by_all });
         }
     }
 }

@@ -288,6 +288,14 @@ impl Namespace {
         Subscription::certain_pipeline(workflow).or_else(|| self.pipelines.get(&workflow.uid)).cloned()
     }
 
+    /// The number of attached subscriptions, if the filters of each of them exclude a run.
+    pub(super) fn excluded_by_all(&self, run: Uid) -> Option<usize> {
+        let attached = self.subscriptions.iter().filter(|(_, state)| !state.streams.is_empty());
+        attached
+            .map(|(name, _)| self.filtered.contains(run, name))
+            .try_fold(0, |count, is_in| is_in.then_some(count + 1))
+    }
+
     /// Forgets what lookups and filters have revealed about a run.
     pub(super) fn forget_run(&mut self, run: Uid) {
         self.filtered.remove(run);

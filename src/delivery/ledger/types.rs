@@ -103,8 +103,9 @@ pub(in crate::delivery) enum Report {
     LookupFailed { workflow: Arc<Workflow>, error: LookupError, attempt: u32, retry_in: Duration, given_up: bool },
     /// An answer ignored executions that are older than the run.
     ForeignExecutions { workflow: Arc<Workflow>, count: usize },
-    /// A filter of a subscription excludes a run. Reported once for each run.
-    Filtered { subscription: Arc<Subscription>, workflow: Arc<Workflow>, reason: FilterReason },
+    /// A filter of a subscription excludes a run. Reported once for each run. With notices, `by_all` is the number of
+    /// attached subscriptions if each of them excludes the run, except while the stream is offered old runs.
+    Filtered { subscription: Arc<Subscription>, workflow: Arc<Workflow>, reason: FilterReason, by_all: Option<usize> },
     /// A subscription receives no event for a run.
     Skipped { subscription: Arc<Subscription>, workflow: Arc<Workflow>, reason: SkipReason },
     /// Marks were written or removed.

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use super::harness::*;
 use crate::{
     delivery::{
-        StreamId,
+        NoticeSink, Options, StreamId,
+        fixtures::KeptNotices,
         ledger::{Report, types::FilterCounts},
     },
     model::{FilterReason, Phase, PipelineFilter, PipelineName, RunModels, Subscription, Workflow},
@@ -197,4 +198,37 @@ fn expensive_filters_of_a_namespace_delay_no_other() {
         turns += 1;
         assert!(turns < 10, "no event");
     }
+}
+
+/// The numbers of subscriptions in the reports that all of them exclude a run.
+fn excluded_by_all(harness: &Harness) -> Vec<Option<usize>> {
+    let reports = harness.reports.iter().filter_map(|report| match report {
+        Report::Filtered { by_all, .. } => Some(*by_all),
+        _ => None,
+    });
+    reports.collect()
+}
+
+/// Known only once the last of them has decided, and not while a stream is offered old runs: others may attach next.
+#[test]
+fn a_run_that_every_subscription_excludes_is_reported_as_such() {
+    let notices: Arc<dyn NoticeSink> = Arc::new(KeptNotices::default());
+    let mut harness = Harness::with(Options { notices: Some(notices), ..Options::default() });
+    harness.apply(run("old"));
+    let iris = |name| Subscription { pipelines: only("iris"), ..subscription(name) };
+    for name in ["a", "b", "b"] {
+        harness.attach(iris(name));
+    }
+    let gone = harness.attach(subscription("gone"));
+    harness.end(gone);
+    harness.attach(Subscription { remember: false, ..subscription("people") });
+    assert_eq!(excluded_by_all(&harness), [None, None]);
+    harness.reports.clear();
+    harness.apply(run("new"));
+    assert_eq!(excluded_by_all(&harness), [None, Some(2)]);
+
+    harness.reports.clear();
+    harness.attach(subscription("c"));
+    harness.apply(run("newer"));
+    assert_eq!(excluded_by_all(&harness), [None, None], "one of them does not exclude it");
 }
