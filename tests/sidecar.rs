@@ -134,7 +134,7 @@ async fn ports_are_unique_and_services_target_the_sidecar() {
     let args = texts(&sidecar["args"]);
     let pod_labels = &deployment["spec"]["template"]["metadata"]["labels"];
     for (service, flag, port) in [("server", "--listen", 50051), ("metrics", "--admin-listen", 8090)] {
-        assert!(args.contains(&&*format!("{flag}=0.0.0.0:{port}")), "{args:?}");
+        assert!(args.contains(&&*format!("{flag}=[::]:{port}")), "{args:?}");
         assert!(ports(sidecar).iter().any(|declared| declared["containerPort"] == port), "{port}");
         let service = find_object(&rendered, "Service", &format!("kfp-operator-{NAME}-{service}"));
         assert_eq!(&service["spec"]["selector"], pod_labels);
