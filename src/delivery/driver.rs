@@ -67,7 +67,7 @@ pub struct Driver {
 
 /// The sending side of a stream.
 struct ToStream {
-    events: mpsc::Sender<Handoff>,
+    events: mpsc::Sender<Box<Handoff>>,
     closed: watch::Sender<Option<CloseReason>>,
     /// The stream's own span.
     span: Option<SpanRef>,
@@ -345,7 +345,7 @@ impl Driver {
                 self.observer.handing_off(&subscription, &workflow, pending_for, redelivery, *span);
                 // The ledger keeps within the channel's capacity. A closed channel means that the end of the stream is
                 // next in the inbox: then the run is redelivered.
-                events.try_send(handoff).ok();
+                events.try_send(Box::new(handoff)).ok();
             }
             Action::Forget(run) => self.lookup.forget(run),
             Action::Close(stream, reason) => {

@@ -11,7 +11,7 @@ pub(crate) struct FakeDelivery(mpsc::UnboundedReceiver<StreamMessage>);
 /// A stream that has attached.
 pub(crate) struct FakeStream {
     pub(crate) subscription: Subscription,
-    events: mpsc::Sender<Handoff>,
+    events: mpsc::Sender<Box<Handoff>>,
     closed: watch::Sender<Option<CloseReason>>,
     sequence: u64,
 }
@@ -51,7 +51,7 @@ impl FakeStream {
     pub(crate) fn send(&mut self, payload: &str) {
         self.sequence += 1;
         let handoff = Handoff { sequence: self.sequence, payload: payload.as_bytes().to_vec().into() };
-        self.events.try_send(handoff).expect("an open stream with room");
+        self.events.try_send(Box::new(handoff)).expect("an open stream with room");
     }
 
     /// Ends the stream.

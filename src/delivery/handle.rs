@@ -53,7 +53,7 @@ pub(super) enum StreamMessage {
         subscription: Subscription,
         peer: Option<SocketAddr>,
         span: Option<SpanRef>,
-        events: mpsc::Sender<Handoff>,
+        events: mpsc::Sender<Box<Handoff>>,
         closed: watch::Sender<Option<CloseReason>>,
     },
     Acknowledged {
@@ -106,7 +106,8 @@ impl Deliveries {
 #[derive(Debug)]
 pub struct Attached {
     /// The events to send, oldest runs first. Its end means that the server ends the stream.
-    pub events: mpsc::Receiver<Handoff>,
+    /// Boxed, because the channel of every stream has room for 32 of them from the beginning.
+    pub events: mpsc::Receiver<Box<Handoff>>,
     /// The reason for the end of `events`, set before it. A stream whose subscriber does not read is not polled, so it
     /// does not reach that end, and holds its events. So after [`CloseReason::NotReading`] the connection has to be
     /// dropped.

@@ -40,7 +40,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A subscriber's stream, as tonic polls it. tonic drops it when either side has ended the stream.
 pub(super) struct EventStream {
-    handoffs: mpsc::Receiver<Handoff>,
+    handoffs: mpsc::Receiver<Box<Handoff>>,
     closed: watch::Receiver<Option<CloseReason>>,
     pending: Arc<PendingAcks>,
     acks: Option<StreamAcks>,
