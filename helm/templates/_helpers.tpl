@@ -154,12 +154,7 @@ release the name that begins this chart's Service. `lookup` finds nothing withou
 */}}
 {{- define "mue.checkRelease" -}}
 {{- if .Release.IsUpgrade }}
-{{- $releases := list }}
-{{- range (lookup "v1" "Secret" .Release.Namespace "").items }}
-{{- if and (eq .type "helm.sh/release.v1") (eq (dig "metadata" "labels" "name" "" .) $.Release.Name) }}
-{{- $releases = append $releases .metadata.name }}
-{{- end }}
-{{- end }}
+{{- $previous := printf "sh.helm.release.v1.%s.v%d" .Release.Name (sub .Release.Revision 1) }}
 {{- $ours := false }}
 {{- range $kind := list "Service" "ServiceAccount" }}
 {{- range (lookup "v1" $kind $.Release.Namespace "").items }}
@@ -169,7 +164,7 @@ release the name that begins this chart's Service. `lookup` finds nothing withou
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if and $releases (not $ours) }}
+{{- if and (not $ours) (lookup "v1" "Secret" .Release.Namespace $previous) }}
 {{- fail (printf "the release %s in the namespace %s contains no Service of this chart, so it is a release of another chart, and an upgrade would delete that; install this chart under another release name, with fullnameOverride=%s to keep the name of its Service" .Release.Name .Release.Namespace (include "mue.fullname" .)) }}
 {{- end }}
 {{- end }}
