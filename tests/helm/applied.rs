@@ -60,6 +60,15 @@ async fn the_api_server_accepts_every_variant() {
     }
 }
 
+/// A cluster with the chart, and a namespace of a team.
+async fn installed(peers: &Peers) -> (Cluster, String) {
+    let cluster = peers.private_cluster().await;
+    create_namespaces(&cluster, &[NAMESPACE]).await;
+    apply(&cluster, &rendered(peers, &[])).await;
+    let team = cluster.namespace("team").await;
+    (cluster, team)
+}
+
 /// Returns the Workflows of a namespace, with the permissions of the chart's account.
 async fn as_account(cluster: &Cluster, namespace: &str) -> Workflows {
     let account = ServiceAccount { namespace: NAMESPACE.to_owned(), name: FULLNAME.to_owned() };
@@ -71,10 +80,7 @@ async fn as_account(cluster: &Cluster, namespace: &str) -> Workflows {
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_account_may_change_only_the_marks_of_a_workflow() {
     let peers = peers().await;
-    let cluster = peers.private_cluster().await;
-    create_namespaces(&cluster, &[NAMESPACE]).await;
-    apply(&cluster, &rendered(&peers, &[])).await;
-    let team = cluster.namespace("team").await;
+    let (cluster, team) = installed(&peers).await;
     let workflows = cluster.workflows(&team).await;
     let run = NewWorkflow::tfx_v1("run", "penguin").annotation("example.com/theirs", "kept").phase("Succeeded");
     workflows.create(run).await;
@@ -156,10 +162,7 @@ fn stamping_policy(excluded: Option<&str>) -> Vec<Value> {
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn mutating_admission_beside_the_policy_is_named() {
     let peers = peers().await;
-    let cluster = peers.private_cluster().await;
-    create_namespaces(&cluster, &[NAMESPACE]).await;
-    apply(&cluster, &rendered(&peers, &[])).await;
-    let team = cluster.namespace("team").await;
+    let (cluster, team) = installed(&peers).await;
     let workflows = cluster.workflows(&team).await;
     workflows.create(NewWorkflow::tfx_v1("run", "penguin").phase("Succeeded")).await;
     let store = peers.metadata_store().await;
