@@ -30,10 +30,17 @@ pub use selector::{SelectorError, check_selector};
 pub use watch::fuzzing;
 pub use watch::{Watch, Watches};
 
+/// The API group of Workflows.
+const GROUP: &str = "argoproj.io";
+/// Their API version.
+const VERSION: &str = "v1alpha1";
+/// Their name in paths and permissions.
+const WORKFLOWS: &str = "workflows";
+
 /// Returns the path of the Workflows of one namespace, or of all.
 fn workflows_path(namespace: Option<&str>) -> String {
     match namespace {
-        None => "/apis/argoproj.io/v1alpha1/workflows".to_owned(),
-        Some(namespace) => format!("/apis/argoproj.io/v1alpha1/namespaces/{namespace}/workflows"),
+        None => format!("/apis/{GROUP}/{VERSION}/{WORKFLOWS}"),
+        Some(namespace) => format!("/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{WORKFLOWS}"),
     }
 }

@@ -16,6 +16,7 @@ pub mod glob;
 mod ids;
 mod in_use;
 pub mod subscription;
+pub(crate) mod text;
 pub mod trace;
 pub mod workflow;
 

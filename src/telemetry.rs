@@ -22,6 +22,10 @@ use prometheus_client::{metrics::info::Info, registry::Registry};
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The git revision of this build, or `unknown`.
 pub const REVISION: &str = env!("GIT_REVISION");
+/// Namespaces with series of their own in a metric: clients may name any number of namespaces, which need not exist.
+pub(crate) const MAX_NAMESPACES: usize = 1000;
+/// The value of the label `namespace` for the rest.
+pub(crate) const OTHER_NAMESPACES: &str = "(other)";
 /// The prefix of the product's metrics. Metrics of the process have none.
 const PREFIX: &str = "modelupdate";
 

@@ -12,12 +12,7 @@ use prometheus_client::{
 };
 
 use super::Refusal;
-use crate::telemetry::label_values;
-
-/// Namespaces with a series of their own: a subscriber may name any number that do not exist.
-const MAX_NAMESPACES: usize = 1000;
-/// The label of the rest.
-const OTHER: &str = "(other)";
+use crate::telemetry::{MAX_NAMESPACES, OTHER_NAMESPACES, label_values};
 
 label_values! {
     /// A kind of review.
@@ -123,7 +118,7 @@ impl AccessMetrics {
         let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
         let is_known = namespaces.contains(namespace)
             || (namespaces.len() < MAX_NAMESPACES && namespaces.insert(namespace.to_owned()));
-        let namespace = if is_known { namespace } else { OTHER }.to_owned();
+        let namespace = if is_known { namespace } else { OTHER_NAMESPACES }.to_owned();
         self.audit_refusals.get_or_create(&AuditLabels { namespace, decision: decision(Some(refusal)) }).inc();
     }
 }

@@ -13,11 +13,7 @@ use super::{
     ledger::{NamespaceStats, Now},
     metrics::{DeliveryMetrics, NamespaceLabel},
 };
-
-/// Namespaces with a series of their own.
-const MAX_NAMESPACES: usize = 1000;
-/// The label of the rest.
-const OTHER: &str = "(other)";
+use crate::telemetry::{MAX_NAMESPACES, OTHER_NAMESPACES};
 
 /// See the module.
 #[derive(Debug)]
@@ -57,7 +53,7 @@ impl NamespaceGauges {
         }
         self.has_rest |= rest.streams > 0;
         if self.has_rest {
-            self.set(OTHER, rest, now);
+            self.set(OTHER_NAMESPACES, rest, now);
         }
     }
 

@@ -105,8 +105,8 @@ impl Deliveries {
 /// A stream's side of its subscription.
 #[derive(Debug)]
 pub struct Attached {
-    /// The events to send, oldest runs first. Its end means that the server ends the stream.
-    /// Boxed, because the channel of every stream has room for 32 of them from the beginning.
+    /// The events to send, oldest runs first. Its end means that the server ends the stream. They are boxed, because the
+    /// channel of every stream has room for 32 of them from the beginning.
     pub events: mpsc::Receiver<Box<Handoff>>,
     /// The reason for the end of `events`, set before it. A stream whose subscriber does not read is not polled, so it
     /// does not reach that end, and holds its events. So after [`CloseReason::NotReading`] the connection has to be

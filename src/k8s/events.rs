@@ -25,11 +25,12 @@ use uuid::Uuid;
 
 use self::queue::{Pushed, Queue};
 use super::{
-    Client,
+    Client, GROUP, VERSION,
     metrics::{EventLabel, EventOutcome},
 };
 use crate::{
     delivery::{Notice, NoticeSink},
+    model::text::beginning,
     telemetry::{LogThrottle, log::chain},
 };
 
@@ -76,7 +77,7 @@ impl EventRecorder {
         let instance = instance.filter(|name| !name.is_empty()).unwrap_or_else(|| CONTROLLER.to_owned());
         Self(Arc::new(Recorder {
             client,
-            instance: truncated(instance, MAX_INSTANCE),
+            instance: beginning(&instance, MAX_INSTANCE).to_owned(),
             queue: Mutex::default(),
             queued: Notify::new(),
             logged: Mutex::new(LogThrottle::new(LOGGED)),
@@ -201,14 +202,14 @@ fn id(notice: &Notice) -> Uuid {
 
 fn event(notice: &Notice, instance: &str) -> Event {
     let regarding = ObjectReference {
-        api_version: Some("argoproj.io/v1alpha1".to_owned()),
+        api_version: Some(format!("{GROUP}/{VERSION}")),
         kind: Some("Workflow".to_owned()),
         namespace: Some(notice.namespace.to_string()),
         name: Some(notice.workflow.to_string()),
         uid: Some(notice.uid.to_string()),
         ..ObjectReference::default()
     };
-    let name = truncated(notice.workflow.to_string(), MAX_NAME);
+    let name = beginning(&notice.workflow, MAX_NAME);
     Event {
         metadata: ObjectMeta {
             name: Some(format!("{}.{}", name.trim_end_matches(['-', '.']), id(notice).simple())),
@@ -218,7 +219,7 @@ fn event(notice: &Notice, instance: &str) -> Event {
         type_: Some(if notice.is_warning { "Warning" } else { "Normal" }.to_owned()),
         reason: Some(camel_case(notice.reason)),
         action: Some("Deliver".to_owned()),
-        note: Some(truncated(notice.text.clone(), MAX_NOTE)),
+        note: Some(beginning(&notice.text, MAX_NOTE).to_owned()),
         regarding: Some(regarding),
         reporting_controller: Some(CONTROLLER.to_owned()),
         reporting_instance: Some(instance.to_owned()),
@@ -235,13 +236,6 @@ fn camel_case(word: &str) -> String {
         text.extend(letters.next().map(|first| first.to_ascii_uppercase()));
         text.push_str(letters.as_str());
     }
-    text
-}
-
-/// Returns the text without what exceeds this number of bytes.
-fn truncated(mut text: String, max: usize) -> String {
-    let end = (0..=max).rev().find(|end| text.is_char_boundary(*end));
-    text.truncate(end.unwrap_or_default());
     text
 }
 

@@ -10,15 +10,11 @@ use k8s_openapi::api::{
 use kube::{Api, Resource, api::PostParams};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::Client;
+use super::{Client, GROUP, WORKFLOWS};
 use crate::{
     access::{Authentication, ReviewError, Reviewer, Token, User, Verb},
     telemetry::log::chain,
 };
-
-/// The kind of the objects that a subscriber asks for.
-const GROUP: &str = "argoproj.io";
-const WORKFLOWS: &str = "workflows";
 
 /// Makes reviews through the Kubernetes API. Requires the right to create both kinds of reviews.
 pub struct ApiReviewer {

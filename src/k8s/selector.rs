@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::model::subscription::has_dns_label_syntax;
+
 /// The limit of a label's value, and of a key without its prefix.
 const MAX_NAME: usize = 63;
 /// The limit of a key's prefix.
@@ -194,14 +196,7 @@ fn is_name(text: &str) -> bool {
 }
 
 fn is_subdomain(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let is_label = |label: &str| {
-        let bytes = label.as_bytes();
-        bytes.iter().all(|byte| inner(*byte) || *byte == b'-')
-            && bytes.first().is_some_and(|byte| inner(*byte))
-            && bytes.last().is_some_and(|byte| inner(*byte))
-    };
-    text.len() <= MAX_PREFIX && text.split('.').all(is_label)
+    text.len() <= MAX_PREFIX && text.split('.').all(has_dns_label_syntax)
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     delivery::LookupError,
-    model::{PipelineName, Workflow},
+    model::{PipelineName, Workflow, text::beginning},
 };
 
 pub(super) use artifacts::{ArtifactState, Candidates, ContextArtifact, Property, parse_pushed};
@@ -128,11 +128,7 @@ impl ContextNames {
         if context.name.is_empty() || self.0.get(type_name).is_some_and(|(oldest, _)| *oldest <= context.id) {
             return;
         }
-        let mut end = context.name.len().min(MAX_CONTEXT_NAME);
-        while !context.name.is_char_boundary(end) {
-            end -= 1;
-        }
-        self.0.insert(type_name, (context.id, context.name[..end].into()));
+        self.0.insert(type_name, (context.id, beginning(context.name, MAX_CONTEXT_NAME).into()));
     }
 
     fn of_type(&self, type_name: &str) -> Option<&str> {

@@ -90,9 +90,13 @@ impl fmt::Debug for SubscriptionName {
 
 /// Returns whether `text` is a DNS label (RFC 1123), like the name of a namespace in Kubernetes.
 pub fn is_dns_label(text: &str) -> bool {
+    text.len() <= MAX_NAME && has_dns_label_syntax(text)
+}
+
+/// As [`is_dns_label`], for a text of any length: Kubernetes limits prefixes of label keys only as a whole.
+pub(crate) fn has_dns_label_syntax(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    (1..=MAX_NAME).contains(&text.len())
-        && text.bytes().all(|b| inner(b) || b == b'-')
+    text.bytes().all(|b| inner(b) || b == b'-')
         && text.bytes().next().is_some_and(inner)
         && text.bytes().next_back().is_some_and(inner)
 }
