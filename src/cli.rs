@@ -7,8 +7,11 @@ pub mod endpoints;
 mod health;
 pub mod output;
 mod plugin;
+mod progress;
+mod redeliver;
 mod serve;
 mod signals;
+mod subscribe;
 mod values;
 mod version;
 
@@ -46,6 +49,8 @@ pub struct Cli {
 enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
+    Redeliver(Box<redeliver::Redeliver>),
+    Subscribe(Box<subscribe::Subscribe>),
     Health(health::Health),
     Completion(completion::Completion),
     Version(version::Version),
@@ -76,6 +81,8 @@ impl Cli {
         let outcome = match self.command {
             Command::Serve(serve) => serve.run().map(success),
             Command::Demo(demo) => demo.run().map(success),
+            Command::Redeliver(redeliver) => redeliver.run(),
+            Command::Subscribe(subscribe) => subscribe.run(),
             Command::Health(health) => health.run().map(success),
             Command::Completion(completion) => completion.run().map(success),
             Command::Version(version) => version.run().map(success),

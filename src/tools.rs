@@ -3,5 +3,13 @@
 //! `cli` has the flags of each command and prints its results. Here are no flags, no colors and no questions to the user.
 //!
 //! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
+//! - [`admin`]: pages of the server's admin port
+//! - [`names`]: subscriptions as people name them
+//! - [`redeliver`]: which marks have to go for a redelivery, and their removal
+//! - [`subscribe`]: the configuration of a stream for a person, and its course over connections
 
+pub mod admin;
 pub mod endpoints;
+pub mod names;
+pub mod redeliver;
+pub mod subscribe;
