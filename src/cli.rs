@@ -3,6 +3,7 @@
 mod completion;
 mod demo;
 mod health;
+mod lint;
 mod serve;
 mod signals;
 mod values;
@@ -39,6 +40,7 @@ enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
     Health(health::Health),
+    Lint(lint::Lint),
     Completion(completion::Completion),
     Version(version::Version),
 }
@@ -59,20 +61,26 @@ impl Cli {
     /// Runs the command and returns the exit status. The reason of a failure is written to standard error.
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
-            Command::Serve(serve) => serve.run(),
-            Command::Demo(demo) => demo.run(),
-            Command::Health(health) => health.run(),
-            Command::Completion(completion) => completion.run(),
-            Command::Version(version) => version.run(),
+            Command::Serve(serve) => serve.run().map(success),
+            Command::Demo(demo) => demo.run().map(success),
+            Command::Health(health) => health.run().map(success),
+            Command::Lint(lint) => lint.run(),
+            Command::Completion(completion) => completion.run().map(success),
+            Command::Version(version) => version.run().map(success),
         };
         match outcome {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(code) => code,
             Err(error) => {
                 report(&error);
                 ExitCode::FAILURE
             }
         }
     }
+}
+
+/// The exit status of a command that has no other than success and failure.
+fn success((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }
 
 impl LogArgs {
