@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Read, Write as _},
+    io::{self, Read as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::values;
+use super::{output, values};
 use crate::tools::lint::{Finding, Linter, MAX_FILE, Report, Severity, sarif};
 
 /// The name of standard input.
@@ -112,14 +112,12 @@ impl Lint {
         let report = linter.finish();
         let (errors, warnings) = (report.count(Severity::Error), report.count(Severity::Warning));
         let success = errors == 0 && !(self.strict && warnings > 0);
-        let text = match self.output {
-            Output::Text => report.findings.iter().map(line).collect(),
-            Output::Json => pretty(&json(&report, success))?,
-            Output::Sarif => pretty(&sarif::log(&report))?,
-        };
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")?;
-        writeln!(io::stderr(), "{}", summary(&report, errors, warnings)).context("cannot write to standard error")?;
+        match self.output {
+            Output::Text => output::print(&report.findings.iter().map(line).collect::<String>())?,
+            Output::Json => output::print_json(&json(&report, success))?,
+            Output::Sarif => output::print_json(&sarif::log(&report))?,
+        }
+        output::say(&summary(&report, errors, warnings))?;
         Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
@@ -181,10 +179,7 @@ fn line(finding: &Finding) -> String {
         place.push_str(&format!(":{}:{}", at.line, at.column));
     }
     let object = finding.object.as_deref().map(|object| format!("{object}: ")).unwrap_or_default();
-    let text = format!("{place}: {severity}: {object}{} [{}]", finding.message, finding.rule.id);
-    // A manifest's text must not move the cursor of a terminal.
-    let printable: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    printable + "\n"
+    output::one_line(&format!("{place}: {severity}: {object}{} [{}]", finding.message, finding.rule.id)) + "\n"
 }
 
 fn json<'a>(report: &'a Report, success: bool) -> Json<'a> {
@@ -206,10 +201,6 @@ fn json<'a>(report: &'a Report, success: bool) -> Json<'a> {
         omitted: report.omitted,
         findings: report.findings.iter().map(finding).collect(),
     }
-}
-
-fn pretty(value: &impl Serialize) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n")
 }
 
 /// The words after the findings.
