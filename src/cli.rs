@@ -5,6 +5,7 @@ mod completion;
 mod demo;
 pub mod endpoints;
 mod health;
+mod lint;
 pub mod output;
 mod plugin;
 mod progress;
@@ -52,6 +53,7 @@ enum Command {
     Redeliver(Box<redeliver::Redeliver>),
     Subscribe(Box<subscribe::Subscribe>),
     Health(health::Health),
+    Lint(lint::Lint),
     Completion(completion::Completion),
     Version(version::Version),
 }
@@ -84,6 +86,7 @@ impl Cli {
             Command::Redeliver(redeliver) => redeliver.run(),
             Command::Subscribe(subscribe) => subscribe.run(),
             Command::Health(health) => health.run().map(success),
+            Command::Lint(lint) => lint.run(),
             Command::Completion(completion) => completion.run().map(success),
             Command::Version(version) => version.run().map(success),
         };
