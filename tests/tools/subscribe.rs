@@ -55,7 +55,9 @@ async fn a_stream_prints_payloads_and_leaves_nothing_behind() {
     let with_file = format!("--config {} --since 1h --once --timeout 60s", file.display());
     let ran = tool(&env, &server, &with_file).run().await;
     let event: Value = serde_json::from_str(&ran.stdout).expect("one line of JSON");
-    assert!(event["workflowName"] == "past" && event["eventId"].is_string(), "{ran:?}");
+    // Runs that were created in the same second have no order.
+    let name = event["workflowName"].as_str().expect("text");
+    assert!(["past", "first", "second"].contains(&name) && event["eventId"].is_string(), "{ran:?}");
     for name in ["past", "first", "second"] {
         assert!(env.marks(name).await.is_empty(), "{name}");
     }
