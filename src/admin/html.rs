@@ -53,14 +53,10 @@ impl Html {
 
     /// Adds text.
     pub(super) fn text(&mut self, text: &str) -> &mut Self {
-        let mut length = 0;
-        for c in text.chars() {
-            if length == MAX_TEXT {
-                self.0.push('…');
-                break;
-            }
-            length += 1;
-            self.escape(c);
+        let mut rest = text.chars();
+        rest.by_ref().take(MAX_TEXT).for_each(|c| self.escape(c));
+        if rest.next().is_some() {
+            self.0.push('…');
         }
         self
     }
