@@ -77,7 +77,7 @@ impl Tool {
         let words = stderr.clone();
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                words.lock().unwrap().push_str(&format!("{line}\n"));
+                words.lock().expect("no panic").push_str(&format!("{line}\n"));
             }
         });
         Running { child, stdout, stderr }
@@ -87,7 +87,7 @@ impl Tool {
 impl Running {
     /// The words so far.
     pub(crate) fn words(&self) -> String {
-        self.stderr.lock().unwrap().clone()
+        self.stderr.lock().expect("no panic").clone()
     }
 
     /// Waits for words on standard error, this number of times.
