@@ -12,6 +12,7 @@
 
 mod backlog;
 mod driver;
+mod explained;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod payload;
 mod spans;
 
 pub use driver::Driver;
+pub use explained::{Explained, RunRecord};
 pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
 pub use metrics::DeliveryMetrics;
 pub use notices::{Notice, NoticeSink};
