@@ -5,6 +5,7 @@
 //! - [`Artifact`], [`ArtifactTypes`]: which outputs of a run are serving models
 //! - [`SeenArtifact`], [`ArtifactVerdict`]: why an artifact does or does not count
 //! - [`event`]: the payload of an event
+//! - [`latest`]: which run of a pipeline supersedes which
 //! - [`glob`]: patterns for names of pipelines
 //! - [`SubscriptionsInUse`]: the names of the subscriptions that this process serves
 //! - [`trace`]: the ids of a run's trace
@@ -16,6 +17,7 @@ pub(crate) mod fixtures;
 pub mod glob;
 mod ids;
 mod in_use;
+pub mod latest;
 mod seen;
 pub mod subscription;
 pub(crate) mod text;

@@ -97,6 +97,7 @@ use self::{
 use super::{MarkError, MarkPatch, Options, StreamId};
 use crate::{model::Uid, store::Change};
 
+pub use self::lookups::CONTEXT_EXPECTED;
 pub(super) use self::types::{Action, LookupId, NamespaceStats, Now, Report, Stats};
 
 /// The time for which several peers may share a subscription without a report: longer than a roll-out of theirs.
