@@ -4,6 +4,7 @@ pub mod cluster;
 mod completion;
 mod demo;
 pub mod endpoints;
+mod explain;
 mod health;
 pub mod output;
 mod plugin;
@@ -46,6 +47,7 @@ pub struct Cli {
 enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
+    Explain(Box<explain::Explain>),
     Health(health::Health),
     Completion(completion::Completion),
     Version(version::Version),
@@ -76,6 +78,7 @@ impl Cli {
         let outcome = match self.command {
             Command::Serve(serve) => serve.run().map(success),
             Command::Demo(demo) => demo.run().map(success),
+            Command::Explain(explain) => explain.run(),
             Command::Health(health) => health.run().map(success),
             Command::Completion(completion) => completion.run().map(success),
             Command::Version(version) => version.run().map(success),

@@ -29,8 +29,8 @@ mod spans;
 
 pub use driver::Driver;
 pub use explained::{Explained, RunRecord};
-pub use ledger::CONTEXT_EXPECTED;
 pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
+pub use ledger::CONTEXT_EXPECTED;
 pub use metrics::DeliveryMetrics;
 pub use notices::{Notice, NoticeSink};
 pub use options::{LookupLimits, Options, PatchLimits};

@@ -24,12 +24,7 @@ use crate::{
     telemetry,
     tools::{
         endpoints::{Endpoint, EndpointError},
-        explain::{
-            Explainer, Options, Runs, Store,
-            decision::Status,
-            server::ServerReport,
-            story::Story,
-        },
+        explain::{Explainer, Options, Runs, Store, decision::Status, server::ServerReport, story::Story},
     },
 };
 
@@ -162,7 +157,8 @@ impl Explain {
     async fn connect(&self, cluster: Cluster) -> anyhow::Result<Connections> {
         let token = match &self.token_file {
             Some(path) => {
-                let text = fs::read_to_string(path).with_context(|| format!("cannot read --token-file {}", path.display()))?;
+                let text =
+                    fs::read_to_string(path).with_context(|| format!("cannot read --token-file {}", path.display()))?;
                 Some(text.trim().to_owned())
             }
             None => None,
@@ -170,7 +166,8 @@ impl Explain {
         let (store, admin) = tokio::join!(self.metadata_store.resolve(&cluster), self.admin.resolve(&cluster));
         let (store, endpoint) = match store {
             Ok(endpoint) => {
-                let options = mlmd::Options { ca: self.metadata_store.metadata_store_ca.clone(), ..mlmd::Options::default() };
+                let options =
+                    mlmd::Options { ca: self.metadata_store.metadata_store_ca.clone(), ..mlmd::Options::default() };
                 let metrics = LookupMetrics::new(&mut telemetry::registry());
                 let mlmd = Mlmd::new(&endpoint.url, &options, metrics).context("--metadata-store")?;
                 (Store::Reachable(mlmd), Some(endpoint))
@@ -186,9 +183,7 @@ impl Explain {
     /// Reads what changes.
     async fn explainer(&self, connections: &Connections, namespace: Option<&str>) -> anyhow::Result<Explainer> {
         let server = match &connections.admin {
-            Ok(admin) => {
-                ServerReport::ask(&admin.url, admin.describe(), namespace, connections.token.as_deref()).await
-            }
+            Ok(admin) => ServerReport::ask(&admin.url, admin.describe(), namespace, connections.token.as_deref()).await,
             Err(error) => ServerReport::unreachable(error.to_string()),
         };
         let options = Options {
@@ -215,14 +210,16 @@ impl Explain {
     }
 
     fn print_table(&self, runs: &Runs, explainer: &Explainer, namespace: Option<&str>) -> anyhow::Result<()> {
-        let place = namespace.map_or_else(|| "any namespace".to_owned(), |namespace| format!("the namespace {namespace}"));
+        let place =
+            namespace.map_or_else(|| "any namespace".to_owned(), |namespace| format!("the namespace {namespace}"));
         if runs.runs.is_empty() {
             output::say(&format!("no run was found in {place}"))?;
         }
         if runs.left_out > 0 {
             output::say(&format!("{} older runs are not shown; see --limit", runs.left_out))?;
         }
-        let document = || serde_json::json!({"runs": runs.runs, "leftOut": runs.left_out, "server": explainer.server()});
+        let document =
+            || serde_json::json!({"runs": runs.runs, "leftOut": runs.left_out, "server": explainer.server()});
         match self.output.output {
             Format::Json => output::print_json(&document()),
             Format::Yaml => output::print_yaml(&document()),
@@ -270,7 +267,10 @@ impl Explain {
 
     async fn read(&self, connections: &Connections, namespace: &str, name: &str) -> anyhow::Result<Story> {
         let explainer = self.explainer(connections, Some(namespace)).await?;
-        let story = explainer.run(namespace, name).await.with_context(|| format!("cannot read the Workflow {namespace}/{name}"))?;
+        let story = explainer
+            .run(namespace, name)
+            .await
+            .with_context(|| format!("cannot read the Workflow {namespace}/{name}"))?;
         match story {
             Some(story) => Ok(story),
             None => bail!(

@@ -24,7 +24,7 @@ use futures::{StreamExt as _, stream};
 use self::{
     decision::{Circumstances, Decision, Newer, ServerWord, Status},
     server::ServerReport,
-    story::{RunStory, Story, SubscriptionStory},
+    story::{RunStory, Story},
     subscriptions::{Entry, Known, Subscriptions},
 };
 use crate::{
@@ -147,7 +147,9 @@ impl Explainer {
         for known in known {
             let circumstances = self.circumstances(&run, &known, unselected_by);
             let mut decision = self.decide(&run, &known, &others, &mut lookups, &circumstances).await;
-            if let Some(newer) = self.superseded_by_mark(&run, &known, &decision, &others, &mut lookups, &selected).await {
+            if let Some(newer) =
+                self.superseded_by_mark(&run, &known, &decision, &others, &mut lookups, &selected).await
+            {
                 decision = decision::superseded(&newer);
             }
             decided.push((known, decision));
@@ -230,7 +232,12 @@ impl Explainer {
             },
             _ => self.server.word(run, &known.subscription),
         };
-        Circumstances { now: self.options.clock.now(), skip_labelled: self.options.skip_labelled, unselected_by, server }
+        Circumstances {
+            now: self.options.clock.now(),
+            skip_labelled: self.options.skip_labelled,
+            unselected_by,
+            server,
+        }
     }
 
     fn subscriptions<'a>(&self, namespace: &str, runs: impl IntoIterator<Item = &'a Workflow>) -> Subscriptions {
@@ -240,12 +247,7 @@ impl Explainer {
         Subscriptions::of(namespace, &self.entries, &self.server.streams(), &marks, only)
     }
 
-    async fn look_up<'a>(
-        &self,
-        run: &Workflow,
-        types: &Arc<ArtifactTypes>,
-        lookups: &'a mut Lookups,
-    ) -> &'a Explained {
+    async fn look_up<'a>(&self, run: &Workflow, types: &Arc<ArtifactTypes>, lookups: &'a mut Lookups) -> &'a Explained {
         if !lookups.contains_key(types) {
             let explained = self.ask_store(run, types).await;
             lookups.insert(types.clone(), explained);
@@ -330,7 +332,8 @@ async fn event_sources(
     let namespace = namespace.unwrap_or_default();
     match cluster.list(&format!("{WORKFLOWS}/namespaces/{namespace}/eventsources"), &[]).await {
         Ok(objects) => {
-            let elsewhere = format!("only the EventSources in the namespace {namespace} can be read, not those in others");
+            let elsewhere =
+                format!("only the EventSources in the namespace {namespace} can be read, not those in others");
             Ok((objects, vec![elsewhere]))
         }
         Err(error) if error.is_forbidden() => Ok((Vec::new(), note(&error))),

@@ -230,6 +230,3 @@ fn line(text: &mut String, words: &str) {
     // Writing to a string never fails.
     writeln!(text, "{words}").ok();
 }
-
-#[cfg(test)]
-mod tests;

@@ -115,10 +115,15 @@ pub struct Newer {
 }
 
 /// Returns the decision, if it needs no lookup.
-pub fn before_lookup(run: &Workflow, subscription: &Subscription, circumstances: &Circumstances<'_>) -> Option<Decision> {
+pub fn before_lookup(
+    run: &Workflow,
+    subscription: &Subscription,
+    circumstances: &Circumstances<'_>,
+) -> Option<Decision> {
     let &Circumstances { now, skip_labelled, unselected_by, server } = circumstances;
     if let Some(selector) = unselected_by {
-        let message = format!("the server's selector {selector:?} does not match the Workflow's labels, so it is no run");
+        let message =
+            format!("the server's selector {selector:?} does not match the Workflow's labels, so it is no run");
         return Some(Decision::new(Status::Never, "not_selected", message));
     }
     let Some(outcome) = run.outcome() else { return Some(running(run)) };
@@ -136,7 +141,9 @@ pub fn before_lookup(run: &Workflow, subscription: &Subscription, circumstances:
     if !subscription.statuses.accept(outcome) {
         let (reason, message) = match outcome {
             RunOutcome::Failed => ("failed", "the run failed, and the subscription's statuses contain no failed"),
-            RunOutcome::Succeeded => ("filtered", "the run succeeded, and the subscription's statuses contain no succeeded"),
+            RunOutcome::Succeeded => {
+                ("filtered", "the run succeeded, and the subscription's statuses contain no succeeded")
+            }
         };
         return Some(Decision::filtered(reason, FilterReason::Statuses, message.to_owned()));
     }
@@ -200,20 +207,27 @@ pub fn superseded(newer: &Newer) -> Decision {
 /// The run has no event.
 pub fn payload(run: &Workflow, subscription: &Subscription, found: &RunModels) -> Result<Vec<u8>, SkipReason> {
     // The server sets the last two digits by its sampling.
-    let traceparent = trace::trace_id(run, |_| true).map(|id| trace::traceparent(id, run.uid, &subscription.name, true));
+    let traceparent =
+        trace::trace_id(run, |_| true).map(|id| trace::traceparent(id, run.uid, &subscription.name, true));
     event::payload(run, found, subscription.include, traceparent.as_deref())
 }
 
 /// Returns what the reader can do about a decision.
 pub fn advice(decision: &Decision) -> &'static str {
     match (decision.reason, decision.filter) {
-        ("delivered", _) => "If nothing happened after that, look at the EventBus and the Sensor. To send it again: redeliver",
+        ("delivered", _) => {
+            "If nothing happened after that, look at the EventBus and the Sensor. To send it again: redeliver"
+        }
         ("running", _) => "Wait for the end of the run, for example with --watch",
         ("pending", _) => "Check that the EventSource's Pod runs and is connected; its log has the server's refusals",
         ("no_context", _) => "Check that the pipeline records its run in this ML Metadata store (--metadata-store)",
         ("foreign_context", _) => "Check who has recorded a run under this name or run id in ML Metadata",
-        ("no_model", _) => "Compare the artifacts with the subscription's artifactTypes; a model that is not blessed is not pushed",
-        ("no_pipeline_name", _) => "Shorten the pipeline's name, or set it in the annotation pipelines.kubeflow.org/pipeline_spec",
+        ("no_model", _) => {
+            "Compare the artifacts with the subscription's artifactTypes; a model that is not blessed is not pushed"
+        }
+        ("no_pipeline_name", _) => {
+            "Shorten the pipeline's name, or set it in the annotation pipelines.kubeflow.org/pipeline_spec"
+        }
         ("too_large", _) => "Reduce what the run records, or the number and length of its models' names and locations",
         ("superseded", _) => "Nothing: with latestOnly only the newest run of a pipeline is sent",
         ("not_selected", _) => "Set the label pipeline/runid, or the server's --selector",
@@ -227,7 +241,9 @@ pub fn advice(decision: &Decision) -> &'static str {
 fn running(run: &Workflow) -> Decision {
     let message = match run.phase {
         crate::model::Phase::Active => "the run has not ended",
-        _ => "the Workflow has no label that names a final phase together with completed=true, so the run has not ended",
+        _ => {
+            "the Workflow has no label that names a final phase together with completed=true, so the run has not ended"
+        }
     };
     Decision::new(Status::Pending, "running", message)
 }
@@ -244,7 +260,8 @@ fn other_pipeline(subscription: &Subscription, name: &str) -> Decision {
     let entries = subscription.pipelines.entries();
     let shown: Vec<String> = entries.iter().take(4).map(|entry| format!("{entry:?}")).collect();
     let more = if entries.len() > shown.len() { ", …" } else { "" };
-    let message = format!("the pipeline {name:?} matches none of the subscription's pipelines [{}{more}]", shown.join(", "));
+    let message =
+        format!("the pipeline {name:?} matches none of the subscription's pipelines [{}{more}]", shown.join(", "));
     Decision::filtered("filtered", FilterReason::Pipelines, message)
 }
 
@@ -256,8 +273,7 @@ fn failed_lookup(run: &Workflow, error: &LookupError, now: i64) -> Decision {
                 let message = format!("{error}; it is expected within {} of its end", age_of(CONTEXT_EXPECTED));
                 return Decision { until: Some(until), ..Decision::new(Status::Pending, error.code(), message) };
             }
-            let message =
-                format!("{error}, {} after its end; the server asks again hourly", age(now - end_of(run)));
+            let message = format!("{error}, {} after its end; the server asks again hourly", age(now - end_of(run)));
             Decision::new(Status::Never, error.code(), message)
         }
         LookupError::ForeignContext { .. } => Decision::new(Status::Never, error.code(), error.to_string()),
@@ -277,7 +293,9 @@ fn pending(server: ServerWord<'_>) -> Decision {
             format!("not delivered yet; the server has a stream of the subscription, with {pending} pending runs")
         }
         ServerWord::Streams { streams, pending } => {
-            format!("not delivered yet; the server has {streams} streams of the subscription, with {pending} pending runs")
+            format!(
+                "not delivered yet; the server has {streams} streams of the subscription, with {pending} pending runs"
+            )
         }
         ServerWord::NoStream => "no subscriber is connected; the event is sent when one connects".to_owned(),
         _ => "not delivered yet; the server cannot be asked whether a subscriber is connected".to_owned(),

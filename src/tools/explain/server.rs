@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use http::{Request, StatusCode, Uri, header::AUTHORIZATION};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::{
-    client::legacy::Client,
-    rt::TokioExecutor,
-};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -191,12 +188,14 @@ async fn request(url: &str, namespace: Option<&str>, token: Option<&str>) -> Res
         return Err("the admin port has no TLS; write its address as HOST:PORT".to_owned());
     }
     let query = namespace.map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();
-    let uri: Uri = format!("{}/statusz.json{query}", url.trim_end_matches('/')).parse().map_err(|_| "not an address")?;
+    let uri: Uri =
+        format!("{}/statusz.json{query}", url.trim_end_matches('/')).parse().map_err(|_| "not an address")?;
     let mut request = Request::get(uri);
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
-    let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|_| "the token contains characters of no token")?;
+    let request =
+        request.body(Empty::<bytes::Bytes>::new()).map_err(|_| "the token contains characters of no token")?;
     let client = Client::builder(TokioExecutor::new()).build_http();
     let answer = client.request(request).await.map_err(|error| chain(&error))?;
     let status = answer.status();
@@ -210,9 +209,9 @@ async fn request(url: &str, namespace: Option<&str>, token: Option<&str>) -> Res
         StatusCode::NOT_FOUND => {
             Answer::Refused("it has no status page (an older version, or --status-page off)".to_owned())
         }
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            Answer::Refused("it shows its status only with a token that may subscribe; give one with --token-file".to_owned())
-        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Answer::Refused(
+            "it shows its status only with a token that may subscribe; give one with --token-file".to_owned(),
+        ),
         other => Answer::Refused(format!("it answers {other}")),
     })
 }

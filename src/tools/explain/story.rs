@@ -188,10 +188,8 @@ impl RunStory {
             let explained = lookups.get(&known.subscription.artifact_types)?;
             explained.found.as_ref().ok()
         });
-        let name = match found {
-            Some(found) => event::pipeline_name(run, found),
-            None => event::pipeline_name(run, &RunModels::default()),
-        };
+        let nothing = RunModels::default();
+        let name = event::pipeline_name(run, found.unwrap_or(&nothing));
         Self {
             namespace: run.namespace.to_string(),
             workflow: run.name.to_string(),

@@ -85,7 +85,8 @@ pub fn entries(event_sources: &[Value]) -> (Vec<Entry>, Vec<String>) {
                 Ok(_) => {}
                 // Other servers have generic EventSources, too.
                 Err(error) if config.contains("kfpNamespace") => {
-                    problems.push(format!("EventSource {namespace}/{name}, event {event}: {error}; the server refuses it"));
+                    problems
+                        .push(format!("EventSource {namespace}/{name}, event {event}: {error}; the server refuses it"));
                 }
                 Err(_) => {}
             }

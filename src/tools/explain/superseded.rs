@@ -90,7 +90,8 @@ fn mark_time(object: &Value, subscription: &Subscription) -> Option<i64> {
         let owned = &entry["fieldsV1"]["f:metadata"];
         let fields = [&owned["f:annotations"], &owned["f:labels"]].into_iter().filter_map(Value::as_object);
         let prefix = format!("f:{MARK_PREFIX}");
-        let marks: Vec<&String> = fields.flat_map(|fields| fields.keys()).filter(|key| key.starts_with(&prefix)).collect();
+        let marks: Vec<&String> =
+            fields.flat_map(|fields| fields.keys()).filter(|key| key.starts_with(&prefix)).collect();
         let [mark] = marks[..] else { return None };
         let time: jiff::Timestamp = entry["time"].as_str()?.parse().ok()?;
         keys.contains(mark).then(|| time.as_second())

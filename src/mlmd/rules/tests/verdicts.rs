@@ -18,7 +18,9 @@ fn every_artifact_has_the_verdict_of_the_first_rule() {
     let all = [dag(1, None, 0, None), task(2, "push", 1), importer, old, task(5, "push", 1), task(6, "other", 1)];
     let context = RunContext { namespace: None, ..run_context(RunFlavor::KfpV2) };
     let mut executions = Executions::of(&run(PipelineName::Unknown), &context);
-    all.iter().for_each(|execution| drop(executions.add(execution)));
+    for execution in &all {
+        executions.add(execution);
+    }
     let artifacts = [
         artifact(1),
         artifact(2),
