@@ -14,12 +14,12 @@ const CLOSED: &str = "127.0.0.1:1";
 const MARK: &str = "published.pipelines.kubeflow.org";
 
 /// A namespace with runs and EventSources.
-struct Scene {
+struct Harness {
     env: TestEnv,
     kubeconfig: PathBuf,
 }
 
-impl Scene {
+impl Harness {
     /// Four subscriptions: `deploy` with the defaults, and one for each filter.
     async fn start() -> Self {
         let env = TestEnv::start(Peers::find().await).await;
@@ -27,12 +27,12 @@ impl Scene {
             .install_kind(&ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "EventSource")))
             .await;
         let kubeconfig = env.cluster.admin_kubeconfig_file();
-        let scene = Self { env, kubeconfig };
-        scene.put_event_source("deploy", "").await;
-        scene.put_event_source("iris", "pipelines: [\"iris-*\"]").await;
-        scene.put_event_source("recent", "maxAge: 30m").await;
-        scene.put_event_source("newest", "latestOnly: true").await;
-        scene
+        let harness = Self { env, kubeconfig };
+        harness.put_event_source("deploy", "").await;
+        harness.put_event_source("iris", "pipelines: [\"iris-*\"]").await;
+        harness.put_event_source("recent", "maxAge: 30m").await;
+        harness.put_event_source("newest", "latestOnly: true").await;
+        harness
     }
 
     async fn put_event_source(&self, name: &str, keys: &str) {
@@ -94,20 +94,20 @@ fn verdicts(story: &Value) -> Vec<(&str, bool)> {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_artifacts_of_a_run_are_explained() {
-    let scene = Scene::start().await;
-    let env = &scene.env;
+    let harness = Harness::start().await;
+    let env = &harness.env;
     let base = env.writer.tfx_run(PIPELINE, "base").await.task(Task::pusher("gs://root/base")).await.artifacts[0];
     let model = |uri| Model::pushed(uri);
     let importer = "tfx.dsl.components.common.importer.Importer";
-    scene.succeeded("unblessed", Task::new("Pusher").output(Model::unblessed("gs://root/u"))).await;
-    scene.succeeded("read", Task::new("Evaluator").input(Model::existing(base, "baseline_model"))).await;
-    scene.succeeded("other-type", Task::new("SchemaGen").output(Model::new("Schema", "schema", "gs://root/s"))).await;
-    scene.succeeded("imported", Task::new("Importer").executed_as(importer).output(model("gs://root/i"))).await;
-    scene.succeeded("no-uri", Task::new("Pusher").output(model(""))).await;
-    scene.succeeded("large", Task::pusher(&format!("gs://root/{}", "x".repeat(600_000)))).await;
-    scene.succeeded("again", Task::pusher("gs://root/first")).await;
+    harness.succeeded("unblessed", Task::new("Pusher").output(Model::unblessed("gs://root/u"))).await;
+    harness.succeeded("read", Task::new("Evaluator").input(Model::existing(base, "baseline_model"))).await;
+    harness.succeeded("other-type", Task::new("SchemaGen").output(Model::new("Schema", "schema", "gs://root/s"))).await;
+    harness.succeeded("imported", Task::new("Importer").executed_as(importer).output(model("gs://root/i"))).await;
+    harness.succeeded("no-uri", Task::new("Pusher").output(model(""))).await;
+    harness.succeeded("large", Task::pusher(&format!("gs://root/{}", "x".repeat(600_000)))).await;
+    harness.succeeded("again", Task::pusher("gs://root/first")).await;
     env.writer.tfx_run(PIPELINE, "again").await.task(Task::pusher("gs://root/second")).await;
-    scene.succeeded("older", Task::new("Notifier")).await;
+    harness.succeeded("older", Task::new("Notifier")).await;
     let old = env.writer.tfx_run(PIPELINE, "older").await.task(Task::pusher("gs://root/old")).await.execution;
     env.store.backdate(old, Duration::from_secs(24 * 3600));
     let run_id = "55555555-0000-4000-8000-000000000000";
@@ -126,18 +126,18 @@ async fn the_artifacts_of_a_run_are_explained() {
         ("large", "too_large", vec![("counts", true)]),
     ];
     join_all(cases.map(async |(run, reason, artifacts)| {
-        let story = scene.assert_decided(run, "deploy", 4, reason).await;
+        let story = harness.assert_decided(run, "deploy", 4, reason).await;
         assert_eq!(verdicts(&story), artifacts, "{run}: {story:#}");
         assert_eq!(story["event"], Value::Null, "{run}");
     }))
     .await;
-    let story = scene.assert_decided("again", "deploy", 3, "pending").await;
+    let story = harness.assert_decided("again", "deploy", 3, "pending").await;
     assert_eq!(verdicts(&story), [("earlier_attempt", false), ("counts", true)]);
     assert_eq!(story["event"]["servingModelArtifacts"][0]["location"], "gs://root/second");
     assert_eq!(story["server"]["reachable"], false);
     assert_eq!(story["subscriptions"][0]["source"], format!("EventSource {}/es-deploy", env.namespace));
 
-    let text = scene.explain(&["again", "--trace-url-template", "https://traces.example/{trace_id}"]).await;
+    let text = harness.explain(&["again", "--trace-url-template", "https://traces.example/{trace_id}"]).await;
     let uid = env.workflows.get("again").await.metadata.uid.expect("a UID").replace('-', "");
     for expected in
         ["earlier_attempt: ", "gs://root/second", "Next: ", &format!("https://traces.example/{uid}"), "not asked"]
@@ -150,8 +150,8 @@ async fn the_artifacts_of_a_run_are_explained() {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn the_states_of_a_run_are_explained() {
-    let scene = Scene::start().await;
-    let env = &scene.env;
+    let harness = Harness::start().await;
+    let env = &harness.env;
     env.create_run("running").await;
     env.workflows.set_phase("running", "Running").await;
     env.workflows.create(NewWorkflow::tfx_v1("unknown", PIPELINE).phase("Succeeded")).await;
@@ -160,10 +160,10 @@ async fn the_states_of_a_run_are_explained() {
     for run in ["sent", "old", "new"] {
         env.succeed(run).await;
     }
-    scene.mark("sent", "deploy").await;
+    harness.mark("sent", "deploy").await;
     env.workflows.backdate_end("old", Duration::from_secs(3600)).await;
     env.workflows.backdate_end("new", Duration::from_secs(1800)).await;
-    scene.mark("new", "newest").await;
+    harness.mark("new", "newest").await;
 
     let cases = [
         ("sent", "deploy", 0, "delivered"),
@@ -179,7 +179,7 @@ async fn the_states_of_a_run_are_explained() {
     ];
     let stories =
         join_all(cases.map(async |(run, subscription, code, reason)| {
-            scene.assert_decided(run, subscription, code, reason).await
+            harness.assert_decided(run, subscription, code, reason).await
         }))
         .await;
     let decision = |index: usize| &stories[index]["subscriptions"][0];
@@ -191,24 +191,24 @@ async fn the_states_of_a_run_are_explained() {
     assert_eq!(stories[0]["marks"][0]["subscription"], "deploy");
 
     // A superseded run is marked like a delivered one, but later than the newer run ended.
-    scene.mark("old", "newest").await;
-    scene.assert_decided("old", "newest", 4, "superseded").await;
+    harness.mark("old", "newest").await;
+    harness.assert_decided("old", "newest", 4, "superseded").await;
     // All subscriptions together.
-    assert_eq!(scene.explain(&["sent"]).await.code, 3, "`recent` and `newest` are pending");
+    assert_eq!(harness.explain(&["sent"]).await.code, 3, "`recent` and `newest` are pending");
 
-    let down = scene.explain_with(CLOSED, CLOSED, &["old", "--subscription", "deploy", "-o", "json"]).await;
+    let down = harness.explain_with(CLOSED, CLOSED, &["old", "--subscription", "deploy", "-o", "json"]).await;
     assert_eq!(down.code, 3, "{down:?}");
     assert!(down.stdout.contains("\"reason\": \"unavailable\""), "{}", down.stdout);
-    let absent = scene.explain(&["absent"]).await;
+    let absent = harness.explain(&["absent"]).await;
     assert_eq!((absent.code, &*absent.stdout), (1, ""));
     assert!(absent.stderr.contains("no Workflow \"absent\""), "{}", absent.stderr);
     for wrong in
         [&["x", "-A"][..], &["--watch"], &["-o", "text"], &["--limit", "0"], &["x", "--trace-url-template", "x"]]
     {
-        assert_eq!(scene.explain(wrong).await.code, 2, "{wrong:?}");
+        assert_eq!(harness.explain(wrong).await.code, 2, "{wrong:?}");
     }
 
-    let table = scene.explain(&[]).await;
+    let table = harness.explain(&[]).await;
     let lines: Vec<Vec<&str>> = table.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!((table.code, &lines[0][..]), (0, &["WORKFLOW", "SUBSCRIPTION", "STATUS", "REASON", "AGE"][..]));
     assert_eq!(lines[1][0], "running", "the newest is first\n{}", table.stdout);
@@ -222,11 +222,11 @@ async fn the_states_of_a_run_are_explained() {
         table.stdout
     );
     assert!(table.stderr.contains("the server was not asked"), "{}", table.stderr);
-    let names = scene.explain(&["-o", "name", "--limit", "2"]).await;
+    let names = harness.explain(&["-o", "name", "--limit", "2"]).await;
     assert_eq!(names.stdout.lines().count(), 2, "{}", names.stdout);
     assert!(names.stdout.starts_with("workflow.argoproj.io/running\n"), "{}", names.stdout);
     assert!(names.stderr.contains("4 older runs"), "{}", names.stderr);
-    let yaml = scene.explain(&["sent", "-o", "yaml"]).await;
+    let yaml = harness.explain(&["sent", "-o", "yaml"]).await;
     assert!(yaml.stdout.contains("workflow: sent"), "{}", yaml.stdout);
 }
 
@@ -234,25 +234,25 @@ async fn the_states_of_a_run_are_explained() {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_run_is_watched_until_its_event_is_delivered() {
-    let scene = Scene::start().await;
-    let env = &scene.env;
+    let harness = Harness::start().await;
+    let env = &harness.env;
     let server = env.start_server(&[], &[]).await;
     let admin = server.admin.to_string();
     env.succeed("sent").await;
     let (store, arguments) = (env.store.url(), ["sent", "--subscription", "deploy"]);
-    let pending = scene.explain_with(&store, &admin, &[&arguments[..], &["-o", "json"]].concat()).await;
+    let pending = harness.explain_with(&store, &admin, &[&arguments[..], &["-o", "json"]].concat()).await;
     let story: Value = serde_json::from_str(&pending.stdout).expect("JSON");
     assert_eq!((pending.code, &story["subscriptions"][0]["reason"]), (3, &"pending".into()), "{story:#}");
     assert_eq!(story["server"]["reachable"], true, "{story:#}");
     let brief = ["--watch", "--timeout", "1s"];
-    let still = scene.explain_with(&store, &admin, &[&arguments[..], &brief].concat()).await;
+    let still = harness.explain_with(&store, &admin, &[&arguments[..], &brief].concat()).await;
     assert_eq!(still.code, 3);
     assert!(still.stderr.contains("sent: deploy pending: pending\n"), "{}", still.stderr);
     assert!(still.stderr.contains("still pending after 1s"), "{}", still.stderr);
 
     let wait = ["--watch", "--timeout", "1m", "-o", "json"];
     let wait = [&arguments[..], &wait].concat();
-    let watching = scene.explain_with(&store, &admin, &wait);
+    let watching = harness.explain_with(&store, &admin, &wait);
     let delivering = async {
         let subscriber = Peers::find().await.grpc_go_client(server.listen, &env.config()).name("deploy").start();
         env.marked("sent", 1).await;
@@ -268,15 +268,15 @@ async fn a_run_is_watched_until_its_event_is_delivered() {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_missing_right_is_named() {
-    let scene = Scene::start().await;
-    let env = &scene.env;
+    let harness = Harness::start().await;
+    let env = &harness.env;
     env.succeed("sent").await;
-    scene.mark("sent", "deploy").await;
+    harness.mark("sent", "deploy").await;
     env.succeed("open").await;
     let account = env.cluster.service_account(&env.namespace, "reader").await;
     let user = account.user();
     let reader = ["--as", user.as_str()];
-    let explain = async |arguments: &[&str]| scene.explain(&[&reader[..], arguments].concat()).await;
+    let explain = async |arguments: &[&str]| harness.explain(&[&reader[..], arguments].concat()).await;
     let refused = explain(&["sent"]).await;
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.stderr.contains("cannot get resource \"workflows\""), "{}", refused.stderr);
@@ -289,7 +289,7 @@ async fn a_missing_right_is_named() {
 
     // Without --metadata-store the store is looked for in the cluster, for which a right is missing.
     let arguments = ["explain", "-n", &env.namespace, "open", "--admin", CLOSED];
-    let ran = Tool::new(&scene.kubeconfig, &[&arguments[..], &reader].concat()).run().await;
+    let ran = Tool::new(&harness.kubeconfig, &[&arguments[..], &reader].concat()).run().await;
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains("cannot get resource \"services\""), "{}", ran.stderr);
 }
