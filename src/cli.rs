@@ -6,6 +6,7 @@ mod demo;
 pub mod endpoints;
 mod explain;
 mod health;
+mod lint;
 pub mod output;
 mod plugin;
 mod serve;
@@ -49,6 +50,7 @@ enum Command {
     Demo(Box<demo::Demo>),
     Explain(Box<explain::Explain>),
     Health(health::Health),
+    Lint(lint::Lint),
     Completion(completion::Completion),
     Version(version::Version),
 }
@@ -80,6 +82,7 @@ impl Cli {
             Command::Demo(demo) => demo.run().map(success),
             Command::Explain(explain) => explain.run(),
             Command::Health(health) => health.run().map(success),
+            Command::Lint(lint) => lint.run(),
             Command::Completion(completion) => completion.run().map(success),
             Command::Version(version) => version.run().map(success),
         };

@@ -7,3 +7,7 @@
 
 pub mod endpoints;
 pub mod explain;
+//! - [`lint`]: problems of EventSources and Sensors, from their manifests
+
+pub mod endpoints;
+pub mod lint;
