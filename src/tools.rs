@@ -4,10 +4,8 @@
 //!
 //! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
 //! - [`explain`]: why a run's event arrived, has not arrived yet, or never will
-
-pub mod endpoints;
-pub mod explain;
 //! - [`lint`]: problems of EventSources and Sensors, from their manifests
 
 pub mod endpoints;
+pub mod explain;
 pub mod lint;
