@@ -170,7 +170,7 @@ impl Explain {
                     mlmd::Options { ca: self.metadata_store.metadata_store_ca.clone(), ..mlmd::Options::default() };
                 let metrics = LookupMetrics::new(&mut telemetry::registry());
                 let mlmd = Mlmd::new(&endpoint.url, &options, metrics).context("--metadata-store")?;
-                (Store::Reachable(mlmd), Some(endpoint))
+                (Store::Reachable(Box::new(mlmd)), Some(endpoint))
             }
             Err(error) => {
                 let is_forbidden = matches!(&error, EndpointError::Cluster { error, .. } if error.is_forbidden());

@@ -58,7 +58,7 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub enum Store {
     /// A client.
-    Reachable(Mlmd),
+    Reachable(Box<Mlmd>),
     /// There is none, for this reason.
     Unreachable {
         /// The reason.
