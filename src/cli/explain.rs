@@ -18,9 +18,11 @@ use super::{
     values,
 };
 use crate::{
+    admin::TraceUrl,
     clock::WallClock,
     k8s::Cluster,
     mlmd::{self, LookupMetrics, Mlmd},
+    model::TraceId,
     telemetry,
     tools::{
         endpoints::{Endpoint, EndpointError},
@@ -88,8 +90,8 @@ pub(super) struct Explain {
     timeout: humantime::Duration,
 
     /// Address of a run's trace; {trace_id} is replaced, for example https://jaeger.example/trace/{trace_id}
-    #[arg(long, env = "MODEL_UPDATE_TRACE_URL_TEMPLATE", value_name = "URL", value_parser = trace_url)]
-    trace_url_template: Option<String>,
+    #[arg(long, env = "MODEL_UPDATE_TRACE_URL_TEMPLATE", value_name = "URL")]
+    trace_url_template: Option<TraceUrl>,
 
     /// Label selector of the Workflows that are runs [default: that of the server, else pipeline/runid]
     #[arg(long, env = "MODEL_UPDATE_SELECTOR", value_name = "SELECTOR", value_parser = values::selector)]
@@ -112,19 +114,6 @@ pub(super) struct Explain {
     #[command(flatten)]
     cluster: ClusterArgs,
 }
-
-/// A template of the addresses of traces.
-fn trace_url(text: &str) -> Result<String, String> {
-    let is_web = text.starts_with("https://") || text.starts_with("http://");
-    if is_web && text.contains(TRACE_ID) && !text.contains(char::is_whitespace) {
-        Ok(text.to_owned())
-    } else {
-        Err("write the address of a web page with {trace_id} in it, for example https://jaeger.example/trace/{trace_id}".to_owned())
-    }
-}
-
-/// The place of the trace's id in the template.
-const TRACE_ID: &str = "{trace_id}";
 
 /// The addresses, which stay connected while the command runs.
 struct Connections {
@@ -289,8 +278,8 @@ impl Explain {
             Format::Name => output::print(&print::name(&story.run)),
             Format::Table | Format::Wide => {
                 let wide = self.output.output == Format::Wide;
-                let url = story.run.trace_id.as_deref().zip(self.trace_url_template.as_deref());
-                let url = url.map(|(id, template)| template.replace(TRACE_ID, id));
+                let trace = story.run.trace_id.as_deref().and_then(TraceId::parse);
+                let url = trace.zip(self.trace_url_template.as_ref()).map(|(id, template)| template.of(id));
                 output::print(&print::story(story, url.as_deref(), wide, output::has_colors()))
             }
         }

@@ -243,7 +243,13 @@ async fn a_run_is_watched_until_its_event_is_delivered() {
     let pending = harness.explain_with(&store, &admin, &[&arguments[..], &["-o", "json"]].concat()).await;
     let story: Value = serde_json::from_str(&pending.stdout).expect("JSON");
     assert_eq!((pending.code, &story["subscriptions"][0]["reason"]), (3, &"pending".into()), "{story:#}");
-    assert_eq!(story["server"]["reachable"], true, "{story:#}");
+    let (word, message) = (&story["server"], &story["subscriptions"][0]["message"]);
+    assert_eq!(
+        (&word["reachable"], &word["ready"], &word["error"]),
+        (&true.into(), &true.into(), &Value::Null),
+        "{word:#}"
+    );
+    assert_eq!(message, "no subscriber is connected; the event is sent when one connects");
     let brief = ["--watch", "--timeout", "1s"];
     let still = harness.explain_with(&store, &admin, &[&arguments[..], &brief].concat()).await;
     assert_eq!(still.code, 3);
