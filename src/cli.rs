@@ -4,6 +4,7 @@ pub mod cluster;
 mod completion;
 mod demo;
 pub mod endpoints;
+mod explain;
 mod health;
 mod lint;
 pub mod output;
@@ -50,6 +51,7 @@ pub struct Cli {
 enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
+    Explain(Box<explain::Explain>),
     Redeliver(Box<redeliver::Redeliver>),
     Subscribe(Box<subscribe::Subscribe>),
     Health(health::Health),
@@ -83,6 +85,7 @@ impl Cli {
         let outcome = match self.command {
             Command::Serve(serve) => serve.run().map(success),
             Command::Demo(demo) => demo.run().map(success),
+            Command::Explain(explain) => explain.run(),
             Command::Redeliver(redeliver) => redeliver.run(),
             Command::Subscribe(subscribe) => subscribe.run(),
             Command::Health(health) => health.run().map(success),
