@@ -19,6 +19,7 @@ mod fixtures;
 mod gauges;
 mod handle;
 mod ledger;
+mod mailbox;
 mod metrics;
 mod notices;
 mod observer;
@@ -28,6 +29,7 @@ mod spans;
 
 pub use driver::Driver;
 pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
+pub use mailbox::EventReceiver;
 pub use metrics::DeliveryMetrics;
 pub use notices::{Notice, NoticeSink};
 pub use options::{LookupLimits, Options, PatchLimits};
