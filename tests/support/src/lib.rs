@@ -35,7 +35,8 @@
 //! | [`MetadataStore`] | [`Peers::metadata_store`] | [`MetadataStore::kill`], [`MetadataStore::restart`], [`MetadataStore::pause`], [`MetadataStore::backdate`] |
 //! | [`Writer`]: [`Run`], [`Task`] and [`Model`] in ML Metadata | [`MetadataStore::writer`] | |
 //! | [`GrpcGoClient`] | [`Peers::grpc_go_client`] | [`GrpcGoClient::pause`], [`GrpcGoClient::kill`] |
-//! | [`JetStream`], [`ArgoEvents`] | [`Peers::with`], then [`Peers::jet_stream`], [`Peers::argo_events`], [`Peers::argo_sensor`] | |
+//! | [`Shell`]: documented commands, with kubectl and Helm | [`Peers::with`], then [`Peers::shell`] | |
+//! | [`JetStream`], [`ArgoEvents`] | [`Peers::with`], then [`Peers::jet_stream`], [`Peers::argo_events`], [`Peers::argo_sensor`], [`Peers::argo_events_with_secrets`] | |
 //! | [`Jaeger`] | [`Peers::with`], then [`Peers::jaeger`] | |
 //!
 //! # The server under test
@@ -68,9 +69,9 @@ pub use child_process::ChildProcess;
 pub use eventually::{CATCH_UP, Outcome, SOON, eventually};
 pub use model_update_eventsource::sim::{Model, NewWorkflow, Run, Task, Written};
 pub use peers::{
-    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, KfpOutput, Line, MetadataStore, Peers, START,
-    ServiceAccount, SharedCluster, StoredRun, Subscribe, Workflows, Writer, find_object, kfp_task, manifests,
-    plain_kubeconfig, rule,
+    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, KfpOutput, Line, MetadataStore, Peers, Printed, START,
+    ServiceAccount, SharedCluster, Shell, StoredRun, Subscribe, Workflows, Writer, can_have_root, code_blocks,
+    documented_commands, find_object, kfp_task, manifests, plain_kubeconfig, rule,
 };
 pub use ports::free_port;
 pub use server_process::{RunningServer, SHUTDOWN, ServerProcess};
