@@ -1,5 +1,6 @@
 //! The command line.
 
+mod check;
 pub mod cluster;
 mod completion;
 mod demo;
@@ -48,6 +49,7 @@ enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
     Health(health::Health),
+    Check(Box<check::Check>),
     Lint(lint::Lint),
     Completion(completion::Completion),
     Version(version::Version),
@@ -79,6 +81,7 @@ impl Cli {
             Command::Serve(serve) => serve.run().map(success),
             Command::Demo(demo) => demo.run().map(success),
             Command::Health(health) => health.run().map(success),
+            Command::Check(check) => check.run(),
             Command::Lint(lint) => lint.run(),
             Command::Completion(completion) => completion.run().map(success),
             Command::Version(version) => version.run().map(success),

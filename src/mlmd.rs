@@ -150,6 +150,16 @@ impl Mlmd {
         }
     }
 
+    /// Asks for a context that no run has: a question that every version answers.
+    ///
+    /// # Errors
+    /// There is no valid answer.
+    pub async fn probe(&self) -> Result<(), LookupError> {
+        tokio::time::timeout(self.lookup_timeout, self.lookup.probe())
+            .await
+            .unwrap_or_else(|_| Err(CallError::timeout("the probe", self.lookup_timeout).into()))
+    }
+
     async fn look_up(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
         let started = Instant::now();
         let answer = tokio::time::timeout(self.lookup_timeout, self.lookup.models(run, types))

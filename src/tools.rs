@@ -2,8 +2,10 @@
 //!
 //! `cli` has the flags of each command and prints its results. Here are no flags, no colors and no questions to the user.
 //!
+//! - [`check`]: an installation and its neighbors, subject by subject
 //! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
 //! - [`lint`]: problems of EventSources and Sensors, from their manifests
 
+pub mod check;
 pub mod endpoints;
 pub mod lint;

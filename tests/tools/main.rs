@@ -2,12 +2,14 @@
 //!
 //! One API server serves all tests of this binary; each test has a namespace of its own.
 
+mod check;
 mod cluster;
 mod harness;
 mod kubelet;
+mod lint;
 mod plugin;
 
 use serde_json::{Value, json};
-use test_support::{CATCH_UP, Cluster, Peers, eventually, rule};
+use test_support::{CATCH_UP, Cluster, Peers, SOON, eventually, rule};
 
 use self::harness::Tool;
