@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, api::PostParams};
-use test_support::{MetadataStore, ServiceAccount};
+use test_support::MetadataStore;
 use tokio::net::TcpListener;
 
 use super::{
@@ -143,6 +143,16 @@ async fn check_finds_what_keeps_events_from_arriving() {
     assert!(!short.stdout.contains("kubernetes-api") && short.stdout.contains("server\n------\n‼ "), "{short:?}");
     assert_eq!(site.check(&["--pre"]).await.code, 0);
 
+    site.event_source(false).await;
+    let failed = site.check(&["--wait", "1s", "-o", "short"]).await;
+    assert!(failed.code == 1 && failed.stdout.ends_with("Status check results are ×\n"), "{failed:?}");
+    let mended = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        site.event_source(true).await;
+    };
+    let (waited, ()) = tokio::join!(site.check(&["--wait", "45s"]), mended);
+    assert_eq!(waited.code, 0, "{waited:?}");
+
     // An account with no rights at all.
     let account = site.cluster.service_account(&site.namespace, "nobody").await;
     let (code, outcomes) = site.outcomes(&["--as", &account.user()]).await;
@@ -208,7 +218,7 @@ async fn check_finds_the_server_by_its_pod_and_service() {
     });
     site.cluster.apply("test", &service).await.unwrap();
     // The server's own account, which the administrator impersonates.
-    let account = ServiceAccount { namespace: site.namespace.clone(), name: "default".to_owned() };
+    let account = site.cluster.service_account(&site.namespace, "default").await;
     let (_, outcomes) = site.outcomes(&[]).await;
     assert_outcome(&outcomes, &format!("{} can patch workflows", account.user()), "error", "the right to patch");
     site.cluster.grant(&account, None, vec![rule("argoproj.io", "workflows", &["list", "watch", "patch"])]).await;
@@ -233,21 +243,4 @@ async fn check_finds_the_server_by_its_pod_and_service() {
         "error",
         "models:8080 has a port",
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn check_waits_until_everything_is_there() {
-    let site = Site::start().await;
-    site.event_source(false).await;
-    let mended = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        site.event_source(true).await;
-    };
-    let (waited, ()) = tokio::join!(site.check(&["--wait", "45s"]), mended);
-    assert_eq!(waited.code, 0, "{waited:?}");
-    assert!(waited.stderr.contains("waiting for 1 check, first: Sensor "), "{waited:?}");
-    site.event_source(false).await;
-    let failed = site.check(&["--wait", "1s", "-o", "short"]).await;
-    assert!(failed.code == 1 && failed.stdout.ends_with("Status check results are ×\n"), "{failed:?}");
 }

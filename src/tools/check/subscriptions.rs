@@ -17,6 +17,7 @@ use crate::{
     tools::lint::{self, EventSource, Findings, Kind, Node, Object, Severity, Subject},
 };
 
+const EVENT_SOURCES: &str = "eventsources";
 /// The most findings that are shown one by one.
 const MAX_SHOWN: usize = 100;
 
@@ -35,20 +36,24 @@ pub(super) async fn check(cluster: &Cluster, options: &Options, server: &Server)
         }
         return category;
     }
-    let mut lists = Vec::new();
-    for resource in ["eventsources", "sensors"] {
+    let (mut lists, mut denied) = (Vec::new(), Vec::new());
+    for resource in [EVENT_SOURCES, "sensors"] {
         match list(cluster, options, resource).await {
             Ok((found, None)) => lists.push(found),
-            Ok((found, Some(denied))) => {
-                category.unknown(format!("can list {resource} in all namespaces"), &denied);
+            Ok((found, Some(refusal))) => {
+                category.unknown(format!("can list {resource} in all namespaces"), &refusal);
                 lists.push(found);
             }
             Err(ClusterError::NotFound { .. }) => return category,
             Err(error) => {
                 category.unknown(format!("can list {resource}"), &error);
+                denied.push(resource);
                 lists.push(Vec::new());
             }
         }
+    }
+    if denied.contains(&EVENT_SOURCES) {
+        return category;
     }
     let sensors = lists.pop().unwrap_or_default();
     let sources = lists.pop().unwrap_or_default();
