@@ -146,7 +146,9 @@ impl Linter {
 
     /// The findings of all files.
     pub fn finish(mut self) -> Report {
+        // Another finding explains it.
         if self.objects.is_empty()
+            && self.findings.is_empty()
             && let Some(file) = self.files.first()
         {
             let subject = Subject { file: Some(file.clone()), object: None };

@@ -71,6 +71,11 @@ impl Findings {
         self.list.push(Finding { rule, severity, file, at, object, message });
     }
 
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// Returns whether no more findings are kept.
     pub fn is_full(&self) -> bool {
         self.list.len() == MAX_FINDINGS
