@@ -84,7 +84,7 @@ async fn lint_fails_on_warnings_only_when_strict() {
     let ran = lint(&[path]).await;
     assert_eq!((ran.code, ran.stderr.as_str()), (0, "2 objects in 2 files: 1 warning\n"));
     assert!(
-        ran.stdout.contains("b.yml:9:9: warning:") && ran.stdout.contains("[shared-subscription]"),
+        ran.stdout.contains("b.yml:10:9: warning:") && ran.stdout.contains("[shared-subscription]"),
         "{}",
         ran.stdout
     );
