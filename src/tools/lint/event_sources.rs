@@ -268,7 +268,8 @@ pub(super) fn check_shared(sources: &[(EventSource, Subject)], findings: &mut Fi
                 let same_object = (&other.namespace, &other.name) == (&source.namespace, &source.name);
                 // With tokens, the server scopes the names of different namespaces.
                 let scoped = entry.has_token && other_entry.has_token && other.namespace != source.namespace;
-                !(same_object && other_event.name == event.name) && !scoped
+                let same_entry = same_object && other_event.name == event.name;
+                !(same_entry || scoped)
             };
             let others = seen.entry((&*subscription.namespace, subscription.name.as_str())).or_default();
             if let Some((other, other_event, _)) = others.iter().find(shares) {
