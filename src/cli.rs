@@ -5,6 +5,7 @@ pub mod cluster;
 mod completion;
 mod demo;
 pub mod endpoints;
+mod explain;
 mod health;
 mod lint;
 pub mod output;
@@ -48,6 +49,7 @@ pub struct Cli {
 enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
+    Explain(Box<explain::Explain>),
     Health(health::Health),
     Check(Box<check::Check>),
     Lint(lint::Lint),
@@ -80,6 +82,7 @@ impl Cli {
         let outcome = match self.command {
             Command::Serve(serve) => serve.run().map(success),
             Command::Demo(demo) => demo.run().map(success),
+            Command::Explain(explain) => explain.run(),
             Command::Health(health) => health.run().map(success),
             Command::Check(check) => check.run(),
             Command::Lint(lint) => lint.run(),

@@ -4,8 +4,10 @@
 //!
 //! - [`check`]: an installation and its neighbors, subject by subject
 //! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
+//! - [`explain`]: why a run's event arrived, has not arrived yet, or never will
 //! - [`lint`]: problems of EventSources and Sensors, from their manifests
 
 pub mod check;
 pub mod endpoints;
+pub mod explain;
 pub mod lint;

@@ -2,8 +2,11 @@
 //!
 //! One API server serves all tests of this binary; each test has a namespace of its own.
 
+#![allow(clippy::unwrap_used, reason = "in a test this is the message")]
+
 mod check;
 mod cluster;
+mod explain;
 mod harness;
 mod kubelet;
 mod lint;
