@@ -10,8 +10,11 @@ mod health;
 mod lint;
 pub mod output;
 mod plugin;
+mod progress;
+mod redeliver;
 mod serve;
 mod signals;
+mod subscribe;
 mod values;
 mod version;
 
@@ -50,6 +53,8 @@ enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
     Explain(Box<explain::Explain>),
+    Redeliver(Box<redeliver::Redeliver>),
+    Subscribe(Box<subscribe::Subscribe>),
     Health(health::Health),
     Check(Box<check::Check>),
     Lint(lint::Lint),
@@ -83,6 +88,8 @@ impl Cli {
             Command::Serve(serve) => serve.run().map(success),
             Command::Demo(demo) => demo.run().map(success),
             Command::Explain(explain) => explain.run(),
+            Command::Redeliver(redeliver) => redeliver.run(),
+            Command::Subscribe(subscribe) => subscribe.run(),
             Command::Health(health) => health.run().map(success),
             Command::Check(check) => check.run(),
             Command::Lint(lint) => lint.run(),

@@ -11,8 +11,10 @@ mod harness;
 mod kubelet;
 mod lint;
 mod plugin;
+mod redeliver;
+mod subscribe;
 
 use serde_json::{Value, json};
-use test_support::{CATCH_UP, Cluster, Peers, SOON, eventually, rule};
+use test_support::{CATCH_UP, Cluster, Peers, SOON, TestEnv, eventually, rule};
 
 use self::harness::Tool;
