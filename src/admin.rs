@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/livez` | 200 while the delivery task runs, else 503 |
 //! | `/readyz` | 200 and the scopes that fail, or 503 and everything that fails, one a line |
+//! | `/conditions` | the text of `/readyz`, always with 200 |
 //! | `/metrics` | OpenMetrics with exemplars where the scraper accepts it, else Prometheus' text format |
 //! | `/loglevel` | the log level; a PUT from within the Pod changes it until the next restart |
 //! | `/` | a status page |
@@ -84,6 +85,7 @@ pub async fn serve(
     let routes = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/conditions", get(conditions))
         .route("/loglevel", get(log_level).put(set_log_level))
         .route("/", get(status))
         .layer(DefaultBodyLimit::max(MAX_BODY));
@@ -119,6 +121,13 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
     }
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, body).into_response()
+}
+
+/// For readers that show no text of a 503: `kubectl get --raw`.
+async fn conditions(state: State<Arc<Admin>>) -> Response {
+    let mut response = readyz(state).await;
+    *response.status_mut() = StatusCode::OK;
+    response
 }
 
 async fn log_level(State(admin): State<Arc<Admin>>) -> String {
