@@ -12,10 +12,11 @@ use std::{
 
 /// Rank of each module: it may import modules of a lower rank, but none of the same rank. Leaves are for all modules,
 /// and import only each other.
-const ORDER: [(&str, u8); 18] = [
+const ORDER: [(&str, u8); 19] = [
     ("main", 7),
     ("cli", 6),
     ("app", 5),
+    ("tools", 5),
     ("eventsource", ADAPTER),
     ("mlmd", ADAPTER),
     ("k8s", ADAPTER),
