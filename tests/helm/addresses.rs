@@ -5,8 +5,12 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// Services of others that the documentation names, as it says there.
-const OTHERS: [&str; 3] =
-    ["metadata-grpc-service.kubeflow", "otel-collector.observability", "jaeger-collector.observability"];
+const OTHERS: [&str; 4] = [
+    "metadata-grpc-service.kubeflow",
+    "ml-pipeline.kubeflow",
+    "otel-collector.observability",
+    "jaeger-collector.observability",
+];
 
 /// Returns the arguments of the command that begins with these words, which may continue over several lines.
 fn command(text: &str, words: &str) -> Vec<String> {
@@ -34,7 +38,9 @@ fn addresses(text: &str) -> BTreeSet<String> {
         let is_label = |label: &str| label.starts_with(|c: char| c.is_ascii_lowercase()) && !label.contains(['.', ':']);
         (is_label(name) && is_label(namespace)).then(|| format!("{name}.{namespace}:{port}"))
     };
-    words.filter_map(address).collect()
+    // A line of a file is not an address.
+    let is_file = |word: &&str| word.contains(".yaml:") || word.contains(".rs:");
+    words.filter(|word| !is_file(word)).filter_map(address).collect()
 }
 
 fn texts(path: &Path, found: &mut Vec<(PathBuf, String)>) {
