@@ -41,13 +41,14 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     clock::WallClock,
-    delivery::{ArtifactLookup, LookupError},
+    delivery::{ArtifactLookup, Explained, LookupError},
     model::{ArtifactTypes, RunModels, Uid, Workflow},
     telemetry::LimitHits,
 };
 use cache::Question;
 use error::CallError;
 use metrics::Outcome;
+use rules::{Collector, Verdicts};
 
 /// Settings of the connection, and limits of time and memory.
 #[derive(Clone, Debug)]
@@ -150,11 +151,27 @@ impl Mlmd {
         }
     }
 
+    /// Looks up the models of a run without the cache, and collects the verdict about each artifact that was seen.
+    pub async fn explain(&self, run: &Workflow, types: &ArtifactTypes) -> Explained {
+        let mut collector = Collector::default();
+        let found = self.look_up_within_limit(run, types, &mut collector).await;
+        collector.explained(found)
+    }
+
+    async fn look_up_within_limit(
+        &self,
+        run: &Workflow,
+        types: &ArtifactTypes,
+        verdicts: &mut dyn Verdicts,
+    ) -> Result<RunModels, LookupError> {
+        tokio::time::timeout(self.lookup_timeout, self.lookup.models(run, types, verdicts))
+            .await
+            .unwrap_or_else(|_| Err(CallError::timeout("the lookup as a whole", self.lookup_timeout).into()))
+    }
+
     async fn look_up(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
         let started = Instant::now();
-        let answer = tokio::time::timeout(self.lookup_timeout, self.lookup.models(run, types))
-            .await
-            .unwrap_or_else(|_| Err(CallError::timeout("the lookup as a whole", self.lookup_timeout).into()));
+        let answer = self.look_up_within_limit(run, types, &mut ()).await;
         let outcome = match &answer {
             Ok(found) if found.models.is_empty() => Outcome::NoModel,
             Ok(_) => Outcome::Found,
