@@ -53,6 +53,7 @@ use crate::{
     readiness::{Heartbeat, Readiness},
     store::{Scope, Store},
     telemetry::{LimitHits, log},
+    text::one_line,
 };
 
 /// The age of the delivery task's heartbeat at which the process counts as dead. The task beats every second, and none
@@ -295,10 +296,6 @@ fn private(content_type: &'static str) -> [(HeaderName, HeaderValue); 5] {
 
 fn asset(content_type: &'static str, content: &'static str) -> Response {
     (private(content_type), content).into_response()
-}
-
-fn one_line(text: &str) -> String {
-    text.replace(['\r', '\n'], " ")
 }
 
 #[cfg(test)]

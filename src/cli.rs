@@ -145,7 +145,7 @@ fn report(error: &anyhow::Error) {
         error!(error, "exiting after a failure");
     } else {
         // A closed standard error cannot be reported anywhere.
-        writeln!(io::stderr(), "error: {error}").ok();
+        writeln!(io::stderr(), "error: {}", output::one_line(&error)).ok();
     }
 }
 

@@ -17,7 +17,7 @@
 //! | [`delivery`] | delivers every succeeded run to every subscription, at least once |
 //! | [`store`] | the Workflows' records by namespace |
 //! | [`model`] | plain data and pure rules |
-//! | [`telemetry`], [`readiness`], [`backoff`], [`clock`], [`net`] | leaves that every module may use |
+//! | [`telemetry`], [`readiness`], [`backoff`], [`clock`], [`net`], [`text`] | leaves that every module may use |
 //! | `failpoint` | a leaf, too: points at which fault tests kill the process; empty in a release build |
 //!
 //! # Imports run one way
@@ -43,4 +43,5 @@ pub mod readiness;
 pub mod sim;
 pub mod store;
 pub mod telemetry;
+pub mod text;
 pub mod tools;

@@ -12,7 +12,7 @@ use std::{
 
 /// Rank of each module: it may import modules of a lower rank, but none of the same rank. Leaves are for all modules,
 /// and import only each other.
-const ORDER: [(&str, u8); 19] = [
+const ORDER: [(&str, u8); 20] = [
     ("main", 7),
     ("cli", 6),
     ("app", 5),
@@ -31,6 +31,7 @@ const ORDER: [(&str, u8); 19] = [
     ("failpoint", LEAF),
     ("net", LEAF),
     ("telemetry", LEAF),
+    ("text", LEAF),
     ("readiness", LEAF),
 ];
 const ADAPTER: u8 = 4;

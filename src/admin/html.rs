@@ -1,5 +1,7 @@
 //! HTML as text: everything but the server's own tags is escaped and limited.
 
+use crate::text;
+
 /// Characters of a name or text on the page. Kubernetes limits names to 253.
 const MAX_TEXT: usize = 300;
 
@@ -74,7 +76,7 @@ impl Html {
             '>' => self.0.push_str("&gt;"),
             '"' => self.0.push_str("&quot;"),
             '\'' => self.0.push_str("&#39;"),
-            c if c.is_control() => self.0.push(' '),
+            c if text::is_unsafe(c) => self.0.push(' '),
             c => self.0.push(c),
         }
     }

@@ -18,6 +18,7 @@ use crate::{
     model::SubscriptionName,
     store::Size,
     telemetry::{self, Limit},
+    text::one_line,
 };
 
 /// Subscriptions in an answer: more than the streams of the default limits.
@@ -300,8 +301,10 @@ fn time(seconds: i64) -> String {
 
 /// Limits the length of a text, and makes it one line.
 pub(super) fn limited(text: &str) -> String {
-    let line: String = text.chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if line.len() < text.len() { format!("{}…", line.trim_end()) } else { line }
+    let line: String = text.chars().take(MAX_TEXT).collect();
+    let is_cut = line.len() < text.len();
+    let line = one_line(&line);
+    if is_cut { format!("{}…", line.trim_end()) } else { line }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]

@@ -19,7 +19,7 @@ use crate::tools::lint::{Finding, Linter, MAX_FILE, Report, Severity, sarif};
 const STDIN: &str = "-";
 /// Extensions of manifests, as `kubectl apply -f` has them.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
-/// The deepest folder, so that a link to its parent ends.
+/// The deepest folder. Each level takes stack.
 const MAX_FOLDERS: usize = 32;
 /// The most files of all folders.
 const MAX_FILES: usize = 10_000;
@@ -105,6 +105,7 @@ impl Lint {
         let mut linter = Linter::new(self.namespace.clone(), self.service.clone());
         for path in &self.files {
             match files(path, self.recursive) {
+                Ok(files) if files.is_empty() => linter.without_manifests(&path.display().to_string()),
                 Ok(files) => files.iter().for_each(|file| add(&mut linter, file)),
                 Err(error) => linter.unreadable(&path.display().to_string(), &format!("{error:#}")),
             }
@@ -141,7 +142,8 @@ fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> anyhow::Result
     for path in entries {
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         if path.is_dir() {
-            if depth > 0 && !hidden {
+            // Links to folders could multiply the work with each level.
+            if depth > 0 && !hidden && !path.is_symlink() {
                 walk(&path, depth - 1, found)?;
             }
         } else if path.extension().is_some_and(|found| EXTENSIONS.iter().any(|known| found == *known)) {

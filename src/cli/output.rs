@@ -10,6 +10,9 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+pub use crate::text::one_line;
+use crate::text::{escaped_json, is_unsafe};
+
 /// The gap between columns, as kubectl's.
 const GAP: usize = 3;
 
@@ -115,11 +118,6 @@ impl Table {
     }
 }
 
-/// Replaces control characters: a tenant's text must not move the cursor of a terminal.
-pub fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 /// A wrong use of the command line that its definition does not find: the exit status is 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -136,22 +134,30 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
-/// Writes a line of words to standard error.
+/// Writes a line of words to standard error. They may contain the words of others.
 pub fn say(text: &str) -> anyhow::Result<()> {
-    writeln!(io::stderr(), "{text}").context("cannot write to standard error")
+    writeln!(io::stderr(), "{}", one_line(text)).context("cannot write to standard error")
 }
 
 /// Writes a value to standard output as indented JSON.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
-    text.push('\n');
-    print(&text)
+    print(&json(value)?)
 }
 
 /// Writes a value to standard output as YAML.
 pub fn print_yaml(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&yaml(value)?)
+}
+
+fn json(value: &impl Serialize) -> anyhow::Result<String> {
+    let text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
+    Ok(escaped_json(&text) + "\n")
+}
+
+/// YAML. Where its text would act on a terminal, it is JSON with escapes, which is YAML, too.
+fn yaml(value: &impl Serialize) -> anyhow::Result<String> {
     let text = serde_saphyr::to_string(value).context("cannot write YAML")?;
-    print(&format!("{}\n", text.trim_end()))
+    if text.chars().any(|c| is_unsafe(c) && c != '\n') { json(value) } else { Ok(format!("{}\n", text.trim_end())) }
 }
 
 #[cfg(test)]
@@ -180,8 +186,18 @@ mod tests {
     #[test]
     fn yaml_reads_back_as_the_same_value() {
         let value = serde_json::json!({"a": ["yes", "1", 1, null, true], "b": {"c": "x: y\n#z"}});
-        let text = serde_saphyr::to_string(&value).unwrap();
+        let text = yaml(&value).unwrap();
         let back: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(back, value, "{text}");
+        assert!(text.starts_with("a:"), "{text}");
+    }
+
+    #[test]
+    fn data_cannot_act_on_a_terminal() {
+        let value = serde_json::json!({"x": "\x1b[2J \u{202e}\u{9b}\r\n", "y": "\x07", "z": "\u{2028}"});
+        for text in [json(&value).unwrap(), yaml(&value).unwrap()] {
+            assert!(!text.chars().any(|c| is_unsafe(c) && c != '\n'), "{text:?}");
+            assert_eq!(serde_saphyr::from_str::<serde_json::Value>(&text).unwrap(), value, "{text:?}");
+        }
     }
 }

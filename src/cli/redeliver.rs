@@ -219,7 +219,7 @@ impl Redeliver {
         } else {
             let events = count(steps.iter().map(|step| step.events).sum(), "event");
             let names: Vec<_> = redeliver::subscriptions(steps).into_iter().collect();
-            let (runs, names) = (count(steps.len(), "run"), names.join(", "));
+            let (runs, names) = (count(steps.len(), "run"), listed(&names));
             say(&format!("{events} of {runs} of {namespace} will be sent again; marks to remove: {names}."))?;
         }
         let mut reasons: Vec<LeftOut> = left_out.iter().map(|(_, reason)| *reason).collect();

@@ -43,6 +43,8 @@ const CONFIRMATION: Duration = Duration::from_secs(5);
 const STATUS: Duration = Duration::from_secs(30);
 /// The largest file that is read. The server refuses configurations above 64 KiB itself.
 const MAX_FILE: u64 = 1 << 20;
+/// Subscriptions in the line about pending runs.
+const MAX_NAMED: usize = 20;
 
 /// Prints events as they come
 ///
@@ -146,7 +148,9 @@ impl Subscribe {
             Ok(cluster) => cluster,
             Err(_) if self.server.given().is_some() => None,
             Err(error) => {
-                return Err(error.context("the server is looked for in the cluster; or give its address with --server"));
+                return Err(
+                    error.context("a cluster is needed to find the server, unless its address is given with --server")
+                );
             }
         };
         let config = self.stream_config(cluster.as_ref())?;
@@ -324,24 +328,34 @@ fn status_words(page: &Value, namespace: &str) -> String {
     let list = |key: &str| page[key].as_array().map(Vec::as_slice).unwrap_or_default();
     let pending = list("tenants").iter().find(is_here).and_then(|it| it["pendingRuns"].as_u64()).unwrap_or(0);
     let mut words = format!("In {namespace}: {pending} pending");
-    for subscription in list("subscriptions").iter().filter(is_here) {
+    let here = || list("subscriptions").iter().filter(is_here);
+    for subscription in here().take(MAX_NAMED) {
         let filtered = subscription["filteredRuns"].as_object().into_iter().flatten();
         let filtered: Vec<_> = filtered.map(|(reason, count)| format!("{count} filtered by {reason}")).collect();
         let pending = subscription["pendingRuns"].as_u64().unwrap_or(0);
         let name = one_line(subscription["name"].as_str().unwrap_or_default());
         words.push_str(&format!("; {name}: {}", [vec![format!("{pending} pending")], filtered].concat().join(", ")));
     }
+    if let Some(more @ 1..) = here().count().checked_sub(MAX_NAMED) {
+        words.push_str(&format!("; and {more} more subscriptions"));
+    }
     words
 }
 
 /// Prints a payload. Returns whether somebody still reads.
 fn print(payload: &str, is_pretty: bool) -> anyhow::Result<bool> {
-    let text = if is_pretty { pretty(payload, output::has_colors()) } else { format!("{payload}\n") };
+    let text = if is_pretty { pretty(payload, output::has_colors()) } else { format!("{}\n", json_line(payload)) };
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         written => written.map(|()| true).context("cannot write to standard output"),
     }
+}
+
+/// A payload on one line. JSON has these characters between its tokens only; a peer that sends other text cannot break the
+/// lines of a pipe.
+fn json_line(payload: &str) -> String {
+    payload.replace(|c: char| c < ' ', " ")
 }
 
 /// A payload for a terminal: the time, the pipeline, its models, and further fields.
@@ -371,6 +385,7 @@ mod tests {
         assert!(lines[0].ends_with("Z  p [2J"), "no control characters of tenants: {text:?}");
         assert_eq!(lines[1..], ["gs://m/1", "m", "status: succeeded"]);
         assert_eq!(pretty("no\nJSON", false), "no JSON\n");
+        assert_eq!(json_line("{\n\"a\": \"\u{9b}\"}\x1b"), "{ \"a\": \"\u{9b}\"} ");
     }
 
     #[test]

@@ -33,8 +33,10 @@ use crate::{
 
 /// The size of a list page, in objects, as kubectl's.
 const PAGE: usize = 500;
-/// The limit of one answer, and of all pages of a list together. A person has no use for more.
+/// The limit of one answer, and of all pages of a list of Workflows together. A person has no use for more.
 const MAX_BYTES: usize = 256 << 20;
+/// The limit of all pages of a list that is kept as it is: small values take many times their text.
+const MAX_LIST_BYTES: usize = 64 << 20;
 
 /// A cluster, as a person may use it. Cheap to clone.
 #[derive(Clone)]
@@ -144,7 +146,7 @@ impl Cluster {
     /// # Errors
     /// See [`ClusterError`].
     pub async fn get(&self, path: &str) -> Result<Option<Value>, ClusterError> {
-        match self.read(path, "application/json").await {
+        match self.read(path, "application/json", MAX_BYTES).await {
             Ok(text) => self.parse(path, &text).map(Some),
             Err(ClusterError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -160,19 +162,20 @@ impl Cluster {
         let mut bytes = 0;
         let mut token = String::new();
         loop {
-            let text = self.read(&paged(path, query, &token), "application/json").await?;
+            let text = self.read(&paged(path, query, &token), "application/json", MAX_LIST_BYTES - bytes).await?;
             bytes += text.len();
             let mut page = self.parse(path, &text)?;
             let Value::Array(found) = page["items"].take() else {
                 return Err(ClusterError::Malformed { path: path.to_owned(), message: "not a list".to_owned() });
             };
-            items.extend(found);
+            items.extend(found.into_iter().map(|mut item| {
+                // A large part of most objects, which no command reads.
+                item["metadata"].as_object_mut().map(|metadata| metadata.remove("managedFields"));
+                item
+            }));
             page["metadata"]["continue"].as_str().unwrap_or_default().clone_into(&mut token);
             if token.is_empty() {
                 return Ok(items);
-            }
-            if bytes > MAX_BYTES {
-                return Err(ClusterError::TooLarge { path: path.to_owned() });
             }
         }
     }
@@ -219,16 +222,16 @@ impl Cluster {
         Forward::start(self, namespace, pod, port).await
     }
 
-    /// Returns the text of an answer, up to [`MAX_BYTES`].
-    async fn read(&self, path: &str, accept: &str) -> Result<Vec<u8>, ClusterError> {
+    /// Returns the text of an answer, up to this number of bytes.
+    async fn read(&self, path: &str, accept: &str, limit: usize) -> Result<Vec<u8>, ClusterError> {
         let read = async {
             let mut answer = self.send(path, accept).await?;
             let mut text = Vec::new();
             while let Some(chunk) = answer.next().await.map_err(|error| self.request_error(path, error))? {
-                text.extend_from_slice(&chunk);
-                if text.len() > MAX_BYTES {
+                if text.len() + chunk.len() > limit {
                     return Err(ClusterError::TooLarge { path: path.to_owned() });
                 }
+                text.extend_from_slice(&chunk);
             }
             Ok(text)
         };

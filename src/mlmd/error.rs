@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use crate::{
     delivery::LookupError,
     telemetry::{grpc, log},
+    text::one_line,
 };
 
 /// Maximum number of characters of a foreign text in a message.
@@ -109,8 +110,10 @@ impl CallError {
 
 /// Returns the beginning of a foreign text, on one line.
 pub(super) fn excerpt(text: &str) -> String {
-    let mut excerpt: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(EXCERPT).collect();
-    if excerpt.len() < text.len() {
+    let mut excerpt: String = text.chars().take(EXCERPT).collect();
+    let is_cut = excerpt.len() < text.len();
+    excerpt = one_line(&excerpt);
+    if is_cut {
         excerpt.push('…');
     }
     excerpt

@@ -3,6 +3,8 @@
 //! An address that the user gives is used as it is. Otherwise a command in a Pod uses the cluster's own addresses, and one
 //! on another machine a port-forward of its own, with the user's rights.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::k8s::{Cluster, ClusterError, Forward};
@@ -12,7 +14,9 @@ const METADATA_NAMESPACE: &str = "kubeflow";
 const METADATA_SERVICE: &str = "metadata-grpc-service";
 /// The label of the server's Pods, as the chart sets it.
 const SERVER_SELECTOR: &str = "app.kubernetes.io/name=model-update-eventsource";
-/// Namespaces in which the server's Pods are looked for by users who may not list the Pods of all namespaces.
+/// Namespaces of platforms, in which the server is usually installed. Users who may not list the Pods of all namespaces look
+/// for it there and in the namespace of their context. Its Pods there precede others, because each team may give this label to
+/// a Pod of its own, which would then receive tokens.
 const SERVER_NAMESPACES: [&str; 2] = ["kfp-operator-system", METADATA_NAMESPACE];
 
 /// An address, with the port-forward that it needs.
@@ -79,6 +83,16 @@ pub enum EndpointError {
         /// The flag.
         flag: &'static str,
     },
+    /// Several namespaces have Pods with the label, and none is one of a platform.
+    #[error(
+        "the namespaces {namespaces} all have Pods with the label of the server; give the address of the right one with {flag} HOST:PORT"
+    )]
+    Ambiguous {
+        /// The namespaces.
+        namespaces: String,
+        /// The flag.
+        flag: &'static str,
+    },
     /// A request failed.
     #[error("cannot find {what}: {error}; or give its address with {flag} HOST:PORT")]
     Cluster {
@@ -94,17 +108,26 @@ pub enum EndpointError {
 const SERVER: &str = "the server";
 const METADATA: &str = "ML Metadata";
 const METADATA_FLAG: &str = "--metadata-store";
+/// Namespaces in a message.
+const MAX_NAMED: usize = 10;
 
-/// Returns the address of a port of the server: a ready Pod with the chart's label.
+/// Returns the address of a port of the server: a ready Pod with the chart's label, in a namespace of a platform if there
+/// is one.
 ///
 /// # Errors
 /// No Pod is found, or there is no port-forward to it.
 pub async fn server(cluster: &Cluster, port: ServerPort) -> Result<Endpoint, EndpointError> {
     let (name, number) = port.port();
     let (pods, place) = server_pods(cluster).await.map_err(failed(SERVER, port.flag()))?;
-    let Some(pod) = pods.iter().find_map(|pod| PodPort::of(pod, &Value::from(name), number)) else {
+    let ready: Vec<PodPort> = pods.iter().filter_map(|pod| PodPort::of(pod, &Value::from(name), number)).collect();
+    let Some(pod) = ready.first().cloned() else {
         return Err(EndpointError::NoPod { what: SERVER, place, flag: port.flag() });
     };
+    let namespaces: BTreeSet<&str> = ready.iter().map(|pod| &*pod.namespace).collect();
+    if namespaces.len() > 1 && !is_of_platform(&pod.namespace) {
+        let names: Vec<&str> = namespaces.into_iter().take(MAX_NAMED).collect();
+        return Err(EndpointError::Ambiguous { namespaces: names.join(", "), flag: port.flag() });
+    }
     reach(cluster, pod).await.map_err(failed(SERVER, port.flag()))
 }
 
@@ -135,14 +158,27 @@ fn failed(what: &'static str, flag: &'static str) -> impl Fn(ClusterError) -> En
     move |error| EndpointError::Cluster { what, error, flag }
 }
 
-/// Returns the server's Pods and the namespaces in which they were looked for.
+fn is_of_platform(namespace: &str) -> bool {
+    SERVER_NAMESPACES.contains(&namespace)
+}
+
+/// Leaves only the Pods in namespaces of platforms, if there are any.
+fn preferred(mut pods: Vec<Value>) -> Vec<Value> {
+    let is_preferred = |pod: &Value| pod["metadata"]["namespace"].as_str().is_some_and(is_of_platform);
+    if pods.iter().any(is_preferred) {
+        pods.retain(is_preferred);
+    }
+    pods
+}
+
+/// Returns the server's Pods and the namespaces in which they were looked for. Those in namespaces of platforms hide others.
 ///
 /// # Errors
 /// The user may list Pods in none of these namespaces.
 pub async fn server_pods(cluster: &Cluster) -> Result<(Vec<Value>, String), ClusterError> {
     let query = [("labelSelector", SERVER_SELECTOR)];
     let forbidden = match cluster.list("/api/v1/pods", &query).await {
-        Ok(pods) => return Ok((pods, "all namespaces".to_owned())),
+        Ok(pods) => return Ok((preferred(pods), "all namespaces".to_owned())),
         Err(error) if error.is_forbidden() => error,
         Err(error) => return Err(error),
     };
@@ -159,7 +195,11 @@ pub async fn server_pods(cluster: &Cluster) -> Result<(Vec<Value>, String), Clus
             Err(error) => return Err(error),
         }
     }
-    if listed.is_empty() { Err(forbidden) } else { Ok((pods, format!("the namespaces {}", listed.join(", ")))) }
+    if listed.is_empty() {
+        Err(forbidden)
+    } else {
+        Ok((preferred(pods), format!("the namespaces {}", listed.join(", "))))
+    }
 }
 
 /// Makes the port of a Pod reachable.
@@ -244,6 +284,14 @@ mod tests {
         ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
         assert_eq!(PodPort::of(&ending, &json!("grpc"), 1), None);
         assert_eq!(PodPort::of(&json!({}), &json!("grpc"), 1), None);
+    }
+
+    #[test]
+    fn a_pod_of_a_team_does_not_hide_the_server() {
+        let of = |namespace: &str| json!({"metadata": {"namespace": namespace}});
+        let (team, other, platform) = (of("a-team"), of("other"), of("kfp-operator-system"));
+        assert_eq!(preferred(vec![team.clone(), platform.clone()]), [platform]);
+        assert_eq!(preferred(vec![team.clone(), other.clone()]), [team, other]);
     }
 
     #[test]

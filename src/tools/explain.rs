@@ -41,6 +41,9 @@ const WORKFLOWS: &str = "/apis/argoproj.io/v1alpha1";
 /// Runs that are looked up at once.
 const CONCURRENT_RUNS: usize = 8;
 
+/// Problems of EventSources that are noted one by one: other teams have some, too.
+const MAX_PROBLEMS: usize = 20;
+
 /// What is asked.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -104,7 +107,13 @@ impl Explainer {
     ) -> Result<Self, ClusterError> {
         let (objects, mut notes) = event_sources(&cluster, namespace).await?;
         let (entries, problems) = subscriptions::entries(&objects);
-        notes.extend(problems);
+        let more = problems.len().saturating_sub(MAX_PROBLEMS);
+        notes.extend(problems.into_iter().take(MAX_PROBLEMS));
+        if more > 0 {
+            notes.push(format!(
+                "{more} more EventSources have a configuration that the server refuses; `check` names them"
+            ));
+        }
         if let Some(namespace) = namespace.filter(|namespace| server.excludes(namespace)) {
             notes.push(format!("the server at {} does not serve the namespace {namespace}", server.place()));
         }
@@ -325,7 +334,7 @@ async fn event_sources(
         Err(ClusterError::NotFound { .. }) => {
             return Ok((Vec::new(), vec!["the cluster has no EventSources: Argo Events is not installed".to_owned()]));
         }
-        Err(error) if !error.is_forbidden() => return Err(error),
+        Err(error) if !is_unreadable(&error) => return Err(error),
         Err(error) if namespace.is_none() => return Ok((Vec::new(), note(&error))),
         Err(_) => {}
     }
@@ -336,7 +345,13 @@ async fn event_sources(
                 format!("only the EventSources in the namespace {namespace} can be read, not those in others");
             Ok((objects, vec![elsewhere]))
         }
-        Err(error) if error.is_forbidden() => Ok((Vec::new(), note(&error))),
+        Err(error) if is_unreadable(&error) => Ok((Vec::new(), note(&error))),
         Err(error) => Err(error),
     }
+}
+
+/// Returns whether a list cannot be read for a reason that leaves the others readable. Any team can make that of all
+/// namespaces too large.
+fn is_unreadable(error: &ClusterError) -> bool {
+    error.is_forbidden() || matches!(error, ClusterError::TooLarge { .. })
 }

@@ -107,6 +107,14 @@ impl Linter {
         self.findings.add(&subject, None, &rules::UNREADABLE_FILE, format!("cannot be read: {reason}"));
     }
 
+    /// Notes a folder without manifests: probably another one was meant.
+    pub fn without_manifests(&mut self, folder: &str) {
+        let subject = Subject { file: Some(folder.into()), object: None };
+        let message = "the folder has no file with the extension yaml, yml or json; name another, or add --recursive for the \
+                       folders in it";
+        self.findings.add(&subject, None, &rules::NOTHING_TO_CHECK, message);
+    }
+
     /// Adds a file.
     pub fn add(&mut self, name: &str, content: &[u8]) {
         let subject = self.file(name);

@@ -29,7 +29,7 @@ fn plain(text: impl Into<String>) -> (String, Tone) {
 
 /// The name of a run as kubectl writes it.
 pub(super) fn name(run: &RunStory) -> String {
-    format!("workflow.argoproj.io/{}\n", run.workflow)
+    format!("workflow.argoproj.io/{}\n", one_line(&run.workflow))
 }
 
 /// A table with a row for each run and subscription.
@@ -103,7 +103,7 @@ pub(super) fn story(story: &Story, trace_url: Option<&str>, wide: bool, colors: 
         line(&mut text, &format!("  {}: {status}{reason}", one_line(&subscription.name)));
         line(&mut text, &format!("    {}", one_line(&subscription.message)));
         line(&mut text, &format!("    Known from: {}", one_line(&subscription.source)));
-        line(&mut text, &format!("    Next: {}", subscription.advice));
+        line(&mut text, &format!("    Next: {}", one_line(&subscription.advice)));
     }
     if story.run.subscriptions.iter().all(|subscription| subscription.source == "assumed") {
         line(&mut text, "  No subscription is known for this namespace: explained for one with the defaults.");
@@ -210,7 +210,7 @@ fn artifact_table(text: &mut String, artifacts: &[ArtifactStory], left_out: usiz
 fn server(text: &mut String, server: &ServerReport) {
     match (server.reachable, &server.error) {
         (true, None) => {
-            let version = server.version.as_deref().unwrap_or("unknown");
+            let version = one_line(server.version.as_deref().unwrap_or("unknown"));
             let ready = if server.ready == Some(true) { "ready" } else { "not ready" };
             line(text, &format!("  {ready}, version {version}, at {}", one_line(server.place())));
             for problem in &server.problems {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::model::RunOutcome;
+use crate::{model::RunOutcome, text::is_unsafe};
 
 /// The characters of the input in a message, as they are shown.
 const MAX_EXCERPT: usize = 60;
@@ -31,7 +31,7 @@ pub(crate) fn quoted(text: &str) -> String {
 
 /// The first characters of a text that may contain input, without control characters.
 pub(super) fn clipped(text: &str, max: usize) -> String {
-    let printable = text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character });
+    let printable = text.chars().map(|character| if is_unsafe(character) { '\u{fffd}' } else { character });
     printable.take(max).collect()
 }
 

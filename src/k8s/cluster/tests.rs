@@ -128,6 +128,14 @@ async fn a_right_is_what_the_api_server_decides() {
     assert_eq!(Right::workflows("list", None).to_string(), "list workflows.argoproj.io in all namespaces");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_path_is_not_the_name_of_a_workflow() {
+    let (cluster, _api) = cluster();
+    for name in ["../../team-b/workflows/run-x", "run-x?watch=1", "run-x/status", "..", "a%2Fb", "", "a\u{1b}"] {
+        assert_eq!(cluster.workflow("team-a", name).await, Ok(None), "{name:?}");
+    }
+}
+
 fn kubeconfig(user: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "one",

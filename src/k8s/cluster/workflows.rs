@@ -9,13 +9,16 @@ use crate::{
         watch::split::{ListMetadata, ListSplitter, Oversized},
         workflows_path,
     },
-    model::{SubscriptionsInUse, Workflow},
+    model::{SubscriptionsInUse, Workflow, subscription::has_dns_label_syntax},
     telemetry::LimitHits,
 };
 
 /// The media types of the metadata of one object and of a list, without the rest.
 const ONE: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const MANY: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+
+/// The longest name of an object.
+const MAX_NAME: usize = 253;
 
 /// A Workflow and the version at which it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,12 +44,16 @@ impl Cluster {
     /// # Errors
     /// See [`ClusterError`].
     pub async fn workflow(&self, namespace: &str, name: &str) -> Result<Option<VersionedWorkflow>, ClusterError> {
+        // The API server takes another text for a path: that of another object, for example.
+        if !is_object_name(name) {
+            return Ok(None);
+        }
         let mut path = workflows_path(Some(namespace));
         for part in ["/", name] {
             // Writing to a string never fails.
             write!(path, "{part}").ok();
         }
-        let text = match self.read(&path, ONE).await {
+        let text = match self.read(&path, ONE, MAX_BYTES).await {
             Ok(text) => text,
             Err(ClusterError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
@@ -104,6 +111,11 @@ impl Cluster {
         }
         splitter.finish().map_err(|error| malformed(path, &error))
     }
+}
+
+/// Returns whether an object may have this name: a DNS subdomain (RFC 1123).
+fn is_object_name(name: &str) -> bool {
+    name.len() <= MAX_NAME && name.split('.').all(has_dns_label_syntax)
 }
 
 fn decoder() -> Decoder {

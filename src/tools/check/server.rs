@@ -143,6 +143,13 @@ pub(super) async fn check(cluster: &Cluster, options: &Options, server: &Server)
         Err(EndpointError::NoPod { .. }) => {
             category.fail(description, "no Pod of the server is ready", "see `kubectl describe pod` and the Pod's log");
         }
+        Err(error @ EndpointError::Ambiguous { .. }) => {
+            category.warn(
+                description,
+                error.to_string(),
+                "not checked: remove the label from Pods that are not the server's",
+            );
+        }
         Err(error @ EndpointError::Cluster { .. }) => {
             category.warn(description, error.to_string(), "not checked: grant this right, or give --admin HOST:PORT");
         }

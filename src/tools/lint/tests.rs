@@ -75,6 +75,14 @@ fn assert_finding(files: [&str; 2], change: (&str, &str), begins: &str, contains
 }
 
 #[test]
+fn a_folder_without_manifests_is_a_warning() {
+    let mut linter = Linter::default();
+    linter.without_manifests("docs");
+    let report = linter.finish();
+    assert_eq!((report.files, report.count(Severity::Warning)), (0, 1), "{report:?}");
+}
+
+#[test]
 fn correct_manifests_have_no_finding() {
     assert_eq!(lint_all(&[SOURCE, SENSOR]), [""; 0]);
     assert_eq!(lint_all(&[SENSOR]), [""; 0], "an EventSource elsewhere");

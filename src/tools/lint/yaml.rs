@@ -9,7 +9,7 @@ use serde_saphyr::{
 };
 
 use super::node::{Block, Key, Node, Position, Value};
-use crate::eventsource::config::quoted;
+use crate::{eventsource::config::quoted, text::is_unsafe};
 
 /// The deepest nesting. A Sensor with a Workflow in it has about 20. Each level takes stack.
 const MAX_DEPTH: usize = 32;
@@ -98,7 +98,7 @@ fn syntax_error(error: &Error, lines: usize) -> SyntaxError {
             if first.contains(RECURSION) {
                 return SyntaxError { at, problem: too_complex() };
             }
-            let printable = first.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
+            let printable = first.chars().map(|c| if is_unsafe(c) { '\u{fffd}' } else { c });
             format!("not valid YAML: {}", printable.take(MAX_PROBLEM).collect::<String>())
         }
     };
