@@ -7,8 +7,11 @@ pub mod endpoints;
 mod explain;
 mod health;
 mod lint;
+mod man;
 pub mod output;
 mod plugin;
+mod report;
+mod runbook;
 mod serve;
 mod signals;
 mod values;
@@ -52,6 +55,9 @@ enum Command {
     Health(health::Health),
     Lint(lint::Lint),
     Completion(completion::Completion),
+    Report(report::Report),
+    Runbook(runbook::Runbook),
+    Man(man::Man),
     Version(version::Version),
 }
 
@@ -84,6 +90,9 @@ impl Cli {
             Command::Health(health) => health.run().map(success),
             Command::Lint(lint) => lint.run(),
             Command::Completion(completion) => completion.run().map(success),
+            Command::Report(report) => report.run().map(success),
+            Command::Runbook(runbook) => runbook.run().map(success),
+            Command::Man(man) => man.run().map(success),
             Command::Version(version) => version.run().map(success),
         };
         match outcome {

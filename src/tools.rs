@@ -5,7 +5,11 @@
 //! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
 //! - [`explain`]: why a run's event arrived, has not arrived yet, or never will
 //! - [`lint`]: problems of EventSources and Sensors, from their manifests
+//! - [`report`]: one archive for a bug report
+//! - [`runbooks`]: the runbooks of the alerts
 
 pub mod endpoints;
 pub mod explain;
 pub mod lint;
+pub mod report;
+pub mod runbooks;

@@ -2,11 +2,14 @@
 //!
 //! One API server serves all tests of this binary; each test has a namespace of its own.
 
+mod browser;
 mod cluster;
 mod explain;
 mod harness;
 mod kubelet;
 mod plugin;
+mod report;
+mod status_page;
 
 use serde_json::{Value, json};
 use test_support::{CATCH_UP, Cluster, Peers, eventually, rule};
