@@ -12,13 +12,13 @@ const LOCATION: &str = "gs://confidential-bucket/model";
 
 /// The files of an archive, by their names without its folder.
 fn files(archive: &Path) -> Vec<(String, String)> {
-    let mut archive = tar::Archive::new(GzDecoder::new(std::fs::File::open(archive).unwrap()));
-    let entries = archive.entries().unwrap().map(|entry| {
-        let mut entry = entry.unwrap();
-        let path = entry.path().unwrap().into_owned();
+    let mut archive = tar::Archive::new(GzDecoder::new(std::fs::File::open(archive).expect("an archive")));
+    let entries = archive.entries().expect("an archive").map(|entry| {
+        let mut entry = entry.expect("an archive");
+        let path = entry.path().expect("an archive").into_owned();
         let name = path.iter().skip(1).collect::<std::path::PathBuf>().display().to_string();
         let mut text = String::new();
-        entry.read_to_string(&mut text).unwrap();
+        entry.read_to_string(&mut text).expect("an archive");
         (name, text)
     });
     entries.collect()

@@ -44,10 +44,10 @@ const LOW_CONTRAST: &str = r"(() => {
 const FOCUSED: &str = "(({tagName, id, textContent}) => id || `${tagName} ${textContent}`)(document.activeElement)";
 
 async fn succeed(sim: &Sim, namespace: &str, name: &str, has_model: bool) {
-    sim.create_workflow(namespace, NewWorkflow::tfx_v1(name, "penguin-pipeline")).unwrap();
+    sim.create_workflow(namespace, NewWorkflow::tfx_v1(name, "penguin-pipeline")).expect("the simulation");
     let task = if has_model { Task::pusher("gs://models/secret-place/1") } else { Task::new("Trainer") };
     sim.put_task(&Run::tfx_v1("penguin-pipeline", name), task);
-    sim.set_phase(namespace, name, "Succeeded").unwrap();
+    sim.set_phase(namespace, name, "Succeeded").expect("the simulation");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,8 +150,8 @@ async fn keyboard(browser: &mut Browser) {
 fn save(name: &str, picture: &[u8]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images");
     if env::var_os("UPDATE_DOCS").is_some() {
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(name), picture).unwrap();
+        fs::create_dir_all(&folder).expect("a writable folder");
+        fs::write(folder.join(name), picture).expect("a writable folder");
     }
     assert!(folder.join(name).exists(), "make it with UPDATE_DOCS=1");
 }
