@@ -93,7 +93,7 @@ async fn requests_of_the_status_delay_no_event() {
     let _exclusive = exclusive().await;
     let env = Simulated::start().await;
     let server = env.server(&[]).await;
-    let observation = Observation::start("row 6: 32 clients that request the status", &server, env.tenant()).await;
+    let observation = Observation::start("row 6: 8 clients that request the status", &server, env.tenant()).await;
     let (url, end) = (format!("http://{}/statusz.json", server.admin), Instant::now() + ATTACK);
     let client = async || {
         let mut answers = 0;
@@ -102,7 +102,7 @@ async fn requests_of_the_status_delay_no_event() {
         }
         answers
     };
-    let answers: usize = join_all((0..32).map(|_| client())).await.into_iter().sum();
+    let answers: usize = join_all((0..8).map(|_| client())).await.into_iter().sum();
     report(format_args!("limits: {answers} answers with the status in {ATTACK:.0?}"));
     assert!(answers > 100, "{answers}");
     observation.finish().await.assert_unharmed();
