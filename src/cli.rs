@@ -10,10 +10,13 @@ mod lint;
 mod man;
 pub mod output;
 mod plugin;
+mod progress;
+mod redeliver;
 mod report;
 mod runbook;
 mod serve;
 mod signals;
+mod subscribe;
 mod values;
 mod version;
 
@@ -52,6 +55,8 @@ enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
     Explain(Box<explain::Explain>),
+    Redeliver(Box<redeliver::Redeliver>),
+    Subscribe(Box<subscribe::Subscribe>),
     Health(health::Health),
     Lint(lint::Lint),
     Completion(completion::Completion),
@@ -87,6 +92,8 @@ impl Cli {
             Command::Serve(serve) => serve.run().map(success),
             Command::Demo(demo) => demo.run().map(success),
             Command::Explain(explain) => explain.run(),
+            Command::Redeliver(redeliver) => redeliver.run(),
+            Command::Subscribe(subscribe) => subscribe.run(),
             Command::Health(health) => health.run().map(success),
             Command::Lint(lint) => lint.run(),
             Command::Completion(completion) => completion.run().map(success),

@@ -8,10 +8,12 @@ mod explain;
 mod harness;
 mod kubelet;
 mod plugin;
+mod redeliver;
 mod report;
 mod status_page;
+mod subscribe;
 
 use serde_json::{Value, json};
-use test_support::{CATCH_UP, Cluster, Peers, eventually, rule};
+use test_support::{CATCH_UP, Cluster, Peers, TestEnv, eventually, rule};
 
 use self::harness::Tool;
