@@ -1,5 +1,6 @@
 //! The command line.
 
+mod check;
 pub mod cluster;
 mod completion;
 mod demo;
@@ -58,6 +59,7 @@ enum Command {
     Redeliver(Box<redeliver::Redeliver>),
     Subscribe(Box<subscribe::Subscribe>),
     Health(health::Health),
+    Check(Box<check::Check>),
     Lint(lint::Lint),
     Completion(completion::Completion),
     Report(report::Report),
@@ -95,6 +97,7 @@ impl Cli {
             Command::Redeliver(redeliver) => redeliver.run(),
             Command::Subscribe(subscribe) => subscribe.run(),
             Command::Health(health) => health.run().map(success),
+            Command::Check(check) => check.run(),
             Command::Lint(lint) => lint.run(),
             Command::Completion(completion) => completion.run().map(success),
             Command::Report(report) => report.run().map(success),

@@ -2,11 +2,15 @@
 //!
 //! One API server serves all tests of this binary; each test has a namespace of its own.
 
+#![allow(clippy::unwrap_used, reason = "in a test this is the message")]
+
 mod browser;
+mod check;
 mod cluster;
 mod explain;
 mod harness;
 mod kubelet;
+mod lint;
 mod plugin;
 mod redeliver;
 mod report;
@@ -14,6 +18,6 @@ mod status_page;
 mod subscribe;
 
 use serde_json::{Value, json};
-use test_support::{CATCH_UP, Cluster, Peers, TestEnv, eventually, rule};
+use test_support::{CATCH_UP, Cluster, Peers, SOON, TestEnv, eventually, rule};
 
 use self::harness::Tool;
