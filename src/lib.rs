@@ -9,6 +9,7 @@
 //! | `app` | the composition root: binds ports, wires the parts, supervises their tasks |
 //! | [`eventsource`] | the adapter for Argo Events: gRPC, its configuration, the connection under a stream |
 //! | [`mlmd`] | the adapter for ML Metadata: the models of runs |
+//! | [`lookup`] | what the adapters for the sources of models have in common |
 //! | [`k8s`] | the adapter for Kubernetes: the watch, and the marks on Workflows |
 //! | [`sim`] | an API server and an ML Metadata store in memory, for the demo and for tests |
 //! | `admin` | health, readiness and metrics over HTTP |
@@ -34,6 +35,7 @@ pub mod delivery;
 pub mod eventsource;
 mod failpoint;
 pub mod k8s;
+pub mod lookup;
 pub mod mlmd;
 pub mod model;
 pub mod net;

@@ -2,7 +2,7 @@
 //!
 //! - [`Workflow`]: the record of a Workflow
 //! - [`Subscription`]: the filters and options of one logical consumer of a namespace
-//! - [`Artifact`], [`ArtifactTypes`]: which outputs of a run are serving models
+//! - [`Artifact`], [`ArtifactId`], [`ArtifactTypes`]: which outputs of a run are serving models
 //! - [`event`]: the payload of an event
 //! - [`glob`]: patterns for names of pipelines
 //! - [`SubscriptionsInUse`]: the names of the subscriptions that this process serves
@@ -20,7 +20,7 @@ pub(crate) mod text;
 pub mod trace;
 pub mod workflow;
 
-pub use artifact::{Artifact, ArtifactTypes, RunModels};
+pub use artifact::{Artifact, ArtifactId, ArtifactTypes, RunModels};
 pub use event::{Include, IncludeField, SkipReason};
 pub use ids::{RunId, TraceId, Uid};
 pub use in_use::SubscriptionsInUse;

@@ -52,7 +52,7 @@ pub(in crate::mlmd) fn select(
         let key = if output.key.is_empty() { output_name.unwrap_or_default() } else { (*output.key).into() };
         let node = (*executions.by_id[&output.execution].node).into();
         let index = places.iteration(output.execution).or(output.index).unwrap_or_default();
-        Some(Model { artifact: Artifact { id, name, uri, node, key, index }, execution: output.execution })
+        Some(Model { artifact: Artifact { id: id.into(), name, uri, node, key, index }, execution: output.execution })
     };
     let mut models: Vec<Model> = candidates.into_artifacts().filter_map(model).collect();
     let mut locations = HashSet::new();

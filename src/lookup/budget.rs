@@ -1,4 +1,4 @@
-//! A budget of bytes that all lookups share. It is fair between namespaces, because tenants decide how large the answers
+//! A budget of bytes, or of other units, that all lookups share. It is fair between namespaces, because tenants decide how large the answers
 //! about their runs are.
 //!
 //! - A namespace never holds more than its share, so one tenant cannot take everything.
@@ -14,20 +14,20 @@ use tokio::sync::oneshot;
 
 /// The limits of a budget.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Bytes of all namespaces.
-    pub(super) total: usize,
+    pub(crate) total: usize,
     /// Bytes of one namespace.
-    pub(super) per_namespace: usize,
+    pub(crate) per_namespace: usize,
     /// Waiting requests of all namespaces.
-    pub(super) waiting: usize,
+    pub(crate) waiting: usize,
     /// Waiting requests of one namespace.
-    pub(super) waiting_per_namespace: usize,
+    pub(crate) waiting_per_namespace: usize,
 }
 
 /// A budget. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Budget(Arc<Shared>);
+pub(crate) struct Budget(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -35,8 +35,10 @@ struct Shared {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// See [`Limits::total`].
+    total: usize,
     used: usize,
     /// Bytes by namespace, without zeros.
     by_namespace: HashMap<Arc<str>, usize>,
@@ -53,15 +55,23 @@ struct Waiting {
 
 /// The refusal of a request: too many others wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Exhausted;
+pub(crate) struct Exhausted;
 
 impl Budget {
-    pub(super) fn new(limits: Limits) -> Self {
-        Self(Arc::new(Shared { limits, state: Mutex::default() }))
+    pub(crate) fn new(limits: Limits) -> Self {
+        let state =
+            State { total: limits.total, used: 0, by_namespace: HashMap::new(), waiting: Vec::new() };
+        Self(Arc::new(Shared { limits, state: Mutex::new(state) }))
+    }
+
+    /// Changes the total. Permits beyond a smaller total stay until they are dropped.
+    pub(crate) fn set_total(&self, total: usize) {
+        self.0.lock().total = total;
+        self.grant();
     }
 
     /// Returns a permit for this many bytes if they are available now and nothing that could have them waits.
-    pub(super) fn try_acquire(&self, namespace: &Arc<str>, bytes: usize) -> Option<Permit> {
+    pub(crate) fn try_acquire(&self, namespace: &Arc<str>, bytes: usize) -> Option<Permit> {
         let mut state = self.0.lock();
         state.forget_given_up();
         let is_next = !state.waiting.iter().any(|other| self.0.is_in_share(&state, &other.namespace, other.bytes));
@@ -72,7 +82,7 @@ impl Budget {
     ///
     /// # Errors
     /// If too many requests wait.
-    pub(super) async fn acquire(&self, namespace: &Arc<str>, bytes: usize) -> Result<Permit, Exhausted> {
+    pub(crate) async fn acquire(&self, namespace: &Arc<str>, bytes: usize) -> Result<Permit, Exhausted> {
         if let Some(permit) = self.try_acquire(namespace, bytes) {
             return Ok(permit);
         }
@@ -125,12 +135,12 @@ impl Budget {
     }
 
     #[cfg(test)]
-    pub(super) fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.0.lock().used
     }
 
     #[cfg(test)]
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.0.lock().waiting.iter().filter(|other| !other.granted.is_closed()).count()
     }
 }
@@ -146,7 +156,7 @@ impl Shared {
     }
 
     fn fits(&self, state: &State, namespace: &Arc<str>, bytes: usize) -> bool {
-        self.is_in_share(state, namespace, bytes) && state.used + bytes <= self.limits.total
+        self.is_in_share(state, namespace, bytes) && state.used + bytes <= state.total
     }
 }
 
@@ -163,19 +173,19 @@ impl State {
 
 /// A number of bytes of a budget, released when dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(crate) struct Permit {
     budget: Budget,
     namespace: Arc<str>,
     bytes: usize,
 }
 
 impl Permit {
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Adds the bytes of another permit of the same namespace.
-    pub(super) fn merge(&mut self, mut other: Self) {
+    pub(crate) fn merge(&mut self, mut other: Self) {
         debug_assert_eq!(self.namespace, other.namespace);
         self.bytes += std::mem::take(&mut other.bytes);
     }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use prost::encoding::{double, fixed32, int64, string};
 
 use super::*;
-use crate::mlmd::error::CallCode;
+use crate::lookup::error::CallCode;
 
 fn read(message: &[u8]) -> Result<Vec<(u32, Field<'_>)>, CallError> {
     let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! Answers of ML Metadata by run, its outcome and artifact types, bounded in bytes and in time. Errors are not cached,
+//! Answers of a source of models by run, its outcome and artifact types, bounded in bytes and in time. Errors are not cached,
 //! unless a retry is sure to fail again.
 //!
 //! Equal lookups do not run concurrently: delivery keeps one lookup for each run and types.
@@ -10,11 +10,11 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use moka::{ops::compute::Op, sync};
 
-use super::Options;
 use crate::{
     delivery::LookupError,
     model::{ArtifactTypes, RunModels, RunOutcome, Uid, Workflow},
@@ -27,24 +27,24 @@ const ANSWER_BYTES: usize = 100;
 
 /// A question about a run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Question {
+pub(crate) struct Question {
     types: Arc<ArtifactTypes>,
     /// Only the pipeline's name is looked up for a failed run. A later success has models.
     outcome: Option<RunOutcome>,
 }
 
 impl Question {
-    pub(super) fn of(run: &Workflow, types: &Arc<ArtifactTypes>) -> Self {
+    pub(crate) fn of(run: &Workflow, types: &Arc<ArtifactTypes>) -> Self {
         Self { types: types.clone(), outcome: run.outcome() }
     }
 }
 
 /// An answer that a retry would give again.
-pub(super) type Answer = Result<Arc<RunModels>, TooLarge>;
+pub(crate) type Answer = Result<Arc<RunModels>, TooLarge>;
 
 /// The only failure that is final: [`LookupError::TooLarge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooLarge;
+pub(crate) struct TooLarge;
 
 impl From<TooLarge> for LookupError {
     fn from(TooLarge: TooLarge) -> Self {
@@ -54,10 +54,10 @@ impl From<TooLarge> for LookupError {
 
 /// The answers of one run.
 #[derive(Debug, Default)]
-pub(super) struct RunAnswers(Mutex<HashMap<Question, Answer>>);
+pub(crate) struct RunAnswers(Mutex<HashMap<Question, Answer>>);
 
 impl RunAnswers {
-    pub(super) fn get(&self, question: &Question) -> Option<Answer> {
+    pub(crate) fn get(&self, question: &Question) -> Option<Answer> {
         self.lock().get(question).cloned()
     }
 
@@ -73,26 +73,27 @@ impl RunAnswers {
 
 /// The cache. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Cache(sync::Cache<Uid, Arc<RunAnswers>>);
+pub(crate) struct Cache(sync::Cache<Uid, Arc<RunAnswers>>);
 
 impl Cache {
-    pub(super) fn new(options: &Options) -> Self {
+    /// A cache of at most this many bytes, estimated, each answer for at most this time.
+    pub(crate) fn new(bytes: u64, time: Duration) -> Self {
         let cache = sync::Cache::builder()
-            .max_capacity(options.cache_bytes)
+            .max_capacity(bytes)
             .weigher(|_, answers: &Arc<RunAnswers>| u32::try_from(answers.bytes()).unwrap_or(u32::MAX))
-            .time_to_live(options.cache_ttl)
+            .time_to_live(time)
             .build();
         Self(cache)
     }
 
     /// Returns the entry of a run, which may be empty. A lookup passes it to [`Cache::store`] afterwards.
-    pub(super) fn entry(&self, run: Uid) -> Arc<RunAnswers> {
+    pub(crate) fn entry(&self, run: Uid) -> Arc<RunAnswers> {
         self.0.get_with(run, Arc::default)
     }
 
     /// Stores the answer of a lookup, if it is final. It is not cached if the entry was forgotten or evicted since the
     /// lookup obtained it.
-    pub(super) fn store(
+    pub(crate) fn store(
         &self,
         run: Uid,
         entry: &Arc<RunAnswers>,
@@ -117,7 +118,7 @@ impl Cache {
     }
 
     /// Forgets all answers for this run, including those of lookups that are in flight.
-    pub(super) fn forget(&self, run: Uid) {
+    pub(crate) fn forget(&self, run: Uid) {
         // Unlike `invalidate`, this never runs between the two steps of a concurrent `store`.
         self.0.entry(run).and_compute_with(|_| Op::Remove);
     }

@@ -1,4 +1,5 @@
-//! Calls to ML Metadata. Each has a deadline, a metric and a span, and its answer is metered ([`super::meter`]).
+//! Calls to a source of models. Each has a deadline, a metric and a span, and its answer is metered ([`super::meter`]) or
+//! passed on piece by piece.
 
 use std::{future::Future, marker::PhantomData, sync::Arc, time::Duration};
 
@@ -15,31 +16,36 @@ use tonic_prost::ProstEncoder;
 use tracing::{Instrument, Span, field::Empty, info_span};
 
 use super::{
-    Options,
-    budget::Budget,
     error::{CallCode, CallError},
-    meter::{Account, AnswerBudgets, MAX_ANSWER, Metered, Refusal},
-    metrics::{LookupMetrics, Method},
+    meter::{Account, AnswerBudgets, MAX_ANSWER, Memory, Metered, Refusal},
+    metrics::Metrics,
     pages::KnownSizes,
-    reader::KEPT,
     require_grpc::RequireGrpc,
+    streamed,
 };
 use crate::telemetry::{Limit, LimitHits, Traces, trace::TARGET};
 
-/// Full name of the service.
-const SERVICE: &str = "ml_metadata.MetadataStoreService";
-
-/// A client of ML Metadata. Cheap to clone; all clones share one connection and the same budgets.
+/// A client of a gRPC service. Cheap to clone; all clones share one connection and the same budgets.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
+    /// Full name of the service.
+    service: &'static str,
     grpc: Grpc<Metered<RequireGrpc<Channel>>>,
+    channel: RequireGrpc<Channel>,
     call_timeout: Duration,
     server: Server,
-    metrics: LookupMetrics,
-    pub(super) hits: LimitHits,
-    /// The data that lookups keep until they end.
-    pub(super) kept: Budget,
-    pub(super) page_sizes: KnownSizes,
+    metrics: Metrics,
+    pub(crate) hits: LimitHits,
+    pub(crate) memory: Memory,
+    pub(crate) page_sizes: KnownSizes,
+}
+
+/// What a client shares with others.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) memory: Memory,
+    pub(crate) hits: LimitHits,
+    pub(crate) metrics: Metrics,
 }
 
 /// The server's address in spans.
@@ -58,41 +64,94 @@ impl Server {
 }
 
 impl Client {
-    /// A client of the server at this endpoint, over this channel to it.
-    pub(super) fn new(endpoint: &Endpoint, channel: Channel, options: &Options, metrics: LookupMetrics) -> Self {
-        let hits = options.limit_hits.clone();
-        let transport = Metered::new(RequireGrpc(channel), AnswerBudgets::new(hits.clone()));
+    /// A client of this service of the server at this endpoint, over this channel to it.
+    pub(crate) fn new(
+        service: &'static str,
+        endpoint: &Endpoint,
+        channel: Channel,
+        call_timeout: Duration,
+        shared: Shared,
+    ) -> Self {
+        let Shared { memory, hits, metrics } = shared;
+        let budgets = AnswerBudgets::new(memory.clone(), hits.clone());
+        let channel = RequireGrpc(channel);
         Self {
-            grpc: Grpc::new(transport).max_decoding_message_size(MAX_ANSWER),
-            call_timeout: options.call_timeout,
+            service,
+            grpc: Grpc::new(Metered::new(channel.clone(), budgets)).max_decoding_message_size(MAX_ANSWER),
+            channel,
+            call_timeout,
             server: Server::of(endpoint.uri()),
             metrics,
             hits,
-            kept: Budget::new(KEPT),
+            memory,
             page_sizes: KnownSizes::default(),
         }
     }
 
+    /// The same client over a new channel.
+    pub(crate) fn over(&self, channel: Channel) -> Self {
+        let channel = RequireGrpc(channel);
+        let budgets = AnswerBudgets::new(self.memory.clone(), self.hits.clone());
+        let grpc = Grpc::new(Metered::new(channel.clone(), budgets)).max_decoding_message_size(MAX_ANSWER);
+        Self { grpc, channel, ..self.clone() }
+    }
+
     /// Makes a call for a run of this namespace, and passes the message of its answer to `read`.
-    pub(super) async fn call<R, T>(
+    pub(crate) async fn call<R, T>(
         &self,
         namespace: &Arc<str>,
-        method: Method,
-        request: R,
+        method: &'static str,
+        request: tonic::Request<R>,
         read: impl FnOnce(&[u8]) -> Result<T, CallError>,
     ) -> Result<T, CallError>
     where
         R: Message + 'static,
     {
-        let span = self.span(method);
         // Holds the bytes of the answer until it has been read.
         let account = Account::new(namespace.clone());
         let answer = self.unary(method, request, account.clone());
-        let result = match tokio::time::timeout(self.call_timeout, answer).instrument(span.clone()).await {
-            Ok(Ok(response)) => read(&response.into_inner()),
-            Ok(Err(status)) => Err(self.error(method, &status, &account)),
-            Err(_) => Err(CallError::timeout(method, self.call_timeout)),
+        let call = async {
+            match tokio::time::timeout(self.call_timeout, answer).await {
+                Ok(Ok(response)) => read(&response.into_inner()),
+                Ok(Err(status)) => Err(self.error(method, &status, &account)),
+                Err(_) => Err(CallError::timeout(method, self.call_timeout)),
+            }
         };
+        self.observed(method, call).await
+    }
+
+    /// Makes a call whose answer may have up to `max` bytes. Its message is passed to `read` piece by piece and is never in
+    /// memory as a whole.
+    pub(crate) async fn call_streamed<R>(
+        &self,
+        method: &'static str,
+        request: tonic::Request<R>,
+        max: usize,
+        read: impl FnMut(&[u8]) -> Result<(), CallError>,
+    ) -> Result<(), CallError>
+    where
+        R: Message + 'static,
+    {
+        let answer = streamed::call(self.channel.clone(), self.path(method), request, max, read);
+        let call = async {
+            let answer = tokio::time::timeout(self.call_timeout, answer).await;
+            let answer = answer.unwrap_or_else(|_| Err(CallError::timeout(method, self.call_timeout)));
+            if answer.as_ref().is_err_and(|error| error.code == CallCode::TooLarge) {
+                self.hits.hit(Limit::MetadataAnswer);
+            }
+            answer
+        };
+        self.observed(method, call).await
+    }
+
+    /// Counts and traces a call.
+    async fn observed<T>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let span = self.span(method);
+        let result = call.instrument(span.clone()).await;
         let code = result.as_ref().err().map_or(CallCode::Grpc(Code::Ok), |error| error.code);
         self.metrics.call_ended(method, code);
         span.record("rpc.status_code", code.status_code());
@@ -102,27 +161,30 @@ impl Client {
         result
     }
 
+    fn path(&self, method: &str) -> PathAndQuery {
+        let path = PathAndQuery::from_maybe_shared(format!("/{}/{method}", self.service));
+        path.expect("the names of methods are valid in paths")
+    }
+
     fn unary<R>(
         &self,
-        method: Method,
-        request: R,
+        method: &'static str,
+        mut request: tonic::Request<R>,
         account: Account,
     ) -> impl Future<Output = Result<Response<Bytes>, Status>> + use<R>
     where
         R: Message + 'static,
     {
         let mut grpc = self.grpc.clone();
-        let mut request = tonic::Request::new(request);
         request.extensions_mut().insert(account);
-        let path = PathAndQuery::from_maybe_shared(format!("/{SERVICE}/{method}"));
-        let path = path.expect("the names of methods are valid in paths");
+        let path = self.path(method);
         async move {
             grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
             grpc.unary(request, path, RawCodec(PhantomData)).await
         }
     }
 
-    fn error(&self, method: Method, status: &Status, account: &Account) -> CallError {
+    fn error(&self, method: &'static str, status: &Status, account: &Account) -> CallError {
         match account.refusal() {
             Some(Refusal::TooLarge { bytes }) => {
                 self.hits.hit(Limit::MetadataAnswer);
@@ -136,17 +198,17 @@ impl Client {
     }
 
     /// Returns the client span of a call, if the lookup is traced.
-    fn span(&self, method: Method) -> Span {
+    fn span(&self, method: &'static str) -> Span {
         if !Traces::is_within() {
             return Span::none();
         }
         info_span!(
             target: TARGET,
             "call",
-            otel.name = format!("{SERVICE}/{method}"),
+            otel.name = format!("{}/{method}", self.service),
             otel.kind = "client",
             rpc.system.name = "grpc",
-            rpc.method = format!("{SERVICE}/{method}"),
+            rpc.method = format!("{}/{method}", self.service),
             server.address = &*self.server.address,
             server.port = self.server.port,
             rpc.status_code = Empty,
@@ -156,7 +218,7 @@ impl Client {
     }
 }
 
-/// A codec that leaves answers as they are: [`super::convert`] reads them.
+/// A codec that leaves answers as they are: the adapter reads them.
 #[derive(Debug)]
 struct RawCodec<R>(PhantomData<R>);
 

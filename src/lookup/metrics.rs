@@ -1,4 +1,4 @@
-//! Metrics of lookups in ML Metadata.
+//! Metrics of lookups in a source of models.
 
 use std::{
     fmt::{self, Write},
@@ -12,13 +12,14 @@ use prometheus_client::{
 };
 
 use super::error::CallCode;
+use crate::{delivery::LookupError, model::RunModels};
 
 /// Upper bounds of the buckets in seconds, from a fast answer to a slow chain of calls.
 const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
-/// Lookups, calls and cache hits. Cheap to clone.
+/// Lookups, calls and cache hits of one source. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct LookupMetrics {
+pub(crate) struct Metrics {
     lookups: Family<OutcomeLabel, Counter>,
     duration: Histogram,
     calls: Family<CallLabels, Counter>,
@@ -32,20 +33,20 @@ struct OutcomeLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
-    method: Method,
+    method: &'static str,
     code: CallCode,
 }
 
 /// The outcome of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Outcome {
+enum Outcome {
     /// The run produced at least one serving model.
     Found,
     /// The run produced none.
     NoModel,
-    /// ML Metadata has no record of the run.
+    /// The source has no record of the run.
     NoContext,
-    /// The run's context belongs to another namespace.
+    /// The run's record belongs to another namespace.
     ForeignContext,
     /// There is more metadata about the run than a lookup reads.
     TooLarge,
@@ -71,34 +72,15 @@ impl EncodeLabelValue for Outcome {
     }
 }
 
-/// The methods of the service that lookups call, named as in the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelValue)]
-#[expect(clippy::enum_variant_names, reason = "the names of the protocol")]
-pub(super) enum Method {
-    GetArtifactType,
-    GetArtifactsByContext,
-    GetContextByTypeAndName,
-    GetContextsByExecution,
-    GetEventsByArtifactIDs,
-    GetExecutionsByContext,
-    GetParentContextsByContext,
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
 impl EncodeLabelValue for CallCode {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         encoder.write_str(self.label())
     }
 }
 
-impl LookupMetrics {
-    /// Creates the metrics and registers them.
-    pub fn new(registry: &mut Registry) -> Self {
+impl Metrics {
+    /// Creates the metrics and registers them under names that begin with `prefix`. `source` is the name in their help.
+    pub(crate) fn new(registry: &mut Registry, prefix: &str, source: &str) -> Self {
         let metrics = Self {
             lookups: Family::default(),
             duration: Histogram::new(BUCKETS),
@@ -110,37 +92,50 @@ impl LookupMetrics {
             drop(metrics.lookups.get_or_create(&OutcomeLabel { outcome }));
         }
         registry.register(
-            "mlmd_lookups",
-            "Lookups of a run's models in ML Metadata by outcome, without cache hits",
+            format!("{prefix}_lookups"),
+            format!("Lookups of a run's models in {source} by outcome, without cache hits"),
             metrics.lookups.clone(),
         );
         registry.register(
-            "mlmd_lookup_duration_seconds",
-            "Duration of a lookup in ML Metadata, all calls included",
+            format!("{prefix}_lookup_duration_seconds"),
+            format!("Duration of a lookup in {source}, all calls included"),
             metrics.duration.clone(),
         );
         registry.register(
-            "mlmd_calls",
-            "Calls to ML Metadata by method and by gRPC status code (or timeout, malformed, too_large, overloaded)",
+            format!("{prefix}_calls"),
+            format!("Calls to {source} by method and by gRPC status code (or timeout, malformed, too_large, overloaded)"),
             metrics.calls.clone(),
         );
-        registry.register("mlmd_cache_hits", "Lookups answered from the cache", metrics.cache_hits.clone());
+        let help = format!("Lookups in {source} answered from the cache");
+        registry.register(format!("{prefix}_cache_hits"), help, metrics.cache_hits.clone());
         metrics
     }
 
-    /// Counts a lookup.
-    pub(super) fn lookup_ended(&self, outcome: Outcome, duration: Duration) {
+    /// Counts a lookup with this answer.
+    pub(crate) fn answered(&self, answer: &Result<RunModels, LookupError>, duration: Duration) {
+        let outcome = match answer {
+            Ok(found) if found.models.is_empty() => Outcome::NoModel,
+            Ok(_) => Outcome::Found,
+            Err(LookupError::NoContext) => Outcome::NoContext,
+            Err(LookupError::ForeignContext { .. }) => Outcome::ForeignContext,
+            Err(LookupError::TooLarge) => Outcome::TooLarge,
+            Err(LookupError::Failed { .. }) => Outcome::Failed,
+        };
+        self.lookup_ended(outcome, duration);
+    }
+
+    fn lookup_ended(&self, outcome: Outcome, duration: Duration) {
         self.lookups.get_or_create(&OutcomeLabel { outcome }).inc();
         self.duration.observe(duration.as_secs_f64());
     }
 
     /// Counts a call.
-    pub(super) fn call_ended(&self, method: Method, code: CallCode) {
+    pub(crate) fn call_ended(&self, method: &'static str, code: CallCode) {
         self.calls.get_or_create(&CallLabels { method, code }).inc();
     }
 
     /// Counts a lookup that needed no call.
-    pub(super) fn cache_hit(&self) {
+    pub(crate) fn cache_hit(&self) {
         self.cache_hits.inc();
     }
 }
@@ -156,10 +151,10 @@ mod tests {
     #[test]
     fn outcomes_start_at_zero_and_everything_is_counted() {
         let mut registry = Registry::default();
-        let metrics = LookupMetrics::new(&mut registry);
+        let metrics = Metrics::new(&mut registry, "mlmd", "ML Metadata");
         metrics.lookup_ended(Outcome::Found, Duration::from_millis(7));
-        metrics.call_ended(Method::GetArtifactsByContext, CallCode::Grpc(Code::Unavailable));
-        metrics.call_ended(Method::GetEventsByArtifactIDs, CallCode::Timeout);
+        metrics.call_ended("GetArtifactsByContext", CallCode::Grpc(Code::Unavailable));
+        metrics.call_ended("GetEventsByArtifactIDs", CallCode::Timeout);
         metrics.cache_hit();
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();

@@ -9,10 +9,10 @@ use std::{
 
 use moka::sync::Cache;
 
-use super::{error::CallError, metrics::Method, proto::ListOperationOptions};
+use super::error::CallError;
 
 /// Rows of a page, the maximum of the server first. Where a page is too large, smaller ones follow.
-pub(super) const PAGE_SIZES: [usize; 3] = [100, 10, 1];
+pub(crate) type PageSizes = [usize; 3];
 /// Pages of a size after which the next larger one is tried again.
 const PAGES_UNTIL_LARGER: usize = 10;
 /// Time for which the size of a namespace's pages is remembered. Its runs may become smaller.
@@ -23,38 +23,39 @@ const MAX_KNOWN: u64 = 1024;
 const MAX_PAGES: usize = 1000;
 
 /// The size of the next page or batch.
-#[derive(Debug, Default)]
-pub(super) struct PageSize {
-    /// Index in [`PAGE_SIZES`].
+#[derive(Debug)]
+pub(crate) struct PageSize {
+    sizes: PageSizes,
+    /// Index in the sizes.
     size: usize,
     /// Pages of this size since it was chosen.
     pages: usize,
 }
 
 impl PageSize {
-    /// Begins with the size at this index of [`PAGE_SIZES`].
-    fn starting_at(size: usize) -> Self {
-        Self { size, pages: 0 }
+    /// Begins with the largest of these sizes.
+    pub(crate) fn new(sizes: PageSizes) -> Self {
+        Self { sizes, size: 0, pages: 0 }
     }
 
-    pub(super) fn rows(&self) -> usize {
-        PAGE_SIZES[self.size]
+    pub(crate) fn rows(&self) -> usize {
+        self.sizes[self.size]
     }
 
     /// Chooses a smaller size after a page that was too large. Returns false if there is none.
-    pub(super) fn shrink(&mut self) -> bool {
-        let is_smallest = self.size + 1 == PAGE_SIZES.len();
+    pub(crate) fn shrink(&mut self) -> bool {
+        let is_smallest = self.size + 1 == self.sizes.len();
         if !is_smallest {
-            *self = Self { size: self.size + 1, pages: 0 };
+            *self = Self { size: self.size + 1, pages: 0, ..*self };
         }
         !is_smallest
     }
 
     /// Notes a page that was not too large.
-    pub(super) fn fits(&mut self) {
+    pub(crate) fn fits(&mut self) {
         self.pages += 1;
         if self.size > 0 && self.pages >= PAGES_UNTIL_LARGER {
-            *self = Self { size: self.size - 1, pages: 0 };
+            *self = Self { size: self.size - 1, pages: 0, ..*self };
         }
     }
 }
@@ -62,7 +63,7 @@ impl PageSize {
 /// The sizes that fit the runs of namespaces in which larger pages were too large. The next lookup there begins with
 /// them: a page that is too large costs the store as much as one that is read, and other namespaces wait for that.
 #[derive(Clone, Debug)]
-pub(super) struct KnownSizes(Cache<(Arc<str>, Method), usize>);
+pub(crate) struct KnownSizes(Cache<(Arc<str>, &'static str), usize>);
 
 impl Default for KnownSizes {
     fn default() -> Self {
@@ -70,10 +71,19 @@ impl Default for KnownSizes {
     }
 }
 
+/// A page to request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// Maximum number of rows.
+    pub(crate) rows: i32,
+    /// The token from the page before; `None` for the first page.
+    pub(crate) token: Option<String>,
+}
+
 /// The pages of a listing, bounded in number.
 #[derive(Debug)]
-pub(super) struct Pages<'a> {
-    method: Method,
+pub(crate) struct Pages<'a> {
+    method: &'static str,
     namespace: &'a Arc<str>,
     known: &'a KnownSizes,
     size: PageSize,
@@ -86,13 +96,18 @@ pub(super) struct Pages<'a> {
 
 impl<'a> Pages<'a> {
     /// The pages of a listing for a run of this namespace.
-    pub(super) fn of(method: Method, namespace: &'a Arc<str>, known: &'a KnownSizes) -> Self {
+    pub(crate) fn of(
+        method: &'static str,
+        namespace: &'a Arc<str>,
+        known: &'a KnownSizes,
+        sizes: PageSizes,
+    ) -> Self {
         let size = known.0.get(&(namespace.clone(), method)).unwrap_or_default();
         Self {
             method,
             namespace,
             known,
-            size: PageSize::starting_at(size),
+            size: PageSize { size, ..PageSize::new(sizes) },
             read: HashSet::new(),
             hasher: RandomState::new(),
             next: None,
@@ -100,14 +115,14 @@ impl<'a> Pages<'a> {
         }
     }
 
-    /// Returns the options of the next request, or `None` after the last page.
-    pub(super) fn next(&self) -> Option<ListOperationOptions> {
-        let max_result_size = i32::try_from(self.size.rows()).ok();
-        (!self.finished).then(|| ListOperationOptions { max_result_size, next_page_token: self.next.clone() })
+    /// Returns the next page to request, or `None` after the last one.
+    pub(crate) fn next(&self) -> Option<Page> {
+        let rows = i32::try_from(self.size.rows()).unwrap_or(i32::MAX);
+        (!self.finished).then(|| Page { rows, token: self.next.clone() })
     }
 
     /// Requests less at once, after a page that was too large. Returns false if a page of one row was too large.
-    pub(super) fn shrink(&mut self) -> bool {
+    pub(crate) fn shrink(&mut self) -> bool {
         let shrunk = self.size.shrink();
         if shrunk {
             self.known.0.insert((self.namespace.clone(), self.method), self.size.size);
@@ -116,7 +131,7 @@ impl<'a> Pages<'a> {
     }
 
     /// Takes the token of the next page from a response.
-    pub(super) fn turn(&mut self, token: Option<String>) -> Result<(), CallError> {
+    pub(crate) fn turn(&mut self, token: Option<String>) -> Result<(), CallError> {
         self.size.fits();
         self.next = token.filter(|token| !token.is_empty());
         self.finished = self.next.is_none();

@@ -17,7 +17,7 @@ struct TestBody {
 impl TestBody {
     fn new() -> (Self, MeteredBody) {
         let hits = LimitHits::new(&mut Registry::default());
-        let budgets = AnswerBudgets::new(hits.clone());
+        let budgets = AnswerBudgets::new(Memory::default(), hits.clone());
         Self::with(budgets, hits)
     }
 
@@ -60,13 +60,13 @@ fn an_answer_is_passed_on_as_it_came() {
         test.send(&[*byte]);
         assert_eq!(next(&mut body).unwrap().unwrap(), [*byte][..]);
     }
-    assert_eq!(test.budgets.small.used(), 4);
+    assert_eq!(test.budgets.memory.small.used(), 4);
     assert_eq!(test.account.refusal(), None);
     drop(body);
-    assert_eq!(test.budgets.small.used(), 4, "until it has been read");
+    assert_eq!(test.budgets.memory.small.used(), 4, "until it has been read");
     let TestBody { budgets, account, .. } = test;
     drop(account);
-    assert_eq!(budgets.small.used(), 0);
+    assert_eq!(budgets.memory.small.used(), 0);
 }
 
 #[test]
@@ -75,18 +75,18 @@ fn an_answer_that_is_too_large_is_refused_by_its_header() {
     test.send(&message(MAX_ANSWER + 1, b""));
     assert!(next(&mut body).unwrap().is_err());
     assert_eq!(test.account.refusal(), Some(Refusal::TooLarge { bytes: MAX_ANSWER + 1 }));
-    assert_eq!((test.budgets.small.used(), test.budgets.large.used()), (0, 0));
+    assert_eq!((test.budgets.memory.small.used(), test.budgets.memory.large.used()), (0, 0));
 
     let (mut test, mut body) = TestBody::new();
     test.send(&message(MAX_ANSWER, b""));
     assert!(next(&mut body).unwrap().is_ok());
-    assert_eq!(test.budgets.large.used(), MAX_ANSWER);
+    assert_eq!(test.budgets.memory.large.used(), MAX_ANSWER);
 }
 
 #[test]
 fn an_answer_waits_unread_until_it_has_its_bytes() {
     let (mut test, mut body) = TestBody::new();
-    let held = test.budgets.large.try_acquire(&"team-a".into(), MAX_ANSWER - 100).unwrap();
+    let held = test.budgets.memory.large.try_acquire(&"team-a".into(), MAX_ANSWER - 100).unwrap();
     let frame = message(SMALL_ANSWER + 1, b"abc");
     test.send(&frame);
     assert!(next(&mut body).is_none());
@@ -106,7 +106,7 @@ fn an_answer_waits_unread_until_it_has_its_bytes() {
 fn small_answers_do_not_wait_for_large_ones() {
     let (test, _) = TestBody::new();
     let namespaces = ["a", "b"].map(Arc::<str>::from);
-    let _held = namespaces.each_ref().map(|name| test.budgets.large.try_acquire(name, MAX_ANSWER).unwrap());
+    let _held = namespaces.each_ref().map(|name| test.budgets.memory.large.try_acquire(name, MAX_ANSWER).unwrap());
     let (mut test, mut body) = TestBody::with(test.budgets, test.hits);
     let frame = message(SMALL_ANSWER, b"abc");
     test.send(&frame);
@@ -116,7 +116,7 @@ fn small_answers_do_not_wait_for_large_ones() {
 #[test]
 fn more_answers_than_may_wait_are_refused() {
     let (test, _) = TestBody::new();
-    let _held = test.budgets.large.try_acquire(&"team-a".into(), MAX_ANSWER).unwrap();
+    let _held = test.budgets.memory.large.try_acquire(&"team-a".into(), MAX_ANSWER).unwrap();
     let mut waiting = Vec::new();
     for number in 0.. {
         let (mut test, mut body) = TestBody::with(test.budgets.clone(), test.hits.clone());

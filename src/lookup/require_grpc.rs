@@ -1,5 +1,5 @@
 //! A check of the HTTP part of each response, before the body is decoded as gRPC. Text from a proxy, or from a web
-//! server on a wrong port, would otherwise be reported as a malformed message of ML Metadata.
+//! server on a wrong port, would otherwise be reported as a malformed message of the source of models.
 
 use std::task::{Context, Poll};
 
@@ -12,7 +12,7 @@ use super::error::{NOT_GRPC, excerpt};
 
 /// A transport that turns every response that is not gRPC into an error.
 #[derive(Clone, Debug)]
-pub(super) struct RequireGrpc<S>(pub(super) S);
+pub(crate) struct RequireGrpc<S>(pub(crate) S);
 
 impl<S> Service<Request<Body>> for RequireGrpc<S>
 where

@@ -15,18 +15,18 @@ const EXCERPT: usize = 300;
 /// the server.
 const NOT_DECODED: &str = "failed to decode Protobuf message";
 /// Start of the message for a response that is not gRPC.
-pub(super) const NOT_GRPC: &str = "the response is not gRPC";
+pub(crate) const NOT_GRPC: &str = "the response is not gRPC";
 
 /// The failure of a call, or of a lookup as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CallError {
-    pub(super) code: CallCode,
-    pub(super) message: String,
+pub(crate) struct CallError {
+    pub(crate) code: CallCode,
+    pub(crate) message: String,
 }
 
 /// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum CallCode {
+pub(crate) enum CallCode {
     Grpc(Code),
     /// The call, or the lookup as a whole, exceeded its time.
     Timeout,
@@ -40,7 +40,7 @@ pub(super) enum CallCode {
 
 impl CallCode {
     /// The code as a value of a metric's label.
-    pub(super) fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Grpc(code) => grpc::names(code).label,
             Self::Timeout => "timeout",
@@ -51,7 +51,7 @@ impl CallCode {
     }
 
     /// The status code as OpenTelemetry spells it. For errors on this side, the one that gRPC libraries report.
-    pub(super) fn status_code(self) -> &'static str {
+    pub(crate) fn status_code(self) -> &'static str {
         let code = match self {
             Self::Grpc(code) => code,
             Self::Timeout => Code::DeadlineExceeded,
@@ -72,23 +72,23 @@ impl From<CallError> for LookupError {
 }
 
 impl CallError {
-    pub(super) fn timeout(what: impl Display, after: Duration) -> Self {
+    pub(crate) fn timeout(what: impl Display, after: Duration) -> Self {
         Self { code: CallCode::Timeout, message: format!("{what}: no response within {after:?}") }
     }
 
-    pub(super) fn malformed(message: impl AsRef<str>) -> Self {
+    pub(crate) fn malformed(message: impl AsRef<str>) -> Self {
         Self { code: CallCode::Malformed, message: excerpt(message.as_ref()) }
     }
 
-    pub(super) fn too_large(message: impl Into<String>) -> Self {
+    pub(crate) fn too_large(message: impl Into<String>) -> Self {
         Self { code: CallCode::TooLarge, message: message.into() }
     }
 
-    pub(super) fn overloaded(message: impl Into<String>) -> Self {
+    pub(crate) fn overloaded(message: impl Into<String>) -> Self {
         Self { code: CallCode::Overloaded, message: message.into() }
     }
 
-    pub(super) fn status(method: impl Display, status: &Status) -> Self {
+    pub(crate) fn status(method: impl Display, status: &Status) -> Self {
         let code = match status.code() {
             Code::Internal if [NOT_DECODED, NOT_GRPC].iter().any(|text| status.message().contains(text)) => {
                 CallCode::Malformed
@@ -108,7 +108,7 @@ impl CallError {
 }
 
 /// Returns the beginning of a foreign text, on one line.
-pub(super) fn excerpt(text: &str) -> String {
+pub(crate) fn excerpt(text: &str) -> String {
     let mut excerpt: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(EXCERPT).collect();
     if excerpt.len() < text.len() {
         excerpt.push('…');

@@ -4,7 +4,7 @@ use crate::model::{Artifact, PipelineName};
 const RUN: u128 = 1;
 
 fn cache() -> Cache {
-    Cache::new(&Options::default())
+    Cache::new(16 * 1024 * 1024, Duration::from_secs(3600))
 }
 
 fn types(names: &[&str]) -> Arc<ArtifactTypes> {
@@ -13,7 +13,7 @@ fn types(names: &[&str]) -> Arc<ArtifactTypes> {
 
 fn models(ids: impl IntoIterator<Item = i64>) -> Arc<RunModels> {
     let model = |id| Artifact {
-        id,
+        id: id.into(),
         name: None,
         uri: "gs://x".into(),
         node: "Pusher".into(),
@@ -104,7 +104,7 @@ fn an_answer_in_flight_when_its_run_is_forgotten_is_not_cached() {
 
 #[test]
 fn the_answers_have_a_bound_in_bytes() {
-    let cache = Cache::new(&Options { cache_bytes: 100_000, ..Options::default() });
+    let cache = Cache::new(100_000, Duration::from_secs(3600));
     let types = types(&["A"]);
     for run in 0..1000_u128 {
         look_up(&cache, run, &types, Some(&models(0..10)));

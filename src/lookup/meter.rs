@@ -22,25 +22,29 @@ use tonic::{Status, body::Body};
 use tower::Service;
 
 use super::{
+    allowance::{KEPT, MAX_KEPT_FREELY},
     budget::{Budget, Exhausted, Limits, Permit},
     error::NOT_GRPC,
-    reader::{KEPT, MAX_KEPT_FREELY},
 };
 use crate::telemetry::{Limit, LimitHits};
 
 /// Maximum size of an answer in bytes, gRPC's default.
-pub(super) const MAX_ANSWER: usize = 4 * 1024 * 1024;
+pub(crate) const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// Size of an answer in bytes up to which it is small. Small answers do not wait for large ones.
-pub(super) const SMALL_ANSWER: usize = 32 * 1024;
+pub(crate) const SMALL_ANSWER: usize = 32 * 1024;
 /// Bytes that a stream may send before they are read.
-pub(super) const STREAM_WINDOW: u32 = 32 * 1024;
-/// Bytes that all streams may send before they are read.
-pub(super) const CONNECTION_WINDOW: u32 = 2 * (SMALL.waiting + LARGE.waiting) as u32 * STREAM_WINDOW;
+pub(crate) const STREAM_WINDOW: u32 = 32 * 1024;
+/// Bytes that all streams of the connection to ML Metadata may send before they are read.
+pub(crate) const CONNECTION_WINDOW: u32 = 2 * (SMALL.waiting + LARGE.waiting) as u32 * STREAM_WINDOW;
+/// Maximum number of concurrent calls to Kubeflow's API.
+pub(crate) const MAX_KFP_CALLS: usize = 6;
+/// The same for the connection to Kubeflow's API, with few calls at a time.
+pub(crate) const KFP_CONNECTION_WINDOW: u32 = 2 * MAX_KFP_CALLS as u32 * STREAM_WINDOW;
 /// Small answers under way.
-pub(super) const SMALL: Limits =
-    Limits { total: 1024 * 1024, per_namespace: 512 * 1024, waiting: 24, waiting_per_namespace: 12 };
+pub(crate) const SMALL: Limits =
+    Limits { total: 1024 * 1024, per_namespace: 512 * 1024, waiting: 18, waiting_per_namespace: 9 };
 /// Large answers under way. The share of a namespace is room for the largest answer.
-pub(super) const LARGE: Limits =
+pub(crate) const LARGE: Limits =
     Limits { total: 2 * MAX_ANSWER, per_namespace: MAX_ANSWER, waiting: 8, waiting_per_namespace: 4 };
 /// The limits fit together: what waits leaves half of the connection's window to the others, the largest answers are in a
 /// namespace's share, and everything under way is within 16 MiB.
@@ -49,26 +53,41 @@ const _: () = {
     let waiting = (SMALL.waiting + LARGE.waiting) * STREAM_WINDOW as usize;
     assert!(2 * waiting <= window);
     assert!(LARGE.per_namespace >= MAX_ANSWER && SMALL.per_namespace >= SMALL_ANSWER);
-    assert!(SMALL.total + LARGE.total + window + KEPT.total + MAX_KEPT_FREELY <= 16 * 1024 * 1024);
+    let windows = window + KFP_CONNECTION_WINDOW as usize;
+    assert!(SMALL.total + LARGE.total + windows + KEPT.total + MAX_KEPT_FREELY <= 16 * 1024 * 1024);
 };
 /// Length of a gRPC message's header: a flag and the length of the message.
 const HEADER: usize = 5;
 
-/// The budgets of answers under way. Clones share them.
+/// The budgets of answers and of what lookups keep of them. Clones share them: all sources of models have one memory.
 #[derive(Clone, Debug)]
-pub(super) struct AnswerBudgets {
-    pub(super) small: Budget,
-    pub(super) large: Budget,
+pub struct Memory {
+    pub(crate) small: Budget,
+    pub(crate) large: Budget,
+    /// The data that lookups keep until they end.
+    pub(crate) kept: Budget,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { small: Budget::new(SMALL), large: Budget::new(LARGE), kept: Budget::new(KEPT) }
+    }
+}
+
+/// The budgets of answers under way.
+#[derive(Clone, Debug)]
+pub(crate) struct AnswerBudgets {
+    pub(crate) memory: Memory,
     hits: LimitHits,
 }
 
 impl AnswerBudgets {
-    pub(super) fn new(hits: LimitHits) -> Self {
-        Self { small: Budget::new(SMALL), large: Budget::new(LARGE), hits }
+    pub(crate) fn new(memory: Memory, hits: LimitHits) -> Self {
+        Self { memory, hits }
     }
 
     async fn acquire(self, namespace: Arc<str>, bytes: usize) -> Result<Permit, Exhausted> {
-        let budget = if bytes <= SMALL_ANSWER { &self.small } else { &self.large };
+        let budget = if bytes <= SMALL_ANSWER { &self.memory.small } else { &self.memory.large };
         if let Some(permit) = budget.try_acquire(&namespace, bytes) {
             return Ok(permit);
         }
@@ -79,7 +98,7 @@ impl AnswerBudgets {
 
 /// The account of one call. It is an extension of the request; clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Account(Arc<AccountState>);
+pub(crate) struct Account(Arc<AccountState>);
 
 #[derive(Debug)]
 struct AccountState {
@@ -99,7 +118,7 @@ enum Answer {
 
 /// The reason why an answer was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// It is larger than [`MAX_ANSWER`].
     TooLarge {
         /// Its size in bytes.
@@ -110,12 +129,12 @@ pub(super) enum Refusal {
 }
 
 impl Account {
-    pub(super) fn new(namespace: Arc<str>) -> Self {
+    pub(crate) fn new(namespace: Arc<str>) -> Self {
         Self(Arc::new(AccountState { namespace, answer: Mutex::new(Answer::Awaited) }))
     }
 
     /// Returns the reason why the answer was refused, if it was.
-    pub(super) fn refusal(&self) -> Option<Refusal> {
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
         match *self.0.answer.lock().unwrap_or_else(PoisonError::into_inner) {
             Answer::Refused(refusal) => Some(refusal),
             Answer::Awaited | Answer::Admitted { .. } => None,
@@ -129,13 +148,13 @@ impl Account {
 
 /// A transport that meters the answers of calls with an [`Account`].
 #[derive(Clone, Debug)]
-pub(super) struct Metered<S> {
+pub(crate) struct Metered<S> {
     inner: S,
     budgets: AnswerBudgets,
 }
 
 impl<S> Metered<S> {
-    pub(super) fn new(inner: S, budgets: AnswerBudgets) -> Self {
+    pub(crate) fn new(inner: S, budgets: AnswerBudgets) -> Self {
         Self { inner, budgets }
     }
 }

@@ -5,7 +5,7 @@ use super::error::CallError;
 
 /// The value of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Field<'a> {
+pub(crate) enum Field<'a> {
     Varint(u64),
     Fixed64(u64),
     /// A text, a message, or bytes.
@@ -15,7 +15,7 @@ pub(super) enum Field<'a> {
 
 impl<'a> Field<'a> {
     /// An integer or an enum.
-    pub(super) fn int(self) -> Result<i64, CallError> {
+    pub(crate) fn int(self) -> Result<i64, CallError> {
         match self {
             // Negative numbers are encoded in two's complement.
             Self::Varint(value) => Ok(value as i64),
@@ -23,7 +23,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    pub(super) fn double(self) -> Result<f64, CallError> {
+    pub(crate) fn double(self) -> Result<f64, CallError> {
         match self {
             Self::Fixed64(bits) => Ok(f64::from_bits(bits)),
             _ => Err(wrong_type()),
@@ -31,14 +31,14 @@ impl<'a> Field<'a> {
     }
 
     /// A message, or bytes.
-    pub(super) fn bytes(self) -> Result<&'a [u8], CallError> {
+    pub(crate) fn bytes(self) -> Result<&'a [u8], CallError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             _ => Err(wrong_type()),
         }
     }
 
-    pub(super) fn text(self) -> Result<&'a str, CallError> {
+    pub(crate) fn text(self) -> Result<&'a str, CallError> {
         std::str::from_utf8(self.bytes()?).map_err(|_| CallError::malformed("a text is not UTF-8"))
     }
 }
@@ -52,7 +52,7 @@ fn truncated() -> CallError {
 }
 
 /// Passes the number and the value of each field of a message, in the message's order.
-pub(super) fn fields<'a>(
+pub(crate) fn fields<'a>(
     message: &'a [u8],
     mut each: impl FnMut(u32, Field<'a>) -> Result<(), CallError>,
 ) -> Result<(), CallError> {
