@@ -9,6 +9,7 @@
 //! | `app` | the composition root: binds ports, wires the parts, supervises their tasks |
 //! | [`eventsource`] | the adapter for Argo Events: gRPC, its configuration, the connection under a stream |
 //! | [`mlmd`] | the adapter for ML Metadata: the models of runs |
+//! | [`kfp`] | the adapter for Kubeflow's own API: the models of runs, without ML Metadata |
 //! | [`lookup`] | what the adapters for the sources of models have in common |
 //! | [`k8s`] | the adapter for Kubernetes: the watch, and the marks on Workflows |
 //! | [`sim`] | an API server and an ML Metadata store in memory, for the demo and for tests |
@@ -35,6 +36,7 @@ pub mod delivery;
 pub mod eventsource;
 mod failpoint;
 pub mod k8s;
+pub mod kfp;
 pub mod lookup;
 pub mod mlmd;
 pub mod model;

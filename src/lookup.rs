@@ -5,6 +5,7 @@
 //! - [`meter`] and [`budget`]: the memory that answers may take; [`require_grpc`] refuses what is not gRPC
 //! - [`allowance`]: what one lookup reads and keeps
 //! - [`pages`]: listings in pages; [`wire`] reads messages in place
+//! - [`property`], [`names`]: rules that every source has
 //! - [`cache`]: the answers by run
 //! - [`metrics`]: lookups, calls and cache hits
 
@@ -16,7 +17,9 @@ pub(crate) mod endpoint;
 pub(crate) mod error;
 pub(crate) mod meter;
 pub(crate) mod metrics;
+pub(crate) mod names;
 pub(crate) mod pages;
+pub(crate) mod property;
 pub(crate) mod require_grpc;
 mod streamed;
 pub(crate) mod wire;

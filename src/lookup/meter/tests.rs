@@ -149,7 +149,7 @@ fn a_second_message_is_an_error() {
 #[tokio::test]
 async fn an_empty_answer_and_an_end_within_the_header_are_passed_on() {
     for data in [&b""[..], &[0, 0, 0], &message(0, b"")] {
-        let budgets = AnswerBudgets::new(LimitHits::default());
+        let budgets = AnswerBudgets::new(Memory::default(), LimitHits::default());
         let frames = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(data)))]);
         let body = MeteredBody::new(Body::new(StreamBody::new(frames)), Account::new("a".into()), budgets);
         assert_eq!(body.collect().await.unwrap().to_bytes(), data);
