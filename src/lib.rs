@@ -23,7 +23,7 @@
 //!
 //! # Imports run one way
 //!
-//! main → cli → app → {eventsource, mlmd, k8s, sim, admin} → {delivery, access} → store → model. The adapters (in braces) never
+//! main → cli → app → {eventsource, mlmd, kfp, k8s, sim, admin} → lookup → {delivery, access} → store → model. The adapters (in braces) never
 //! import each other, and the types generated from `proto/` never leave their adapter. `tests/imports.rs` checks this.
 
 pub mod access;

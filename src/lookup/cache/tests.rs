@@ -12,7 +12,7 @@ fn types(names: &[&str]) -> Arc<ArtifactTypes> {
 }
 
 fn models(ids: impl IntoIterator<Item = i64>) -> Arc<RunModels> {
-    let model = |id| Artifact {
+    let model = |id: i64| Artifact {
         id: id.into(),
         name: None,
         uri: "gs://x".into(),
