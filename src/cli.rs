@@ -1,24 +1,32 @@
 //! The command line.
 
+pub mod cluster;
 mod completion;
 mod demo;
+pub mod endpoints;
 mod health;
+pub mod output;
+mod plugin;
 mod serve;
 mod signals;
 mod values;
 mod version;
 
 use std::{
+    env,
     io::{self, Write},
     process::ExitCode,
 };
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tracing::{debug, error, info, warn};
 
 use crate::telemetry::{Traces, log};
+
+/// The exit status of a usage error, as clap's.
+const USAGE: u8 = 2;
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GIT_REVISION"), ")");
 
@@ -56,23 +64,35 @@ struct LogArgs {
 }
 
 impl Cli {
+    /// Parses the command line of this process. Usage errors, `--help` and `--version` end the process.
+    pub fn from_process() -> Self {
+        let command = plugin::named(Self::command(), env::args_os().next().as_deref());
+        let matches = command.get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Runs the command and returns the exit status. The reason of a failure is written to standard error.
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
-            Command::Serve(serve) => serve.run(),
-            Command::Demo(demo) => demo.run(),
-            Command::Health(health) => health.run(),
-            Command::Completion(completion) => completion.run(),
-            Command::Version(version) => version.run(),
+            Command::Serve(serve) => serve.run().map(success),
+            Command::Demo(demo) => demo.run().map(success),
+            Command::Health(health) => health.run().map(success),
+            Command::Completion(completion) => completion.run().map(success),
+            Command::Version(version) => version.run().map(success),
         };
         match outcome {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(code) => code,
             Err(error) => {
                 report(&error);
-                ExitCode::FAILURE
+                if error.is::<output::UsageError>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
             }
         }
     }
+}
+
+/// The exit status of a command that has no other than success and failure.
+fn success((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }
 
 impl LogArgs {

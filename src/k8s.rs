@@ -1,6 +1,7 @@
 //! The Kubernetes adapter: the watch that fills the store, the patches that write marks, and Kubernetes Events.
 //!
 //! - `client`: the connection to the API server, with its deadlines
+//! - `cluster`: the connection of a command, with the rights of the person who runs it
 //! - `object`: the decoder of a Workflow's metadata
 //! - `watch`: the reflector's loop
 //! - `marker`: patches of marks on Workflows
@@ -9,6 +10,7 @@
 //! - `metrics`: metrics of all of these
 
 mod client;
+mod cluster;
 mod events;
 #[cfg(test)]
 mod fixtures;
@@ -20,6 +22,7 @@ mod selector;
 mod watch;
 
 pub use client::{Client, ConnectError};
+pub use cluster::{Cluster, ClusterError, ClusterOptions, Forward, Right, VersionedWorkflow, WorkflowQuery};
 pub use events::EventRecorder;
 pub use marker::PatchMarker;
 pub use metrics::KubernetesMetrics;

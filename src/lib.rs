@@ -5,7 +5,8 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `cli` | the command line: `serve`, `demo`, `health` |
+//! | `cli` | the command line: `serve`, `demo`, `health` and the commands for people |
+//! | [`tools`] | the logic of the commands for people |
 //! | `app` | the composition root: binds ports, wires the parts, supervises their tasks |
 //! | [`eventsource`] | the adapter for Argo Events: gRPC, its configuration, the connection under a stream |
 //! | [`mlmd`] | the adapter for ML Metadata: the models of runs |
@@ -23,8 +24,9 @@
 //!
 //! # Imports run one way
 //!
-//! main → cli → app → {eventsource, mlmd, kfp, k8s, sim, admin} → lookup → {delivery, access} → store → model. The adapters (in braces) never
-//! import each other, and the types generated from `proto/` never leave their adapter. `tests/imports.rs` checks this.
+//! main → cli → {app, tools} → {eventsource, mlmd, kfp, k8s, sim, admin} → lookup → {delivery, access} → store → model. The
+//! adapters (in the second braces) never import each other, and the types generated from `proto/` never leave their adapter.
+//! `tests/imports.rs` checks this.
 
 pub mod access;
 pub mod admin;
@@ -45,3 +47,4 @@ pub mod readiness;
 pub mod sim;
 pub mod store;
 pub mod telemetry;
+pub mod tools;

@@ -12,10 +12,11 @@ use std::{
 
 /// Rank of each module: it may import modules of a lower rank, but none of the same rank. Leaves are for all modules,
 /// and import only each other.
-const ORDER: [(&str, u8); 20] = [
+const ORDER: [(&str, u8); 21] = [
     ("main", 8),
     ("cli", 7),
     ("app", 6),
+    ("tools", 6),
     ("eventsource", ADAPTER),
     ("mlmd", ADAPTER),
     ("kfp", ADAPTER),

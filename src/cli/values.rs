@@ -50,6 +50,26 @@ pub(super) fn namespace(text: &str) -> Result<Arc<str>, String> {
     }
 }
 
+/// The name of one namespace.
+pub(super) fn one_namespace(text: &str) -> Result<String, String> {
+    if is_dns_label(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("not the name of a namespace (1 to 63 characters: a-z, 0-9 and '-')".to_owned())
+    }
+}
+
+/// A duration that is not zero.
+pub(super) fn positive_duration(text: &str) -> Result<humantime::Duration, String> {
+    let duration: humantime::Duration =
+        text.parse().map_err(|error| format!("{error}; write a duration such as 30s, 5m or 3h"))?;
+    if duration.is_zero() {
+        Err("longer than zero; write a duration such as 30s, 5m or 3h".to_owned())
+    } else {
+        Ok(duration)
+    }
+}
+
 /// A time for which an answer is remembered. Access control reviews again at most once a second.
 pub(super) fn cache_time(text: &str) -> Result<humantime::Duration, String> {
     let duration: humantime::Duration =

@@ -6,7 +6,7 @@
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod split;
+pub(super) mod split;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,11 @@
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
 mod deploying;
+mod first_hour;
 mod logging;
 mod restarts;
 mod teams;
+mod tokens;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -55,8 +57,13 @@ impl Harness {
 
     /// Starts the program with its defaults.
     async fn serve(&self) -> RunningServer {
+        self.serve_with(&[]).await
+    }
+
+    /// Starts the program with these flags.
+    async fn serve_with(&self, flags: &[&str]) -> RunningServer {
         let kubeconfig = self.cluster.admin_kubeconfig_file();
-        let server = ServerProcess::start_at(self.listen, &kubeconfig, &self.store.url(), &[]).listening().await;
+        let server = ServerProcess::start_at(self.listen, &kubeconfig, &self.store.url(), flags).listening().await;
         assert_eq!(server.listen, self.listen);
         server
     }
@@ -111,8 +118,7 @@ impl Harness {
     }
 
     async fn event_source(&self, bus: &JetStream, event_source: &Value) -> ArgoEvents {
-        let mut event_source = event_source.clone();
-        event_source["spec"]["generic"]["model-update"]["url"] = json!(self.listen.to_string());
+        let event_source = with_url(event_source, self.listen);
         let mut source = self.peers.argo_events(bus, Some(&event_source.to_string()), None);
         source.logged(START, &[CONNECTED]).await;
         source
@@ -187,6 +193,13 @@ impl InferenceServices {
         })
         .await;
     }
+}
+
+/// Returns an EventSource of this server.
+fn with_url(event_source: &Value, server: SocketAddr) -> Value {
+    let mut event_source = event_source.clone();
+    event_source["spec"]["generic"]["model-update"]["url"] = json!(server.to_string());
+    event_source
 }
 
 /// A running EventSource with its bus and Sensors.

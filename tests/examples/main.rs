@@ -14,7 +14,7 @@ use test_support::{Line, Peers, SOON, TestServer, eventually, examples, manifest
 const EXAMPLES: [(&str, &[&str]); 11] = [
     ("eventbus/jetstream.yaml", &["EventBus"]),
     ("eventbus/native-nats.yaml", &["EventBus"]),
-    ("eventsource/auth-secret.yaml", &["ServiceAccount", "Secret", "EventSource"]),
+    ("eventsource/auth-secret.yaml", &["ServiceAccount", "RoleBinding", "Secret", "EventSource"]),
     ("eventsource/options.yaml", &["EventSource"]),
     ("eventsource/plain.yaml", &["EventSource"]),
     ("multi-tenant/team-a.yaml", &["EventBus", "EventSource", "Sensor", "ServiceAccount", "Role", "RoleBinding"]),
@@ -204,8 +204,8 @@ async fn the_server_accepts_every_event_source_configuration() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
-async fn a_token_is_ignored_as_its_example_says() {
-    assert!(examples::text("eventsource/auth-secret.yaml").contains("# - The server ignores the token today."));
+async fn without_access_control_a_token_is_ignored() {
+    assert!(examples::text("eventsource/auth-secret.yaml").contains("the default, the server ignores it."));
     let peers = Peers::find().await;
     let (_sim, server) = TestServer::start_with_sim().await;
     let event_source = examples::find(&examples::objects("eventsource/auth-secret.yaml"), "EventSource");

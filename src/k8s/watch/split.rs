@@ -18,11 +18,11 @@ const KEPT: usize = 64 << 10;
 const ITEMS: &[u8] = b"\"items\"";
 
 /// A complete piece of an answer.
-pub(super) type Piece<'a> = Result<&'a [u8], Oversized>;
+pub(in crate::k8s) type Piece<'a> = Result<&'a [u8], Oversized>;
 
 /// The error of a piece that is larger than [`MAX_OBJECT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Oversized;
+pub(in crate::k8s) struct Oversized;
 
 /// A buffer for one piece.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ impl Buffer {
 /// Splits a list, `{"metadata": {…}, "items": […]}` with its keys in any order. It finds the items by counting brackets
 /// outside of strings, and leaves every other check to the decoders of items and envelope.
 #[derive(Debug, Default)]
-pub(super) struct ListSplitter {
+pub(in crate::k8s) struct ListSplitter {
     /// Open brackets.
     depth: usize,
     in_string: bool,
@@ -85,7 +85,7 @@ pub(super) struct ListSplitter {
 
 /// The reason why an answer is not a list.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NotAList {
+pub(in crate::k8s) enum NotAList {
     #[error("a bracket is closed that was not opened")]
     Unbalanced,
     #[error("a list without its items has more than {MAX_ENVELOPE} bytes")]
@@ -103,23 +103,23 @@ struct Envelope {
 /// The position of a list.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct ListMetadata {
+pub(in crate::k8s) struct ListMetadata {
     /// The version from which a watch continues.
-    pub(super) resource_version: Option<String>,
+    pub(in crate::k8s) resource_version: Option<String>,
     /// The token of the next page.
     #[serde(rename = "continue")]
-    pub(super) token: Option<String>,
+    pub(in crate::k8s) token: Option<String>,
 }
 
 impl ListSplitter {
     /// Returns the next item if it ends in `chunk`, and advances `chunk` to the first byte behind it.
-    pub(super) fn next(&mut self, chunk: &mut &[u8]) -> Result<Option<Piece<'_>>, NotAList> {
+    pub(in crate::k8s) fn next(&mut self, chunk: &mut &[u8]) -> Result<Option<Piece<'_>>, NotAList> {
         self.item.drop_complete();
         Ok(if self.advance(chunk)? { Some(self.item.complete()) } else { None })
     }
 
     /// Returns the position of the list, at its end.
-    pub(super) fn finish(self) -> Result<ListMetadata, NotAList> {
+    pub(in crate::k8s) fn finish(self) -> Result<ListMetadata, NotAList> {
         let Envelope { metadata } = serde_json::from_slice(&self.envelope)?;
         Ok(metadata)
     }

@@ -36,7 +36,8 @@
 //! | [`Writer`]: [`Run`], [`Task`] and [`Model`] in ML Metadata | [`MetadataStore::writer`] | |
 //! | [`KfpServer`]: [`KfpRun`], [`KfpTask`] | [`KfpServer::start`] | [`KfpServer::set_fault`], [`KfpServer::set_has_tasks`] |
 //! | [`GrpcGoClient`] | [`Peers::grpc_go_client`] | [`GrpcGoClient::pause`], [`GrpcGoClient::kill`] |
-//! | [`JetStream`], [`ArgoEvents`] | [`Peers::with`], then [`Peers::jet_stream`], [`Peers::argo_events`], [`Peers::argo_sensor`] | |
+//! | [`Shell`]: documented commands, with kubectl and Helm | [`Peers::with`], then [`Peers::shell`] | |
+//! | [`JetStream`], [`ArgoEvents`] | [`Peers::with`], then [`Peers::jet_stream`], [`Peers::argo_events`], [`Peers::argo_sensor`], [`Peers::argo_events_with_secrets`] | |
 //! | [`Jaeger`] | [`Peers::with`], then [`Peers::jaeger`] | |
 //!
 //! # The server under test
@@ -71,9 +72,9 @@ pub use kfp_server::{KfpArtifact, KfpCall, KfpFault, KfpRun, KfpServer, KfpTask,
 pub use eventually::{CATCH_UP, Outcome, SOON, eventually};
 pub use model_update_eventsource::sim::{Model, NewWorkflow, Run, Task, Written};
 pub use peers::{
-    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, KfpOutput, Line, MetadataStore, Peers, START,
-    ServiceAccount, SharedCluster, StoredRun, Subscribe, Workflows, Writer, find_object, kfp_task, manifests,
-    plain_kubeconfig, rule,
+    ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, KfpOutput, Line, MetadataStore, Peers, Printed, START,
+    ServiceAccount, SharedCluster, Shell, StoredRun, Subscribe, Workflows, Writer, can_have_root, code_blocks,
+    documented_commands, find_object, kfp_task, manifests, plain_kubeconfig, rule,
 };
 pub use ports::free_port;
 pub use server_process::{RunningServer, SHUTDOWN, ServerProcess};

@@ -11,6 +11,7 @@ mod manifests;
 mod metadata_store;
 mod metadata_writer;
 mod runs;
+mod shell;
 mod tokens;
 mod workflow;
 
@@ -19,7 +20,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 use tokio::{process::Command, sync::OnceCell, time::timeout};
 
 pub use access::{Grant, ServiceAccount, rule};
-pub use argo_events::{ArgoEvents, JetStream};
+pub use argo_events::{ArgoEvents, JetStream, can_have_root};
 pub use cluster::{Cluster, SharedCluster, plain_kubeconfig};
 pub use grpc_go::{GrpcGoClient, Line, Subscribe};
 pub use jaeger::Jaeger;
@@ -28,6 +29,7 @@ pub use manifests::{find_object, manifests};
 pub use metadata_store::MetadataStore;
 pub use metadata_writer::Writer;
 pub use runs::StoredRun;
+pub use shell::{Printed, Shell, code_blocks, documented_commands};
 pub use workflow::Workflows;
 
 /// Deadline for the start of a peer on a busy machine.

@@ -12,6 +12,35 @@ use tokio::net::TcpStream;
 use super::{Peers, START};
 use crate::{ChildProcess, eventually, free_port};
 
+/// The command that gives a process a view of the file system of its own, without being root.
+const PRIVATE: [&str; 4] = ["unshare", "--user", "--map-root-user", "--mount"];
+
+/// Starts a program with the folder `$2` as `/argo-events/secrets`, where Argo Events reads the Secrets that its controller
+/// mounts. `$1` is an empty folder, which becomes the root: it has everything that is below `/`.
+const WITH_SECRETS: &str = r#"
+set -e
+root=$1; secrets=$2; shift 2
+mount -t tmpfs tmpfs "$root"
+for entry in /*; do
+    name=${entry#/}
+    if [ "$name" = argo-events ]; then continue
+    elif [ -L "$entry" ]; then cp -P "$entry" "$root/$name"
+    elif [ -d "$entry" ]; then mkdir "$root/$name"; mount --rbind "$entry" "$root/$name"
+    fi
+done
+mkdir -p "$root/argo-events/secrets"
+mount --bind "$secrets" "$root/argo-events/secrets"
+exec chroot "$root" "$@"
+"#;
+
+/// Returns whether a process can have a file system of its own: containers and some distributions forbid that.
+pub fn can_have_root() -> bool {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut command = Command::new(PRIVATE[0]);
+    command.args(&PRIVATE[1..]).args(["mount", "-t", "tmpfs", "tmpfs"]).arg(folder.path());
+    command.output().is_ok_and(|output| output.status.success())
+}
+
 /// A NATS server with JetStream.
 #[derive(Debug)]
 pub struct JetStream {
@@ -31,12 +60,17 @@ impl Peers {
     /// Starts an EventSource, a Sensor or both, given as YAML. An EventSource connects 5 s after its start, and 5 s
     /// after each end of a stream.
     pub fn argo_events(&self, bus: &JetStream, event_source: Option<&str>, sensor: Option<&str>) -> ArgoEvents {
-        self.argo(bus, event_source, sensor, None)
+        self.argo(bus, event_source, sensor, None, None)
+    }
+
+    /// Starts an EventSource with this folder of Secrets: `NAME/KEY` is the value of a key. See [`can_have_root`].
+    pub fn argo_events_with_secrets(&self, bus: &JetStream, event_source: &str, secrets: &Path) -> ArgoEvents {
+        self.argo(bus, Some(event_source), None, None, Some(secrets))
     }
 
     /// Starts a Sensor with the account of this kubeconfig.
     pub fn argo_sensor(&self, bus: &JetStream, sensor: &str, kubeconfig: &Path) -> ArgoEvents {
-        self.argo(bus, None, Some(sensor), Some(kubeconfig))
+        self.argo(bus, None, Some(sensor), Some(kubeconfig), None)
     }
 
     fn argo(
@@ -45,9 +79,19 @@ impl Peers {
         event_source: Option<&str>,
         sensor: Option<&str>,
         kubeconfig: Option<&Path>,
+        secrets: Option<&Path>,
     ) -> ArgoEvents {
-        let mut process = ChildProcess::new("argo-events", self.program("argo-events"));
-        let mut args = vec!["run".to_owned()];
+        // `env` becomes what it starts.
+        let mut process = ChildProcess::new("argo-events", "/usr/bin/env".into());
+        let text = |path: &Path| path.display().to_string();
+        let mut args = Vec::new();
+        if let Some(secrets) = secrets {
+            let root = process.folder().join("root");
+            fs::create_dir(&root).expect("the folder is writable");
+            args.extend(PRIVATE.iter().chain(&["sh", "-c", WITH_SECRETS, "sh"]).map(|&arg| arg.to_owned()));
+            args.extend([text(&root), text(secrets)]);
+        }
+        args.extend([text(&self.program("argo-events")), "run".to_owned()]);
         let files = [
             ("bus", Some(bus.config())),
             ("eventsource", event_source.map(str::to_owned)),

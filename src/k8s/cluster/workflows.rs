@@ -1,0 +1,120 @@
+//! Workflows as the server sees them: metadata only, read by its own decoder.
+
+use std::fmt::Write as _;
+
+use super::{Cluster, ClusterError, MAX_BYTES, paged};
+use crate::{
+    k8s::{
+        object::{Decoder, Object},
+        watch::split::{ListMetadata, ListSplitter, Oversized},
+        workflows_path,
+    },
+    model::{SubscriptionsInUse, Workflow},
+    telemetry::LimitHits,
+};
+
+/// The media types of the metadata of one object and of a list, without the rest.
+const ONE: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+const MANY: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+
+/// A Workflow and the version at which it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionedWorkflow {
+    /// The record that the server would have.
+    pub workflow: Workflow,
+    /// The `resourceVersion`, for the precondition of a patch.
+    pub resource_version: String,
+}
+
+/// The Workflows to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkflowQuery<'a> {
+    /// The namespace. `None`: all.
+    pub namespace: Option<&'a str>,
+    /// The label selector; empty for all Workflows.
+    pub selector: &'a str,
+}
+
+impl Cluster {
+    /// Returns one Workflow; `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn workflow(&self, namespace: &str, name: &str) -> Result<Option<VersionedWorkflow>, ClusterError> {
+        let mut path = workflows_path(Some(namespace));
+        for part in ["/", name] {
+            // Writing to a string never fails.
+            write!(path, "{part}").ok();
+        }
+        let text = match self.read(&path, ONE).await {
+            Ok(text) => text,
+            Err(ClusterError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let object = serde_json::from_slice(&text).map_err(|error| malformed(&path, &error))?;
+        versioned(&decoder(), object).map(Some).map_err(|error| malformed(&path, &error))
+    }
+
+    /// Returns the Workflows of a query, in the order of the API server: by namespace and name. Those that the server
+    /// would ignore as malformed are left out.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn workflows(&self, query: WorkflowQuery<'_>) -> Result<Vec<VersionedWorkflow>, ClusterError> {
+        let path = workflows_path(query.namespace);
+        let selector: &[_] = if query.selector.is_empty() { &[] } else { &[("labelSelector", query.selector)] };
+        let decoder = decoder();
+        let mut workflows = Vec::new();
+        let mut token = String::new();
+        let mut bytes = 0;
+        loop {
+            let page = paged(&path, selector, &token);
+            let read = self.page(&page, &decoder, &mut workflows, &mut bytes);
+            let ListMetadata { token: next, .. } = self.timed(read).await??;
+            match next.filter(|next| !next.is_empty()) {
+                Some(next) => token = next,
+                None => return Ok(workflows),
+            }
+        }
+    }
+
+    /// Decodes a page as it arrives: the metadata of one Workflow may have a megabyte.
+    async fn page(
+        &self,
+        path: &str,
+        decoder: &Decoder,
+        workflows: &mut Vec<VersionedWorkflow>,
+        bytes: &mut usize,
+    ) -> Result<ListMetadata, ClusterError> {
+        let mut answer = self.send(path, MANY).await?;
+        let mut splitter = ListSplitter::default();
+        while let Some(chunk) = answer.next().await.map_err(|error| self.request_error(path, error))? {
+            *bytes += chunk.len();
+            if *bytes > MAX_BYTES {
+                return Err(ClusterError::TooLarge { path: path.to_owned() });
+            }
+            let mut rest = &chunk[..];
+            while let Some(item) = splitter.next(&mut rest).map_err(|error| malformed(path, &error))? {
+                let object = match item {
+                    Ok(json) => serde_json::from_slice(json).ok(),
+                    Err(Oversized) => None,
+                };
+                workflows.extend(object.and_then(|object| versioned(decoder, object).ok()));
+            }
+        }
+        splitter.finish().map_err(|error| malformed(path, &error))
+    }
+}
+
+fn decoder() -> Decoder {
+    Decoder::new(SubscriptionsInUse::default(), LimitHits::default())
+}
+
+fn versioned(decoder: &Decoder, object: Object) -> Result<VersionedWorkflow, crate::k8s::object::Malformed> {
+    let resource_version = object.version().unwrap_or_default().to_owned();
+    Ok(VersionedWorkflow { workflow: decoder.record(object)?, resource_version })
+}
+
+fn malformed(path: &str, error: &dyn std::error::Error) -> ClusterError {
+    ClusterError::Malformed { path: path.to_owned(), message: crate::telemetry::log::chain(error) }
+}

@@ -1,0 +1,7 @@
+//! The logic of commands for people: what they ask of a cluster and of the server, and what follows from the answers.
+//!
+//! `cli` has the flags of each command and prints its results. Here are no flags, no colors and no questions to the user.
+//!
+//! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
+
+pub mod endpoints;

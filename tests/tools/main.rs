@@ -1,0 +1,13 @@
+//! The commands for people, as they are called: with a kubeconfig, against a real API server, store and server.
+//!
+//! One API server serves all tests of this binary; each test has a namespace of its own.
+
+mod cluster;
+mod harness;
+mod kubelet;
+mod plugin;
+
+use serde_json::{Value, json};
+use test_support::{CATCH_UP, Cluster, Peers, eventually, rule};
+
+use self::harness::Tool;
