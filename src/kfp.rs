@@ -54,6 +54,7 @@ const PEER: Peer = Peer { name: "Kubeflow's API", example: "http://ml-pipeline.k
 /// Silence of the connection, while a call is in flight, after which HTTP/2 sends a PING. The server closes connections
 /// with more than one in five minutes, and calls end before. So calls notice a dead connection, see [`client`].
 const KEEPALIVE: Duration = Duration::from_secs(330);
+const _: () = assert!(KEEPALIVE.as_secs() > 300);
 /// Time for which it is remembered that the server does not know tasks: Kubeflow may be upgraded at any time.
 const OLD_SERVER_TTL: Duration = Duration::from_secs(60);
 /// Tolerance of the clocks of the server and the Workflows, in seconds.

@@ -194,7 +194,9 @@ mod tests {
     #[tokio::test]
     async fn ml_metadata_is_asked_for_what_is_open() {
         let run = succeeded(PipelineName::Unknown);
-        for (native, expected) in [(found("kfp"), found("kfp")), (none(), none()), (failed("unimplemented"), found("mlmd"))] {
+        for (native, expected) in
+            [(found("kfp"), found("kfp")), (none(), none()), (failed("unimplemented"), found("mlmd"))]
+        {
             let auto = Auto { kfp: Arc::new(Source(native)), mlmd: Arc::new(Source(found("mlmd"))) };
             assert_eq!(auto.find(&run, &Arc::default()).await, expected);
         }

@@ -81,7 +81,8 @@ impl Client {
     where
         R: Message + 'static,
     {
-        self.in_turn(namespace, request, async |client, request| client.call(namespace, method, request, read).await).await
+        self.in_turn(namespace, request, async |client, request| client.call(namespace, method, request, read).await)
+            .await
     }
 
     /// Makes a call whose answer is passed to `read` piece by piece.

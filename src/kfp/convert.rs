@@ -93,10 +93,7 @@ pub(super) fn outputs<'a>(
 }
 
 /// Passes the namespaces of all artifacts of a task, also of those that it reads.
-pub(super) fn namespaces<'a>(
-    task: &'a [u8],
-    mut each: impl FnMut(&'a str),
-) -> Result<(), CallError> {
+pub(super) fn namespaces<'a>(task: &'a [u8], mut each: impl FnMut(&'a str)) -> Result<(), CallError> {
     for side in [16, 17] {
         links(task, side, |link| {
             fields(link, |number, field| {
@@ -187,7 +184,8 @@ fn type_name(kind: i64) -> &'static str {
 fn schema_title(text: &str) -> Option<Cow<'_, str>> {
     let unquoted = |value: &str| -> Option<String> {
         let value = value.trim();
-        let value = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote)).unwrap_or(value);
+        let value =
+            ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote)).unwrap_or(value);
         (!value.is_empty()).then(|| value.to_owned())
     };
     match text.lines().find_map(|line| line.strip_prefix("title:")) {
@@ -254,7 +252,10 @@ mod tests {
             ("tfx.PushedModel", Some("tfx.PushedModel")),
             (" tfx.PushedModel\n", Some("tfx.PushedModel")),
             ("title: tfx.PushedModel\ntype: object\n", Some("tfx.PushedModel")),
-            ("type: object\ntitle: \"tfx.PushedModel\"\nproperties:\n  title:\n    type: string\n", Some("tfx.PushedModel")),
+            (
+                "type: object\ntitle: \"tfx.PushedModel\"\nproperties:\n  title:\n    type: string\n",
+                Some("tfx.PushedModel"),
+            ),
             ("type: object\ntitle: 'PushedModel'\n", Some("PushedModel")),
             ("type: object\nproperties:\n  title: x\n", None),
             ("title:\n", None),

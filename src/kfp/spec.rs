@@ -53,9 +53,19 @@ enum Kind {
 #[derive(Debug)]
 enum Step {
     /// A number: the key of a field, the length of one, or the value of one that is skipped.
-    Varint { purpose: Purpose, value: u64, shift: u32 },
-    Skip { bytes: u64 },
-    Text { target: Target, bytes: u64, text: Vec<u8> },
+    Varint {
+        purpose: Purpose,
+        value: u64,
+        shift: u32,
+    },
+    Skip {
+        bytes: u64,
+    },
+    Text {
+        target: Target,
+        bytes: u64,
+        text: Vec<u8>,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -195,7 +205,8 @@ impl SpecReader {
 
     /// Leaves the messages that end here.
     fn leave(&mut self) {
-        while let (Some(message), Step::Varint { purpose: Purpose::Key, shift: 0, .. }) = (self.messages.last(), &self.step)
+        while let (Some(message), Step::Varint { purpose: Purpose::Key, shift: 0, .. }) =
+            (self.messages.last(), &self.step)
             && message.end <= self.position
         {
             if message.kind == Kind::Entry {
@@ -256,7 +267,10 @@ mod tests {
 
     fn spec(name: Value) -> Value {
         object([
-            ("components", object([("pipelineInfo", object([("name", text("not this"))])), ("name", text("nor this"))])),
+            (
+                "components",
+                object([("pipelineInfo", object([("name", text("not this"))])), ("name", text("nor this"))]),
+            ),
             ("pipelineInfo", object([("description", text("x")), ("name", name)])),
             ("root", object([("dag", value(ValueKind::ListValue(ListValue { values: vec![text("name")] })))])),
             ("name", text("nor this")),
@@ -281,7 +295,9 @@ mod tests {
     fn a_run_without_a_name_has_none_and_a_long_name_stays_long() {
         let long = read(&run(spec(text(&"x".repeat(100_000)))).encode_to_vec(), 1000).unwrap();
         assert_eq!(long.unwrap().len(), MAX_TEXT);
-        for spec in [spec(text("")), spec(object([("name", text("x"))])), object([("pipelineInfo", text("x"))]), object([])] {
+        for spec in
+            [spec(text("")), spec(object([("name", text("x"))])), object([("pipelineInfo", text("x"))]), object([])]
+        {
             assert_eq!(read(&run(spec).encode_to_vec(), 5).unwrap(), None);
         }
         assert_eq!(read(&[], 1).unwrap(), None);

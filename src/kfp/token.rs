@@ -142,7 +142,9 @@ mod tests {
         assert_eq!(text(&token).await, None);
         fs::write(&path, "one\n").unwrap();
         assert_eq!(text(&token).await, None, "read a moment ago");
-        for (content, expected) in [("one\n", "Bearer one"), ("two", "Bearer two"), ("", "Bearer two"), ("a\nb", "Bearer two")] {
+        for (content, expected) in
+            [("one\n", "Bearer one"), ("two", "Bearer two"), ("", "Bearer two"), ("a\nb", "Bearer two")]
+        {
             fs::write(&path, content).unwrap();
             tokio::time::advance(MAX_AGE).await;
             assert_eq!(text(&token).await.as_deref(), Some(expected), "{content:?}");

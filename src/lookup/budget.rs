@@ -59,8 +59,7 @@ pub(crate) struct Exhausted;
 
 impl Budget {
     pub(crate) fn new(limits: Limits) -> Self {
-        let state =
-            State { total: limits.total, used: 0, by_namespace: HashMap::new(), waiting: Vec::new() };
+        let state = State { total: limits.total, used: 0, by_namespace: HashMap::new(), waiting: Vec::new() };
         Self(Arc::new(Shared { limits, state: Mutex::new(state) }))
     }
 

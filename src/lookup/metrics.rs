@@ -103,7 +103,9 @@ impl Metrics {
         );
         registry.register(
             format!("{prefix}_calls"),
-            format!("Calls to {source} by method and by gRPC status code (or timeout, malformed, too_large, overloaded)"),
+            format!(
+                "Calls to {source} by method and by gRPC status code (or timeout, malformed, too_large, overloaded)"
+            ),
             metrics.calls.clone(),
         );
         let help = format!("Lookups in {source} answered from the cache");

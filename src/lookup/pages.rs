@@ -96,12 +96,7 @@ pub(crate) struct Pages<'a> {
 
 impl<'a> Pages<'a> {
     /// The pages of a listing for a run of this namespace.
-    pub(crate) fn of(
-        method: &'static str,
-        namespace: &'a Arc<str>,
-        known: &'a KnownSizes,
-        sizes: PageSizes,
-    ) -> Self {
+    pub(crate) fn of(method: &'static str, namespace: &'a Arc<str>, known: &'a KnownSizes, sizes: PageSizes) -> Self {
         let size = known.0.get(&(namespace.clone(), method)).unwrap_or_default();
         Self {
             method,

@@ -77,7 +77,9 @@ pub(super) async fn call<R: Message>(
                     return Err(CallError::malformed(format!("{name}: the answer is compressed")));
                 }
                 if length > max {
-                    return Err(CallError::too_large(format!("{name}: the answer has {length} bytes, more than {max}")));
+                    return Err(CallError::too_large(format!(
+                        "{name}: the answer has {length} bytes, more than {max}"
+                    )));
                 }
                 rest = Some(length);
             }

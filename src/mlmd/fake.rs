@@ -22,7 +22,8 @@ use tonic::{
 };
 
 use super::{
-    CONNECTION_WINDOW, endpoint::configured,
+    CONNECTION_WINDOW,
+    endpoint::configured,
     method::Method,
     proto::{
         self, artifact, event,

@@ -91,7 +91,8 @@ impl<'a> Reader<'a> {
                 rows(message, |row| self.keep(add(&convert::event(row)?)))
             });
             match answer.await {
-                Err(CallError { code: CallCode::TooLarge, .. }) if self.allowance.is_within_limits() && batch.shrink() => {}
+                Err(CallError { code: CallCode::TooLarge, .. })
+                    if self.allowance.is_within_limits() && batch.shrink() => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
                     batch.fits();
@@ -137,8 +138,7 @@ impl<'a> Reader<'a> {
     ) -> Result<(), CallError> {
         let mut pages = Pages::of(method.name(), self.namespace, &self.client.page_sizes, PAGE_SIZES);
         while let Some(page) = pages.next() {
-            let options =
-                proto::ListOperationOptions { max_result_size: Some(page.rows), next_page_token: page.token };
+            let options = proto::ListOperationOptions { max_result_size: Some(page.rows), next_page_token: page.token };
             let answer = self.call(method, request(Some(options)), |message| {
                 let mut token = None;
                 fields(message, |number, field| match (number, field) {
@@ -152,7 +152,8 @@ impl<'a> Reader<'a> {
                 Ok(token)
             });
             match answer.await {
-                Err(CallError { code: CallCode::TooLarge, .. }) if self.allowance.is_within_limits() && pages.shrink() => {}
+                Err(CallError { code: CallCode::TooLarge, .. })
+                    if self.allowance.is_within_limits() && pages.shrink() => {}
                 answer => pages.turn(answer?)?,
             }
         }

@@ -11,7 +11,10 @@ mod tls;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
 use super::{fake::FakeServer, method::Method, *};
-use crate::model::{PipelineName, RunId, fixtures::{number, succeeded}};
+use crate::model::{
+    PipelineName, RunId,
+    fixtures::{number, succeeded},
+};
 
 const CREATED: i64 = 1_700_000_000;
 /// A time at which an execution of the run may have been created, in milliseconds.

@@ -34,7 +34,8 @@ pub(crate) enum Expected {
 
 /// A case of the namespace [`NAMESPACE`] with these tasks, and these models in its event.
 fn case(name: &'static str, tasks: Vec<KfpTask>, models: &[(&str, &str)]) -> Case {
-    let run = KfpRun { id: format!("run of {name}"), namespace: NAMESPACE.to_owned(), pipeline: Some("taxi".to_owned()) };
+    let run =
+        KfpRun { id: format!("run of {name}"), namespace: NAMESPACE.to_owned(), pipeline: Some("taxi".to_owned()) };
     let models = models.iter().map(|(name, location)| ((*name).to_owned(), (*location).to_owned()));
     Case {
         name,
@@ -71,12 +72,27 @@ fn selection() -> Vec<Case> {
         ]
     };
     let named = |name: &str, uri: &str| tfx(uri).metadata("name", name);
-    let mut old = case("a cached output", vec![KfpTask::new("push").state(TaskState::Cached).output(KfpArtifact::existing("cached", "model"))], &[("taxi:taxi-x7k2p:push:model:0", "gs://old")]);
-    let earlier = KfpRun { id: "an earlier run".to_owned(), namespace: NAMESPACE.to_owned(), pipeline: Some("taxi".to_owned()) };
-    old.runs.insert(0, (earlier, vec![KfpTask::new("push").aged(LONG_AGO).output(KfpArtifact::pushed("gs://old").with_id("cached"))]));
+    let mut old = case(
+        "a cached output",
+        vec![KfpTask::new("push").state(TaskState::Cached).output(KfpArtifact::existing("cached", "model"))],
+        &[("taxi:taxi-x7k2p:push:model:0", "gs://old")],
+    );
+    let earlier =
+        KfpRun { id: "an earlier run".to_owned(), namespace: NAMESPACE.to_owned(), pipeline: Some("taxi".to_owned()) };
+    old.runs.insert(
+        0,
+        (earlier, vec![KfpTask::new("push").aged(LONG_AGO).output(KfpArtifact::pushed("gs://old").with_id("cached"))]),
+    );
     let mut read = case("an input", vec![KfpTask::new("evaluate").input(KfpArtifact::existing("read", "model"))], &[]);
-    let earlier = KfpRun { id: "another earlier run".to_owned(), namespace: NAMESPACE.to_owned(), pipeline: Some("taxi".to_owned()) };
-    read.runs.insert(0, (earlier, vec![KfpTask::new("push").aged(LONG_AGO).output(KfpArtifact::pushed("gs://read").with_id("read"))]));
+    let earlier = KfpRun {
+        id: "another earlier run".to_owned(),
+        namespace: NAMESPACE.to_owned(),
+        pipeline: Some("taxi".to_owned()),
+    };
+    read.runs.insert(
+        0,
+        (earlier, vec![KfpTask::new("push").aged(LONG_AGO).output(KfpArtifact::pushed("gs://read").with_id("read"))]),
+    );
     vec![
         case(
             "pushed models of the default types",
@@ -161,7 +177,10 @@ fn structure() -> Vec<Case> {
                 dag("first-2", "sub").aged(20),
                 push("gs://first").within("first-2").aged(19),
                 dag("again-2", "sub").aged(10),
-                KfpTask::new("push").within("again-2").aged(9).output(KfpArtifact::pushed("gs://x").metadata("pushed", 0)),
+                KfpTask::new("push")
+                    .within("again-2")
+                    .aged(9)
+                    .output(KfpArtifact::pushed("gs://x").metadata("pushed", 0)),
             ],
             &[],
         ),
@@ -198,7 +217,11 @@ fn runs() -> Vec<Case> {
     copy.workflow.resubmitted = true;
     let mut recurring = case("a recurring run", vec![push("gs://1")], &[("taxi:taxi-x7k2p:push:model:0", "gs://1")]);
     recurring.workflow.pipeline = PipelineName::Unknown;
-    let mut failed = case("a failed run", vec![KfpTask::new("train").output(KfpArtifact::new("system.Artifact", "executor-logs", "gs://log"))], &[]);
+    let mut failed = case(
+        "a failed run",
+        vec![KfpTask::new("train").output(KfpArtifact::new("system.Artifact", "executor-logs", "gs://log"))],
+        &[],
+    );
     failed.workflow = Workflow { pipeline: PipelineName::Unknown, phase: Phase::Failed, ..failed.workflow };
     failed.expected = Expected::Pipeline("taxi".to_owned());
     vec![

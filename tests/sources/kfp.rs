@@ -45,16 +45,16 @@ async fn pages_shrink_by_bytes_and_answers_are_cached() {
     let env = Env::start().await;
     env.server.put_run(&run("large", Some("taxi")));
     for number in 0..24_i64 {
-        let document = "x".repeat(300_000);
-        let output = KfpArtifact::pushed(&format!("gs://{number}")).metadata("document", document);
-        env.server.put_task("large", KfpTask::new(&format!("push-{number}")).aged(100 - number).output(output));
+        let output = KfpArtifact::pushed(&format!("gs://{number}")).metadata("document", "x".repeat(300_000));
+        let task = KfpTask::new(&format!("push-{number}")).aged(100 - number).output(output);
+        // The run's own task would have all outputs again.
+        env.server.put_task("large", KfpTask { is_propagated: false, ..task });
     }
     let workflow = generated("large");
     let expected: Vec<String> = (0..24).map(|number| format!("gs://{number}")).collect();
     assert_eq!(uris(&env.kfp, &workflow).await, expected);
     let sizes: Vec<i32> = env.server.calls().iter().map(|call| call.page_size).collect();
-    // A task's outputs are repeated by the run's own task, so that one is 7 MB.
-    assert_eq!(sizes[..2], [200, 10]);
+    assert_eq!(sizes, [200, 10, 10, 10], "7 MB at once, then three pages");
     assert_eq!(uris(&env.kfp, &workflow).await, expected);
     assert!(env.server.calls().is_empty(), "cached");
 }
@@ -65,14 +65,16 @@ async fn a_task_that_is_too_large_ends_the_lookup() {
     env.server.put_run(&run("large", Some("taxi")));
     let output = KfpArtifact::pushed("gs://1").metadata("document", "x".repeat(4_300_000));
     env.server.put_task("large", KfpTask { is_propagated: false, ..KfpTask::new("push").output(output) });
-    for _ in 0..2 {
-        assert_eq!(find(&env.kfp, &generated("large")).await, Err(LookupError::TooLarge));
-    }
+    let workflow = generated("large");
+    assert_eq!(find(&env.kfp, &workflow).await, Err(LookupError::TooLarge));
     let sizes: Vec<i32> = env.server.calls().iter().map(|call| call.page_size).collect();
-    assert_eq!(sizes, [200, 10, 1, 1, 1], "the first task fits; the next run begins with the smallest page");
+    assert_eq!(sizes[..3], [200, 10, 1]);
+    assert_eq!(find(&env.kfp, &workflow).await, Err(LookupError::TooLarge));
+    assert!(env.server.calls().is_empty(), "remembered");
+    assert_eq!(find(&env.kfp, &generated("large")).await, Err(LookupError::TooLarge));
+    assert!(env.server.calls().iter().all(|call| call.page_size == 1), "the next run begins with the smallest page");
 }
 
-/// The specification and the tasks of a run have up to 32 MiB, of which only the name is kept.
 #[tokio::test]
 async fn a_pipelines_name_is_asked_for_once_where_it_is_missing() {
     let env = Env::start().await;
@@ -105,7 +107,8 @@ async fn a_pipelines_name_is_asked_for_once_where_it_is_missing() {
 #[tokio::test]
 async fn an_installation_for_one_user_has_no_namespaces_and_no_tokens() {
     let server = KfpServer::start().await;
-    let kfp = Kfp::new(&server.url(), &Options::default(), LookupMetrics::new(&mut Registry::default())).expect("a URL");
+    let kfp =
+        Kfp::new(&server.url(), &Options::default(), LookupMetrics::new(&mut Registry::default())).expect("a URL");
     assert_eq!(find(&kfp, &generated("unknown")).await, Err(LookupError::NoContext), "OK without any task");
     store(&server, "known");
     assert_eq!(uris(&kfp, &generated("known")).await, ["gs://known"]);
@@ -121,19 +124,19 @@ async fn a_replaced_token_is_used_within_ten_seconds() {
     store(&env.server, "a");
     let token = env.folder.path().join("token");
     fs::write(&token, "expired").expect("written");
-    let refused = eventually(SOON, "the use of the changed token", async || {
-        match find(&env.kfp, &generated("a")).await {
+    let refused =
+        eventually(SOON, "the use of the changed token", async || match find(&env.kfp, &generated("a")).await {
             Err(LookupError::Failed { code, .. }) => Ok(code),
             other => Err(other),
-        }
-    });
+        });
     assert_eq!(refused.await, "unauthenticated");
     fs::write(&token, TOKEN).expect("written");
     eventually(SOON, "the use of the new token", async || find(&env.kfp, &generated("a")).await).await;
 
     fs::remove_file(&token).expect("removed");
     let options = Options { token: Some(token), ..Options::default() };
-    let kfp = Kfp::new(&env.server.url(), &options, LookupMetrics::new(&mut Registry::default())).expect("only a warning");
+    let kfp =
+        Kfp::new(&env.server.url(), &options, LookupMetrics::new(&mut Registry::default())).expect("only a warning");
     assert!(matches!(find(&kfp, &generated("a")).await, Err(LookupError::Failed { code: "unauthenticated", .. })));
     assert_eq!(find(&kfp, &generated("b")).await, Err(LookupError::NoContext), "the run is looked up first");
 }

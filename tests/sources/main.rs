@@ -2,8 +2,8 @@
 //! upgrade from one to the other.
 
 mod cases;
-mod kfp;
 mod faults;
+mod kfp;
 mod stores;
 mod upgrade;
 

@@ -50,7 +50,8 @@ impl Upgrade {
                 self.sim.put_task(&Run::kfp_v2("taxi", id, NAMESPACE), Task::new("push").output(model));
             }
             Recorded::Kfp => {
-                let run = KfpRun { id: id.to_owned(), namespace: NAMESPACE.to_owned(), pipeline: Some("taxi".to_owned()) };
+                let run =
+                    KfpRun { id: id.to_owned(), namespace: NAMESPACE.to_owned(), pipeline: Some("taxi".to_owned()) };
                 self.kfp.put_run(&run);
                 self.kfp.put_task(id, KfpTask::new("push").output(KfpArtifact::pushed(&location)));
             }

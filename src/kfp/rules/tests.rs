@@ -108,7 +108,8 @@ fn a_run_without_tasks_is_unknown_and_one_without_models_has_none() {
 #[test]
 fn a_running_task_with_a_model_is_waited_for() {
     let running = Task { state: TaskState::Running, ..task("b", "push", 2) };
-    let tasks = [(ROOT, vec![]), (task("a", "push", 1), vec![model("1", "gs://1")]), (running, vec![model("2", "gs://2")])];
+    let tasks =
+        [(ROOT, vec![]), (task("a", "push", 1), vec![model("1", "gs://1")]), (running, vec![model("2", "gs://2")])];
     let end = run().finished + UNFINISHED;
     let waiting = select_of(&run(), &tasks, end - 1);
     assert!(matches!(waiting, Err(LookupError::Failed { code: "unfinished", .. })), "{waiting:?}");
@@ -173,7 +174,8 @@ fn nested_loops_are_counted_as_one() {
         iteration: Some(iteration),
         ..container(id, "inner", "o")
     };
-    let pushed = |id, parent, iteration| Task { parent: Some(parent), iteration: Some(iteration), ..task(id, "push", 2) };
+    let pushed =
+        |id, parent, iteration| Task { parent: Some(parent), iteration: Some(iteration), ..task(id, "push", 2) };
     let selection = select(&[
         (ROOT, vec![]),
         (outer, vec![]),
@@ -204,8 +206,11 @@ fn models_are_ordered_by_their_tasks_without_duplicates() {
 #[test]
 fn a_copy_has_only_what_it_executed_itself() {
     let copy = Workflow { resubmitted: true, ..run() };
-    let tasks =
-        [(ROOT, vec![]), (task("a", "push", -6), vec![model("1", "gs://old")]), (task("b", "push", -5), vec![model("2", "gs://new")])];
+    let tasks = [
+        (ROOT, vec![]),
+        (task("a", "push", -6), vec![model("1", "gs://old")]),
+        (task("b", "push", -5), vec![model("2", "gs://new")]),
+    ];
     let selection = select_of(&copy, &tasks, CREATED + 1000).unwrap();
     assert_eq!((uris(&selection), selection.older_tasks), (vec!["gs://new"], 1));
     let tasks = [(ROOT, vec![]), (task("a", "push", -90_000), vec![model("1", "gs://old")])];

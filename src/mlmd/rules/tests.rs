@@ -6,7 +6,10 @@ mod selection;
 use std::collections::HashMap;
 
 use super::*;
-use crate::model::{ArtifactTypes, RunId, fixtures::{number, succeeded}};
+use crate::model::{
+    ArtifactTypes, RunId,
+    fixtures::{number, succeeded},
+};
 
 const CREATED: i64 = 1_700_000_000;
 

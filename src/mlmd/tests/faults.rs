@@ -282,7 +282,8 @@ async fn an_invalid_url_is_refused_without_repeating_it() {
         assert!(error.contains(reason), "{url}: {error}");
         assert!(!error.contains("secret"));
     }
-    let endpoint: Endpoint = endpoint::endpoint("http://metadata-grpc-service.kubeflow:8080/", &options.connection()).unwrap();
+    let endpoint: Endpoint =
+        endpoint::endpoint("http://metadata-grpc-service.kubeflow:8080/", &options.connection()).unwrap();
     assert_eq!(endpoint.uri().host(), Some("metadata-grpc-service.kubeflow"));
     endpoint::endpoint("http://[::1]:8080", &options.connection()).unwrap();
     for address in ["metadata:8080", "10.0.0.1:8080", "[::1]:8080", "metadata-grpc-service.kubeflow:8080/"] {

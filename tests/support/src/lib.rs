@@ -68,8 +68,8 @@ mod test_server;
 
 pub use api_proxy::{ApiFault, ApiProxy, Requests};
 pub use child_process::ChildProcess;
-pub use kfp_server::{KfpArtifact, KfpCall, KfpFault, KfpRun, KfpServer, KfpTask, KfpUser, TaskKind, TaskState, Users};
 pub use eventually::{CATCH_UP, Outcome, SOON, eventually};
+pub use kfp_server::{KfpArtifact, KfpCall, KfpFault, KfpRun, KfpServer, KfpTask, KfpUser, TaskKind, TaskState, Users};
 pub use model_update_eventsource::sim::{Model, NewWorkflow, Run, Task, Written};
 pub use peers::{
     ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, KfpOutput, Line, MetadataStore, Peers, Printed, START,

@@ -258,10 +258,10 @@ fn propagate(tasks: &mut [PipelineTask], parent: Option<String>, outputs: &[IoAr
             TaskKind::ConditionBranch => Some(IoType::OneOfOutput),
             _ => None,
         };
-        let repeated = outputs.iter().cloned().map(|output| IoArtifact {
-            r#type: kind.map_or(output.r#type, Into::into),
-            ..output
-        });
+        let repeated = outputs
+            .iter()
+            .cloned()
+            .map(|output| IoArtifact { r#type: kind.map_or(output.r#type, Into::into), ..output });
         let all = task.outputs.get_or_insert_default();
         all.artifacts = merged(all.artifacts.drain(..).chain(repeated).collect());
         next = task.parent_task_id.clone();
@@ -332,9 +332,7 @@ fn value(json: &Json) -> Value {
         Json::Bool(value) => Kind::BoolValue(*value),
         Json::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or_default()),
         Json::String(value) => Kind::StringValue(value.clone()),
-        Json::Array(values) => {
-            Kind::ListValue(prost_types::ListValue { values: values.iter().map(value).collect() })
-        }
+        Json::Array(values) => Kind::ListValue(prost_types::ListValue { values: values.iter().map(value).collect() }),
         Json::Object(_) => Kind::StructValue(structure(json)),
     };
     Value { kind: Some(kind) }

@@ -13,7 +13,8 @@ use tonic::{Code, Request, Response, Status, body::Body, metadata::MetadataMap, 
 
 use super::{KfpCall, KfpFault, Shared, State, Users};
 use crate::kfp_api::{
-    GetRunRequest, ListTasksRequest, ListTasksResponse, Run, get_run_request::ViewMode,
+    GetRunRequest, ListTasksRequest, ListTasksResponse, Run,
+    get_run_request::ViewMode,
     run_service_server::{RunService, RunServiceServer},
 };
 

@@ -52,7 +52,12 @@ impl Writer {
     pub async fn put_kfp_v2_run(&self, parent: i64, run_id: &str, namespace: Option<&str>) -> i64 {
         let custom_properties = namespace.map(|namespace| properties([("namespace", text(namespace))]));
         let custom_properties = custom_properties.unwrap_or_default();
-        let run = self.put_named("system.PipelineRun", Context { name: Some(run_id.to_owned()), custom_properties, ..Context::default() }).await;
+        let run = self
+            .put_named(
+                "system.PipelineRun",
+                Context { name: Some(run_id.to_owned()), custom_properties, ..Context::default() },
+            )
+            .await;
         self.put_parent(run, parent).await;
         run
     }
