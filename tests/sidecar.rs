@@ -134,8 +134,9 @@ async fn kubeflows_api_is_asked_with_a_token_of_its_audience() {
     let token_file = format!("{}/token", mount["mountPath"].as_str().unwrap());
     assert_eq!(variable("MODEL_UPDATE_KFP_TOKEN_FILE"), token_file);
     let mut operator = pod(deployment(with_api)).clone();
-    let volume = operator.as_object_mut().unwrap().remove("volumes").unwrap()[0].clone();
-    assert_eq!(volume["name"], mount["name"]);
+    let volumes = operator["volumes"].as_array_mut().unwrap();
+    let volume = volumes.iter().position(|volume| volume["name"] == mount["name"]).unwrap();
+    let volume = volumes.remove(volume);
     assert_eq!(volume["projected"]["sources"][0]["serviceAccountToken"]["audience"], "pipelines.kubeflow.org");
     operator["initContainers"] = pod(deployment(&plain))["initContainers"].clone();
     assert_eq!(&operator, pod(deployment(&plain)));
