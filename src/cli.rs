@@ -5,6 +5,7 @@ mod completion;
 mod demo;
 pub mod endpoints;
 mod health;
+mod lint;
 pub mod output;
 mod plugin;
 mod serve;
@@ -47,6 +48,7 @@ enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
     Health(health::Health),
+    Lint(lint::Lint),
     Completion(completion::Completion),
     Version(version::Version),
 }
@@ -77,6 +79,7 @@ impl Cli {
             Command::Serve(serve) => serve.run().map(success),
             Command::Demo(demo) => demo.run().map(success),
             Command::Health(health) => health.run().map(success),
+            Command::Lint(lint) => lint.run(),
             Command::Completion(completion) => completion.run().map(success),
             Command::Version(version) => version.run().map(success),
         };

@@ -3,5 +3,7 @@
 //! `cli` has the flags of each command and prints its results. Here are no flags, no colors and no questions to the user.
 //!
 //! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
+//! - [`lint`]: problems of EventSources and Sensors, from their manifests
 
 pub mod endpoints;
+pub mod lint;

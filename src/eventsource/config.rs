@@ -10,7 +10,8 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
-use self::{messages::quoted, yaml::MAX_CONFIG};
+pub(crate) use self::messages::{nearest, quoted};
+use self::yaml::MAX_CONFIG;
 use crate::model::{
     ArtifactTypes, Include, IncludeField, PipelineFilter, RunOutcome, Statuses, Subscription, SubscriptionName,
     subscription::{NotADnsLabel, is_dns_label},

@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, api::PostParams};
+use model_update_eventsource::tools::lint::Linter;
 use serde_json::Value;
 use test_support::{Line, Peers, SOON, TestServer, eventually, examples, manifests};
 
@@ -182,6 +183,25 @@ fn deploying_sensors_take_one_model_of_the_newest_run() {
         deploying += 1;
     }
     assert_eq!(deploying, 4);
+}
+
+/// Each file by itself, and all in one call.
+#[test]
+fn lint_finds_nothing() {
+    let linter = || Linter::new(None, Vec::new());
+    let mut all = linter();
+    for (file, kinds) in EXAMPLES {
+        let text = examples::text(file);
+        all.add(file, text.as_bytes());
+        if kinds.iter().any(|kind| ["EventSource", "Sensor"].contains(kind)) {
+            let mut one = linter();
+            one.add(file, text.as_bytes());
+            assert_eq!(one.finish().findings, [], "{file}");
+        }
+    }
+    let report = all.finish();
+    assert_eq!(report.findings, []);
+    assert_eq!(report.objects, event_sources().count() + sensors().count());
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ const MAX_MISSPELLED: usize = 32;
 const MAX_DISTANCE: usize = 2;
 
 /// The beginning of a text in quotes, with unprintable characters escaped.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut excerpt = String::from("\"");
     let mut length = 0;
     for character in text.chars() {
@@ -58,7 +58,7 @@ pub(super) fn not_text(value: &Value) -> String {
 
 /// The known name that was probably meant: it contains `written`, or differs from it only in case, punctuation and at
 /// most [`MAX_DISTANCE`] letters.
-pub(super) fn nearest(written: &str, known: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
+pub(crate) fn nearest(written: &str, known: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
     if written.len() > MAX_MISSPELLED {
         return None;
     }
