@@ -6,14 +6,21 @@
 //! | `/readyz` | 200 and the scopes that fail, or 503 and everything that fails, one a line |
 //! | `/metrics` | OpenMetrics with exemplars where the scraper accepts it, else Prometheus' text format |
 //! | `/loglevel` | the log level; a PUT from within the Pod changes it until the next restart |
-//! | `/` | a status page |
+//! | `/`, `/statusz.json` | the status, for people and programs |
 //!
-//! The port is unauthenticated. So it shows no more of a tenant's runs than counts, and its connections are limited: see
-//! `connections`. With a listener of their own, metrics are on that one only, so that a NetworkPolicy can distinguish
-//! scrapers from the kubelet.
+//! Probes and metrics are unauthenticated, so they show no more of a tenant's runs than counts. The status names runs, and
+//! needs the right of a subscription (`reader`). Connections are limited: see `connections`. With a listener of their own,
+//! metrics are on that one only, so that a NetworkPolicy can distinguish scrapers from the kubelet.
 
 mod connections;
 mod exposition;
+mod html;
+mod page;
+mod reader;
+mod statusz;
+mod trace_url;
+
+pub use trace_url::{TraceUrl, TraceUrlError};
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -23,20 +30,27 @@ use std::{
 
 use axum::{
     Router,
-    extract::{ConnectInfo, DefaultBodyLimit, State},
-    http::{HeaderMap, StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    extract::{ConnectInfo, DefaultBodyLimit, RawQuery, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use self::exposition::Exposition;
+use self::{
+    exposition::Exposition,
+    reader::{Readers, Refused},
+    statusz::Statusz,
+};
 use crate::{
+    access::Access,
+    clock::WallClock,
+    delivery::StatusReader,
     readiness::{Heartbeat, Readiness},
-    store::{Size, Store},
+    store::{Scope, Store},
     telemetry::{LimitHits, log},
 };
 
@@ -59,14 +73,34 @@ pub struct Admin {
     pub log: log::Handle,
     /// The hits of this port's limits.
     pub limits: LimitHits,
-    /// The store whose size the status page shows.
+    /// Whether the status is served.
+    pub has_status: bool,
+    /// The rights of the readers of the status.
+    pub access: Access,
+    /// The status of the delivery task.
+    pub delivery: StatusReader,
+    /// The store whose size the status contains.
     pub store: Arc<Store>,
-    /// The number of attached streams.
-    pub subscribers: Gauge,
+    /// The scopes of the watches.
+    pub scopes: Vec<Scope>,
+    /// The namespaces that are served; empty: all.
+    pub namespaces: Vec<Arc<str>>,
+    /// The label selector of runs.
+    pub selector: String,
+    /// The addresses of traces.
+    pub trace_url: Option<TraceUrl>,
+    /// The clock for the ages in the status.
+    pub clock: WallClock,
     /// The start of the server.
     pub started: Instant,
     /// Further rows of the status page, in this order: the server's configuration.
     pub facts: Vec<(&'static str, String)>,
+}
+
+/// The state of the routes.
+struct Served {
+    admin: Admin,
+    readers: Readers,
 }
 
 /// Serves until `stop` is cancelled. Answers in progress then have `last_answers` to complete. With `metrics_listener`,
@@ -78,21 +112,22 @@ pub async fn serve(
     stop: CancellationToken,
     last_answers: Duration,
 ) {
-    let admin = Arc::new(admin);
     let limits = admin.limits.clone();
+    let has_status = admin.has_status;
+    let served = Arc::new(Served { readers: Readers::new(admin.access.clone()), admin });
     let metrics = Router::new().route("/metrics", get(metrics));
     let routes = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/loglevel", get(log_level).put(set_log_level))
-        .route("/", get(status))
         .layer(DefaultBodyLimit::max(MAX_BODY));
+    let routes = if has_status { routes.merge(status_routes()) } else { routes };
     let (routes, metrics) = match &metrics_listener {
         Some(_) => (routes, metrics),
         None => (routes.merge(metrics), Router::new()),
     };
-    let serve_routes = |listener, routes: Router<Arc<Admin>>| {
-        connections::serve(listener, routes.with_state(admin.clone()), limits.clone(), stop.clone(), last_answers)
+    let serve_routes = |listener, routes: Router<Arc<Served>>| {
+        connections::serve(listener, routes.with_state(served.clone()), limits.clone(), stop.clone(), last_answers)
     };
     match metrics_listener {
         Some(metrics_listener) => {
@@ -102,8 +137,8 @@ pub async fn serve(
     }
 }
 
-async fn livez(State(admin): State<Arc<Admin>>) -> Response {
-    let age = admin.heartbeat.age();
+async fn livez(State(served): State<Arc<Served>>) -> Response {
+    let age = served.admin.heartbeat.age();
     if age < MAX_HEARTBEAT_AGE {
         return "ok\n".into_response();
     }
@@ -111,24 +146,24 @@ async fn livez(State(admin): State<Arc<Admin>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
 
-async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
-    let ready = admin.readiness.is_ready();
+async fn readyz(State(served): State<Arc<Served>>) -> Response {
+    let ready = served.admin.readiness.is_ready();
     let mut body = if ready { "ok\n".to_owned() } else { String::new() };
-    for (condition, reason) in admin.readiness.problems() {
+    for (condition, reason) in served.admin.readiness.problems() {
         body.extend([&condition, ": ", &one_line(&reason), "\n"]);
     }
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, body).into_response()
 }
 
-async fn log_level(State(admin): State<Arc<Admin>>) -> String {
-    format!("{}\n", admin.log.level())
+async fn log_level(State(served): State<Arc<Served>>) -> String {
+    format!("{}\n", served.admin.log.level())
 }
 
 /// Only for a person inside the Pod (`kubectl exec`, `kubectl port-forward`): at the level `trace`, the log contains the
 /// names of all tenants' runs.
 async fn set_log_level(
-    State(admin): State<Arc<Admin>>,
+    State(served): State<Arc<Served>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     body: String,
 ) -> Response {
@@ -141,7 +176,7 @@ async fn set_log_level(
         Ok(level) => level,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
-    match admin.log.set(&level) {
+    match served.admin.log.set(&level) {
         Ok(()) => {
             info!(%level, "log level changed");
             format!("{level}\n").into_response()
@@ -156,10 +191,10 @@ fn is_local(peer: IpAddr) -> bool {
     peer == Ipv4Addr::LOCALHOST || peer == Ipv6Addr::LOCALHOST
 }
 
-async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
+async fn metrics(State(served): State<Arc<Served>>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let exposition = Exposition::accepted_by(accept);
-    match exposition.encode(&admin.registry) {
+    match exposition.encode(&served.admin.registry) {
         Ok(text) => ([(header::CONTENT_TYPE, exposition.content_type())], text).into_response(),
         Err(error) => {
             error!(%error, "cannot encode the metrics");
@@ -168,31 +203,93 @@ async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Respons
     }
 }
 
-async fn status(State(admin): State<Arc<Admin>>) -> Html<String> {
-    let problems = admin.readiness.problems().into_iter().map(|(name, reason)| format!("{name}: {reason}"));
-    let ready = [if admin.readiness.is_ready() { "yes" } else { "no" }.to_owned()];
-    let ready = ready.into_iter().chain(problems).collect::<Vec<_>>().join("; ");
-    let Size { workflows, namespaces } = admin.store.size();
-    let uptime = Duration::from_secs(admin.started.elapsed().as_secs());
-    let live = [
-        ("ready", ready),
-        ("up for", humantime::format_duration(uptime).to_string()),
-        ("subscribers", admin.subscribers.get().to_string()),
-        ("workflows", format!("{workflows} in {namespaces} namespaces")),
-    ];
-    let mut rows = String::new();
-    for (name, value) in admin.facts.iter().chain(&live) {
-        rows.extend(["<tr><th>", &escaped(name), "</th><td>", &escaped(value), "</td></tr>\n"]);
+// === the status ===
+
+fn status_routes() -> Router<Arc<Served>> {
+    Router::new()
+        .route("/", get(status_page))
+        .route("/statusz.json", get(statusz_json))
+        .route("/status.css", get(async || asset("text/css; charset=utf-8", page::STYLE)))
+        .route("/status.js", get(async || asset("text/javascript; charset=utf-8", page::SCRIPT)))
+}
+
+async fn status_page(
+    State(served): State<Arc<Served>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let admin = &served.admin;
+    let has_token = reader::has_token(&headers);
+    let (code, page) = match reader::namespace_of(query.as_deref()) {
+        Err(Refused { status, text }) => (status, page::health(admin, "", &text, false)),
+        Ok(namespace) => match served.status(&headers, &namespace, peer.ip()).await {
+            Ok(status) => (StatusCode::OK, page::full(admin, &status)),
+            Err(Refused { status, text }) => {
+                let is_locked = status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN;
+                // Health is for everybody: without a token, the page is complete.
+                let code = if is_locked && !has_token { StatusCode::OK } else { status };
+                (code, page::health(admin, &namespace, &text, is_locked))
+            }
+        },
+    };
+    let content_type = "text/html; charset=utf-8";
+    let policy = (header::CONTENT_SECURITY_POLICY, page::CONTENT_SECURITY_POLICY);
+    (code, private(content_type), [policy], page).into_response()
+}
+
+async fn statusz_json(
+    State(served): State<Arc<Served>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let status = async {
+        let namespace = reader::namespace_of(query.as_deref())?;
+        served.status(&headers, &namespace, peer.ip()).await
+    };
+    match status.await.map(|status| serde_json::to_vec(&status)) {
+        Ok(Ok(body)) => (private("application/json"), body).into_response(),
+        Ok(Err(error)) => {
+            error!(%error, "cannot encode the status");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+        Err(Refused { status, text }) => {
+            let challenge = (status == StatusCode::UNAUTHORIZED).then_some([(header::WWW_AUTHENTICATE, "Bearer")]);
+            (status, challenge, private("text/plain; charset=utf-8"), format!("{text}\n")).into_response()
+        }
     }
-    Html(include_str!("admin/status.html").replace("{rows}", &rows))
+}
+
+impl Served {
+    /// Returns the status that a reader asks for.
+    async fn status(&self, headers: &HeaderMap, namespace: &Arc<str>, peer: IpAddr) -> Result<Statusz, Refused> {
+        self.readers.check(headers, namespace, peer).await?;
+        let delivery = self.admin.delivery.current().await.ok_or_else(|| Refused {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            text: "the delivery task does not answer; see /livez".to_owned(),
+        })?;
+        Ok(Statusz::new(&self.admin, &delivery, namespace))
+    }
+}
+
+/// The headers of an answer that belongs to its reader.
+fn private(content_type: &'static str) -> [(HeaderName, HeaderValue); 5] {
+    [
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
+    ]
+}
+
+fn asset(content_type: &'static str, content: &'static str) -> Response {
+    (private(content_type), content).into_response()
 }
 
 fn one_line(text: &str) -> String {
     text.replace(['\r', '\n'], " ")
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ mod supervisor;
 use std::{convert::Infallible, env, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
+use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -33,7 +33,7 @@ pub use self::{config::Config, sources::Artifacts};
 use crate::{
     access::{Access, AccessMetrics},
     admin::{self, Admin},
-    delivery::{self, DeliveryMetrics, Driver, NoticeSink},
+    delivery::{self, DeliveryMetrics, Driver, NoticeSink, StatusReader},
     eventsource::{self, Server, StreamMetrics, Tls, TlsMetrics},
     k8s::{ApiReviewer, Client, EventRecorder, KubernetesMetrics, PatchMarker, Watch, Watches},
     model::SubscriptionsInUse,
@@ -55,11 +55,12 @@ pub struct Bound {
     address: SocketAddr,
     admin_address: SocketAddr,
     registry: Registry,
-    subscribers: Gauge,
     readiness: Readiness,
     heartbeat: Heartbeat,
     limits: LimitHits,
     store: Arc<Store>,
+    access: Access,
+    status: StatusReader,
     watches: Vec<Watch>,
     server: Server,
     driver: Driver,
@@ -79,7 +80,6 @@ pub async fn build(config: Config) -> Result<Bound> {
     let product = telemetry::product(&mut registry);
     let limits = LimitHits::new(product);
     let delivery_metrics = DeliveryMetrics::new(product);
-    let subscribers = delivery_metrics.streams.clone();
     let kubernetes_metrics = KubernetesMetrics::new(product);
     let lookup = sources::sources(&config, &limits, product)?;
     let stream_metrics = StreamMetrics::new(product);
@@ -115,13 +115,14 @@ pub async fn build(config: Config) -> Result<Bound> {
         delivery_metrics,
         heartbeat.clone(),
     );
+    let status = driver.status();
     let access = Access::new(config.access.clone(), ApiReviewer::new(kubernetes.clone()), AccessMetrics::new(product));
     let tls_metrics = TlsMetrics::new(product);
     let tls = config.tls.clone().map(|files| Tls::load(files, tls_metrics)).transpose();
     let tls = tls.context("--tls-cert, --tls-key and --tls-client-ca")?;
     let options = eventsource::Options {
         namespaces: (!config.namespaces.is_empty()).then(|| config.namespaces.clone()),
-        access,
+        access: access.clone(),
         limits: config.limits,
         limit_hits: limits.clone(),
         drain: shutdown::SERVER,
@@ -138,11 +139,12 @@ pub async fn build(config: Config) -> Result<Bound> {
         address,
         admin_address,
         registry,
-        subscribers,
         readiness,
         heartbeat,
         limits,
         store,
+        access,
+        status,
         watches,
         server,
         driver,
@@ -208,8 +210,15 @@ impl Bound {
             heartbeat: self.heartbeat,
             log: self.config.log.clone(),
             limits: self.limits,
+            has_status: self.config.status_page,
+            access: self.access,
+            delivery: self.status,
             store: self.store,
-            subscribers: self.subscribers,
+            scopes: self.config.scopes(),
+            namespaces: self.config.namespaces.clone(),
+            selector: self.config.selector.clone(),
+            trace_url: self.config.trace_url_template.clone(),
+            clock: self.config.clock.clone(),
             started: std::time::Instant::now(),
             facts,
         };

@@ -15,7 +15,7 @@ mod driver;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod gauges;
 mod handle;
 mod ledger;
@@ -24,13 +24,18 @@ mod notices;
 mod observer;
 mod options;
 mod payload;
+mod recent;
 mod spans;
+mod status;
 
 pub use driver::Driver;
 pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
+pub use ledger::FilterCounts;
 pub use metrics::DeliveryMetrics;
 pub use notices::{Notice, NoticeSink};
 pub use options::{LookupLimits, Options, PatchLimits};
+pub use recent::{RecentDelivery, RecentProblem};
+pub use status::{DeliveryStatus, StatusReader, StreamStatus};
 
 use std::{fmt, sync::Arc};
 

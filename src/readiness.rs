@@ -78,6 +78,11 @@ impl Readiness {
         conditions.blockers.clone().into_iter().chain(scopes).collect()
     }
 
+    /// Returns the scopes by name. Those that are not served have a reason.
+    pub fn scopes(&self) -> BTreeMap<String, Option<String>> {
+        self.lock().scopes.clone()
+    }
+
     /// Follows the readiness.
     pub fn subscribe(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()

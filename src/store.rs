@@ -18,6 +18,7 @@ use std::{
     borrow::Borrow,
     cmp::Ordering,
     collections::{BTreeMap, HashMap, HashSet},
+    fmt,
     ops::Bound,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -72,6 +73,15 @@ pub enum Scope {
     All,
     /// The Workflows of one namespace.
     Namespace(Arc<str>),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all namespaces"),
+            Self::Namespace(namespace) => write!(f, "namespace {namespace}"),
+        }
+    }
 }
 
 /// The number of records.
@@ -201,6 +211,15 @@ impl Store {
         listed.wait_for(is_listed).await.ok();
     }
 
+    /// Returns whether the list of a scope was complete at least once.
+    pub fn is_listed(&self, scope: &Scope) -> bool {
+        let listed = self.listed.borrow();
+        match scope {
+            Scope::All => listed.all,
+            Scope::Namespace(namespace) => listed.all || listed.namespaces.contains(namespace),
+        }
+    }
+
     // === reading ===
 
     /// Follows a namespace, which need not exist: from now on its changes are in [`Store::changes`].
@@ -252,6 +271,11 @@ impl Store {
     pub fn size(&self) -> Size {
         let inner = self.lock();
         Size { workflows: inner.records, namespaces: inner.namespaces.len() }
+    }
+
+    /// Returns the number of records of a namespace.
+    pub fn size_of(&self, namespace: &str) -> usize {
+        self.lock().namespaces.get(namespace).map_or(0, BTreeMap::len)
     }
 
     fn wake(&self, recorded: bool) {

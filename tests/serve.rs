@@ -146,7 +146,7 @@ async fn each_listed_namespace_has_its_own_watch() {
         assert!(refusal.contains(&format!("watch of namespace {namespace}: ")), "{refusal}");
     }
     let page = server.get("/").await.unwrap();
-    assert!(page.contains("<th>namespaces</th><td>team-a, team-b</td>"), "{page}");
+    assert!(page.contains("<dt>namespaces</dt><dd>team-a, team-b</dd>"), "{page}");
     server.stop().await;
 }
 

@@ -126,6 +126,28 @@ impl Access {
     }
 }
 
+impl Access {
+    /// Decides about a reader of the status of a namespace, of all namespaces if its name is empty. The right is that of a
+    /// subscription. With the mode `audit`, returns the refusal that the mode `token` would have given. The decision is
+    /// not counted among those about subscriptions.
+    ///
+    /// # Errors
+    /// The refusal, with the mode `token`.
+    pub async fn admit_reader(
+        &self,
+        token: Option<&Token>,
+        namespace: &Arc<str>,
+        peer: Option<IpAddr>,
+    ) -> Result<Option<Refusal>, Refusal> {
+        let Some(inner) = &self.0 else { return Ok(None) };
+        match inner.check(token, namespace, peer).await {
+            Ok(_) => Ok(None),
+            Err(refusal) if inner.options.mode == Mode::Token => Err(refusal),
+            Err(refusal) => Ok(Some(refusal)),
+        }
+    }
+}
+
 impl Grant {
     /// The user of the stream, if there was a review.
     pub fn user(&self) -> Option<&User> {

@@ -11,6 +11,7 @@ use std::{
 use super::Artifacts;
 use crate::{
     access,
+    admin::TraceUrl,
     clock::WallClock,
     eventsource::{Limits, TlsFiles},
     store::Scope,
@@ -26,6 +27,10 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// The address of metrics alone, which are then not on the admin port. Port 0 selects a free port.
     pub metrics_listen: Option<SocketAddr>,
+    /// Whether the admin port serves the status.
+    pub status_page: bool,
+    /// The addresses of traces, for the status.
+    pub trace_url_template: Option<TraceUrl>,
     /// The URL of ML Metadata's gRPC service, or its `HOST:PORT`.
     pub metadata_store: String,
     /// The file of certificate authorities for ML Metadata, instead of the system's.
@@ -72,6 +77,8 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 50051)),
             admin_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080)),
             metrics_listen: None,
+            status_page: true,
+            trace_url_template: None,
             metadata_store: "http://metadata-grpc-service.kubeflow:8080".to_owned(),
             metadata_store_ca: None,
             artifacts: Artifacts::default(),

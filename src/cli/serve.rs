@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use super::{LogArgs, signals::Signals, values};
 use crate::{
     access::{self, Mode},
+    admin::TraceUrl,
     app::{self, Artifacts, Config, shutdown},
     clock::WallClock,
     eventsource::{Limits, TlsFiles},
@@ -76,6 +77,20 @@ pub(super) struct Serve {
     #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_METRICS_LISTEN", value_name = "IP:PORT",
         value_parser = values::address)]
     metrics_listen: Option<SocketAddr>,
+
+    /// Whether the admin port serves the status: a page, and /statusz.json
+    ///
+    /// Both name runs, subscriptions and their addresses. With --auth token, a reader needs the token of an account that may
+    /// subscribe.
+    #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_STATUS_PAGE", value_name = "ON|OFF", value_enum,
+        default_value_t = values::Switch::On)]
+    status_page: values::Switch,
+
+    /// Address of a run's trace, to which the status links; {trace_id} is replaced
+    ///
+    /// For example https://jaeger.example/trace/{trace_id}.
+    #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_TRACE_URL_TEMPLATE", value_name = "URL")]
+    trace_url_template: Option<TraceUrl>,
 
     /// URL of ML Metadata's gRPC service, or its HOST:PORT
     #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_METADATA_STORE", value_name = "URL", value_parser = values::metadata_store,
@@ -224,6 +239,8 @@ impl From<Serve> for Config {
             listen: serve.listen,
             admin_listen: serve.admin_listen,
             metrics_listen: serve.metrics_listen,
+            status_page: serve.status_page == values::Switch::On,
+            trace_url_template: serve.trace_url_template,
             metadata_store: serve.metadata_store,
             metadata_store_ca: serve.metadata_store_ca,
             artifacts: serve.artifacts,

@@ -90,7 +90,10 @@ fn kubeflows_api_is_named_where_it_is_needed() {
         (&["--kfp-ca", "ca.crt"], "--kfp-api <URL>"),
         (&["--kfp-token-file", "token"], "--kfp-api <URL>"),
         (&["--artifacts", "both"], "[possible values: auto, mlmd, kfp]"),
-        (&["--kfp-api", "ml-pipeline.kubeflow"], "not a URL of a gRPC service such as http://ml-pipeline.kubeflow:8887"),
+        (
+            &["--kfp-api", "ml-pipeline.kubeflow"],
+            "not a URL of a gRPC service such as http://ml-pipeline.kubeflow:8887",
+        ),
     ] {
         let error = usage_error(arguments);
         assert!(error.contains(message), "{error}");

@@ -4,6 +4,13 @@ use std::{net::SocketAddr, sync::Arc};
 
 use crate::{app::shutdown::MAX_CONFIRM_AFTER, k8s, kfp, mlmd, model::subscription::is_dns_label};
 
+/// A switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Switch {
+    On,
+    Off,
+}
+
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "write it as IP:PORT, for example [::]:50051 for all interfaces or 127.0.0.1:0 for a free local port".to_owned()

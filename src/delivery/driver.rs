@@ -23,6 +23,7 @@ use super::{
     observer::Observer,
     payload,
     spans::Step,
+    status::{DeliveryStatus, StatusPublisher, StatusReader},
 };
 use crate::{
     clock::WallClock,
@@ -54,6 +55,7 @@ pub struct Driver {
     traces: Traces,
     observer: Observer,
     heartbeat: Heartbeat,
+    status: StatusPublisher,
     backlog: Backlog,
     from_streams: mpsc::UnboundedReceiver<StreamMessage>,
     to_streams: HashMap<StreamId, ToStream>,
@@ -108,12 +110,20 @@ impl Driver {
         let (deliveries, from_streams) = Deliveries::new();
         let driver = Self {
             ledger: Ledger::new(&options, rand::random()),
-            observer: Observer::new(metrics, options.limits, options.notices, options.traces.clone(), store.clone()),
+            observer: Observer::new(
+                metrics,
+                options.limits,
+                options.notices,
+                options.traces.clone(),
+                store.clone(),
+                wall_clock.clone(),
+            ),
             store,
             lookup,
             marker,
             wall_clock,
             heartbeat,
+            status: StatusPublisher::default(),
             backlog: Backlog::default(),
             traces: options.traces,
             from_streams,
@@ -125,6 +135,11 @@ impl Driver {
             turns: Arc::default(),
         };
         (deliveries, driver)
+    }
+
+    /// Returns a reader of the status of this task.
+    pub fn status(&self) -> StatusReader {
+        self.status.reader()
     }
 
     /// Delivers until `shutdown` is cancelled, and then until the last events are confirmed and marked or the drain's time
@@ -160,9 +175,13 @@ impl Driver {
                 stats_due = false;
                 next_stats = now + STATS_INTERVAL;
             }
+            let (ledger, observer) = (&self.ledger, &self.observer);
+            self.status
+                .publish(now, || DeliveryStatus { streams: ledger.streams(now.into_std()), ..observer.recent() });
             let deadlines = [
                 self.ledger.poll_timeout().map(Instant::from_std),
                 stats_due.then_some(next_stats),
+                self.status.deadline(),
                 drain.map(|drain| drain.confirmations).filter(|at| *at > now),
                 drain.map(|drain| drain.marks),
             ];
@@ -188,6 +207,7 @@ impl Driver {
                         stats_due = true;
                     }
                     Some(()) = OptionFuture::from(deadline.map(sleep_until)) => {}
+                    () = self.status.requested() => {}
                     () = shutdown.cancelled(), if drain.is_none() => drain = Some(self.begin_drain()),
                     // Lets the other tasks of this thread proceed.
                     () = yield_now(), if has_more => stats_due = true,

@@ -2,8 +2,22 @@
 
 use tokio::sync::{mpsc, watch};
 
-use super::{CloseReason, Deliveries, Handoff, handle::StreamMessage};
+use super::{
+    CloseReason, Deliveries, DeliveryStatus, Handoff, StatusReader, handle::StreamMessage, status::StatusPublisher,
+};
 use crate::model::Subscription;
+
+/// Returns a reader of this status.
+pub(crate) fn status(status: DeliveryStatus) -> StatusReader {
+    let mut publisher = StatusPublisher::default();
+    publisher.publish_now(status);
+    publisher.reader()
+}
+
+/// Returns a reader whose task does not answer.
+pub(crate) fn no_status() -> StatusReader {
+    StatusPublisher::default().reader()
+}
 
 /// The inbox of the delivery task.
 pub(crate) struct FakeDelivery(mpsc::UnboundedReceiver<StreamMessage>);

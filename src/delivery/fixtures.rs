@@ -83,7 +83,7 @@ pub(super) fn subscription(subscription: &str) -> Subscription {
 }
 
 /// The same for another namespace.
-pub(super) fn subscription_in(namespace: &str, name: &str) -> Subscription {
+pub(crate) fn subscription_in(namespace: &str, name: &str) -> Subscription {
     Subscription { namespace: namespace.into(), ..subscription(name) }
 }
 

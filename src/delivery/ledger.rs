@@ -94,10 +94,14 @@ use self::{
     types::Encode,
     wall_clock::ExcludedByAge,
 };
-use super::{MarkError, MarkPatch, Options, StreamId};
+use super::{MarkError, MarkPatch, Options, StreamId, status::StreamStatus};
 use crate::{model::Uid, store::Change};
 
-pub(super) use self::types::{Action, LookupId, NamespaceStats, Now, Report, Stats};
+pub use self::types::FilterCounts;
+pub(super) use self::{
+    shares::Shares,
+    types::{Action, LookupId, NamespaceStats, Now, Report, Stats},
+};
 
 /// The time for which several peers may share a subscription without a report: longer than a roll-out of theirs.
 const SHARED_TOO_LONG: Duration = Duration::from_secs(60);
@@ -323,6 +327,13 @@ impl Ledger {
             runs_without_context: self.registry.streams.values().map(Stream::runs_without_context).sum(),
             pending_marks: self.marks.len(),
         }
+    }
+
+    /// Returns the status of each stream, in the order of their attachment.
+    pub(super) fn streams(&self, now: Instant) -> Vec<StreamStatus> {
+        let mut streams: Vec<_> = self.registry.streams.iter().collect();
+        streams.sort_unstable_by_key(|(id, _)| **id);
+        streams.into_iter().map(|(_, stream)| stream.status(now)).collect()
     }
 
     fn report(&mut self, report: Report) {

@@ -130,8 +130,7 @@ pub struct DeliveryMetrics {
     pub(super) mark_retries: Family<ErrorLabel, Counter>,
     pub(super) handoff_duration: DurationHistogram,
     pub(super) confirmation_duration: DurationHistogram,
-    /// Attached streams, for the status page.
-    pub streams: Gauge,
+    pub(super) streams: Gauge,
     pub(super) subscribers: Family<NamespaceLabel, Gauge>,
     pub(super) shared_subscriptions: Gauge,
     pub(super) pending_runs: Family<NamespaceLabel, Gauge>,

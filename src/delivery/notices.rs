@@ -65,6 +65,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        clock::WallClock,
         delivery::{
             DeliveryMetrics, LookupError,
             fixtures::{KeptNotices, name, run, subscription},
@@ -81,7 +82,9 @@ mod tests {
         let kept = Arc::new(KeptNotices::default());
         let metrics = DeliveryMetrics::new(&mut Registry::default());
         let store = Arc::<Store>::default();
-        let mut observer = Observer::new(metrics, LimitHits::default(), Some(kept.clone()), Traces::default(), store);
+        let clock = WallClock::new(|| 1_700_000_000);
+        let mut observer =
+            Observer::new(metrics, LimitHits::default(), Some(kept.clone()), Traces::default(), store, clock);
         reports.iter().for_each(|report| observer.report(report));
         kept.take()
     }

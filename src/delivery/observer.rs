@@ -13,9 +13,12 @@ use super::{
         TraceExemplar,
     },
     notices::{DELIVERED, FILTERED},
+    recent::RecentRuns,
     spans::{Spans, Step},
+    status::DeliveryStatus,
 };
 use crate::{
+    clock::WallClock,
     model::{RunModels, SkipReason, Subscription, SubscriptionName, Workflow},
     store::Store,
     telemetry::{LimitHits, Traces, trace::SpanRef},
@@ -29,6 +32,7 @@ pub(super) struct Observer {
     limits: LimitHits,
     notices: Option<Arc<dyn NoticeSink>>,
     spans: Spans,
+    recent: RecentRuns,
 }
 
 impl Observer {
@@ -38,9 +42,10 @@ impl Observer {
         notices: Option<Arc<dyn NoticeSink>>,
         traces: Traces,
         store: Arc<Store>,
+        clock: WallClock,
     ) -> Self {
         let (namespaces, spans) = (NamespaceGauges::new(metrics.clone()), Spans::new(traces, store));
-        Self { metrics, namespaces, limits, notices, spans }
+        Self { metrics, namespaces, limits, notices, spans, recent: RecentRuns::new(clock) }
     }
 
     // === actions of the driver ===
@@ -101,6 +106,11 @@ impl Observer {
         self.namespaces.update(&stats.namespaces, now);
     }
 
+    /// Returns the latest deliveries and problems.
+    pub(super) fn recent(&self) -> DeliveryStatus {
+        self.recent.status()
+    }
+
     /// Logs the end of a drain.
     pub(super) fn drained(&self, stats: &Stats) {
         if stats.streams == 0 && stats.pending_marks == 0 {
@@ -129,6 +139,7 @@ impl Observer {
                 self.metrics.confirmed.get_or_create(&namespace(workflow)).inc();
                 self.observe(&self.metrics.confirmation_duration, *pending_for, workflow);
                 self.spans.confirmed(subscription, workflow, *since_handoff);
+                self.recent.delivered(subscription, workflow, self.spans.trace_id(workflow));
                 let name = &subscription.name;
                 self.notify(
                     workflow,
@@ -144,7 +155,7 @@ impl Observer {
             Report::ForeignExecutions { workflow, count } => {
                 self.skipped(workflow, None, Skipped::ForeignExecution);
                 let reason = Skipped::ForeignExecution.as_str();
-                self.notify(workflow, None, reason, true, format_args!(
+                self.problem(workflow, None, reason, true, format_args!(
                     "ignoring executions older than the run ({count}), its context in ML Metadata belongs to another run too"
                 ));
                 warn!(
@@ -178,7 +189,7 @@ impl Observer {
             Report::MarksFull { workflow, subscription } => {
                 self.metrics.skipped.get_or_create(&SkippedLabel { reason: Skipped::MarksFull }).inc();
                 self.spans.marks_full(workflow, subscription);
-                self.notify(workflow, Some(subscription), Skipped::MarksFull.as_str(), true, format_args!(
+                self.problem(workflow, Some(subscription), Skipped::MarksFull.as_str(), true, format_args!(
                     "the Workflow has no room for another mark: after a restart of the server, the event may be sent to \
                      the subscription {subscription} again"
                 ));
@@ -194,7 +205,7 @@ impl Observer {
             ),
             Report::Expired { workflow, without_context: false } => {
                 self.skipped(workflow, None, Skipped::Expired);
-                self.notify(
+                self.problem(
                     workflow,
                     None,
                     Skipped::Expired.as_str(),
@@ -263,7 +274,10 @@ impl Observer {
                 Skipped::TooLarge => "no event: the run's record is too large to be read",
                 _ => "no event yet: the run's record belongs to another namespace; it is looked up hourly",
             };
-            self.notify(workflow, None, skipped.as_str(), true, format_args!("{text}"));
+            self.problem(workflow, None, skipped.as_str(), true, format_args!("{text}"));
+        } else if attempt == 1 && !matches!(error, LookupError::NoContext) {
+            let text = "no event yet: the lookup of the run's models has failed; it is retried";
+            self.recent.problem(workflow, None, reason, text, self.spans.trace_id(workflow));
         }
         // Warnings for the first failure of a run, and for the one after which retries are rare.
         if given_up || (attempt == 1 && !matches!(error, LookupError::NoContext)) {
@@ -285,7 +299,7 @@ impl Observer {
         let (namespace, name, detail) = (&workflow.namespace, &workflow.name, reason.to_string());
         let (reason, trace_id) = (skipped.as_str(), self.spans.trace_id(workflow).map(display));
         let is_normal = matches!(skipped, Skipped::NoModel | Skipped::Superseded);
-        self.notify(
+        self.problem(
             workflow,
             Some(&subscription.name),
             skipped.as_str(),
@@ -305,7 +319,7 @@ impl Observer {
         }
     }
 
-    fn mark_failed(&self, patch: &MarkPatch, error: &MarkError, attempt: u32, retry_in: Option<Duration>) {
+    fn mark_failed(&mut self, patch: &MarkPatch, error: &MarkError, attempt: u32, retry_in: Option<Duration>) {
         let (namespace, name, reason) = (&patch.namespace, &patch.name, error.code());
         let Some(retry_in) = retry_in else {
             debug!(%namespace, workflow = %name, reason, %error, "mark patch failed, no longer needed");
@@ -315,12 +329,28 @@ impl Observer {
         if attempt == 1 || matches!(error, MarkError::Refused { .. }) {
             let retry_in_ms = millis(retry_in);
             warn!(%namespace, workflow = %name, attempt, retry_in_ms, reason, %error, "mark patch failed, retrying");
+            if !matches!(error, MarkError::Conflict) {
+                self.recent.mark_failed(patch, reason);
+            }
         }
     }
 
     fn observe(&self, histogram: &DurationHistogram, duration: Duration, workflow: &Workflow) {
         let exemplar = self.spans.trace_id(workflow).map(|id| TraceExemplar { trace_id: id.to_string() });
         histogram.observe(duration.as_secs_f64(), exemplar, None);
+    }
+
+    /// Records a problem of a run, and sends a notice to its owner.
+    fn problem(
+        &mut self,
+        workflow: &Workflow,
+        subscription: Option<&SubscriptionName>,
+        reason: &'static str,
+        is_warning: bool,
+        text: fmt::Arguments<'_>,
+    ) {
+        self.recent.problem(workflow, subscription, reason, &text.to_string(), self.spans.trace_id(workflow));
+        self.notify(workflow, subscription, reason, is_warning, text);
     }
 
     /// Sends a notice to the owner of a run.

@@ -6,7 +6,7 @@ use axum::{Router, body::Bytes, routing::post};
 use model_update_eventsource::sim::Model;
 use test_support::{
     ApiFault, ApiProxy, NewWorkflow, PIPELINE, Peers, Requests, RunningServer, SOON, ServerProcess, Task, TestEnv,
-    eventually, report, rule,
+    eventually, plain_http, report, rule,
 };
 use tokio::{net::TcpListener, sync::Mutex};
 use tokio_util::task::AbortOnDropHandle;
@@ -82,8 +82,20 @@ impl Secrets {
 /// Every page of the admin port.
 async fn pages(server: &RunningServer) -> Vec<(&'static str, String)> {
     let mut pages = Vec::new();
-    for path in ["/", "/metrics", "/readyz", "/livez", "/loglevel", "/absent"] {
+    for path in ["/", "/statusz.json", "/metrics", "/readyz", "/livez", "/loglevel", "/absent"] {
         pages.push((path, server.get(path).await.unwrap_or_else(|response| response)));
+    }
+    pages
+}
+
+/// The status, for an account that may subscribe. It names the run.
+async fn status(server: &RunningServer, namespace: &str, token: &str) -> Vec<(&'static str, String)> {
+    let mut pages = Vec::new();
+    for path in ["/", "/statusz.json"] {
+        let url = format!("http://{}{path}?namespace={namespace}", server.admin);
+        let page = plain_http::get_with_token(&url, token).await.expect("the right to subscribe");
+        assert!(page.contains(RUN) && page.contains("no-store"), "{page}");
+        pages.push((path, page));
     }
     pages
 }
@@ -160,6 +172,7 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
     env.store.kill();
     env.workflows.create(NewWorkflow::tfx_v1("no-store", PIPELINE).phase("Succeeded")).await;
     server.process.logged("model lookup failed, retrying").await;
+    let status = status(&server, &env.namespace, &allowed).await;
     fs::write(folder.path().join("tls.key"), &identity.key[..identity.key.len() / 2]).unwrap();
     server.process.logged("cannot reload TLS files, keeping the last ones").await;
     env.cluster.revoke(grant).await;
@@ -177,7 +190,10 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
     assert!(log.contains(&account.user()) && log.lines().count() > 200, "{} lines", log.lines().count());
     let spans = collector.received.lock().await;
     let mut found = secrets.found("the log", log.as_bytes()) + secrets.found("a span", &spans);
-    // The port without authentication names no run either, which the log and the traces do.
+    for (path, page) in &status {
+        found += secrets.found(path, page.as_bytes());
+    }
+    // Without a token, the admin port names no run either, which the log, the traces and the status do.
     assert!(log.contains(RUN) && contains(&spans, RUN));
     secrets.0.push(("name of a run", RUN.to_owned()));
     for (path, page) in &pages {
@@ -188,7 +204,7 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
         secrets.0.len(),
         log.lines().count(),
         spans.len(),
-        pages.len()
+        pages.len() + status.len()
     ));
     assert_eq!(found, 0);
 }

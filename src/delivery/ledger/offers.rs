@@ -7,7 +7,7 @@ use super::{
     Ledger, SHARED_TOO_LONG,
     stream::Run,
     timers::Timer,
-    types::{Action, FilterCounts, Now, Report},
+    types::{Action, Now, Report},
 };
 use crate::{
     delivery::{CloseReason, StreamId},
@@ -135,8 +135,9 @@ impl Ledger {
 
     fn attached(&mut self, id: StreamId) {
         let stream = self.registry.stream(id);
-        let filtered = stream.attaching.take().map_or(FilterCounts::default(), |attaching| attaching.filtered);
-        let (subscription, peer, pending) = (stream.subscription.clone(), stream.peer, stream.pending_runs());
+        stream.attaching = None;
+        let (subscription, peer) = (stream.subscription.clone(), stream.peer);
+        let (pending, filtered) = (stream.pending_runs(), stream.filtered);
         self.report(Report::Attached { stream: id, subscription, peer, pending, filtered });
     }
 }
@@ -227,12 +228,16 @@ impl Ledger {
     pub(super) fn filtered(&mut self, id: StreamId, workflow: &Arc<Workflow>, reason: FilterReason) {
         let stream = self.registry.stream(id);
         let subscription = stream.subscription.clone();
-        let has_notices = self.has_notices && subscription.remember && stream.attaching.is_none();
-        if let Some(attaching) = &mut stream.attaching {
-            attaching.filtered.add(reason);
-        }
+        let is_attaching = stream.attaching.is_some();
+        let has_notices = self.has_notices && subscription.remember && !is_attaching;
         let namespace = self.registry.namespace_of(&subscription);
-        if !subscription.remember || namespace.filtered.insert(workflow.uid, &subscription.name) {
+        let is_new = !subscription.remember || namespace.filtered.insert(workflow.uid, &subscription.name);
+        // Each is offered once to a stream that attaches, also if an earlier one of its subscription was offered it.
+        if is_new || is_attaching {
+            self.registry.stream(id).filtered.add(reason);
+        }
+        if is_new {
+            let namespace = self.registry.namespace_of(&subscription);
             let by_all = has_notices.then(|| namespace.excluded_by_all(workflow.uid)).flatten();
             self.report(Report::Filtered { subscription, workflow: workflow.clone(), reason, by_all });
         }

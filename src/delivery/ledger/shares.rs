@@ -7,7 +7,7 @@ use std::{
 
 /// The numbers of things that namespaces hold.
 #[derive(Debug, Default)]
-pub(super) struct Shares {
+pub(in crate::delivery) struct Shares {
     by_namespace: HashMap<Arc<str>, usize>,
     /// The same, by size.
     by_size: BTreeSet<(usize, Arc<str>)>,
@@ -16,20 +16,20 @@ pub(super) struct Shares {
 
 impl Shares {
     /// The number of all namespaces.
-    pub(super) fn total(&self) -> usize {
+    pub(in crate::delivery) fn total(&self) -> usize {
         self.total
     }
 
-    pub(super) fn add(&mut self, namespace: &Arc<str>, count: usize) {
+    pub(in crate::delivery) fn add(&mut self, namespace: &Arc<str>, count: usize) {
         self.change(namespace, |share| share + count);
     }
 
-    pub(super) fn remove(&mut self, namespace: &Arc<str>, count: usize) {
+    pub(in crate::delivery) fn remove(&mut self, namespace: &Arc<str>, count: usize) {
         self.change(namespace, |share| share - count);
     }
 
     /// Returns the namespace that holds most: `preferred`, if no other holds more.
-    pub(super) fn largest<'a>(&'a self, preferred: &'a Arc<str>) -> &'a Arc<str> {
+    pub(in crate::delivery) fn largest<'a>(&'a self, preferred: &'a Arc<str>) -> &'a Arc<str> {
         let share = self.by_namespace.get(preferred).copied().unwrap_or_default();
         self.by_size.last().filter(|(most, _)| *most > share).map_or(preferred, |(_, namespace)| namespace)
     }

@@ -20,7 +20,7 @@ use super::{
     types::{Age, FilterCounts},
 };
 use crate::{
-    delivery::{Handoff, MAX_UNACKNOWLEDGED},
+    delivery::{Handoff, MAX_UNACKNOWLEDGED, status::StreamStatus},
     model::{Subscription, Uid, Workflow},
 };
 
@@ -64,7 +64,6 @@ pub(super) struct Confirmed {
 pub(super) struct Attaching {
     /// Deleted runs that the subscription has a claim to and that were not offered yet.
     pub(super) claimed: Vec<Arc<Workflow>>,
-    pub(super) filtered: FilterCounts,
 }
 
 #[derive(Debug)]
@@ -77,6 +76,8 @@ pub(super) struct Stream {
     pub(super) filter: Option<FilterId>,
     pub(super) types: TypesId,
     pub(super) attaching: Option<Attaching>,
+    /// The runs that its filters have excluded.
+    pub(super) filtered: FilterCounts,
     /// The readers of its namespace's records.
     pub(super) readers: usize,
     pub(super) runs: HashMap<Uid, Run>,
@@ -107,6 +108,7 @@ impl Stream {
             filter,
             types,
             attaching: Some(Attaching::default()),
+            filtered: FilterCounts::default(),
             readers: 0,
             runs: HashMap::new(),
             queues: Queues { candidates, ..Queues::default() },
@@ -186,6 +188,18 @@ impl Stream {
     /// The number of runs that no lookup finds.
     pub(super) fn runs_without_context(&self) -> usize {
         self.queues.without_context
+    }
+
+    /// Its status, for the admin port.
+    pub(super) fn status(&self, now: Instant) -> StreamStatus {
+        StreamStatus {
+            subscription: self.subscription.clone(),
+            peer: self.peer,
+            pending_runs: self.pending_runs(),
+            oldest_pending: self.oldest_pending().map(|since| now.saturating_duration_since(since)),
+            runs_without_context: self.runs_without_context(),
+            filtered: self.filtered,
+        }
     }
 
     /// With `latestOnly`, the runs that compete.

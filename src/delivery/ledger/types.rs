@@ -129,16 +129,25 @@ pub(in crate::delivery) enum Report {
 
 /// The numbers of runs that the filters of a stream exclude.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::delivery) struct FilterCounts {
+pub struct FilterCounts {
     /// By `pipelines`.
-    pub(in crate::delivery) pipelines: usize,
+    pub pipelines: usize,
     /// By `maxAge`.
-    pub(in crate::delivery) max_age: usize,
+    pub max_age: usize,
     /// By `statuses`.
-    pub(in crate::delivery) statuses: usize,
+    pub statuses: usize,
 }
 
 impl FilterCounts {
+    /// Returns the number of runs by reason.
+    pub fn by_reason(self) -> [(FilterReason, usize); 3] {
+        [
+            (FilterReason::Pipelines, self.pipelines),
+            (FilterReason::MaxAge, self.max_age),
+            (FilterReason::Statuses, self.statuses),
+        ]
+    }
+
     pub(super) fn add(&mut self, reason: FilterReason) {
         match reason {
             FilterReason::Pipelines => self.pipelines += 1,

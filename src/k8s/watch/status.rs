@@ -66,10 +66,7 @@ struct Outage {
 
 impl Status {
     pub(super) fn new(scope: &Scope, readiness: &Readiness, metrics: KubernetesMetrics) -> Self {
-        let name = match namespace_of(scope) {
-            None => "watch of all namespaces".to_owned(),
-            Some(namespace) => format!("watch of namespace {namespace}"),
-        };
+        let name = format!("watch of {scope}");
         metrics.watches.inc();
         // The series of each scope exists from the start, with zero.
         let namespace = namespace_of(scope).unwrap_or_default().to_owned();
