@@ -4,6 +4,7 @@ pub mod cluster;
 mod completion;
 mod demo;
 pub mod endpoints;
+mod explain;
 mod health;
 mod lint;
 pub mod output;
@@ -47,6 +48,7 @@ pub struct Cli {
 enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
+    Explain(Box<explain::Explain>),
     Health(health::Health),
     Lint(lint::Lint),
     Completion(completion::Completion),
@@ -78,6 +80,7 @@ impl Cli {
         let outcome = match self.command {
             Command::Serve(serve) => serve.run().map(success),
             Command::Demo(demo) => demo.run().map(success),
+            Command::Explain(explain) => explain.run(),
             Command::Health(health) => health.run().map(success),
             Command::Lint(lint) => lint.run(),
             Command::Completion(completion) => completion.run().map(success),

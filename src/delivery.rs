@@ -12,6 +12,7 @@
 
 mod backlog;
 mod driver;
+mod explained;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
@@ -29,8 +30,9 @@ mod spans;
 mod status;
 
 pub use driver::Driver;
+pub use explained::{Explained, RunRecord};
 pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
-pub use ledger::FilterCounts;
+pub use ledger::{CONTEXT_EXPECTED, FilterCounts};
 pub use metrics::DeliveryMetrics;
 pub use notices::{Notice, NoticeSink};
 pub use options::{LookupLimits, Options, PatchLimits};

@@ -30,7 +30,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     clock::WallClock,
-    delivery::{ArtifactLookup, LookupError},
+    delivery::{ArtifactLookup, Explained, LookupError},
     lookup::{
         Memory, Peer, allowance,
         cache::{Cache, Question},
@@ -44,6 +44,7 @@ use crate::{
     model::{ArtifactTypes, RunModels, Uid, Workflow},
     telemetry::LimitHits,
 };
+use rules::{Collector, Verdicts};
 
 /// Full name of the service.
 const SERVICE: &str = "ml_metadata.MetadataStoreService";
@@ -161,11 +162,27 @@ impl Mlmd {
         }
     }
 
+    /// Looks up the models of a run without the cache, and collects the verdict about each artifact that was seen.
+    pub async fn explain(&self, run: &Workflow, types: &ArtifactTypes) -> Explained {
+        let mut collector = Collector::default();
+        let found = self.look_up_within_limit(run, types, &mut collector).await;
+        collector.explained(found)
+    }
+
+    async fn look_up_within_limit(
+        &self,
+        run: &Workflow,
+        types: &ArtifactTypes,
+        verdicts: &mut dyn Verdicts,
+    ) -> Result<RunModels, LookupError> {
+        tokio::time::timeout(self.lookup_timeout, Box::pin(self.lookup.models(run, types, verdicts)))
+            .await
+            .unwrap_or_else(|_| Err(CallError::timeout("the lookup as a whole", self.lookup_timeout).into()))
+    }
+
     async fn look_up(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
         let started = Instant::now();
-        let answer = tokio::time::timeout(self.lookup_timeout, self.lookup.models(run, types))
-            .await
-            .unwrap_or_else(|_| Err(CallError::timeout("the lookup as a whole", self.lookup_timeout).into()));
+        let answer = self.look_up_within_limit(run, types, &mut ()).await;
         self.metrics.answered(&answer, started.elapsed());
         answer
     }

@@ -3,7 +3,9 @@
 //! - [`Workflow`]: the record of a Workflow
 //! - [`Subscription`]: the filters and options of one logical consumer of a namespace
 //! - [`Artifact`], [`ArtifactId`], [`ArtifactTypes`]: which outputs of a run are serving models
+//! - [`SeenArtifact`], [`ArtifactVerdict`]: why an artifact does or does not count
 //! - [`event`]: the payload of an event
+//! - [`latest`]: which run of a pipeline supersedes which
 //! - [`glob`]: patterns for names of pipelines
 //! - [`SubscriptionsInUse`]: the names of the subscriptions that this process serves
 //! - [`trace`]: the ids of a run's trace
@@ -15,14 +17,17 @@ pub(crate) mod fixtures;
 pub mod glob;
 mod ids;
 mod in_use;
+pub mod latest;
+mod seen;
 pub mod subscription;
 pub(crate) mod text;
 pub mod trace;
 pub mod workflow;
 
-pub use artifact::{Artifact, ArtifactId, ArtifactTypes, RunModels};
+pub use artifact::{Artifact, ArtifactId, ArtifactTypes, NotAModel, RunModels};
 pub use event::{Include, IncludeField, SkipReason};
 pub use ids::{RunId, TraceId, Uid};
 pub use in_use::SubscriptionsInUse;
+pub use seen::{ArtifactVerdict, SeenArtifact};
 pub use subscription::{FilterReason, PipelineFilter, Statuses, Subscription, SubscriptionName};
 pub use workflow::{Mark, Names, Phase, PipelineName, RunOutcome, Workflow};

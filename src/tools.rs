@@ -3,7 +3,9 @@
 //! `cli` has the flags of each command and prints its results. Here are no flags, no colors and no questions to the user.
 //!
 //! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
+//! - [`explain`]: why a run's event arrived, has not arrived yet, or never will
 //! - [`lint`]: problems of EventSources and Sensors, from their manifests
 
 pub mod endpoints;
+pub mod explain;
 pub mod lint;

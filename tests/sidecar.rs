@@ -119,7 +119,7 @@ async fn the_sidecar_is_restricted_and_its_memory_is_limited() {
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn kubeflows_api_is_asked_with_a_token_of_its_audience() {
     let peers = Peers::with(&["kustomize"]).await;
-    let with_api = kustomize(&peers, &file("tests/sidecar/kfp-api")).unwrap();
+    let with_api = kustomize(&peers, &file("tests/sidecar_kfp_api")).unwrap();
     let (with_api, plain) = (with_api.as_slice(), rendered().await);
     let role = format!("kfp-operator-{NAME}");
     let right = json!({"apiGroups": ["pipelines.kubeflow.org"], "resources": ["runs"], "verbs": ["get"]});

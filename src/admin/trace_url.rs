@@ -48,7 +48,7 @@ impl FromStr for TraceUrl {
 
 impl TraceUrl {
     /// Returns the address of a trace.
-    pub(super) fn of(&self, trace: TraceId) -> String {
+    pub fn of(&self, trace: TraceId) -> String {
         self.0.replace(PLACE, &trace.to_string())
     }
 }

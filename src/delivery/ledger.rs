@@ -97,7 +97,7 @@ use self::{
 use super::{MarkError, MarkPatch, Options, StreamId, status::StreamStatus};
 use crate::{model::Uid, store::Change};
 
-pub use self::types::FilterCounts;
+pub use self::{lookups::CONTEXT_EXPECTED, types::FilterCounts};
 pub(super) use self::{
     shares::Shares,
     types::{Action, LookupId, NamespaceStats, Now, Report, Stats},

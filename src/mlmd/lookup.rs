@@ -24,7 +24,7 @@ use tracing::info;
 use super::{
     error::{CallCode, CallError},
     reader::Reader,
-    rules::{self, Candidates, ContextNames, Executions, Outputs, Places, RunContext, RunFlavor},
+    rules::{self, Candidates, ContextNames, Executions, Outputs, Places, RunContext, RunFlavor, Verdicts},
 };
 use crate::{
     clock::WallClock,
@@ -62,9 +62,15 @@ impl Lookup {
         Self { client, clock, type_ids: Cache::builder().max_capacity(TYPE_IDS).time_to_live(TYPE_ID_TTL).build() }
     }
 
-    pub(super) async fn models(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
+    pub(super) async fn models(
+        &self,
+        run: &Workflow,
+        types: &ArtifactTypes,
+        verdicts: &mut dyn Verdicts,
+    ) -> Result<RunModels, LookupError> {
         let reader = Reader::new(&self.client, &run.namespace);
         let context = find_context(&reader, run).await?;
+        verdicts.context(&context);
         let started = Instant::now();
         rules::check_namespace(&context, run)?;
         if run.outcome() == Some(RunOutcome::Failed) {
@@ -73,7 +79,7 @@ impl Lookup {
                 ..RunModels::default()
             });
         }
-        let found = self.models_in(&reader, run, types, &context).await?;
+        let found = self.models_in(&reader, run, types, &context, verdicts).await?;
         if found.models.is_empty() {
             if started.elapsed() >= MIN_STORE_REPLACEMENT {
                 verify(&reader, &context).await?;
@@ -91,15 +97,16 @@ impl Lookup {
         run: &Workflow,
         types: &ArtifactTypes,
         context: &RunContext,
+        verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
         let mut candidates = Candidates::of(types);
         let mut executions = Executions::of(run, context);
         tokio::try_join!(
-            reader.artifacts(context.id, |artifact| candidates.add(artifact)),
+            reader.artifacts(context.id, |artifact| candidates.add(artifact, verdicts)),
             reader.executions(context.id, |execution| executions.add(execution)),
         )?;
         if candidates.has_unnamed_types() {
-            candidates.resolve_types(&self.type_names(reader, types).await?);
+            candidates.resolve_types(&self.type_names(reader, types).await?, verdicts);
         }
         if candidates.removed() > 0 {
             info!(
@@ -116,6 +123,7 @@ impl Lookup {
             return Err(LookupError::NoContext);
         }
         let (false, Some(latest)) = (candidates.is_empty(), executions.latest()) else {
+            candidates.exclude_all(verdicts);
             return Ok(RunModels { foreign_executions, ..RunModels::default() });
         };
 
@@ -130,13 +138,13 @@ impl Lookup {
             }
             pipeline_name(reader, run, context, Some(latest), &mut contexts).await
         };
-        let ((), pipeline) = tokio::try_join!(reader.events(&ids, |event| outputs.add(event)), pipeline)?;
+        let ((), pipeline) = tokio::try_join!(reader.events(&ids, |event| outputs.add(event, verdicts)), pipeline)?;
 
         if context.flavor == RunFlavor::Tfx {
             request_contexts(reader, rules::ambiguous_executions(&executions, &outputs), &mut contexts).await?;
         }
         let places = Places::of(&executions, &nodes(&contexts));
-        let mut models = rules::select(candidates, &outputs, &executions, &places);
+        let mut models = rules::select(candidates, &outputs, &executions, &places, verdicts);
         rules::drop_shared_names(&mut models);
         request_contexts(reader, rules::executions_naming_models(context.flavor, &models), &mut contexts).await?;
         for model in &mut models {

@@ -16,6 +16,9 @@
 //! 7. It still exists: not deleted, marked for deletion, or abandoned by a failed execution, because subscribers fetch
 //!    it. Unknown and pending states are accepted: the OUTPUT event is the proof.
 //!
+//! The rules tell [`Verdicts`] what they decide about each artifact. The lookups of the server pass `()`, which ignores it;
+//! `explain` passes a [`Collector`].
+//!
 //! [`ArtifactTypes::accepts`]: crate::model::ArtifactTypes::accepts
 
 mod artifacts;
@@ -23,6 +26,7 @@ mod executions;
 mod models;
 mod names;
 mod places;
+mod verdicts;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -32,10 +36,11 @@ use crate::{
 };
 
 pub(super) use artifacts::{ArtifactState, Candidates, ContextArtifact};
-pub(super) use executions::{Event, Execution, Executions, Outputs};
+pub(super) use executions::{Event, Execution, Executions, Outputs, Role};
 pub(super) use models::{Model, ambiguous_executions, select};
 pub(super) use names::{distinguish, drop_shared_names, executions_naming_models};
 pub(super) use places::Places;
+pub(super) use verdicts::{Collector, Verdicts};
 
 /// Context type of a pipeline in TFX on KFP v1, associated with each execution of the pipeline.
 const TFX_PIPELINE: &str = "pipeline";

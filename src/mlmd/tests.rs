@@ -2,6 +2,7 @@
 
 mod answers;
 mod connection;
+mod explained;
 mod faults;
 mod limits;
 mod runs;

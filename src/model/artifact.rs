@@ -37,16 +37,49 @@ impl ArtifactTypes {
     }
 
     /// Returns whether an artifact of this type, with this URI and this value of the property `pushed`, is a serving
-    /// model. An unblessed model is recorded with `pushed = 0` and is never accepted.
+    /// model.
     pub fn accepts(&self, artifact_type: &str, uri: &str, pushed: Option<i64>) -> bool {
-        if uri.is_empty() || pushed == Some(0) {
-            return false;
-        }
-        match &self.0 {
-            Some(types) => types.iter().any(|accepted| **accepted == *artifact_type),
-            None => DEFAULT_TYPES.contains(&artifact_type) || (artifact_type == DEFAULT_IF_PUSHED && pushed == Some(1)),
-        }
+        self.check(artifact_type, uri, pushed).is_ok()
     }
+
+    /// Checks whether an artifact is a serving model, like [`ArtifactTypes::accepts`].
+    ///
+    /// # Errors
+    /// The first rule that excludes it. An unblessed model is recorded with `pushed = 0` and is never accepted.
+    pub fn check(&self, artifact_type: &str, uri: &str, pushed: Option<i64>) -> Result<(), NotAModel> {
+        let needs_pushed = match &self.0 {
+            Some(types) if types.iter().any(|accepted| **accepted == *artifact_type) => false,
+            None if DEFAULT_TYPES.contains(&artifact_type) => false,
+            None if artifact_type == DEFAULT_IF_PUSHED => true,
+            Some(_) | None => return Err(NotAModel::OtherType),
+        };
+        match pushed {
+            Some(0) => Err(NotAModel::Unblessed),
+            Some(1) => Ok(()),
+            _ if needs_pushed => Err(NotAModel::NotPushed),
+            _ => Ok(()),
+        }?;
+        if uri.is_empty() { Err(NotAModel::NoUri) } else { Ok(()) }
+    }
+}
+
+/// The reason why an artifact is no serving model, whatever produced it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+pub enum NotAModel {
+    /// Its type is none of the subscription's.
+    #[error("its type is none of the subscription's artifactTypes")]
+    OtherType,
+    /// Its type counts by default only with `pushed = 1`.
+    #[error(
+        "{DEFAULT_IF_PUSHED} counts only with the property pushed = 1, or if artifactTypes contains {DEFAULT_IF_PUSHED}"
+    )]
+    NotPushed,
+    /// The model was not blessed, so it was not pushed.
+    #[error("not blessed, so not pushed (pushed = 0)")]
+    Unblessed,
+    /// It has no location.
+    #[error("it has no URI")]
+    NoUri,
 }
 
 /// Id of an artifact in the source of models.
@@ -169,6 +202,25 @@ mod tests {
         for types in [ArtifactTypes::default(), ArtifactTypes::named(["PushedModel"])] {
             assert!(!types.accepts("PushedModel", URI, Some(0)));
             assert!(!types.accepts("PushedModel", "", Some(1)));
+        }
+    }
+
+    /// A later rule is only the reason if no earlier one is.
+    #[test]
+    fn the_first_rule_that_excludes_an_artifact_is_the_reason() {
+        use NotAModel::{NoUri, NotPushed, OtherType, Unblessed};
+        let (default, named) = (ArtifactTypes::default(), ArtifactTypes::named(["system.Model"]));
+        for (types, artifact_type, uri, pushed, expected) in [
+            (&default, "Schema", "", Some(0), Err(OtherType)),
+            (&default, "PushedModel", "", Some(0), Err(Unblessed)),
+            (&default, "PushedModel", "", None, Err(NoUri)),
+            (&default, "system.Model", URI, None, Err(NotPushed)),
+            (&default, "system.Model", URI, Some(0), Err(Unblessed)),
+            (&default, "system.Model", "", Some(1), Err(NoUri)),
+            (&named, "PushedModel", URI, Some(1), Err(OtherType)),
+            (&named, "system.Model", URI, None, Ok(())),
+        ] {
+            assert_eq!(types.check(artifact_type, uri, pushed), expected, "{artifact_type} with pushed = {pushed:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! One API server serves all tests of this binary; each test has a namespace of its own.
 
 mod cluster;
+mod explain;
 mod harness;
 mod kubelet;
 mod plugin;

@@ -23,64 +23,14 @@ use super::{
 };
 use crate::{
     delivery::StreamId,
-    model::{RunModels, RunOutcome, SkipReason, SubscriptionName, Uid, Workflow, event},
+    model::{RunModels, SkipReason, SubscriptionName, Uid, Workflow},
 };
 
 pub(super) use self::{
     candidates::{Candidates, Wait},
     sent::{Rank, SentRuns},
 };
-
-/// The position of a run in the order in which runs ended. The UID gives runs that ended in the same second a fixed order, but
-/// makes none of them older: see [`Recency::is_before`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Recency {
-    finished: i64,
-    created: i64,
-    pub(super) uid: Uid,
-}
-
-impl Recency {
-    pub(super) fn of(workflow: &Workflow) -> Self {
-        Self { finished: workflow.finished, created: workflow.created, uid: workflow.uid }
-    }
-
-    /// Returns whether the other run supersedes this one. Times have a resolution of a second: which of two runs with equal
-    /// times has the newer model is not known, so both are sent.
-    fn is_before(self, other: Self) -> bool {
-        (self.finished, self.created) < (other.finished, other.created)
-    }
-}
-
-/// The runs of a pipeline that supersede each other.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Lane {
-    pipeline: Arc<str>,
-    outcome: RunOutcome,
-}
-
-impl Lane {
-    /// Returns the lane of a run with these models, if it has a valid pipeline name.
-    pub(super) fn of(workflow: &Workflow, models: &RunModels) -> Option<Self> {
-        Self::named(workflow, event::shared_pipeline_name(workflow, models)?)
-    }
-
-    pub(super) fn named(workflow: &Workflow, pipeline: &Arc<str>) -> Option<Self> {
-        Some(Self { pipeline: pipeline.clone(), outcome: workflow.outcome()? })
-    }
-
-    /// The lanes whose newer runs supersede those of this one.
-    fn superseding(&self) -> impl Iterator<Item = Self> {
-        let successes = Self { outcome: RunOutcome::Succeeded, ..self.clone() };
-        [self.clone()].into_iter().chain((self.outcome == RunOutcome::Failed).then_some(successes))
-    }
-
-    /// The lanes whose older runs are superseded by those of this one.
-    fn superseded(&self) -> impl Iterator<Item = Self> {
-        let failures = Self { outcome: RunOutcome::Failed, ..self.clone() };
-        [self.clone()].into_iter().chain((self.outcome == RunOutcome::Succeeded).then_some(failures))
-    }
-}
+pub(super) use crate::model::latest::{Lane, Recency};
 
 impl Ledger {
     /// The runs that a subscription was sent, or without `remember` the stream. `None` without `latestOnly`.

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The time for which an absent context may mean that it has not been written yet.
-const CONTEXT_EXPECTED: Duration = Duration::from_secs(120);
+pub const CONTEXT_EXPECTED: Duration = Duration::from_secs(120);
 /// Pauses between attempts.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(30) };
 /// Pauses between attempts for a run that ML Metadata does not seem to know.

@@ -5,7 +5,8 @@ use std::{
     mem::size_of,
 };
 
-use crate::model::ArtifactTypes;
+use super::Verdicts;
+use crate::model::{ArtifactTypes, ArtifactVerdict, NotAModel};
 
 /// Estimated bytes of an entry in an ordered table beside its value.
 const TABLE_ENTRY: usize = 16;
@@ -19,6 +20,16 @@ pub(in crate::mlmd) enum ArtifactState {
     Removed,
     /// Never completed: its execution failed.
     Abandoned,
+}
+
+impl ArtifactState {
+    fn verdict(self) -> Result<(), ArtifactVerdict> {
+        match self {
+            Self::Available => Ok(()),
+            Self::Removed => Err(ArtifactVerdict::Removed),
+            Self::Abandoned => Err(ArtifactVerdict::Abandoned),
+        }
+    }
 }
 
 /// An artifact that is attributed to the run's context.
@@ -63,8 +74,11 @@ impl<'a> Candidates<'a> {
     }
 
     /// Adds an artifact. Returns the estimated bytes that are kept of it.
-    pub(in crate::mlmd) fn add(&mut self, artifact: ContextArtifact) -> usize {
-        let is_model = self.may_be_model(&artifact);
+    pub(in crate::mlmd) fn add(&mut self, artifact: ContextArtifact, verdicts: &mut dyn Verdicts) -> usize {
+        let checked = self.may_be_model(&artifact);
+        let is_model = checked.is_ok();
+        verdicts
+            .artifact(&artifact, checked.map_err(ArtifactVerdict::NotAModel).and_then(|()| artifact.state.verdict()));
         match artifact.state {
             ArtifactState::Available if is_model => {
                 let bytes = artifact.bytes();
@@ -86,12 +100,16 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    /// Returns whether the artifact is a serving model, or could be one while the name of its type is unknown.
-    fn may_be_model(&self, artifact: &ContextArtifact) -> bool {
+    /// Checks whether the artifact is a serving model, or could be one while the name of its type is unknown.
+    fn may_be_model(&self, artifact: &ContextArtifact) -> Result<(), NotAModel> {
         let ContextArtifact { type_name, uri, pushed, .. } = artifact;
         match &**type_name {
-            "" => self.types.names().into_iter().any(|name| self.types.accepts(name, uri, *pushed)),
-            name => self.types.accepts(name, uri, *pushed),
+            "" => {
+                let mut checked = self.types.names().into_iter().map(|name| self.types.check(name, uri, *pushed));
+                let first = checked.next().unwrap_or(Err(NotAModel::OtherType));
+                if first.is_ok() || checked.any(|checked| checked.is_ok()) { Ok(()) } else { first }
+            }
+            name => self.types.check(name, uri, *pushed),
         }
     }
 
@@ -101,15 +119,22 @@ impl<'a> Candidates<'a> {
     }
 
     /// Names the types that are known by their ids only, and drops candidates whose type is not among these.
-    pub(in crate::mlmd) fn resolve_types(&mut self, names: &HashMap<i64, &str>) {
+    pub(in crate::mlmd) fn resolve_types(&mut self, names: &HashMap<i64, &str>, verdicts: &mut dyn Verdicts) {
         let types = self.types;
         self.by_id.retain(|_, artifact| {
             if artifact.type_name.is_empty() {
                 let name = artifact.type_id.and_then(|id| names.get(&id));
                 artifact.type_name = name.copied().unwrap_or_default().into();
             }
-            types.accepts(&artifact.type_name, &artifact.uri, artifact.pushed)
+            let checked = types.check(&artifact.type_name, &artifact.uri, artifact.pushed);
+            verdicts.type_resolved(artifact, checked.map_err(ArtifactVerdict::NotAModel));
+            checked.is_ok()
         });
+    }
+
+    /// Excludes every candidate: no execution of the run could have produced one.
+    pub(in crate::mlmd) fn exclude_all(self, verdicts: &mut dyn Verdicts) {
+        self.by_id.keys().for_each(|id| verdicts.decided(*id, ArtifactVerdict::ForeignExecution));
     }
 
     pub(in crate::mlmd) fn is_empty(&self) -> bool {

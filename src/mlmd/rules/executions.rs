@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{RunContext, RunFlavor};
+use super::{RunContext, RunFlavor, Verdicts};
 use crate::model::Workflow;
 
 /// Maximum age of an execution relative to its Workflow, in milliseconds: clocks differ.
@@ -150,10 +150,33 @@ impl Executions {
         self.by_id.iter().rev().find(|(_, execution)| execution.is_own).map(|(id, _)| *id)
     }
 
-    /// Returns the run's own execution of this id, if what it puts out is made by it.
-    pub(super) fn producer(&self, id: i64) -> Option<&Recorded> {
-        self.by_id.get(&id).filter(|execution| execution.is_own && !execution.is_importer)
+    /// Returns the role of the execution of this id.
+    pub(super) fn role(&self, id: i64) -> Role {
+        match self.by_id.get(&id) {
+            None => Role::Unknown,
+            Some(execution) if !execution.is_own => Role::Foreign,
+            Some(execution) if execution.is_importer => Role::Importer,
+            Some(_) => Role::Producer,
+        }
     }
+
+    /// Returns the name of the node of an execution; empty where it has none.
+    pub(super) fn node(&self, id: i64) -> Option<&str> {
+        self.by_id.get(&id).map(|execution| &*execution.node)
+    }
+}
+
+/// The role of an execution for the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::mlmd) enum Role {
+    /// It belongs to the run, and made what it has as output.
+    Producer,
+    /// It belongs to the run, and has as output what existed before.
+    Importer,
+    /// It is of the run's context, but belongs to an older run of the same name.
+    Foreign,
+    /// It is not of the run's context.
+    Unknown,
 }
 
 /// An event: the relation of an artifact to an execution.
@@ -192,8 +215,10 @@ impl<'a> Outputs<'a> {
     }
 
     /// Adds an event, which may be one of another run. Returns the estimated bytes that are kept of it.
-    pub(in crate::mlmd) fn add(&mut self, event: &Event<'_>) -> usize {
-        if !event.is_output || self.executions.producer(event.execution).is_none() {
+    pub(in crate::mlmd) fn add(&mut self, event: &Event<'_>, verdicts: &mut dyn Verdicts) -> usize {
+        let role = self.executions.role(event.execution);
+        verdicts.event(event, role, self.executions);
+        if !event.is_output || role != Role::Producer {
             return 0;
         }
         // Vectors double their size.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
-    Candidates, ContextArtifact, Places,
+    Candidates, ContextArtifact, Places, Verdicts,
     executions::{Executions, Output, Outputs},
 };
-use crate::model::Artifact;
+use crate::model::{Artifact, ArtifactId, ArtifactVerdict};
 
 /// A serving model with the execution that produced it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub(in crate::mlmd) fn select(
     outputs: &Outputs<'_>,
     executions: &Executions,
     places: &Places<'_>,
+    verdicts: &mut dyn Verdicts,
 ) -> Vec<Model> {
     let mut by_artifact: HashMap<i64, &Output> = HashMap::new();
     for output in current(&outputs.all, places) {
@@ -54,11 +55,25 @@ pub(in crate::mlmd) fn select(
         let index = places.iteration(output.execution).or(output.index).unwrap_or_default();
         Some(Model { artifact: Artifact { id: id.into(), name, uri, node, key, index }, execution: output.execution })
     };
-    let mut models: Vec<Model> = candidates.into_artifacts().filter_map(model).collect();
+    let mut models: Vec<Model> = Vec::new();
+    for artifact in candidates.into_artifacts() {
+        let id = artifact.id;
+        match model(artifact) {
+            Some(model) => models.push(model),
+            None => verdicts.not_current(id),
+        }
+    }
     let mut locations = HashSet::new();
     let is_first: Vec<bool> = models.iter().map(|model| locations.insert(&*model.artifact.uri)).collect();
     let mut is_first = is_first.into_iter();
-    models.retain(|_| is_first.next().unwrap_or_default());
+    models.retain(|model| {
+        let is_first = is_first.next().unwrap_or_default();
+        let verdict = if is_first { ArtifactVerdict::Counts } else { ArtifactVerdict::SameLocation };
+        if let ArtifactId::Number(id) = model.artifact.id {
+            verdicts.decided(id, verdict);
+        }
+        is_first
+    });
     models
 }
 

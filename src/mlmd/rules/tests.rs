@@ -2,6 +2,7 @@ mod contexts;
 mod properties;
 mod reruns;
 mod selection;
+mod verdicts;
 
 use std::collections::HashMap;
 
@@ -93,19 +94,30 @@ fn models(
     executions: &Executions,
     nodes: &[(i64, &str)],
 ) -> Vec<Model> {
+    models_with_verdicts(artifacts, events, executions, nodes, &mut ())
+}
+
+/// The same, and passes the verdicts.
+fn models_with_verdicts(
+    artifacts: impl IntoIterator<Item = ContextArtifact>,
+    events: &[Event<'_>],
+    executions: &Executions,
+    nodes: &[(i64, &str)],
+    verdicts: &mut dyn Verdicts,
+) -> Vec<Model> {
     let types = ArtifactTypes::default();
     let mut candidates = Candidates::of(&types);
     for artifact in artifacts {
-        candidates.add(artifact);
+        candidates.add(artifact, verdicts);
     }
     let mut outputs = Outputs::of(executions);
     let requested = candidates.ids();
     for event in events.iter().filter(|event| requested.contains(&event.artifact)) {
-        outputs.add(event);
+        outputs.add(event, verdicts);
     }
     let nodes: HashMap<i64, Box<str>> = nodes.iter().map(|(id, node)| (*id, (*node).into())).collect();
     let places = Places::of(executions, &nodes);
-    let mut models = select(candidates, &outputs, executions, &places);
+    let mut models = select(candidates, &outputs, executions, &places, verdicts);
     drop_shared_names(&mut models);
     for model in &mut models {
         if let Some(node) = nodes.get(&model.execution) {

@@ -40,7 +40,8 @@ fn own(run: &Workflow, context: &RunContext, ages_ms: &[i64]) -> Vec<i64> {
     for (id, age_ms) in (1..).zip(ages_ms) {
         executions.add(&Execution { created_ms: CREATED * 1000 - age_ms, ..execution(id) });
     }
-    let own: Vec<i64> = (1..).zip(ages_ms).map(|(id, _)| id).filter(|id| executions.producer(*id).is_some()).collect();
+    let own: Vec<i64> =
+        (1..).zip(ages_ms).map(|(id, _)| id).filter(|id| executions.role(*id) == Role::Producer).collect();
     assert_eq!(executions.foreign_count(), ages_ms.len() - own.len());
     assert_eq!(executions.latest(), own.last().copied());
     own

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::ArtifactVerdict;
 
 /// The tasks of the pipeline by their paths. The names of DAGs precede those of tasks; `*` is the iteration of a loop.
 const TASKS: [&[&str]; 6] = [
@@ -181,8 +182,19 @@ impl History {
         let all_names = names(&found);
         assert_eq!(all_names.iter().collect::<BTreeSet<_>>().len(), all_names.len(), "{all_names:?}");
         for model in &found {
-            assert!(executions.producer(model.execution).is_some());
+            assert_eq!(executions.role(model.execution), Role::Producer);
         }
+
+        let mut collector = Collector::default();
+        let again =
+            models_with_verdicts(self.artifacts.iter().cloned(), &self.events, &executions, &[], &mut collector);
+        assert_eq!(again, found, "a collector changes nothing");
+        let seen = collector.explained(Err(LookupError::NoContext)).artifacts;
+        let all: Vec<i64> = self.artifacts.iter().map(|artifact| artifact.id).collect();
+        assert_eq!(seen.iter().map(|seen| seen.id).collect::<Vec<_>>(), all, "each artifact has a verdict");
+        let counts: Vec<i64> = seen.iter().filter(|seen| seen.verdict.counts()).map(|seen| seen.id).collect();
+        assert_eq!(counts, ids(&found), "those that count are the models");
+        assert!(seen.iter().all(|seen| seen.verdict != ArtifactVerdict::Undecided), "{seen:?}");
 
         let executions = self.executions(is_resubmitted, true);
         let reversed: Vec<_> = self.events.iter().rev().cloned().collect();

@@ -25,7 +25,7 @@ fn nodes_are_asked_for_only_where_a_class_has_several_outputs() {
     let ambiguous = |events: &[Event<'_>]| {
         let mut outputs = Outputs::of(&executions);
         for event in events {
-            outputs.add(event);
+            outputs.add(event, &mut ());
         }
         ambiguous_executions(&executions, &outputs)
     };

@@ -132,6 +132,6 @@ fn kept_bytes_count_shared_names_once() {
     let second = executions.add(&task(2, "a-task-with-a-long-name", 0));
     assert!(first >= second + 20 && second < 250, "{first}, {second}");
     let mut outputs = Outputs::of(&executions);
-    assert!(outputs.add(&kfp_output(1, 1)) > 0);
-    assert_eq!(outputs.add(&kfp_output(1, 99)), 0, "of another run");
+    assert!(outputs.add(&kfp_output(1, 1), &mut ()) > 0);
+    assert_eq!(outputs.add(&kfp_output(1, 99), &mut ()), 0, "of another run");
 }

@@ -1,0 +1,287 @@
+//! `explain`: why a run's event arrived, has not arrived yet, or never will.
+
+mod print;
+
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, builder::BoolishValueParser};
+use tokio::{
+    runtime::Runtime,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    cluster::{ClusterArgs, NamespacesArgs},
+    endpoints::{AdminArgs, MetadataStoreArgs},
+    output::{self, Format, OutputArgs},
+    values,
+};
+use crate::{
+    admin::TraceUrl,
+    clock::WallClock,
+    k8s::Cluster,
+    mlmd::{self, LookupMetrics, Mlmd},
+    model::TraceId,
+    telemetry,
+    tools::{
+        endpoints::{Endpoint, EndpointError},
+        explain::{Explainer, Options, Runs, Store, decision::Status, server::ServerReport, story::Story},
+    },
+};
+
+/// The exit statuses of a run whose event is pending, and of one that has none.
+const PENDING: u8 = 3;
+const NEVER: u8 = 4;
+/// The interval of `--watch`.
+const POLL: Duration = Duration::from_secs(2);
+
+/// Explains why a run's event arrived, has not arrived yet, or never will
+///
+/// Without the name of a Workflow: the last runs of a namespace, by subscription. With it: the whole story of the run, its
+/// artifacts and why each counts or does not, the event, and what to do next.
+///
+/// Reads the Workflows, the EventSources and ML Metadata with your own rights, and decides by the server's own rules. So it
+/// works while the server is down; the server is asked, too, if its admin port can be reached.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  # The last runs of a namespace
+  model-update-eventsource explain -n team-a
+
+  # One run: the whole story
+  model-update-eventsource explain -n team-a penguin-x7k2p
+
+  # In a script: wait until the event was delivered
+  model-update-eventsource explain -n team-a penguin-x7k2p --subscription deployer --watch --timeout 10m -o name
+
+  # With addresses of your own instead of port-forwards
+  model-update-eventsource explain -n team-a --metadata-store 127.0.0.1:8081 --admin 127.0.0.1:8080
+
+Exit status with a Workflow: 0 delivered; 3 pending (the run has not ended, has no metadata yet, ML Metadata is down, or the
+event was not delivered yet); 4 never (failed, no model, filtered, foreign, too large, superseded); 1 failure; 2 usage error.
+Of several subscriptions 3 if any is pending, else 4 if any is never. Without a Workflow 0.")]
+pub(super) struct Explain {
+    /// Name of the Workflow; without it, the last runs
+    #[arg(value_name = "WORKFLOW")]
+    workflow: Option<String>,
+
+    #[command(flatten)]
+    namespaces: NamespacesArgs,
+
+    /// Only this subscription, with or without the scope of its name
+    #[arg(long, value_name = "NAME")]
+    subscription: Option<String>,
+
+    /// Number of runs in the table, newest first
+    #[arg(long, value_name = "NUMBER", default_value = "20", value_parser = clap::value_parser!(u16).range(1..=1000),
+        conflicts_with = "workflow")]
+    limit: u16,
+
+    #[command(flatten)]
+    output: OutputArgs,
+
+    /// Repeat until no subscription is pending
+    #[arg(short, long, requires = "workflow")]
+    watch: bool,
+
+    /// Time limit of --watch
+    #[arg(long, value_name = "DURATION", value_parser = values::positive_duration, default_value = "10m", requires = "watch")]
+    timeout: humantime::Duration,
+
+    /// Address of a run's trace; {trace_id} is replaced, for example https://jaeger.example/trace/{trace_id}
+    #[arg(long, env = "MODEL_UPDATE_TRACE_URL_TEMPLATE", value_name = "URL")]
+    trace_url_template: Option<TraceUrl>,
+
+    /// Label selector of the Workflows that are runs [default: that of the server, else pipeline/runid]
+    #[arg(long, env = "MODEL_UPDATE_SELECTOR", value_name = "SELECTOR", value_parser = values::selector)]
+    selector: Option<String>,
+
+    /// Explain for a server with --skip-labelled
+    #[arg(long, env = "MODEL_UPDATE_SKIP_LABELLED", value_parser = BoolishValueParser::new())]
+    skip_labelled: bool,
+
+    #[command(flatten)]
+    metadata_store: MetadataStoreArgs,
+
+    #[command(flatten)]
+    admin: AdminArgs,
+
+    /// File with a token for a server with --auth token: of an account that may subscribe
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// The addresses, which stay connected while the command runs.
+struct Connections {
+    cluster: Cluster,
+    store: Store,
+    admin: Result<Endpoint, EndpointError>,
+    token: Option<String>,
+    _store: Option<Endpoint>,
+}
+
+impl Explain {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let runtime = Runtime::new().context("cannot start the runtime")?;
+        let code = runtime.block_on(self.explain());
+        runtime.shutdown_background();
+        code
+    }
+
+    async fn explain(&self) -> anyhow::Result<ExitCode> {
+        let cluster = self.cluster.connect().await?;
+        let namespace = self.namespaces.in_cluster(&cluster);
+        let connections = self.connect(cluster).await?;
+        match (&self.workflow, namespace) {
+            (None, namespace) => self.table(&connections, namespace.as_deref()).await,
+            (Some(_), None) => Err(output::usage("a Workflow has one namespace; write -n NAMESPACE instead of -A")),
+            (Some(name), Some(namespace)) => self.story(&connections, &namespace, name).await,
+        }
+    }
+
+    async fn connect(&self, cluster: Cluster) -> anyhow::Result<Connections> {
+        let token = match &self.token_file {
+            Some(path) => {
+                let text =
+                    fs::read_to_string(path).with_context(|| format!("cannot read --token-file {}", path.display()))?;
+                Some(text.trim().to_owned())
+            }
+            None => None,
+        };
+        let (store, admin) = tokio::join!(self.metadata_store.resolve(&cluster), self.admin.resolve(&cluster));
+        let (store, endpoint) = match store {
+            Ok(endpoint) => {
+                let options =
+                    mlmd::Options { ca: self.metadata_store.metadata_store_ca.clone(), ..mlmd::Options::default() };
+                let metrics = LookupMetrics::new(&mut telemetry::registry());
+                let mlmd = Mlmd::new(&endpoint.url, &options, metrics).context("--metadata-store")?;
+                (Store::Reachable(Box::new(mlmd)), Some(endpoint))
+            }
+            Err(error) => {
+                let is_forbidden = matches!(&error, EndpointError::Cluster { error, .. } if error.is_forbidden());
+                (Store::Unreachable { message: error.to_string(), is_forbidden }, None)
+            }
+        };
+        Ok(Connections { cluster, store, admin, token, _store: endpoint })
+    }
+
+    /// Reads what changes.
+    async fn explainer(&self, connections: &Connections, namespace: Option<&str>) -> anyhow::Result<Explainer> {
+        let server = match &connections.admin {
+            Ok(admin) => ServerReport::ask(&admin.url, admin.describe(), namespace, connections.token.as_deref()).await,
+            Err(error) => ServerReport::unreachable(error.to_string()),
+        };
+        let options = Options {
+            selector: self.selector.clone(),
+            skip_labelled: self.skip_labelled,
+            subscription: self.subscription.clone(),
+            clock: WallClock::default(),
+        };
+        let (cluster, store) = (connections.cluster.clone(), connections.store.clone());
+        Explainer::new(cluster, store, server, namespace, options).await.context("cannot read the EventSources")
+    }
+
+    async fn table(&self, connections: &Connections, namespace: Option<&str>) -> anyhow::Result<ExitCode> {
+        let explainer = self.explainer(connections, namespace).await?;
+        let runs = explainer.runs(namespace, usize::from(self.limit)).await.context("cannot list the Workflows")?;
+        for note in explainer.notes() {
+            output::say(&format!("note: {}", output::one_line(note)))?;
+        }
+        if let Some(line) = print::server_line(explainer.server()) {
+            output::say(&line)?;
+        }
+        self.print_table(&runs, &explainer, namespace)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn print_table(&self, runs: &Runs, explainer: &Explainer, namespace: Option<&str>) -> anyhow::Result<()> {
+        let place =
+            namespace.map_or_else(|| "any namespace".to_owned(), |namespace| format!("the namespace {namespace}"));
+        if runs.runs.is_empty() {
+            output::say(&format!("no run was found in {place}"))?;
+        }
+        if runs.left_out > 0 {
+            output::say(&format!("{} older runs are not shown; see --limit", runs.left_out))?;
+        }
+        let document =
+            || serde_json::json!({"runs": runs.runs, "leftOut": runs.left_out, "server": explainer.server()});
+        match self.output.output {
+            Format::Json => output::print_json(&document()),
+            Format::Yaml => output::print_yaml(&document()),
+            Format::Name => output::print(&runs.runs.iter().map(print::name).collect::<String>()),
+            Format::Table | Format::Wide if runs.runs.is_empty() => Ok(()),
+            Format::Table | Format::Wide => {
+                let wide = self.output.output == Format::Wide;
+                let table = print::table(&runs.runs, namespace.is_none(), wide, WallClock::default().now());
+                output::print(&table.render(output::has_colors()))
+            }
+        }
+    }
+
+    async fn story(&self, connections: &Connections, namespace: &str, name: &str) -> anyhow::Result<ExitCode> {
+        let deadline = Instant::now() + *self.timeout;
+        let mut story = self.read(connections, namespace, name).await?;
+        let mut said = String::new();
+        while self.watch && story.run.status() == Status::Pending && story.blocked.is_none() {
+            let states = print::states(&story);
+            if states != said {
+                output::say(&states)?;
+                said = states;
+            }
+            if Instant::now() >= deadline {
+                output::say(&format!("still pending after {}", self.timeout))?;
+                break;
+            }
+            sleep(POLL.min(deadline.saturating_duration_since(Instant::now()))).await;
+            let rest = deadline.saturating_duration_since(Instant::now()).max(POLL);
+            match timeout(rest, self.read(connections, namespace, name)).await {
+                Ok(next) => story = next?,
+                Err(_elapsed) => {}
+            }
+        }
+        self.print_story(&story)?;
+        if let Some(right) = &story.blocked {
+            bail!("the state of the event is not known, because ML Metadata cannot be read: {right}");
+        }
+        Ok(match story.run.status() {
+            Status::Delivered => ExitCode::SUCCESS,
+            Status::Pending => ExitCode::from(PENDING),
+            Status::Never => ExitCode::from(NEVER),
+        })
+    }
+
+    async fn read(&self, connections: &Connections, namespace: &str, name: &str) -> anyhow::Result<Story> {
+        let explainer = self.explainer(connections, Some(namespace)).await?;
+        let story = explainer
+            .run(namespace, name)
+            .await
+            .with_context(|| format!("cannot read the Workflow {namespace}/{name}"))?;
+        match story {
+            Some(story) => Ok(story),
+            None => bail!(
+                "the namespace {namespace} has no Workflow {name:?}; without a name, `explain -n {namespace}` shows the last runs"
+            ),
+        }
+    }
+
+    fn print_story(&self, story: &Story) -> anyhow::Result<()> {
+        for note in &story.notes {
+            output::say(&format!("note: {}", output::one_line(note)))?;
+        }
+        match self.output.output {
+            Format::Json => output::print_json(&story),
+            Format::Yaml => output::print_yaml(&story),
+            Format::Name => output::print(&print::name(&story.run)),
+            Format::Table | Format::Wide => {
+                let wide = self.output.output == Format::Wide;
+                let trace = story.run.trace_id.as_deref().and_then(TraceId::parse);
+                let url = trace.zip(self.trace_url_template.as_ref()).map(|(id, template)| template.of(id));
+                output::print(&print::story(story, url.as_deref(), wide, output::has_colors()))
+            }
+        }
+    }
+}
