@@ -9,8 +9,11 @@ mod health;
 mod lint;
 pub mod output;
 mod plugin;
+mod progress;
+mod redeliver;
 mod serve;
 mod signals;
+mod subscribe;
 mod values;
 mod version;
 
@@ -49,6 +52,8 @@ enum Command {
     Serve(Box<serve::Serve>),
     Demo(Box<demo::Demo>),
     Explain(Box<explain::Explain>),
+    Redeliver(Box<redeliver::Redeliver>),
+    Subscribe(Box<subscribe::Subscribe>),
     Health(health::Health),
     Lint(lint::Lint),
     Completion(completion::Completion),
@@ -81,6 +86,8 @@ impl Cli {
             Command::Serve(serve) => serve.run().map(success),
             Command::Demo(demo) => demo.run().map(success),
             Command::Explain(explain) => explain.run(),
+            Command::Redeliver(redeliver) => redeliver.run(),
+            Command::Subscribe(subscribe) => subscribe.run(),
             Command::Health(health) => health.run().map(success),
             Command::Lint(lint) => lint.run(),
             Command::Completion(completion) => completion.run().map(success),

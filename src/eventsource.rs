@@ -38,7 +38,7 @@ mod status;
 mod stream;
 mod tls;
 
-pub use client::{ReceivedEvent, SubscribeError, Subscriber};
+pub use client::{Credentials, ReceivedEvent, SubscribeError, Subscriber};
 pub use metrics::StreamMetrics;
 pub use options::{Limits, Options};
 pub use server::Server;

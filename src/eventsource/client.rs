@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use tokio::time::timeout;
 use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
 use super::proto::{EventSource, eventing_client::EventingClient};
@@ -14,6 +15,11 @@ use crate::telemetry::grpc;
 
 /// The time limit for the connection, and for the response to a subscription.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The silence of the connection after which a PING is sent, and the time for its acknowledgement. Without it, a client does
+/// not notice that a server is gone that has not closed the connection.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A received event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,14 +39,49 @@ pub enum SubscribeError {
     /// The peer did not respond. It may not be a gRPC server.
     #[error("connected, but the subscription was not answered within {} s", TIMEOUT.as_secs())]
     Silent,
+    /// The token contains characters that a header cannot have.
+    #[error("the token is not one of Kubernetes: it contains spaces or other characters that a header cannot have")]
+    Token,
     /// The server refused the subscription, or ended the stream.
     #[error("{}: {}", grpc::names(.0.code()).go, .0.message())]
     Status(#[from] Box<Status>),
 }
 
+impl SubscribeError {
+    /// Returns whether the same subscription may succeed later: the server is restarting, overloaded, or not there.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Silent => true,
+            Self::Token => false,
+            Self::Status(status) => matches!(
+                status.code(),
+                Code::Unavailable
+                    | Code::Unknown
+                    | Code::Internal
+                    | Code::Cancelled
+                    | Code::Aborted
+                    | Code::DeadlineExceeded
+                    | Code::ResourceExhausted
+            ),
+        }
+    }
+}
+
+/// The credentials of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// A bearer token.
+    pub token: Option<String>,
+    /// The certificates of the authorities of a server with TLS, in PEM. `None`: those of the system.
+    pub ca: Option<Vec<u8>>,
+}
+
 /// A connection to a server.
 #[derive(Clone, Debug)]
-pub struct Subscriber(EventingClient<Channel>);
+pub struct Subscriber {
+    client: EventingClient<Channel>,
+    token: Option<MetadataValue<Ascii>>,
+}
 
 impl Subscriber {
     /// Connects to a server: `HOST:PORT`, or a URL such as `http://127.0.0.1:50051`.
@@ -48,10 +89,31 @@ impl Subscriber {
     /// # Errors
     /// The address is invalid, or the connection is not established within ten seconds.
     pub async fn connect(server: String) -> Result<Self, SubscribeError> {
+        Self::connect_with(server, &Credentials::default()).await
+    }
+
+    /// Connects to a server that requires a token, or with TLS: `https://HOST:PORT`.
+    ///
+    /// # Errors
+    /// As [`Subscriber::connect`], and if the credentials are not usable.
+    pub async fn connect_with(server: String, credentials: &Credentials) -> Result<Self, SubscribeError> {
         // Argo Events writes addresses without a scheme.
         let url = if server.contains("://") { server } else { format!("http://{server}") };
-        let channel = Endpoint::from_shared(url)?.connect_timeout(TIMEOUT).connect().await?;
-        Ok(Self(EventingClient::new(channel)))
+        let has_tls = url.starts_with("https://");
+        let mut endpoint = Endpoint::from_shared(url)?
+            .connect_timeout(TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        if has_tls {
+            endpoint = endpoint.tls_config(match &credentials.ca {
+                Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+                None => ClientTlsConfig::new().with_native_roots(),
+            })?;
+        }
+        let token = credentials.token.as_ref().map(|token| format!("Bearer {}", token.trim()).parse());
+        let token = token.transpose().map_err(|_invalid| SubscribeError::Token)?;
+        Ok(Self { client: EventingClient::new(endpoint.connect().await?), token })
     }
 
     /// Subscribes like an EventSource of this name with this configuration. The stream ends with an error, or never.
@@ -63,8 +125,12 @@ impl Subscriber {
         name: &str,
         config: &str,
     ) -> Result<impl Stream<Item = Result<ReceivedEvent, SubscribeError>> + Unpin + use<>, SubscribeError> {
-        let request = EventSource { name: name.to_owned(), config: config.as_bytes().to_vec() };
-        let answer = timeout(TIMEOUT, self.0.start_event_source(request)).await;
+        let source = EventSource { name: name.to_owned(), config: config.as_bytes().to_vec() };
+        let mut request = Request::new(source);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        let answer = timeout(TIMEOUT, self.client.start_event_source(request)).await;
         let events = answer.map_err(|_elapsed| SubscribeError::Silent)?.map_err(Box::new)?.into_inner();
         Ok(events.map(|event| match event {
             Ok(event) => Ok(ReceivedEvent { name: event.name, payload: event.payload }),

@@ -145,6 +145,14 @@ fn suggestion(nearest: &Option<&'static str>) -> String {
     }
 }
 
+/// Reads the keys of a configuration without a check of their values.
+///
+/// # Errors
+/// It is not a mapping of text to values.
+pub fn read_keys(config: &[u8]) -> Result<Map<String, Value>, ConfigError> {
+    yaml::read(config)
+}
+
 /// Parses the configuration of the EventSource of this name.
 ///
 /// # Errors

@@ -1,8 +1,18 @@
 //! The program, run as a command.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    path::Path,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use tokio::{process::Command, time::timeout};
+use test_support::{CATCH_UP, eventually};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
 
 /// The deadline of a command on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -46,5 +56,59 @@ impl Tool {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
         let code = output.status.code().expect("an exit status");
         Ran { code, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+/// A command that runs until it has seen enough.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl Tool {
+    /// Starts the command.
+    pub(crate) fn start(mut self) -> Running {
+        let mut child = self.0.spawn().expect("it starts");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let stderr = Arc::<Mutex<String>>::default();
+        let words = stderr.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                words.lock().expect("no panic").push_str(&format!("{line}\n"));
+            }
+        });
+        Running { child, stdout, stderr }
+    }
+}
+
+impl Running {
+    /// The words so far.
+    pub(crate) fn words(&self) -> String {
+        self.stderr.lock().expect("no panic").clone()
+    }
+
+    /// Waits for words on standard error, this number of times.
+    pub(crate) async fn said(&self, words: &str, times: usize) {
+        eventually(CATCH_UP, &format!("{words:?} {times} times"), async || {
+            let said = self.words();
+            if said.matches(words).count() >= times { Ok(()) } else { Err(said) }
+        })
+        .await;
+    }
+
+    /// Waits for the next line of data.
+    pub(crate) async fn line(&mut self) -> Option<String> {
+        let line = timeout(CATCH_UP, self.stdout.next_line()).await;
+        line.unwrap_or_else(|_| panic!("no line in time: {}", self.words())).expect("UTF-8")
+    }
+
+    /// Waits for the end and returns the exit status.
+    pub(crate) async fn ended(&mut self) -> i32 {
+        let status = timeout(DEADLINE, self.child.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("no end in time: {}", self.words())).expect("it was started");
+        status.code().expect("an exit status")
     }
 }

@@ -7,8 +7,10 @@ mod explain;
 mod harness;
 mod kubelet;
 mod plugin;
+mod redeliver;
+mod subscribe;
 
 use serde_json::{Value, json};
-use test_support::{CATCH_UP, Cluster, Peers, eventually, rule};
+use test_support::{CATCH_UP, Cluster, Peers, TestEnv, eventually, rule};
 
 use self::harness::Tool;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     Ledger, SHARED_TOO_LONG,
-    stream::Run,
+    stream::{Run, Stream},
     timers::Timer,
     types::{Action, Now, Report},
 };
@@ -75,10 +75,12 @@ impl Ledger {
         }
         let stream = self.registry.stream(id);
         let subscription = stream.subscription.clone();
-        if !subscription.remember {
+        if !subscription.remember && subscription.max_age.is_none() {
             return self.attached(id);
         }
-        if let Some(attaching) = &mut stream.attaching {
+        if let Some(attaching) = &mut stream.attaching
+            && subscription.remember
+        {
             attaching.claimed = self.deleted.claimed_by(&subscription);
         }
         self.read_records(id);
@@ -155,7 +157,7 @@ impl Ledger {
         }
         let stream = self.registry.stream(id);
         let subscription = stream.subscription.clone();
-        if !subscription.remember && !stream.runs.contains_key(&uid) && !is_news(workflow, news, stream.attached) {
+        if !subscription.remember && !stream.runs.contains_key(&uid) && !is_news(workflow, news, stream) {
             return true;
         }
         if self.is_delivered(&subscription, workflow) {
@@ -236,7 +238,9 @@ impl Ledger {
         if is_new || is_attaching {
             self.registry.stream(id).filtered.add(reason);
         }
-        if is_new {
+        // Each person who looks at past runs would report all older ones again.
+        let is_past_of_guest = !subscription.remember && is_attaching;
+        if is_new && !is_past_of_guest {
             let namespace = self.registry.namespace_of(&subscription);
             let by_all = has_notices.then(|| namespace.excluded_by_all(workflow.uid)).flatten();
             self.report(Report::Filtered { subscription, workflow: workflow.clone(), reason, by_all });
@@ -244,12 +248,15 @@ impl Ledger {
     }
 }
 
-/// Returns whether a run has ended since a stream attached that begins with such runs.
-fn is_news(workflow: &Workflow, news: News, attached: i64) -> bool {
+/// Returns whether a stream that remembers nothing wants to hear of a run: one that has ended since it attached, or with
+/// `maxAge` one of the records that it is offered while it attaches. From then on only their ends are news: the records may
+/// be read again, and nothing says which of their runs the stream has sent.
+fn is_news(workflow: &Workflow, news: News, stream: &Stream) -> bool {
     match news {
         News::End => true,
-        News::FirstSight => workflow.finished >= attached.saturating_sub(CLOCK_SKEW),
-        News::Record | News::Change => false,
+        News::FirstSight => workflow.finished >= stream.attached.saturating_sub(CLOCK_SKEW),
+        News::Record => stream.subscription.max_age.is_some() && stream.attaching.is_some(),
+        News::Change => false,
     }
 }
 

@@ -50,7 +50,7 @@ impl Ledger {
     }
 
     /// Has the records read again, if the wall clock was set back after it excluded runs. Streams that remember nothing
-    /// begin with later runs.
+    /// read them only once.
     pub(super) fn check_clock(&mut self, now: Now) {
         if self.excluded_by_age.take_if_set_back(now) {
             self.timers.cancel(&Timer::CheckClock);

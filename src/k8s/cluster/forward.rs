@@ -2,7 +2,9 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::Pod;
@@ -11,6 +13,7 @@ use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
+    time::timeout,
 };
 
 use super::{Cluster, ClusterError};
@@ -18,6 +21,9 @@ use crate::{net::Acceptor, telemetry::log::chain};
 
 /// Connections at one time. A command makes one or two; a client that leaks them is stopped here.
 const MAX_CONNECTIONS: usize = 64;
+
+/// The time for the reason of a connection's end.
+const REASON: Duration = Duration::from_secs(1);
 
 /// A forwarded port. It ends when this is dropped.
 #[derive(Debug)]
@@ -114,9 +120,15 @@ async fn carry(cluster: &Cluster, pod: &Target, mut local: TcpStream) -> Result<
     let (Some(mut remote), Some(failed)) = (forwarder.take_stream(pod.port), forwarder.take_error(pod.port)) else {
         return Err("the port-forward has no stream".to_owned());
     };
-    tokio::select! {
+    let mut failed = pin!(failed);
+    let copied = tokio::select! {
         // Either side may break off, which its client sees.
-        copied = copy_bidirectional(&mut local, &mut remote) => copied.map(drop).map_err(|error| error.to_string()),
-        Some(message) = failed => Err(message),
+        copied = copy_bidirectional(&mut local, &mut remote) => copied,
+        Some(message) = &mut failed => return Err(message),
+    };
+    // The reason of an end arrives beside it.
+    match timeout(REASON, failed).await {
+        Ok(Some(message)) => Err(message),
+        Ok(None) | Err(_) => copied.map(drop).map_err(|error| error.to_string()),
     }
 }

@@ -33,6 +33,31 @@ fn a_guest_receives_what_ends_from_now_on() {
     assert_eq!(events, ["new", "running"]);
 }
 
+/// Once: neither a change of a past run nor a second reading of the records repeats it.
+#[test]
+fn a_guest_with_a_maximum_age_begins_with_past_runs() {
+    let mut harness = Harness::new();
+    for (name, age) in [("old", 7200), ("recent", 1800), ("delivered", 600)] {
+        harness.apply(Workflow { finished: BEGIN - age, ..run(name) });
+    }
+    harness.change("delivered", |workflow| workflow.marks = [mark("a")].into());
+    harness.apply(Workflow { phase: Phase::Active, ..run("running") });
+    let max_age = Some(Duration::from_secs(3600));
+    let guest = harness.attach(Subscription { remember: false, max_age, ..subscription("a") });
+    harness.answer_all(&model());
+    let mut events = harness.events(guest);
+    events.sort();
+    assert_eq!(events, ["delivered", "recent"]);
+    assert_eq!(harness.reported(|report| matches!(report, Report::Filtered { .. })), 0, "counted for the stream only");
+    harness.confirm(guest);
+    harness.change("recent", |workflow| workflow.run_id = Some(RunId::new("changed")));
+    harness.change("running", |workflow| workflow.phase = Phase::Succeeded);
+    harness.answer_all(&model());
+    assert_eq!(harness.events(guest), ["running"]);
+    harness.confirm(guest);
+    assert!(harness.patches.is_empty());
+}
+
 #[test]
 fn a_guest_receives_each_run_once_whatever_else_happens_to_it() {
     let mut harness = Harness::new();
