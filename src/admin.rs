@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/livez` | 200 while the delivery task runs, else 503 |
 //! | `/readyz` | 200 and the scopes that fail, or 503 and everything that fails, one a line |
+//! | `/conditions` | the text of `/readyz`, always with 200 |
 //! | `/metrics` | OpenMetrics with exemplars where the scraper accepts it, else Prometheus' text format |
 //! | `/loglevel` | the log level; a PUT from within the Pod changes it until the next restart |
 //! | `/`, `/statusz.json` | the status, for people and programs |
@@ -119,6 +120,7 @@ pub async fn serve(
     let routes = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/conditions", get(conditions))
         .route("/loglevel", get(log_level).put(set_log_level))
         .layer(DefaultBodyLimit::max(MAX_BODY));
     let routes = if has_status { routes.merge(status_routes()) } else { routes };
@@ -154,6 +156,13 @@ async fn readyz(State(served): State<Arc<Served>>) -> Response {
     }
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, body).into_response()
+}
+
+/// For readers that show no text of a 503: `kubectl get --raw`.
+async fn conditions(state: State<Arc<Served>>) -> Response {
+    let mut response = readyz(state).await;
+    *response.status_mut() = StatusCode::OK;
+    response
 }
 
 async fn log_level(State(served): State<Arc<Served>>) -> String {

@@ -161,7 +161,8 @@ async fn ports_are_unique_and_services_target_the_sidecar() {
     }
     let args = texts(&sidecar["args"]);
     let pod_labels = &deployment["spec"]["template"]["metadata"]["labels"];
-    for (service, flag, port) in [("server", "--listen", 50051), ("metrics", "--admin-listen", 8090)] {
+    assert!(args.contains(&"--admin-listen=[::]:8090"), "{args:?}");
+    for (service, flag, port) in [("server", "--listen", 50051), ("metrics", "--metrics-listen", 9090)] {
         assert!(args.contains(&&*format!("{flag}=[::]:{port}")), "{args:?}");
         assert!(ports(sidecar).iter().any(|declared| declared["containerPort"] == port), "{port}");
         let service = find_object(&rendered, "Service", &format!("kfp-operator-{NAME}-{service}"));
@@ -290,7 +291,7 @@ async fn events_are_sent_and_marked_with_the_sidecars_arguments() {
     // The arguments of the sidecar, then free ports: other tests run at the same time.
     let (args, environment) = (texts(&sidecar(deployment(&rendered))["args"]), environment(&rendered));
     assert_eq!(args[0], "serve");
-    let ports = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"];
+    let ports = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"];
     let store = peers.metadata_store().await;
     let program =
         ServerProcess::start_with_env(&environment, &kubeconfig, &store.url(), &[&args[1..], &ports].concat());

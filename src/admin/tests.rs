@@ -122,6 +122,9 @@ async fn a_failing_scope_is_named_although_the_server_is_ready() {
     let (a, b) =
         (server.readiness.scope("watch of a", "not listed"), server.readiness.scope("watch of b", "forbidden"));
     assert!(get(server.address, "/readyz", "").await.starts_with("HTTP/1.1 503"));
+    let answer = get(server.address, "/conditions", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nwatch of a: not listed\nwatch of b: forbidden\n"), "{answer}");
     a.release();
     let answer = get(server.address, "/readyz", "").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

@@ -121,7 +121,19 @@ struct Connections {
     store: Store,
     admin: Result<Endpoint, EndpointError>,
     token: Option<String>,
-    _store: Option<Endpoint>,
+    store_endpoint: Option<Endpoint>,
+}
+
+impl Connections {
+    /// The failures of the port-forwards, which clients see only as connections that end.
+    fn failed_forwards(&self) -> Vec<String> {
+        let endpoints = [("ML Metadata", self.store_endpoint.as_ref()), ("the server", self.admin.as_ref().ok())];
+        let failure = |(what, endpoint): (&str, Option<&Endpoint>)| {
+            let reason = endpoint?.forward.as_ref()?.last_error()?;
+            Some(format!("the port-forward to {what} has failed: {reason}"))
+        };
+        endpoints.into_iter().filter_map(failure).collect()
+    }
 }
 
 impl Explain {
@@ -166,7 +178,7 @@ impl Explain {
                 (Store::Unreachable { message: error.to_string(), is_forbidden }, None)
             }
         };
-        Ok(Connections { cluster, store, admin, token, _store: endpoint })
+        Ok(Connections { cluster, store, admin, token, store_endpoint: endpoint })
     }
 
     /// Reads what changes.
@@ -188,7 +200,7 @@ impl Explain {
     async fn table(&self, connections: &Connections, namespace: Option<&str>) -> anyhow::Result<ExitCode> {
         let explainer = self.explainer(connections, namespace).await?;
         let runs = explainer.runs(namespace, usize::from(self.limit)).await.context("cannot list the Workflows")?;
-        for note in explainer.notes() {
+        for note in explainer.notes().iter().chain(&connections.failed_forwards()) {
             output::say(&format!("note: {}", output::one_line(note)))?;
         }
         if let Some(line) = print::server_line(explainer.server()) {
@@ -261,7 +273,10 @@ impl Explain {
             .await
             .with_context(|| format!("cannot read the Workflow {namespace}/{name}"))?;
         match story {
-            Some(story) => Ok(story),
+            Some(mut story) => {
+                story.notes.extend(connections.failed_forwards());
+                Ok(story)
+            }
             None => bail!(
                 "the namespace {namespace} has no Workflow {name:?}; without a name, `explain -n {namespace}` shows the last runs"
             ),

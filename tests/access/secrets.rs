@@ -3,6 +3,8 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use axum::{Router, body::Bytes, routing::post};
+use k8s_openapi::api::core::v1::Event as KubernetesEvent;
+use kube::{Api, api::ListParams};
 use model_update_eventsource::sim::Model;
 use test_support::{
     ApiFault, ApiProxy, NewWorkflow, PIPELINE, Peers, Requests, RunningServer, SOON, ServerProcess, Task, TestEnv,
@@ -82,7 +84,7 @@ impl Secrets {
 /// Every page of the admin port.
 async fn pages(server: &RunningServer) -> Vec<(&'static str, String)> {
     let mut pages = Vec::new();
-    for path in ["/", "/statusz.json", "/metrics", "/readyz", "/livez", "/loglevel", "/absent"] {
+    for path in ["/", "/statusz.json", "/metrics", "/readyz", "/conditions", "/livez", "/loglevel", "/absent"] {
         pages.push((path, server.get(path).await.unwrap_or_else(|response| response)));
     }
     pages
@@ -118,7 +120,8 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
         "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf".to_owned(),
         "OTEL_BSP_SCHEDULE_DELAY=100".to_owned(),
     ];
-    let server_flags = [&["--auth=token", "--log-level=trace", &tls[0], &tls[1]], &SHORT_CACHES[..]].concat();
+    let server_flags =
+        [&["--auth=token", "--log-level=trace", "--kubernetes-events", &tls[0], &tls[1]], &SHORT_CACHES[..]].concat();
     let server = ServerProcess::start_with_env(&environment, &proxy.kubeconfig_file(), &env.store.url(), &server_flags);
     let server = server.listening().await;
     server.ready().await;
@@ -141,6 +144,7 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
         secrets.token(name, token);
     }
     let config = config(&env.namespace);
+    let mut refusals = Vec::new();
     for (token, config, expected) in [
         (&*denied, &*config, Code::PermissionDenied),
         (&expired, &config, Code::Unauthenticated),
@@ -149,6 +153,7 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
     ] {
         let outcome = subscribe(tunnel.address, Some(token), config).await;
         assert_eq!(code(&outcome), expected, "{outcome:?}");
+        refusals.push(outcome.unwrap_err());
     }
 
     // An event.
@@ -168,6 +173,7 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
     secrets.token("token that could not be reviewed", &unavailable);
     let outcome = subscribe(tunnel.address, Some(&unavailable), &config).await;
     assert_eq!(code(&outcome), Code::Unavailable, "{outcome:?}");
+    refusals.push(outcome.unwrap_err());
     proxy.set_fault(None);
     env.store.kill();
     env.workflows.create(NewWorkflow::tfx_v1("no-store", PIPELINE).phase("Succeeded")).await;
@@ -176,12 +182,18 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
     fs::write(folder.path().join("tls.key"), &identity.key[..identity.key.len() / 2]).unwrap();
     server.process.logged("cannot reload TLS files, keeping the last ones").await;
     env.cluster.revoke(grant).await;
-    assert_eq!(end(&mut events).await.code(), Code::PermissionDenied);
+    let revoked = end(&mut events).await;
+    assert_eq!(revoked.code(), Code::PermissionDenied);
+    refusals.push(revoked);
 
     for span in ["confirm", "generic.Eventing/StartEventSource"] {
         eventually(SOON, span, async || collector.contains(span).await).await;
     }
     let pages = pages(&server).await;
+    server.metric_is("modelupdate_kubernetes_events_total", &["outcome=\"created\""], 1.0).await;
+    let notices = Api::<KubernetesEvent>::namespaced(env.cluster.client().await, &env.namespace);
+    let notices = serde_json::to_string(&notices.list(&ListParams::default()).await.unwrap().items).unwrap();
+    assert!(notices.contains("delivered to the subscription"), "{notices}");
     let RunningServer { mut process, .. } = server;
     process.terminate();
     process.exited(Duration::from_secs(15)).await;
@@ -190,6 +202,11 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
     assert!(log.contains(&account.user()) && log.lines().count() > 200, "{} lines", log.lines().count());
     let spans = collector.received.lock().await;
     let mut found = secrets.found("the log", log.as_bytes()) + secrets.found("a span", &spans);
+    found += secrets.found("a Kubernetes Event", notices.as_bytes());
+    for refusal in &refusals {
+        found += secrets.found("a refusal", refusal.message().as_bytes());
+        found += secrets.found("the details of a refusal", refusal.details());
+    }
     for (path, page) in &status {
         found += secrets.found(path, page.as_bytes());
     }
@@ -200,10 +217,11 @@ async fn nothing_that_a_run_prints_or_exports_is_secret() {
         found += secrets.found(path, page.as_bytes());
     }
     report(format!(
-        "secrets: {} searched in {} lines of log, {} bytes of spans and {} pages: {found} found",
+        "secrets: {} searched in {} lines of log, {} bytes of spans, {} refusals and {} pages: {found} found",
         secrets.0.len(),
         log.lines().count(),
         spans.len(),
+        refusals.len(),
         pages.len() + status.len()
     ));
     assert_eq!(found, 0);

@@ -128,7 +128,12 @@ async fn the_documented_commands_lead_to_the_first_events() {
     shell.succeeds(&format!("{image}\n{install}")).await;
     let enable_demo =
         "helm upgrade model-update-eventsource helm --namespace kfp-operator-system --reuse-values --set demo";
-    for start in [enable_demo, "kubectl create namespace demo", "sed -e", "kubectl logs --namespace demo"] {
+    let upgrade =
+        "helm upgrade model-update-eventsource helm --namespace kfp-operator-system --reset-then-reuse-values";
+    shell.succeeds(&command(&chart, upgrade)).await;
+    let notes = shell.succeeds(&command(&chart, enable_demo)).await;
+    assert!(notes.contains(&format!("{NAME}-demo.{NAMESPACE}:50051")), "{notes}");
+    for start in ["kubectl create namespace demo", "sed -e", "kubectl logs --namespace demo"] {
         shell.succeeds(&command(&chart, start)).await;
     }
     let (_demo, demo) = run_demo(&shell).await;

@@ -5,8 +5,12 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// Services of others that the documentation names, as it says there.
-const OTHERS: [&str; 3] =
-    ["metadata-grpc-service.kubeflow", "otel-collector.observability", "jaeger-collector.observability"];
+const OTHERS: [&str; 4] = [
+    "metadata-grpc-service.kubeflow",
+    "ml-pipeline.kubeflow",
+    "otel-collector.observability",
+    "jaeger-collector.observability",
+];
 
 /// Returns the arguments of the command that begins with these words, which may continue over several lines.
 fn command(text: &str, words: &str) -> Vec<String> {
@@ -34,13 +38,15 @@ fn addresses(text: &str) -> BTreeSet<String> {
         let is_label = |label: &str| label.starts_with(|c: char| c.is_ascii_lowercase()) && !label.contains(['.', ':']);
         (is_label(name) && is_label(namespace)).then(|| format!("{name}.{namespace}:{port}"))
     };
-    words.filter_map(address).collect()
+    // A line of a file is not an address.
+    let is_file = |word: &&str| word.contains(".yaml:") || word.contains(".rs:");
+    words.filter(|word| !is_file(word)).filter_map(address).collect()
 }
 
 fn texts(path: &Path, found: &mut Vec<(PathBuf, String)>) {
     if path.is_dir() {
         fs::read_dir(path).unwrap().for_each(|entry| texts(&entry.unwrap().path(), found));
-    } else if path.extension().is_some_and(|extension| extension == "md" || extension == "yaml") {
+    } else if path.extension().is_some_and(|extension| ["md", "yaml", "rs"].iter().any(|known| extension == *known)) {
         found.push((path.to_owned(), fs::read_to_string(path).unwrap()));
     }
 }
@@ -49,12 +55,16 @@ fn texts(path: &Path, found: &mut Vec<(PathBuf, String)>) {
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn every_address_is_a_service_that_the_commands_create() {
     let peers = peers().await;
-    let mut created = BTreeSet::new();
+    let (mut created, mut pages) = (BTreeSet::new(), Vec::new());
     for page in ["README.md", "helm/README.md"] {
         let install = command(&fs::read_to_string(file(page)).unwrap(), "helm install ");
         let args: Vec<_> = install[2..].iter().map(String::as_str).filter(|arg| *arg != "--create-namespace").collect();
         let output = helm(&peers, &[&["template", "--set", "demo.enabled=true"], &args[..]].concat());
         assert!(output.status.success(), "{install:?}: {}", printed(&output));
+        let printed_notes = helm(&peers, &[&["install", "--dry-run=client"], &args[..]].concat());
+        let printed_notes = String::from_utf8(printed_notes.stdout).unwrap();
+        let (_, notes) = printed_notes.split_once("\nNOTES:").unwrap();
+        pages.push((PathBuf::from("NOTES.txt"), notes.to_owned()));
         for object in manifests(&String::from_utf8(output.stdout).unwrap()) {
             let metadata = &object["metadata"];
             for port in object["spec"]["ports"].as_array().filter(|_| object["kind"] == "Service").into_iter().flatten()
@@ -66,9 +76,15 @@ async fn every_address_is_a_service_that_the_commands_create() {
     }
     assert!(created.contains(&format!("{FULLNAME}-server.{NAMESPACE}:50051")), "{created:?}");
 
-    let mut pages = Vec::new();
-    for path in ["README.md", "docs", "helm/README.md", "helm/values.yaml", "examples", "sidecar"] {
+    // The help of the program, too.
+    for path in ["docs", "helm/values.yaml", "examples", "sidecar", "alerts", "src/cli"] {
         texts(&file(path), &mut pages);
+    }
+    for folder in [".", "helm", "dashboards", "proto", "fuzz"] {
+        let entries = fs::read_dir(file(folder)).unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .filter(|path| path.extension().is_some_and(|end| end == "md"))
+            .for_each(|path| texts(&path, &mut pages));
     }
     let mut known = 0;
     for (page, text) in pages {
@@ -83,5 +99,5 @@ async fn every_address_is_a_service_that_the_commands_create() {
             known += usize::from(created.contains(&address));
         }
     }
-    assert!(known >= 6, "{known}");
+    assert!(known >= 12, "{known}");
 }

@@ -93,6 +93,17 @@ fn documentation_schema_and_values_have_the_same_keys() {
     }
 }
 
+/// A value that no variant sets is not tried on the API server.
+#[test]
+fn every_value_is_set_in_a_variant() {
+    let yaml = fs::read_to_string(file("helm/values.yaml")).unwrap();
+    let variants: Vec<_> = variants().iter().flat_map(|path| manifests(&fs::read_to_string(path).unwrap())).collect();
+    for (path, _) in documented(&yaml) {
+        let pointer = format!("/{}", path.replace('.', "/"));
+        assert!(variants.iter().any(|values| values.pointer(&pointer).is_some()), "no file of helm/ci sets {path}");
+    }
+}
+
 #[test]
 fn the_schema_describes_values_as_the_documentation() {
     let yaml = fs::read_to_string(file("helm/values.yaml")).unwrap();

@@ -12,6 +12,7 @@ mod docs;
 mod events;
 mod installed;
 mod rendered;
+mod runbooks;
 
 use std::{
     fs,
@@ -34,10 +35,11 @@ fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Returns the values files of the variants.
+/// Returns the values files of the variants, and that for high availability.
 fn variants() -> Vec<PathBuf> {
     let files = fs::read_dir(file("helm/ci")).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = files.filter(|path| path.to_string_lossy().ends_with("-values.yaml")).collect();
+    files.push(file("helm/values-ha.yaml"));
     files.sort();
     assert!(files.len() >= 9, "{files:?}");
     files

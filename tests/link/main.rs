@@ -3,6 +3,7 @@
 mod edge_cases;
 mod frame_proxy;
 mod grpc_go;
+mod proxies;
 mod server;
 mod throughput;
 

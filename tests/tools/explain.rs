@@ -226,6 +226,11 @@ async fn the_states_of_a_run_are_explained() {
     assert_eq!(names.stdout.lines().count(), 2, "{}", names.stdout);
     assert!(names.stdout.starts_with("workflow.argoproj.io/running\n"), "{}", names.stdout);
     assert!(names.stderr.contains("4 older runs"), "{}", names.stderr);
+    let everywhere = ["explain", "-A", "--limit", "1000", "--metadata-store", CLOSED, "--admin", CLOSED];
+    let everywhere = Tool::new(&harness.kubeconfig, &everywhere).run().await;
+    assert!(everywhere.stdout.starts_with("NAMESPACE "), "{}", everywhere.stdout);
+    let is_sent = |line: &str| line.split_whitespace().take(4).eq([&*env.namespace, "sent", "deploy", "delivered"]);
+    assert!(everywhere.stdout.lines().any(is_sent), "{}", everywhere.stdout);
     let yaml = harness.explain(&["sent", "-o", "yaml"]).await;
     assert!(yaml.stdout.contains("workflow: sent"), "{}", yaml.stdout);
 }

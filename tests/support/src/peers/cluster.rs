@@ -263,7 +263,7 @@ impl Cluster {
             ("service-account-issuer", ISSUER.to_owned()),
             ("service-account-key-file", file("sa.pub")),
             ("service-account-signing-key-file", file("sa.key")),
-            ("service-cluster-ip-range", "10.0.0.0/24".to_owned()),
+            ("service-cluster-ip-range", "10.0.0.0/24,fd00:10::/112".to_owned()),
             ("authorization-mode", "RBAC".to_owned()),
             ("token-auth-file", file("tokens.csv")),
             ("endpoint-reconciler-type", "none".to_owned()),
