@@ -197,7 +197,7 @@ pub(super) struct Serve {
     #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
-    /// Open streams of subscribers; each needs about 34 KiB of memory
+    /// Open streams of subscribers; each needs about 32 KiB of memory
     #[arg(long, env = "MODEL_UPDATE_MAX_STREAMS", value_name = "NUMBER", help_heading = LIMITS,
         default_value_t = default_limit(|limits| limits.streams))]
     max_streams: NonZeroUsize,
