@@ -1,5 +1,6 @@
 //! The command line.
 
+mod check;
 pub mod cluster;
 mod completion;
 mod demo;
@@ -55,6 +56,7 @@ enum Command {
     Redeliver(Box<redeliver::Redeliver>),
     Subscribe(Box<subscribe::Subscribe>),
     Health(health::Health),
+    Check(Box<check::Check>),
     Lint(lint::Lint),
     Completion(completion::Completion),
     Version(version::Version),
@@ -89,6 +91,7 @@ impl Cli {
             Command::Redeliver(redeliver) => redeliver.run(),
             Command::Subscribe(subscribe) => subscribe.run(),
             Command::Health(health) => health.run().map(success),
+            Command::Check(check) => check.run(),
             Command::Lint(lint) => lint.run(),
             Command::Completion(completion) => completion.run().map(success),
             Command::Version(version) => version.run().map(success),

@@ -151,6 +151,16 @@ impl Mlmd {
         }
     }
 
+    /// Asks for a context that no run has: a question that every version answers.
+    ///
+    /// # Errors
+    /// There is no valid answer.
+    pub async fn probe(&self) -> Result<(), LookupError> {
+        tokio::time::timeout(self.lookup_timeout, self.lookup.probe())
+            .await
+            .unwrap_or_else(|_| Err(CallError::timeout("the probe", self.lookup_timeout).into()))
+    }
+
     /// Looks up the models of a run without the cache, and collects the verdict about each artifact that was seen.
     pub async fn explain(&self, run: &Workflow, types: &ArtifactTypes) -> Explained {
         let mut collector = Collector::default();

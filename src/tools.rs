@@ -2,6 +2,7 @@
 //!
 //! `cli` has the flags of each command and prints its results. Here are no flags, no colors and no questions to the user.
 //!
+//! - [`check`]: an installation and its neighbors, subject by subject
 //! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
 //! - [`admin`]: pages of the server's admin port
 //! - [`names`]: subscriptions as people name them
@@ -11,6 +12,7 @@
 //! - [`subscribe`]: the configuration of a stream for a person, and its course over connections
 
 pub mod admin;
+pub mod check;
 pub mod endpoints;
 pub mod explain;
 pub mod lint;

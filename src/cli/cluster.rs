@@ -57,14 +57,18 @@ pub struct NamespacesArgs {
 impl ClusterArgs {
     /// Prepares the connection. Sends nothing.
     pub async fn connect(&self) -> anyhow::Result<Cluster> {
-        let options = ClusterOptions {
+        Cluster::connect(&self.options()).await.context("cannot use the cluster")
+    }
+
+    /// The choice of a cluster and of rights.
+    pub fn options(&self) -> ClusterOptions {
+        ClusterOptions {
             kubeconfig: self.kubeconfig.clone(),
             context: self.context.clone(),
             user: self.impersonate.clone(),
             groups: self.impersonate_groups.clone(),
             request_timeout: *self.request_timeout,
-        };
-        Cluster::connect(&options).await.context("cannot use the cluster")
+        }
     }
 }
 

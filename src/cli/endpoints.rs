@@ -45,6 +45,11 @@ pub struct AdminArgs {
 }
 
 impl MetadataStoreArgs {
+    /// The address that was given.
+    pub fn given(&self) -> Option<&str> {
+        self.metadata_store.as_deref()
+    }
+
     /// Returns the address that was given, else that of Kubeflow's own store.
     pub async fn resolve(&self, cluster: &Cluster) -> Result<Endpoint, EndpointError> {
         match &self.metadata_store {

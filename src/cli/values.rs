@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use crate::{app::shutdown::MAX_CONFIRM_AFTER, k8s, mlmd, model::subscription::is_dns_label};
+use crate::{app::shutdown::MAX_CONFIRM_AFTER, k8s, mlmd, model::subscription::is_dns_label, tools::lint};
 
 /// A switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -34,6 +34,15 @@ pub(super) fn server(text: &str) -> Result<String, String> {
         Ok(url)
     } else {
         Err("write it as HOST:PORT, or https://HOST:PORT for a server with TLS, for example 127.0.0.1:50051".to_owned())
+    }
+}
+
+/// An address as EventSources have it in their url.
+pub(super) fn grpc_target(text: &str) -> Result<String, String> {
+    match lint::target(text) {
+        Ok(Some(_)) => Ok(text.to_owned()),
+        Ok(None) => Err("write it as HOST:PORT, such as model-updates.kubeflow.svc:50051".to_owned()),
+        Err(problem) => Err(format!("it {problem}")),
     }
 }
 

@@ -91,6 +91,14 @@ impl Lookup {
         Ok(found)
     }
 
+    /// Asks for a context that no run has.
+    pub(super) async fn probe(&self) -> Result<(), LookupError> {
+        let namespace = "".into();
+        let reader = Reader::new(&self.client, &namespace);
+        reader.run_context(RunFlavor::Tfx, "model-update-eventsource-check").await?;
+        Ok(())
+    }
+
     async fn models_in(
         &self,
         reader: &Reader<'_>,

@@ -72,7 +72,7 @@ impl fmt::Display for ArtifactVerdict {
             }
             Self::OnlyRead => "only read by this run; another run produced it",
             Self::NoEvent => "no execution of this run produced or read it",
-            Self::EarlierAttempt => "an earlier attempt: its task was executed again with another output",
+            Self::EarlierAttempt => "its task was executed again later, with another output",
             Self::SameLocation => "the same location as another model of this run",
         })
     }

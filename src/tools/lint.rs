@@ -34,6 +34,8 @@ pub use self::{
 /// The largest file, in bytes. An object of Kubernetes has at most 1.5 MiB.
 pub const MAX_FILE: usize = 4 * 1024 * 1024;
 
+/// Characters of an object in a finding: its kind, namespace and name.
+const MAX_SHOWN: usize = 350;
 /// The API group and version of EventSources and Sensors.
 const API_VERSION: &str = "argoproj.io/v1alpha1";
 
@@ -144,7 +146,9 @@ impl Linter {
 
     /// The findings of all files.
     pub fn finish(mut self) -> Report {
+        // Another finding explains it.
         if self.objects.is_empty()
+            && self.findings.is_empty()
             && let Some(file) = self.files.first()
         {
             let subject = Subject { file: Some(file.clone()), object: None };
@@ -216,7 +220,9 @@ impl Object {
             Some(namespace) => format!("{kind:?} {namespace}/{name}"),
             None => format!("{kind:?} {name}"),
         };
-        let subject = Subject { file, object: Some(full.into()) };
+        // Names of objects are shorter; an invalid one may have any length.
+        let shown: String = full.chars().take(MAX_SHOWN).collect();
+        let subject = Subject { file, object: Some(shown.into()) };
         if written != API_VERSION {
             let at = version.and_then(|version| version.at).or(root.at);
             findings.add(

@@ -45,6 +45,7 @@ impl Tool {
         for name in ["MODEL_UPDATE_SERVER", "MODEL_UPDATE_ADMIN", "MODEL_UPDATE_METADATA_STORE"] {
             command.env_remove(name);
         }
+        command.env("LC_ALL", "C.UTF-8");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         Self(command)
     }

@@ -2,15 +2,19 @@
 //!
 //! One API server serves all tests of this binary; each test has a namespace of its own.
 
+#![allow(clippy::unwrap_used, reason = "in a test this is the message")]
+
+mod check;
 mod cluster;
 mod explain;
 mod harness;
 mod kubelet;
+mod lint;
 mod plugin;
 mod redeliver;
 mod subscribe;
 
 use serde_json::{Value, json};
-use test_support::{CATCH_UP, Cluster, Peers, TestEnv, eventually, rule};
+use test_support::{CATCH_UP, Cluster, Peers, SOON, TestEnv, eventually, rule};
 
 use self::harness::Tool;

@@ -98,7 +98,9 @@ pub(super) fn story(story: &Story, trace_url: Option<&str>, wide: bool, colors: 
     section(&mut text, "Subscriptions");
     for subscription in &story.run.subscriptions {
         let status = tone(subscription.status).paint(subscription.status.as_str(), colors);
-        line(&mut text, &format!("  {}: {status}, {}", one_line(&subscription.name), one_line(&reason(subscription))));
+        let reason = Some(reason(subscription)).filter(|reason| *reason != subscription.status.as_str());
+        let reason = reason.map(|reason| format!(", {}", one_line(&reason))).unwrap_or_default();
+        line(&mut text, &format!("  {}: {status}{reason}", one_line(&subscription.name)));
         line(&mut text, &format!("    {}", one_line(&subscription.message)));
         line(&mut text, &format!("    Known from: {}", one_line(&subscription.source)));
         line(&mut text, &format!("    Next: {}", subscription.advice));

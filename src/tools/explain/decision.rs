@@ -216,7 +216,7 @@ pub fn payload(run: &Workflow, subscription: &Subscription, found: &RunModels) -
 pub fn advice(decision: &Decision) -> &'static str {
     match (decision.reason, decision.filter) {
         ("delivered", _) => {
-            "If nothing happened after that, look at the EventBus and the Sensor. To send it again: redeliver"
+            "If nothing happened after that, look at the EventBus and the Sensor. To send it again, use redeliver"
         }
         ("running", _) => "Wait for the end of the run, for example with --watch",
         ("pending", _) => "Check that the EventSource's Pod runs and is connected; its log has the server's refusals",

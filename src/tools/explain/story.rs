@@ -302,7 +302,11 @@ impl Record {
 
 impl LookupFailure {
     fn of(error: &LookupError) -> Self {
-        Self { code: error.code(), message: error.to_string() }
+        let message = match error {
+            LookupError::Failed { message, .. } => message.clone(),
+            error => error.to_string(),
+        };
+        Self { code: error.code(), message }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Rules for EventSources.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Findings, Object, Severity,
+    Findings, Object, Subject,
     node::{Key, Node, Position, Value},
     rules,
     url::{self, Target},
@@ -19,6 +19,8 @@ const ENTRY_KEYS: [&str; 7] = ["url", "config", "insecure", "jsonBody", "metadat
 /// Keys of an EventSource's spec that are no type of event.
 const SPEC_KEYS: [&str; 4] = ["eventBusName", "template", "service", "replicas"];
 const GENERIC: &str = "generic";
+/// Entries of one subscription that are compared with a further one.
+const MAX_SHARED: usize = 16;
 
 /// An EventSource, as Sensors see it.
 #[derive(Clone, Debug)]
@@ -252,28 +254,25 @@ fn key_place(text: &str, is_meant: impl Fn(&str) -> bool) -> Option<Position> {
     root.entries().iter().find(|(key, _)| is_meant(&key.text))?.0.at
 }
 
+/// An entry with its EventSource and its event.
+type Seen<'a> = (&'a EventSource, &'a Event, &'a Entry);
+
 /// Checks that different entries do not share a subscription by accident.
-pub(super) fn check_shared(sources: &[(EventSource, super::Subject)], findings: &mut Findings) {
-    let mut seen: Vec<(&EventSource, &Event, &Entry, &Subscription)> = Vec::new();
+pub(super) fn check_shared(sources: &[(EventSource, Subject)], findings: &mut Findings) {
+    let mut seen: HashMap<(&str, &str), Vec<Seen<'_>>> = HashMap::new();
     for (source, subject) in sources {
         for event in &source.events {
             let Some(entry) = &event.entry else { continue };
             let Some(subscription) = entry.subscription.as_ref().filter(|found| found.remember) else { continue };
-            let shared = |(other, other_event, other_entry, other_subscription): &&(
-                &EventSource,
-                &Event,
-                &Entry,
-                &Subscription,
-            )| {
+            let shares = |(other, other_event, other_entry): &&Seen<'_>| {
                 let same_object = (&other.namespace, &other.name) == (&source.namespace, &source.name);
-                let same_entry = same_object && other_event.name == event.name;
                 // With tokens, the server scopes the names of different namespaces.
                 let scoped = entry.has_token && other_entry.has_token && other.namespace != source.namespace;
-                let same_subscription = (&other_subscription.namespace, &other_subscription.name)
-                    == (&subscription.namespace, &subscription.name);
-                same_subscription && !same_entry && !scoped
+                let same_entry = same_object && other_event.name == event.name;
+                !(same_entry || scoped)
             };
-            if let Some((other, other_event, ..)) = seen.iter().find(shared) {
+            let others = seen.entry((&*subscription.namespace, subscription.name.as_str())).or_default();
+            if let Some((other, other_event, _)) = others.iter().find(shares) {
                 let message = format!(
                     "{}: shares the subscription {} of the runs in {} with {} (event {}), so that each event reaches only one of \
                      them; write a different `subscription` in one of the two",
@@ -283,9 +282,12 @@ pub(super) fn check_shared(sources: &[(EventSource, super::Subject)], findings: 
                     display(other),
                     other_event.name
                 );
-                findings.add_as(Severity::Warning, subject, entry.at, &rules::SHARED_SUBSCRIPTION, message);
+                findings.add(subject, entry.at, &rules::SHARED_SUBSCRIPTION, message);
             }
-            seen.push((source, event, entry, subscription));
+            // Of many entries that share one, the first few are enough to find another.
+            if others.len() < MAX_SHARED {
+                others.push((source, event, entry));
+            }
         }
     }
 }

@@ -6,6 +6,8 @@ use super::{Position, Rule, Severity};
 
 /// The most findings. A repository with more has one cause for most of them.
 pub const MAX_FINDINGS: usize = 1_000;
+/// Characters of a message: names in it may be of any length.
+const MAX_MESSAGE: usize = 1_000;
 
 /// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +63,22 @@ impl Findings {
             return;
         }
         let Subject { file, object } = subject.clone();
-        self.list.push(Finding { rule, severity, file, at, object, message: message.into() });
+        let mut message = message.into();
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
+            message.truncate(end);
+            message.push('…');
+        }
+        self.list.push(Finding { rule, severity, file, at, object, message });
+    }
+
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Returns whether no more findings are kept.
+    pub fn is_full(&self) -> bool {
+        self.list.len() == MAX_FINDINGS
     }
 
     /// The findings by place, and the number of those that were not kept. `files` is the order of the files.

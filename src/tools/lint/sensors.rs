@@ -54,6 +54,9 @@ impl Checker<'_> {
         }
         let mut found = Dependencies::new();
         for dependency in items {
+            if self.findings.is_full() {
+                break;
+            }
             let field = |name| dependency.text_of(name).filter(|text| !text.is_empty());
             for name in ["name", "eventSourceName", "eventName"] {
                 if field(name).is_none() {
@@ -116,10 +119,7 @@ impl Checker<'_> {
             if events().next().is_some() {
                 let mend = match similar(event, events().map(|known| &*known.name)) {
                     Some(meant) => format!("did you mean {meant}?"),
-                    None => {
-                        let names: Vec<&str> = events().map(|known| &*known.name).collect();
-                        format!("write {}", names.join(" or "))
-                    }
+                    None => format!("write {}", some(events().map(|known| &*known.name), " or ")),
                 };
                 let message = format!("the EventSource {source} has no event {event}; {mend}");
                 self.add(at("eventName"), &rules::UNKNOWN_EVENT, message);
@@ -256,12 +256,12 @@ impl Checker<'_> {
     }
 
     fn parameter(&mut self, src: &Node, dependencies: &Dependencies<'_>) {
-        let Some(dependency) = src.get("dependencyName") else { return };
+        let Some(dependency) = src.get("dependencyName").filter(|_| !self.findings.is_full()) else { return };
         let name = dependency.text().unwrap_or_default();
         let Some(source) = dependencies.get(name) else {
             let mend = match similar(name, dependencies.keys().copied()) {
                 Some(meant) => format!("did you mean {meant}?"),
-                None => format!("write one of {}", dependencies.keys().copied().collect::<Vec<_>>().join(", ")),
+                None => format!("write one of {}", some(dependencies.keys().copied(), ", ")),
             };
             let message =
                 format!("a parameter has the dependencyName {}, which the Sensor has not; {mend}", quoted(name));
@@ -368,8 +368,24 @@ fn is_pipeline(path: &Node, template: Option<&Node>) -> bool {
 /// The largest edit distance of a misspelled name.
 const MAX_DISTANCE: usize = 2;
 
+/// Names that are compared with a misspelled one.
+const MAX_COMPARED: usize = 1_000;
+/// Bytes of a name that is compared. The work grows with the square of it.
+const MAX_NAME: usize = 256;
+/// Names in a message.
+const MAX_LISTED: usize = 8;
+
 /// The known name that was probably meant.
 fn similar<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let distances = known.into_iter().map(|known| (strsim::levenshtein(written, known), known));
+    if written.len() > MAX_NAME {
+        return None;
+    }
+    let known = known.into_iter().take(MAX_COMPARED).filter(|known| known.len() <= MAX_NAME);
+    let distances = known.map(|known| (strsim::levenshtein(written, known), known));
     distances.min().filter(|(distance, _)| *distance <= MAX_DISTANCE).map(|(_, known)| known)
+}
+
+/// The first of the known names.
+fn some<'a>(known: impl IntoIterator<Item = &'a str>, separator: &str) -> String {
+    known.into_iter().take(MAX_LISTED).collect::<Vec<_>>().join(separator)
 }

@@ -1,0 +1,212 @@
+//! A check of an installation, and of what it depends on: the cluster, ML Metadata, Argo Events, and the EventSources
+//! and Sensors of the namespaces that it serves.
+//!
+//! A check that cannot be made for a missing right is a warning that names the right. Only what keeps events from
+//! arriving is an error.
+
+mod argo_events;
+mod kubernetes;
+mod metadata;
+mod network;
+mod rights;
+mod server;
+mod services;
+mod subscriptions;
+mod tls;
+mod workflows;
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Serialize;
+
+use crate::{
+    access::Mode,
+    eventsource::TlsFiles,
+    k8s::{Cluster, ClusterError, ClusterOptions},
+};
+
+/// The API group of Argo, and its version.
+const ARGO: &str = "/apis/argoproj.io/v1alpha1";
+
+/// What is checked, and with which addresses.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cluster and the rights.
+    pub cluster: ClusterOptions,
+    /// Before an install: the rights to install, and the neighbors.
+    pub pre: bool,
+    /// The only namespace with EventSources and runs. `None`: all.
+    pub namespace: Option<String>,
+    /// The namespaces that the server serves. Empty: as its Pod says, else all.
+    pub namespaces: Vec<String>,
+    /// The namespace of the server, for an install.
+    pub install_namespace: String,
+    /// Access control of the server.
+    pub auth: Mode,
+    /// The server writes Kubernetes Events.
+    pub kubernetes_events: bool,
+    /// Addresses that EventSources have for the server, in addition to its Services.
+    pub services: Vec<String>,
+    /// The longest outage after which no event may be missing.
+    pub outage: Duration,
+    /// The files of the server's TLS.
+    pub tls: Option<TlsFiles>,
+    /// The selector of runs.
+    pub selector: String,
+    /// The URL of ML Metadata. `None`: Kubeflow's.
+    pub metadata_store: Option<String>,
+    /// Certificate authorities for it.
+    pub metadata_store_ca: Option<PathBuf>,
+    /// The URL of the server's admin port. `None`: a ready Pod.
+    pub admin: Option<String>,
+    /// The URL to which traces are exported.
+    pub otlp: Option<String>,
+}
+
+/// The outcome of one check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should be.
+    Success,
+    /// Something to look at, or not checked.
+    Warning,
+    /// Events do not arrive, or will not.
+    Error,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// The condition.
+    pub description: String,
+    /// Its outcome.
+    pub result: Outcome,
+    /// The mend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The problem.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Checks of one subject.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Category {
+    /// The subject.
+    pub category_name: &'static str,
+    /// The checks, in order.
+    pub checks: Vec<Check>,
+}
+
+/// All checks, in the form of `linkerd check -o json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// There is no error.
+    pub success: bool,
+    /// The checks.
+    pub categories: Vec<Category>,
+}
+
+impl Category {
+    fn new(category_name: &'static str) -> Self {
+        Self { category_name, checks: Vec::new() }
+    }
+
+    fn push(&mut self, description: impl Into<String>, result: Outcome, problem: Option<(String, String)>) {
+        let (error, hint) = problem.unzip();
+        let hint = hint.filter(|hint| !hint.is_empty());
+        self.checks.push(Check { description: description.into(), result, hint, error });
+    }
+
+    /// Adds a check that holds.
+    fn ok(&mut self, description: impl Into<String>) {
+        self.push(description, Outcome::Success, None);
+    }
+
+    /// Adds a check that fails, with the problem and the mend.
+    fn fail(&mut self, description: impl Into<String>, error: impl Into<String>, hint: impl Into<String>) {
+        self.push(description, Outcome::Error, Some((error.into(), hint.into())));
+    }
+
+    /// Adds a check to look at, with the problem and the mend.
+    fn warn(&mut self, description: impl Into<String>, error: impl Into<String>, hint: impl Into<String>) {
+        self.push(description, Outcome::Warning, Some((error.into(), hint.into())));
+    }
+
+    /// Adds a check that could not be made, because of this answer of the cluster.
+    fn unknown(&mut self, description: impl Into<String>, error: &ClusterError) {
+        let hint = match error {
+            ClusterError::Forbidden { .. } => {
+                "not checked: grant this right to the account that runs the check, or use --as"
+            }
+            _ => "not checked: repeat the check when the API server answers",
+        };
+        self.warn(description, error.to_string(), hint);
+    }
+}
+
+impl Report {
+    fn of(categories: Vec<Category>) -> Self {
+        let categories: Vec<_> = categories.into_iter().filter(|category| !category.checks.is_empty()).collect();
+        let failed = |check: &Check| check.result == Outcome::Error;
+        let success = !categories.iter().flat_map(|category| &category.checks).any(failed);
+        Self { success, categories }
+    }
+
+    /// The checks with this outcome, with their category.
+    pub fn with(&self, outcome: Outcome) -> impl Iterator<Item = (&'static str, &Check)> {
+        let checks = |category: &'_ Category| category.category_name;
+        self.categories
+            .iter()
+            .flat_map(move |category| category.checks.iter().map(move |check| (checks(category), check)))
+            .filter(move |(_, check)| check.result == outcome)
+    }
+}
+
+/// Makes all checks once.
+pub async fn run(options: &Options) -> Report {
+    let mut categories = Vec::new();
+    let (api, cluster) = kubernetes::check(options).await;
+    categories.push(api);
+    if let Some(cluster) = &cluster {
+        let server = server::find(cluster).await;
+        if options.pre {
+            categories.push(rights::to_install(cluster, options).await);
+        } else {
+            categories.push(server::check(cluster, options, &server).await);
+            categories.push(rights::of_server(cluster, options, &server).await);
+        }
+        let argo = resources(cluster, ARGO).await;
+        categories.push(workflows::check(cluster, options, &argo).await);
+        categories.push(argo_events::check(cluster, options, &argo).await);
+        if !options.pre {
+            categories.push(subscriptions::check(cluster, options, &server).await);
+        }
+    }
+    categories.push(metadata::check(cluster.as_ref(), options).await);
+    categories.push(network::otlp(options.otlp.as_deref()).await);
+    categories.push(tls::check(options.tls.as_ref()));
+    Report::of(categories)
+}
+
+/// The path of a resource, in one namespace or in all.
+fn path(api: &str, namespace: Option<&str>, resource: &str) -> String {
+    match namespace {
+        Some(namespace) => format!("{api}/namespaces/{namespace}/{resource}"),
+        None => format!("{api}/{resource}"),
+    }
+}
+
+/// The names of the resources of an API group's version. Empty if there is no such version.
+type Resources = Result<Vec<String>, ClusterError>;
+
+async fn resources(cluster: &Cluster, api: &str) -> Resources {
+    let Some(found) = cluster.get(api).await? else { return Ok(Vec::new()) };
+    let names = found["resources"].as_array().into_iter().flatten().filter_map(|resource| resource["name"].as_str());
+    Ok(names.map(ToOwned::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests;
