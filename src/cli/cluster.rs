@@ -72,6 +72,13 @@ impl ClusterArgs {
     }
 }
 
+impl ClusterArgs {
+    /// As [`ClusterArgs::connect`], unless no cluster is needed.
+    pub async fn connect_if(&self, needed: bool) -> anyhow::Result<Option<Cluster>> {
+        if needed { self.connect().await.map(Some) } else { Ok(None) }
+    }
+}
+
 impl NamespaceArgs {
     /// The namespace that was given.
     pub fn given(&self) -> Option<&str> {

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{signals::Signals, start_log_and_traces, values};
+use super::{progress::waiting, signals::Signals, start_log_and_traces, values};
 use crate::{
     app::{self, Config, shutdown},
     eventsource::{ReceivedEvent, SubscribeError, Subscriber},
@@ -188,7 +188,7 @@ impl Demo {
         sleep(PAUSE).await;
         sim.set_phase(namespace, &workflow, "Succeeded")?;
         narrator.step("Argo", "sets the Workflow's phase to Succeeded")?;
-        let event = timeout(TIMEOUT, events.next()).await;
+        let event = timeout(TIMEOUT, waiting("the event", events.next())).await;
         let event =
             event.with_context(|| format!("no event within {} s after the run succeeded", TIMEOUT.as_secs()))?;
         let Some(event) = event.transpose().context("the stream failed")? else { bail!("the stream ended") };
@@ -205,7 +205,9 @@ impl Demo {
             let stored = sim.workflow(namespace, &workflow);
             stored.is_ok_and(|workflow| workflow["metadata"]["annotations"][&mark].is_string())
         };
-        let marked = timeout(TIMEOUT, async { sim.version().wait_for(is_marked).await.is_ok() }).await;
+        let mut version = sim.version();
+        let marked = async { version.wait_for(is_marked).await.is_ok() };
+        let marked = timeout(TIMEOUT, waiting("the mark", marked)).await;
         marked.with_context(|| format!("the Workflow was not marked within {} s", TIMEOUT.as_secs()))?;
         narrator.step("server", &format!("confirms the delivery and marks the Workflow: {mark}"))?;
         Ok((workflow, run))

@@ -1,13 +1,34 @@
 //! One line on a terminal that says what a command waits for. Without a terminal there is none.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
+use tokio::time::timeout;
 
 use super::output::one_line;
 
 /// The width that a line may have: a longer one would wrap, and could not be erased.
 const WIDTH: usize = 100;
+
+/// The time after which the line is renewed.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Awaits a result. From a second on, a terminal shows what for and since when.
+pub(super) async fn waiting<T>(what: &str, awaited: impl Future<Output = T>) -> T {
+    let (mut progress, begin) = (Progress::start(), Instant::now());
+    let mut awaited = pin!(awaited);
+    loop {
+        match timeout(INTERVAL, &mut awaited).await {
+            Ok(result) => return result,
+            // A closed standard error shows nothing anyway.
+            Err(_elapsed) => progress.show(&format!("waiting for {what} ({} s)", begin.elapsed().as_secs())).ok(),
+        };
+    }
+}
 
 /// A line of progress on standard error.
 #[derive(Debug)]

@@ -140,9 +140,10 @@ impl Subscribe {
 
     async fn subscribe(self) -> anyhow::Result<ExitCode> {
         let deadline = self.timeout.map(|time| Instant::now() + *time);
-        // Without a kubeconfig, addresses may be given.
-        let cluster = match self.cluster.connect().await {
-            Ok(cluster) => Some(cluster),
+        // With both, no kubeconfig is needed, and no credential plugin is run.
+        let needs_cluster = self.server.given().is_none() || self.namespace.given().is_none();
+        let cluster = match self.cluster.connect_if(needs_cluster).await {
+            Ok(cluster) => cluster,
             Err(_) if self.server.given().is_some() => None,
             Err(error) => {
                 return Err(error.context("the server is looked for in the cluster; or give its address with --server"));

@@ -8,18 +8,19 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::future::OptionFuture;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::{JoinError, JoinSet, yield_now},
     time::{Instant, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArtifactLookup, CloseReason, Deliveries, DeliveryMetrics, Handoff, LookupError, MarkError, MarkPatch, Marker,
-    Options, StreamId,
+    ArtifactLookup, CloseReason, Deliveries, DeliveryMetrics, LookupError, MarkError, MarkPatch, Marker, Options,
+    StreamId,
     backlog::{Backlog, Slice},
     handle::StreamMessage,
     ledger::{Action, Ledger, LookupId, Now},
+    mailbox::EventSender,
     observer::Observer,
     payload,
     spans::Step,
@@ -69,18 +70,9 @@ pub struct Driver {
 
 /// The sending side of a stream.
 struct ToStream {
-    events: mpsc::Sender<Box<Handoff>>,
-    closed: watch::Sender<Option<CloseReason>>,
+    events: EventSender,
     /// The stream's own span.
     span: Option<SpanRef>,
-}
-
-impl ToStream {
-    /// Ends the stream.
-    fn close(self, reason: CloseReason) {
-        // Set before the end of `events`, upon which the stream reads it.
-        self.closed.send_replace(Some(reason));
-    }
 }
 
 /// The result of a lookup or patch.
@@ -233,7 +225,7 @@ impl Driver {
     }
 
     fn close_streams(&mut self) {
-        self.to_streams.drain().for_each(|(_, to_stream)| to_stream.close(CloseReason::ShuttingDown));
+        self.to_streams.drain().for_each(|(_, to_stream)| to_stream.events.close(CloseReason::ShuttingDown));
     }
 
     // === inputs ===
@@ -299,9 +291,9 @@ impl Driver {
 
     fn handle_message(&mut self, message: StreamMessage) {
         match message {
-            StreamMessage::Attached { id, subscription, peer, span, events, closed } => {
+            StreamMessage::Attached { id, subscription, peer, span, events } => {
                 self.store.follow(&subscription.namespace);
-                self.to_streams.insert(id, ToStream { events, closed, span });
+                self.to_streams.insert(id, ToStream { events, span });
                 let now = self.now();
                 self.ledger.attach(id, subscription, peer, now);
             }
@@ -360,17 +352,16 @@ impl Driver {
                 }));
             }
             Action::HandOff { stream, subscription, handoff, workflow, pending_for, redelivery } => {
-                let Some(ToStream { events, span, .. }) = self.to_streams.get(&stream) else { return };
+                let Some(ToStream { events, span }) = self.to_streams.get(&stream) else { return };
                 FailPoint::BeforeHandoff.pass();
                 self.observer.handing_off(&subscription, &workflow, pending_for, redelivery, *span);
-                // The ledger keeps within the channel's capacity. A closed channel means that the end of the stream is
-                // next in the inbox: then the run is redelivered.
-                events.try_send(Box::new(handoff)).ok();
+                // If the stream has ended, its end is next in the inbox: then the run is redelivered.
+                events.send(handoff);
             }
             Action::Forget(run) => self.lookup.forget(run),
             Action::Close(stream, reason) => {
                 if let Some(to_stream) = self.to_streams.remove(&stream) {
-                    to_stream.close(reason);
+                    to_stream.events.close(reason);
                 }
             }
             Action::Read { stream, namespace } => self.backlog.read(&namespace, stream),

@@ -1,9 +1,10 @@
 //! The delivery task's side of streams, played by a test of another module.
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{
-    CloseReason, Deliveries, DeliveryStatus, Handoff, StatusReader, handle::StreamMessage, status::StatusPublisher,
+    CloseReason, Deliveries, DeliveryStatus, Handoff, StatusReader, handle::StreamMessage, mailbox::EventSender,
+    status::StatusPublisher,
 };
 use crate::model::Subscription;
 
@@ -25,8 +26,7 @@ pub(crate) struct FakeDelivery(mpsc::UnboundedReceiver<StreamMessage>);
 /// A stream that has attached.
 pub(crate) struct FakeStream {
     pub(crate) subscription: Subscription,
-    events: mpsc::Sender<Box<Handoff>>,
-    closed: watch::Sender<Option<CloseReason>>,
+    events: EventSender,
     sequence: u64,
 }
 
@@ -39,8 +39,8 @@ impl FakeDelivery {
     /// Waits for the next stream. Handles the messages before it.
     pub(crate) async fn attached(&mut self) -> FakeStream {
         loop {
-            if let StreamMessage::Attached { subscription, events, closed, .. } = self.next().await {
-                return FakeStream { subscription, events, closed, sequence: 0 };
+            if let StreamMessage::Attached { subscription, events, .. } = self.next().await {
+                return FakeStream { subscription, events, sequence: 0 };
             }
         }
     }
@@ -64,12 +64,11 @@ impl FakeStream {
     /// Hands an event off.
     pub(crate) fn send(&mut self, payload: &str) {
         self.sequence += 1;
-        let handoff = Handoff { sequence: self.sequence, payload: payload.as_bytes().to_vec().into() };
-        self.events.try_send(Box::new(handoff)).expect("an open stream with room");
+        self.events.send(Handoff { sequence: self.sequence, payload: payload.as_bytes().to_vec().into() });
     }
 
     /// Ends the stream.
     pub(crate) fn close(self, reason: CloseReason) {
-        self.closed.send_replace(Some(reason));
+        self.events.close(reason);
     }
 }

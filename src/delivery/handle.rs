@@ -11,8 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
+use super::mailbox::{EventReceiver, EventSender, mailbox};
 use crate::{model::Subscription, telemetry::trace::SpanRef};
 
 /// A stream's number, unique in the process.
@@ -53,8 +54,7 @@ pub(super) enum StreamMessage {
         subscription: Subscription,
         peer: Option<SocketAddr>,
         span: Option<SpanRef>,
-        events: mpsc::Sender<Box<Handoff>>,
-        closed: watch::Sender<Option<CloseReason>>,
+        events: EventSender,
     },
     Acknowledged {
         id: StreamId,
@@ -90,10 +90,9 @@ impl Deliveries {
     /// span, to which the spans of its events link.
     pub fn attach(&self, subscription: Subscription, peer: Option<SocketAddr>, span: Option<SpanRef>) -> Attached {
         let id = StreamId(self.next_id.fetch_add(1, Ordering::Relaxed));
-        let (to_stream, events) = mpsc::channel(MAX_UNACKNOWLEDGED);
-        let (close, closed) = watch::channel(None);
-        self.send(StreamMessage::Attached { id, subscription, peer, span, events: to_stream, closed: close });
-        Attached { events, closed, acks: AckSender { id, deliveries: self.clone(), held: None } }
+        let (to_stream, events) = mailbox();
+        self.send(StreamMessage::Attached { id, subscription, peer, span, events: to_stream });
+        Attached { events, acks: AckSender { id, deliveries: self.clone(), held: None } }
     }
 
     fn send(&self, message: StreamMessage) {
@@ -105,13 +104,10 @@ impl Deliveries {
 /// A stream's side of its subscription.
 #[derive(Debug)]
 pub struct Attached {
-    /// The events to send, oldest runs first. Its end means that the server ends the stream. They are boxed, because the
-    /// channel of every stream has room for 32 of them from the beginning.
-    pub events: mpsc::Receiver<Box<Handoff>>,
-    /// The reason for the end of `events`, set before it. A stream whose subscriber does not read is not polled, so it
-    /// does not reach that end, and holds its events. So after [`CloseReason::NotReading`] the connection has to be
-    /// dropped.
-    pub closed: watch::Receiver<Option<CloseReason>>,
+    /// The events to send, oldest runs first. Its end means that the server ends the stream. A stream whose subscriber does
+    /// not read is not polled, so it does not reach that end, and holds its events. So after [`CloseReason::NotReading`]
+    /// ([`EventReceiver::on_close`]) the connection has to be dropped.
+    pub events: EventReceiver,
     /// The way back. **Dropping it ends the stream**: unconfirmed events are redelivered.
     pub acks: AckSender,
 }

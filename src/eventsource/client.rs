@@ -11,7 +11,7 @@ use tonic::{
 };
 
 use super::proto::{EventSource, eventing_client::EventingClient};
-use crate::telemetry::grpc;
+use crate::telemetry::{grpc, log::chain};
 
 /// The time limit for the connection, and for the response to a subscription.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub struct ReceivedEvent {
 #[derive(Debug, thiserror::Error)]
 pub enum SubscribeError {
     /// The connection failed.
-    #[error("no connection: {0}")]
+    #[error("no connection: {}", chain(.0))]
     Connect(#[from] tonic::transport::Error),
     /// The peer did not respond. It may not be a gRPC server.
     #[error("connected, but the subscription was not answered within {} s", TIMEOUT.as_secs())]

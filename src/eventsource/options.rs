@@ -41,7 +41,7 @@ impl Default for Options {
 /// The limits of connections, streams and requests. `docs/limits.md` says what to do when one is hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open streams. A subscriber needs about 34 KiB, so the default needs 51 MiB of the 128 MiB that the chart allows.
+    /// Open streams. A subscriber needs about 32 KiB, so the default needs 48 MiB of the 128 MiB that the chart allows.
     pub streams: usize,
     /// Open streams of one namespace. A namespace has a few EventSources, and no namespace can take the place of all
     /// others.

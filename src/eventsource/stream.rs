@@ -11,7 +11,7 @@ use std::{
 use futures::Stream;
 use prost::Message;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{Instant, sleep},
 };
 use tonic::{Code, Status};
@@ -21,7 +21,7 @@ use super::{
     admission::ConnectionHandle, link::StreamAcks, metrics::StreamMetrics, permission::Permission, proto, status,
 };
 use crate::{
-    delivery::{AckSender, Attached, CloseReason, Handoff},
+    delivery::{AckSender, Attached, CloseReason, EventReceiver},
     failpoint::FailPoint,
     model::{Subscription, SubscriptionName, event},
     telemetry::{
@@ -40,8 +40,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A subscriber's stream, as tonic polls it. tonic drops it when either side has ended the stream.
 pub(super) struct EventStream {
-    handoffs: mpsc::Receiver<Box<Handoff>>,
-    closed: watch::Receiver<Option<CloseReason>>,
+    handoffs: EventReceiver,
     pending: Arc<PendingAcks>,
     acks: Option<StreamAcks>,
     /// The DATA bytes of the stream up to the end of the last event.
@@ -73,15 +72,21 @@ impl EventStream {
         permission: Permission,
         guard: StreamGuard,
     ) -> Self {
-        let pending = Arc::new(PendingAcks { delivery: attached.acks, handoffs: Mutex::default() });
+        let Attached { events: mut handoffs, acks: delivery } = attached;
+        let pending = Arc::new(PendingAcks { delivery, handoffs: Mutex::default() });
         if let Some(acks) = &acks {
             // A task of its own, because acknowledgements arrive while the stream is not polled.
             tokio::spawn(forward_acks(Arc::downgrade(&pending), acks.acked()));
         }
         if let Some(connection) = connection {
-            tokio::spawn(close_unread(Arc::downgrade(&pending), attached.closed.clone(), connection));
+            let pending = Arc::downgrade(&pending);
+            handoffs.on_close(move |reason| {
+                if reason != CloseReason::ShuttingDown {
+                    tokio::spawn(close_unread(pending, connection));
+                }
+            });
         }
-        Self { handoffs: attached.events, closed: attached.closed, pending, acks, bytes: 0, permission, guard }
+        Self { handoffs, pending, acks, bytes: 0, permission, guard }
     }
 }
 
@@ -108,7 +113,7 @@ impl Stream for EventStream {
             }
             Poll::Ready(None) => {
                 // Without a reason, the delivery task has ended.
-                let reason = this.closed.borrow().unwrap_or(CloseReason::ShuttingDown);
+                let reason = this.handoffs.close_reason().unwrap_or(CloseReason::ShuttingDown);
                 Poll::Ready(Some(Err(this.guard.end(status::closed(reason)))))
             }
         }
@@ -124,7 +129,11 @@ impl PendingAcks {
     fn take_acked(&self, bytes: u64) -> Option<u64> {
         let mut handoffs = self.lock();
         let acked = handoffs.partition_point(|handoff| handoff.end <= bytes);
-        handoffs.drain(..acked).next_back().map(|handoff| handoff.sequence)
+        let last = handoffs.drain(..acked).next_back().map(|handoff| handoff.sequence);
+        if handoffs.is_empty() {
+            *handoffs = VecDeque::new();
+        }
+        last
     }
 }
 
@@ -140,18 +149,13 @@ async fn forward_acks(pending: Weak<PendingAcks>, mut acked: watch::Receiver<u64
     }
 }
 
-/// Closes the connection of a stream that delivery has closed because its subscriber does not read. Such a stream is not
-/// polled, so it cannot end with a status, and its events stay in the buffers of the connection.
-async fn close_unread(
-    pending: Weak<PendingAcks>,
-    mut closed: watch::Receiver<Option<CloseReason>>,
-    connection: ConnectionHandle,
-) {
-    if closed.wait_for(|reason| *reason == Some(CloseReason::NotReading)).await.is_ok() {
-        sleep(END_TIMEOUT).await;
-        if pending.strong_count() > 0 {
-            connection.close("its peer does not read events, and others need the memory");
-        }
+/// Closes the connection of a stream that delivery has closed and that has not ended. A stream whose subscriber does not
+/// read is not polled, so it cannot end with a status, and its events stay in the buffers of the connection: memory that
+/// delivery no longer counts.
+async fn close_unread(pending: Weak<PendingAcks>, connection: ConnectionHandle) {
+    sleep(END_TIMEOUT).await;
+    if pending.strong_count() > 0 {
+        connection.close("its peer does not read the end of a stream");
     }
 }
 

@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
-use futures::{StreamExt as _, future::join_all, stream};
+use futures::{
+    StreamExt as _,
+    future::{join_all, select_all},
+    stream,
+};
 use model_update_eventsource::{
     eventsource::Subscriber,
     sim::{NewWorkflow, Run, Task},
 };
 use test_support::{CATCH_UP, SOON, eventually};
 use tokio::time::{sleep, timeout};
+use tonic::{Code, transport::Endpoint};
 
 use crate::{
     exclusive,
     harness::{Observation, Simulated},
-    requests::{Unfinished, unread_stream},
+    requests::{Unfinished, open_stream, unread_stream},
 };
 
 /// Namespace of the hostile tenant.
@@ -154,5 +159,35 @@ async fn thousands_of_short_subscriptions_harm_no_other() {
         })
         .await;
     assert!(server.metric("modelupdate_limit_hits_total", &["limit=\"subscriptions\""]).await > 0.0);
+    observation.finish().await.assert_unharmed();
+}
+
+/// Runs that ML Metadata does not know.
+const PENDING: usize = 1_500;
+/// Streams for which each of them is pending: more than the limit, even without the first stream.
+const MULTIPLYING: usize = 100;
+
+/// Streams that multiply pending runs harm no other tenant: the youngest of them end with a status that names the limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_multiply_pending_runs_harm_no_other() {
+    let _exclusive = exclusive().await;
+    let env = Simulated::start().await;
+    for number in 0..PENDING {
+        let workflow = NewWorkflow::tfx_v1(&format!("pending-{number:05}"), HOSTILE).phase("Succeeded");
+        env.sim.create_workflow(HOSTILE, workflow).expect("a new name");
+    }
+    let server = env.server(&[]).await;
+    let observation = Observation::start("row 5, streams that multiply pending runs", &server, env.tenant()).await;
+    let channel = Endpoint::from_shared(format!("http://{}", server.listen)).expect("a URL").connect().await.unwrap();
+    let mut streams = Vec::new();
+    for number in 0..MULTIPLYING {
+        streams.push(open_stream(channel.clone(), &format!("s-{number}"), HOSTILE).await.expect("a stream"));
+    }
+    let ends = select_all(streams.iter_mut().map(|stream| Box::pin(stream.message())));
+    let (end, ..) = timeout(CATCH_UP, ends).await.expect("an end in time");
+    let status = end.expect_err("no event");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().starts_with("too many runs are pending"), "{status:?}");
+    assert!(server.metric("modelupdate_limit_hits_total", &["limit=\"pending_runs\""]).await > 0.0);
     observation.finish().await.assert_unharmed();
 }

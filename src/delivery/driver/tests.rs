@@ -17,7 +17,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::*;
 use crate::{
-    delivery::{Attached, fixtures::*},
+    delivery::{Attached, Handoff, fixtures::*},
     model::{ArtifactTypes, Subscription, Uid},
 };
 
@@ -153,7 +153,7 @@ impl Harness {
 
 /// Waits for the next event of a stream.
 async fn event(stream: &mut Attached) -> Handoff {
-    *timeout(Duration::from_secs(60), stream.events.recv()).await.expect("an event in time").expect("an open stream")
+    timeout(Duration::from_secs(60), stream.events.recv()).await.expect("an event in time").expect("an open stream")
 }
 
 /// Asserts that no event follows within a minute.

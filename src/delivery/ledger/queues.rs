@@ -130,13 +130,16 @@ impl Queues {
         match &run.state {
             State::Queued => {
                 self.queued.remove(&run.age);
+                release_set(&mut self.queued);
             }
             State::FirstLookup { .. } => {
                 self.first_lookups.remove(&run.age);
+                release_map(&mut self.first_lookups);
             }
             State::WithoutContext => self.without_context -= 1,
             State::Ready { models, probe_at: None, .. } => {
                 self.ready.remove(&run.age);
+                release_set(&mut self.ready);
                 self.ready_bytes -= models.bytes;
                 self.is_saturated = false;
             }
@@ -151,11 +154,26 @@ impl Queues {
             *same_time -= 1;
             if *same_time == 0 {
                 self.pending.remove(&run.pending_since);
+                release_map(&mut self.pending);
             }
             self.pending_runs -= 1;
         }
         if let Some(candidates) = &mut self.candidates {
             candidates.leave(run);
         }
+    }
+}
+
+/// Frees the memory of an empty map, of several hundred bytes: most streams are idle nearly all the time.
+fn release_map<K, V>(map: &mut BTreeMap<K, V>) {
+    if map.is_empty() {
+        *map = BTreeMap::new();
+    }
+}
+
+/// As [`release_map`].
+fn release_set<T>(set: &mut BTreeSet<T>) {
+    if set.is_empty() {
+        *set = BTreeSet::new();
     }
 }

@@ -155,6 +155,9 @@ impl Stream {
     pub(super) fn remove(&mut self, run: Uid) -> Option<Run> {
         let run = self.runs.remove(&run)?;
         self.queues.leave(&run);
+        if self.runs.is_empty() {
+            self.runs = HashMap::new();
+        }
         Some(run)
     }
 
@@ -354,6 +357,9 @@ impl Stream {
             self.silent_since = self.has_unacknowledged().then_some(now);
             self.is_full = false;
         }
+        if self.unacknowledged.is_empty() {
+            self.unacknowledged = VecDeque::new();
+        }
         first && !self.acknowledged.is_empty()
     }
 
@@ -387,8 +393,11 @@ impl Stream {
         })
     }
 
-    /// Frees the memory of a long catch-up.
+    /// Frees the memory of a long catch-up, and of an idle stream.
     fn shrink(&mut self) {
+        if self.acknowledged.is_empty() {
+            self.acknowledged = VecDeque::new();
+        }
         if self.runs.capacity() > 4 * self.runs.len().max(MAX_UNACKNOWLEDGED) {
             self.runs.shrink_to(2 * self.runs.len());
         }

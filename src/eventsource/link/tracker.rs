@@ -276,6 +276,9 @@ impl AckTracker {
             let Some(watcher) = &mut stream.watcher else { continue };
             let covered = watcher.expected.partition_point(|total| *total <= pinged);
             watcher.expected.drain(..covered);
+            if watcher.expected.is_empty() {
+                watcher.expected = VecDeque::new();
+            }
             watcher.acked.send_if_modified(|acked| {
                 let more = pinged > *acked;
                 *acked = pinged.max(*acked);

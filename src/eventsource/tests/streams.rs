@@ -110,6 +110,12 @@ async fn a_stream_that_delivery_closes_ends_with_the_reason() {
             "the subscriber does not read its events, ",
             "LIMIT_UNACKNOWLEDGED_BYTES",
         ),
+        (
+            Some(CloseReason::TooManyRuns),
+            Code::ResourceExhausted,
+            "too many runs are pending for the streams of this namespace, ",
+            "LIMIT_PENDING_RUNS",
+        ),
         (None, Code::Unavailable, "the server is shutting down", "SHUTTING_DOWN"),
     ] {
         let mut events = client.subscribe("a").await.unwrap();
@@ -123,6 +129,21 @@ async fn a_stream_that_delivery_closes_ends_with_the_reason() {
         let end = in_time(events.message()).await.unwrap_err();
         assert_eq!((end.code(), &*reason(&end)), (code, reason_));
         assert!(end.message().starts_with(text), "{end:?}");
+    }
+}
+
+/// Such a stream is not polled. It would hold its events, which delivery no longer counts, for as long as the peer wants.
+#[tokio::test]
+async fn a_closed_stream_that_is_not_read_ends_with_its_connection() {
+    let mut server = TestServer::start(Limits::default()).await;
+    for reason in [CloseReason::NotReading, CloseReason::TooManyRuns] {
+        let client = server.client().await;
+        let _events = client.subscribe("a").await.unwrap();
+        let mut stream = in_time(server.delivery.attached()).await;
+        // More than the client's window.
+        stream.send(&"x".repeat(8 << 20));
+        stream.close(reason);
+        in_time(server.delivery.ended()).await;
     }
 }
 

@@ -71,21 +71,33 @@ impl ServerProcess {
 
     /// Starts the program with these environment variables, each written `NAME=value`.
     pub fn start_with_env(environment: &[String], kubeconfig: &Path, metadata_store: &str, flags: &[&str]) -> Self {
-        Self::spawn("127.0.0.1:0", environment, kubeconfig, metadata_store, flags)
+        Self::spawn(&program(), "127.0.0.1:0", environment, kubeconfig, metadata_store, flags)
+    }
+
+    /// Starts another build of the program, such as an earlier release.
+    pub fn start_build(program: &Path, kubeconfig: &Path, metadata_store: &str, flags: &[&str]) -> Self {
+        Self::spawn(program, "127.0.0.1:0", &[], kubeconfig, metadata_store, flags)
     }
 
     /// Starts the program at the address of a server that has ended.
     pub fn start_at(listen: SocketAddr, kubeconfig: &Path, metadata_store: &str, flags: &[&str]) -> Self {
-        Self::spawn(&listen.to_string(), &[], kubeconfig, metadata_store, flags)
+        Self::spawn(&program(), &listen.to_string(), &[], kubeconfig, metadata_store, flags)
     }
 
-    fn spawn(listen: &str, environment: &[String], kubeconfig: &Path, metadata_store: &str, flags: &[&str]) -> Self {
+    fn spawn(
+        program: &Path,
+        listen: &str,
+        environment: &[String],
+        kubeconfig: &Path,
+        metadata_store: &str,
+        flags: &[&str],
+    ) -> Self {
         // `env` becomes what it starts, so that signals reach the program.
         let mut process = ChildProcess::new(PROGRAM, "/usr/bin/env".into());
         let mut args = environment.to_vec();
         args.extend([
             format!("KUBECONFIG={}", kubeconfig.display()),
-            program().display().to_string(),
+            program.display().to_string(),
             "serve".to_owned(),
             format!("--listen={listen}"),
             "--admin-listen=127.0.0.1:0".to_owned(),

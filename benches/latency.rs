@@ -1,0 +1,239 @@
+//! The latency of an event over the bare path, on a real API server and a real ML Metadata: the time from the moment at
+//! which the API server has accepted the success of a run until the event is at the subscriber.
+//!
+//! ```sh
+//! cargo bench --features peers --bench latency -- [RUNS] [--json] [--server-binary PATH]
+//! ```
+//!
+//! The bare path is the least that any program has to do, compiled into this one: a watch of the Workflows' metadata, and
+//! the calls that the server makes for a run of TFX: the context, its artifacts beside its executions, their events. Runs
+//! of the two take turns, each in a namespace of its own, so that both have the same machine and the same peers. Prints
+//! p50, p90 and p99 of both, and their ratios, which count: times depend on the machine. `--server-binary` measures another
+//! build of the program. No assertions.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use clap::Parser;
+use futures::{StreamExt as _, TryStreamExt as _};
+use kube::api::{WatchEvent, WatchParams};
+use model_update_eventsource::eventsource::Subscriber;
+use serde_json::{Value, json};
+use test_support::{
+    Cluster, NewWorkflow, PIPELINE, Peers, RunningServer, ServerProcess, TestEnv, Workflows, Writer,
+    ml_metadata::{
+        GetArtifactsByContextRequest, GetContextByTypeAndNameRequest, GetEventsByArtifactIDsRequest,
+        GetExecutionsByContextRequest,
+    },
+    model_location,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+
+/// The time limit of every step.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Pairs of runs before the first that counts: connections, caches, types of ML Metadata.
+const WARM_UP: usize = 20;
+/// Pairs of runs that are written at once. Lookups accept no execution that is five minutes older than its Workflow.
+const BATCH: usize = 50;
+/// The longest time of a watch: the API server's default is shorter than a long measurement. kube allows no more.
+const WATCH_SECONDS: u32 = 294;
+
+/// Measures the latency of an event over the bare path.
+#[derive(Parser)]
+struct Options {
+    /// The number of runs of each path
+    #[arg(default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    runs: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Measure this program instead of the current one
+    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_model-update-eventsource"))]
+    server_binary: PathBuf,
+    /// Cargo passes this flag to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// An event, or the end of the bare path: the location of the model, and the time.
+type Arrival = (String, Instant);
+
+/// One of the two paths.
+struct Path {
+    workflows: Workflows,
+    /// Begins the names of its runs.
+    prefix: &'static str,
+    arrivals: mpsc::UnboundedReceiver<Arrival>,
+    latencies: Vec<Duration>,
+}
+
+impl Path {
+    fn location(&self, number: usize) -> String {
+        format!("gs://root/{}-{number}", self.prefix)
+    }
+
+    /// Writes running runs with pushed models.
+    async fn create(&self, writer: &Writer, numbers: std::ops::Range<usize>) {
+        let name = |number| format!("{}-{number}", self.prefix);
+        let models: Vec<_> = numbers.clone().map(|number| (name(number), self.location(number))).collect();
+        writer.tfx_runs(PIPELINE, &models).await;
+        for number in numbers {
+            self.workflows.create(NewWorkflow::tfx_v1(&name(number), PIPELINE).phase("Running")).await;
+        }
+    }
+
+    /// Lets a run succeed, and waits for its event.
+    async fn measure(&mut self, number: usize) -> anyhow::Result<()> {
+        self.workflows.set_phase(&format!("{}-{number}", self.prefix), "Succeeded").await;
+        let succeeded = Instant::now();
+        let arrival = timeout(TIMEOUT, self.arrivals.recv()).await.context("no event in time")?;
+        let (location, arrived) = arrival.context("the path has ended")?;
+        ensure!(location == self.location(number), "expected {}, received {location}", self.location(number));
+        if number >= WARM_UP {
+            // Zero if the event is here before the answer of the API server.
+            self.latencies.push(arrived.saturating_duration_since(succeeded));
+        }
+        Ok(())
+    }
+
+    /// The latency in milliseconds that this share of the runs does not exceed.
+    fn percentile(&self, percent: usize) -> f64 {
+        let rank = (self.latencies.len() * percent).div_ceil(100).max(1);
+        self.latencies[rank - 1].as_secs_f64() * 1e3
+    }
+}
+
+/// Forwards the events of a subscriber.
+async fn subscribe(
+    server: &RunningServer,
+    env: &TestEnv,
+    arrivals: mpsc::UnboundedSender<Arrival>,
+) -> anyhow::Result<()> {
+    let mut subscriber = Subscriber::connect(format!("http://{}", server.listen)).await?;
+    let mut events = Box::pin(subscriber.subscribe("latency", &env.config()).await?);
+    tokio::spawn(async move {
+        while let Some(event) = events.next().await.transpose()? {
+            let arrived = Instant::now();
+            arrivals.send((model_location(&String::from_utf8(event.payload)?), arrived))?;
+        }
+        anyhow::Ok(())
+    });
+    Ok(())
+}
+
+/// The bare path: a watch, and for each succeeded run the calls of ML Metadata.
+async fn bare_path(
+    workflows: Workflows,
+    writer: Writer,
+    arrivals: mpsc::UnboundedSender<Arrival>,
+) -> anyhow::Result<()> {
+    let parameters = WatchParams::default().labels("pipeline/runid").timeout(WATCH_SECONDS);
+    let mut version = "0".to_owned();
+    let mut sent = std::collections::HashSet::new();
+    loop {
+        let mut events = workflows.api().watch_metadata(&parameters, &version).await?.boxed();
+        while let Some(event) = events.try_next().await? {
+            let (WatchEvent::Added(workflow) | WatchEvent::Modified(workflow)) = event else { continue };
+            let metadata = workflow.metadata;
+            version = metadata.resource_version.unwrap_or(version);
+            let phase = metadata.labels.as_ref().and_then(|labels| labels.get("workflows.argoproj.io/phase"));
+            let name = metadata.name.context("a name")?;
+            if phase.is_some_and(|phase| phase == "Succeeded") && sent.insert(name.clone()) {
+                arrivals.send((look_up(&writer, name).await?, Instant::now()))?;
+            }
+        }
+    }
+}
+
+/// Returns the location of the model of a run.
+async fn look_up(writer: &Writer, run: String) -> anyhow::Result<String> {
+    let mut client = writer.client.clone();
+    let request = GetContextByTypeAndNameRequest { type_name: Some("pipeline_run".into()), context_name: Some(run) };
+    let context = client.get_context_by_type_and_name(request).await?.into_inner().context.context("a context")?;
+    let mut other = writer.client.clone();
+    let (artifacts, executions) = tokio::try_join!(
+        client.get_artifacts_by_context(GetArtifactsByContextRequest { context_id: context.id, options: None }),
+        other.get_executions_by_context(GetExecutionsByContextRequest { context_id: context.id, options: None }),
+    )?;
+    let artifact = artifacts.into_inner().artifacts.pop().context("an artifact")?;
+    let request = GetEventsByArtifactIDsRequest { artifact_ids: vec![artifact.id()] };
+    let event = client.get_events_by_artifact_i_ds(request).await?.into_inner().events.pop().context("an event")?;
+    let executions = executions.into_inner().executions;
+    ensure!(executions.iter().any(|execution| execution.id == event.execution_id), "an event of another run");
+    artifact.uri.context("a location")
+}
+
+async fn measure(options: &Options) -> anyhow::Result<[Path; 2]> {
+    let peers = Peers::find().await;
+    let env = TestEnv::start(peers).await;
+    let cluster: &Cluster = &env.cluster;
+    let kubeconfig = cluster.admin_kubeconfig_file();
+    let server = ServerProcess::start_build(&options.server_binary, &kubeconfig, &env.store.url(), &[]);
+    let server = server.listening().await;
+    server.ready().await;
+
+    let (sender, arrivals) = mpsc::unbounded_channel();
+    subscribe(&server, &env, sender).await?;
+    let served = Path { workflows: env.workflows.clone(), prefix: "served", arrivals, latencies: Vec::new() };
+    let bare_namespace = cluster.namespace("bare").await;
+    let workflows = cluster.workflows(&bare_namespace).await;
+    let (sender, arrivals) = mpsc::unbounded_channel();
+    let bare_task = tokio::spawn(bare_path(workflows.clone(), env.store.writer().await, sender));
+    let bare = Path { workflows, prefix: "bare", arrivals, latencies: Vec::new() };
+
+    let mut paths = [served, bare];
+    let pairs = WARM_UP + usize::try_from(options.runs)?;
+    for begin in (0..pairs).step_by(BATCH) {
+        let numbers = begin..pairs.min(begin + BATCH);
+        for path in &paths {
+            path.create(&env.writer, numbers.clone()).await;
+        }
+        for number in numbers {
+            for path in &mut paths {
+                if let Err(error) = path.measure(number).await {
+                    let bare_error = if bare_task.is_finished() { bare_task.await?.err() } else { None };
+                    return Err(bare_error.unwrap_or(error).context(format!("run {}-{number}", path.prefix)));
+                }
+            }
+        }
+    }
+    bare_task.abort();
+    server.stop().await;
+    paths.iter_mut().for_each(|path| path.latencies.sort_unstable());
+    Ok(paths)
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let [served, bare] = runtime.block_on(measure(&options))?;
+    let percentiles = [("p50", 50), ("p90", 90), ("p99", 99)];
+    let ratio = |percent| served.percentile(percent) / bare.percentile(percent);
+    if options.json {
+        let object = |value: &dyn Fn(usize) -> f64| -> Value {
+            percentiles.iter().map(|(name, percent)| ((*name).to_owned(), json!(value(*percent)))).collect()
+        };
+        let report = json!({
+            "runs": options.runs,
+            "serverMilliseconds": object(&|percent| served.percentile(percent)),
+            "bareMilliseconds": object(&|percent| bare.percentile(percent)),
+            "ratio": object(&ratio),
+        });
+        println!("{report}");
+        return Ok(());
+    }
+    println!("{} runs of each path: success accepted → event", options.runs);
+    for (name, percent) in percentiles {
+        println!(
+            "{name}: {:.1} ms, bare path {:.1} ms, ratio {:.2}",
+            served.percentile(percent),
+            bare.percentile(percent),
+            ratio(percent)
+        );
+    }
+    Ok(())
+}
