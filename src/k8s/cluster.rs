@@ -158,7 +158,7 @@ impl Cluster {
     /// # Errors
     /// See [`ClusterError`].
     pub async fn text(&self, path: &str) -> Result<String, ClusterError> {
-        let text = self.read(path, "text/plain, */*").await?;
+        let text = self.read(path, "text/plain, */*", MAX_LIST_BYTES).await?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 

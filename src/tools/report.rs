@@ -197,7 +197,7 @@ fn pod(pod: &Value) -> Value {
 
 fn container(container: &Value) -> Value {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let args = container["args"].as_array().into_iter().flatten().map(|arg| redact::argument(&text(arg)));
+    let args = container["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let variables = container["env"].as_array().into_iter().flatten().map(|variable| {
         let name = text(&variable["name"]);
         let value = match variable["value"].as_str() {
@@ -209,7 +209,7 @@ fn container(container: &Value) -> Value {
     });
     json!({
         "name": container["name"], "image": container["image"], "resources": container["resources"],
-        "args": args.collect::<Vec<_>>(), "env": variables.collect::<serde_json::Map<_, _>>(),
+        "args": redact::arguments(args), "env": variables.collect::<serde_json::Map<_, _>>(),
     })
 }
 

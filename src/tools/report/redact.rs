@@ -29,12 +29,19 @@ pub(super) fn text(text: &str) -> String {
 }
 
 fn word(word: &str) -> String {
-    if is_json_web_token(word) {
-        return REMOVED.to_owned();
+    // `Bearer:eyJ…`
+    let before = word.rfind([':', '=', '/']).map_or(0, |at| at + 1);
+    if is_json_web_token(&word[before..]) {
+        return format!("{}{REMOVED}", &word[..before]);
     }
     let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
-    if STORES.contains(&scheme.to_ascii_lowercase().as_str()) {
-        return format!("{scheme}://{REMOVED}");
+    // `a=b=gs://…` and `http://host?x=gs://…`: what comes before the name of a scheme is none of it.
+    let is_store = |before: &str| {
+        let start = before.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '-').map_or(0, |at| at + 1);
+        before.get(start..).is_some_and(|scheme| STORES.contains(&scheme.to_ascii_lowercase().as_str()))
+    };
+    if let Some((at, _)) = word.match_indices("://").find(|(at, _)| is_store(&word[..*at])) {
+        return format!("{}://{REMOVED}", &word[..at]);
     }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     match authority.rsplit_once('@') {
@@ -58,8 +65,20 @@ pub(super) fn variable(name: &str, value: &str) -> String {
     text(value)
 }
 
+/// Returns a command line as it may be shown. The value of a flag may be the next word.
+pub(super) fn arguments<'a>(arguments: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut is_value = false;
+    let shown = arguments.map(|word| {
+        let is_flag = word.starts_with('-');
+        let shown = if is_value && !is_flag { REMOVED.to_owned() } else { argument(word) };
+        is_value = is_flag && !word.contains('=') && is_secret(word);
+        shown
+    });
+    shown.collect()
+}
+
 /// Returns a word of a command line as it may be shown.
-pub(super) fn argument(argument: &str) -> String {
+fn argument(argument: &str) -> String {
     match argument.split_once('=') {
         Some((name, _)) if is_secret(name) => format!("{name}={REMOVED}"),
         _ => text(argument),
@@ -85,6 +104,9 @@ mod tests {
             ("plain text, with words", "plain text, with words"),
             ("a gs://bucket/model/1 b", "a gs://(removed) b"),
             ("{\"location\":\"s3://bucket/m\",\"n\":1}", "{\"location\":\"s3://(removed)\",\"n\":1}"),
+            ("a=b=gs://bucket/m x:s3://bucket/m", "a=b=gs://(removed) x:s3://(removed)"),
+            ("http://host/?from=gs://bucket/m", "http://host/?from=gs://(removed)"),
+            ("größe:gs://bucket/m", "größe:gs://(removed)"),
             ("uri=minio://b/c\n", "uri=minio://(removed)\n"),
             ("http://user:secret@host:1/path", "http://(removed)@host:1/path"),
             ("http://host:1/a@b", "http://host:1/a@b"),
@@ -93,6 +115,7 @@ mod tests {
         }
         assert_eq!(text(&format!("token={TOKEN}, and")), "token=(removed), and");
         assert_eq!(text(&format!("Bearer {TOKEN}\"")), "Bearer (removed)\"");
+        assert_eq!(text(&format!("Authorization:{TOKEN}")), "Authorization:(removed)");
         assert_eq!(text("2026-01-01T00:00:00Z 1.2.3 a.b.c"), "2026-01-01T00:00:00Z 1.2.3 a.b.c");
     }
 
@@ -111,5 +134,7 @@ mod tests {
         }
         assert_eq!(argument("--token=x"), "--token=(removed)");
         assert_eq!(argument("--max-streams=7"), "--max-streams=7");
+        let shown = arguments(["--x-password", "hidden", "--max-streams", "7", "--x-token", "--y"].into_iter());
+        assert_eq!(shown, ["--x-password", REMOVED, "--max-streams", "7", "--x-token", "--y"]);
     }
 }
