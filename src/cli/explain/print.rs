@@ -103,7 +103,7 @@ pub(super) fn story(story: &Story, trace_url: Option<&str>, wide: bool, colors: 
         line(&mut text, &format!("  {}: {status}{reason}", one_line(&subscription.name)));
         line(&mut text, &format!("    {}", one_line(&subscription.message)));
         line(&mut text, &format!("    Known from: {}", one_line(&subscription.source)));
-        line(&mut text, &format!("    Next: {}", one_line(&subscription.advice)));
+        line(&mut text, &format!("    Next: {}", one_line(subscription.advice)));
     }
     if story.run.subscriptions.iter().all(|subscription| subscription.source == "assumed") {
         line(&mut text, "  No subscription is known for this namespace: explained for one with the defaults.");
