@@ -4,7 +4,7 @@
 //!
 //! - [`check`]: an installation and its neighbors, subject by subject
 //! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
-//! - [`admin`]: pages of the server's admin port
+//! - [`admin`]: requests to the server's admin port
 //! - [`names`]: subscriptions as people name them
 //! - [`explain`]: why a run's event arrived, has not arrived yet, or never will
 //! - [`lint`]: problems of EventSources and Sensors, from their manifests

@@ -89,7 +89,7 @@ pub(super) struct Explain {
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration, default_value = "10m", requires = "watch")]
     timeout: humantime::Duration,
 
-    /// Address of a run's trace; {trace_id} is replaced, for example https://jaeger.example/trace/{trace_id}
+    /// Address of a run's trace; {trace_id} is replaced, for example `https://jaeger.example/trace/{trace_id}`
     #[arg(long, env = "MODEL_UPDATE_TRACE_URL_TEMPLATE", value_name = "URL")]
     trace_url_template: Option<TraceUrl>,
 

@@ -68,7 +68,7 @@ pub(super) struct Lint {
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Output {
-    /// FILE:LINE:COLUMN: error: message [rule]
+    /// Lines as `FILE:LINE:COLUMN: error: message [rule]`
     #[default]
     Text,
     /// A JSON object with all findings

@@ -85,7 +85,7 @@ pub(super) struct Serve {
 
     /// Address of a run's trace, to which the status links; {trace_id} is replaced
     ///
-    /// For example https://jaeger.example/trace/{trace_id}.
+    /// For example `https://jaeger.example/trace/{trace_id}`.
     #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_TRACE_URL_TEMPLATE", value_name = "URL")]
     trace_url_template: Option<TraceUrl>,
 

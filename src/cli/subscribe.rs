@@ -271,8 +271,7 @@ impl Subscribe {
                     Err(error) => Err(error.to_string()),
                     Ok(endpoint) => {
                         let token = token_file.as_ref().and_then(|path| fs::read_to_string(path).ok());
-                        let path = format!("/statusz.json?namespace={namespace}");
-                        let page = admin::get(&endpoint.url, &path, token.as_deref()).await;
+                        let page = admin::status(&endpoint.url, Some(&namespace), token.as_deref()).await;
                         page.map(|page| status_words(&page, &namespace)).map_err(|error| error.to_string())
                     }
                 };
