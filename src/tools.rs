@@ -19,3 +19,34 @@ pub mod lint;
 pub mod names;
 pub mod redeliver;
 pub mod subscribe;
+
+use serde_json::Value;
+
+use crate::{
+    k8s::{Cluster, ClusterError},
+    model::workflow::RUN_ID_LABEL,
+};
+
+/// The label selector of runs, unless the server has another one.
+pub const DEFAULT_SELECTOR: &str = RUN_ID_LABEL;
+
+/// The API group of Argo, and its version.
+const ARGO: &str = "/apis/argoproj.io/v1alpha1";
+
+/// Returns the objects of one of Argo's resources in all namespaces. Without that right they are those of one namespace, and
+/// the refusal.
+async fn list_widely(
+    cluster: &Cluster,
+    resource: &str,
+    fallback: Option<&str>,
+) -> Result<(Vec<Value>, Option<ClusterError>), ClusterError> {
+    let refused = match cluster.list(&format!("{ARGO}/{resource}"), &[]).await {
+        Err(error) if error.is_forbidden() => error,
+        listed => return Ok((listed?, None)),
+    };
+    let Some(namespace) = fallback else { return Err(refused) };
+    match cluster.list(&format!("{ARGO}/namespaces/{namespace}/{resource}"), &[]).await {
+        Err(error) if error.is_forbidden() => Err(refused),
+        listed => Ok((listed?, Some(refused))),
+    }
+}

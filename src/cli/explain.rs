@@ -27,6 +27,7 @@ use crate::{
     tools::{
         endpoints::{Endpoint, EndpointError},
         explain::{Explainer, Options, Runs, Store, decision::Status, server::ServerReport, story::Story},
+        names::NamedSubscription,
     },
 };
 
@@ -69,9 +70,9 @@ pub(super) struct Explain {
     #[command(flatten)]
     namespaces: NamespacesArgs,
 
-    /// Only this subscription, with or without the scope of its name
-    #[arg(long, value_name = "NAME")]
-    subscription: Option<String>,
+    /// Only this subscription: its plain name, for all accounts that use it, or the scoped one of a mark
+    #[arg(long, value_name = "NAME", value_parser = NamedSubscription::parse)]
+    subscription: Option<NamedSubscription>,
 
     /// Number of runs in the table, newest first
     #[arg(long, value_name = "NUMBER", default_value = "20", value_parser = clap::value_parser!(u16).range(1..=1000),
@@ -224,7 +225,9 @@ impl Explain {
         match self.output.output {
             Format::Json => output::print_json(&document()),
             Format::Yaml => output::print_yaml(&document()),
-            Format::Name => output::print(&runs.runs.iter().map(print::name).collect::<String>()),
+            Format::Name => {
+                output::print(&runs.runs.iter().map(|run| output::workflow_line(&run.workflow)).collect::<String>())
+            }
             Format::Table | Format::Wide if runs.runs.is_empty() => Ok(()),
             Format::Table | Format::Wide => {
                 let wide = self.output.output == Format::Wide;
@@ -290,7 +293,7 @@ impl Explain {
         match self.output.output {
             Format::Json => output::print_json(&story),
             Format::Yaml => output::print_yaml(&story),
-            Format::Name => output::print(&print::name(&story.run)),
+            Format::Name => output::print(&output::workflow_line(&story.run.workflow)),
             Format::Table | Format::Wide => {
                 let wide = self.output.output == Format::Wide;
                 let trace = story.run.trace_id.as_deref().and_then(TraceId::parse);

@@ -12,7 +12,10 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{output, values};
+use super::{
+    output::{self, count},
+    values,
+};
 use crate::tools::lint::{Finding, Linter, MAX_FILE, Report, Severity, sarif};
 
 /// The name of standard input.
@@ -205,7 +208,6 @@ fn json<'a>(report: &'a Report, success: bool) -> Json<'a> {
 
 /// The words after the findings.
 fn summary(report: &Report, errors: usize, warnings: usize) -> String {
-    let count = |number: usize, noun: &str| format!("{number} {noun}{}", if number == 1 { "" } else { "s" });
     let scope = format!("{} in {}", count(report.objects, "object"), count(report.files, "file"));
     let more = if report.omitted > 0 { format!(" (and {} more findings)", report.omitted) } else { String::new() };
     match (errors, warnings) {

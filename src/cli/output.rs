@@ -10,6 +10,9 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+/// The cell of an absent value, as kubectl's.
+pub const ABSENT: &str = "<none>";
+
 /// The gap between columns, as kubectl's.
 const GAP: usize = 3;
 
@@ -118,6 +121,16 @@ impl Table {
 /// Replaces control characters: a tenant's text must not move the cursor of a terminal.
 pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A number with its noun.
+pub fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// The line of a Workflow in `-o name`, as kubectl writes it.
+pub fn workflow_line(name: &str) -> String {
+    format!("workflow.argoproj.io/{name}\n")
 }
 
 /// A wrong use of the command line that its definition does not find: the exit status is 2.

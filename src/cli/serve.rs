@@ -75,7 +75,7 @@ pub(super) struct Serve {
         value_parser = values::address)]
     metrics_listen: Option<SocketAddr>,
 
-    /// Whether the admin port serves the status: a page, and /statusz.json
+    /// Status on the admin port: a page, and /statusz.json
     ///
     /// Both name runs, subscriptions and their addresses. With --auth token, a reader needs the token of an account that may
     /// subscribe.

@@ -49,7 +49,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// Subscribes to the runs of a namespace: on a terminal events are easy to read, in a pipe each payload is one line of JSON.
 ///
 /// The stream is one for people: it begins with what succeeds from now on (--since: with past runs, too), sets no marks, and
-/// takes no deliveries from anybody. --remember NAME makes it a subscription like an EventSource's. After a disconnect it
+/// takes no deliveries from other streams. --remember NAME makes it a subscription like an EventSource's. After a disconnect it
 /// connects again and asks for what it has missed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -282,7 +282,7 @@ impl Subscribe {
                         say(&last).ok();
                     }
                     Ok(_) => {}
-                    // Nobody asked for it: the events matter.
+                    // The numbers were not requested: the events matter.
                     Err(_) if !is_given => return,
                     Err(error) => {
                         say(&format!("no numbers of pending runs: {error}")).ok();
@@ -306,7 +306,7 @@ fn read_config(path: &PathBuf) -> anyhow::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// What the stream waits for.
+/// The description of what the stream waits for.
 fn waiting(config: &StreamConfig, server: &str) -> String {
     let namespace = config.namespace();
     let begin = match (config.remembered_as(), config.past()) {
@@ -333,7 +333,7 @@ fn status_words(page: &Value, namespace: &str) -> String {
     words
 }
 
-/// Prints a payload. Returns whether somebody still reads.
+/// Prints a payload. Returns whether standard output still has a reader.
 fn print(payload: &str, is_pretty: bool) -> anyhow::Result<bool> {
     let text = if is_pretty { pretty(payload, output::has_colors()) } else { format!("{payload}\n") };
     let mut out = io::stdout().lock();

@@ -11,7 +11,7 @@ use crate::k8s::{Cluster, ClusterError, Forward};
 const METADATA_NAMESPACE: &str = "kubeflow";
 const METADATA_SERVICE: &str = "metadata-grpc-service";
 /// The label of the server's Pods, as the chart sets it.
-const SERVER_SELECTOR: &str = "app.kubernetes.io/name=model-update-eventsource";
+pub const SERVER_SELECTOR: &str = "app.kubernetes.io/name=model-update-eventsource";
 /// Namespaces in which the server's Pods are looked for by users who may not list the Pods of all namespaces.
 const SERVER_NAMESPACES: [&str; 2] = ["kfp-operator-system", METADATA_NAMESPACE];
 

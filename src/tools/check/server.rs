@@ -102,7 +102,7 @@ pub(super) async fn check(cluster: &Cluster, options: &Options, server: &Server)
     match &server.pods {
         Ok((0, place)) if options.admin.is_none() => category.warn(
             description,
-            format!("no Pod with the label app.kubernetes.io/name=model-update-eventsource in {place}"),
+            format!("no Pod with the label {} in {place}", endpoints::SERVER_SELECTOR),
             "install the chart; for a server elsewhere give --admin HOST:PORT and --service HOST:PORT",
         ),
         Ok((0, _)) => {}

@@ -8,7 +8,7 @@ use crate::{
     tools::admin,
 };
 
-/// What the server says, as far as it can be asked.
+/// The report of the server, as far as it can be asked.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerReport {
@@ -128,7 +128,7 @@ impl ServerReport {
             .collect()
     }
 
-    /// What the server says about a run and a subscription.
+    /// The statement of the server about a run and a subscription.
     pub fn word(&self, run: &Workflow, subscription: &Subscription) -> ServerWord<'_> {
         let Some(status) = &self.status else { return ServerWord::Unknown };
         let uid = run.uid.to_string();
