@@ -11,7 +11,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // Each with its own descriptors, because reflection must show only the service that is served.
     // Streams are many and long-lived, so `generic` has a codec with small buffers.
-    for (name, codec) in [("generic", "super::Codec"), ("metadata_store", "tonic_prost::ProstCodec")] {
+    for (name, codec) in [
+        ("generic", "super::Codec"),
+        ("metadata_store", "tonic_prost::ProstCodec"),
+        ("kfp_run", "tonic_prost::ProstCodec"),
+    ] {
         let descriptors = protox::compile([format!("{name}.proto")], ["proto"])?;
         fs::write(out.join(name).with_extension("bin"), descriptors.encode_to_vec())?;
         tonic_prost_build::configure().codec_path(codec).compile_fds(descriptors)?;

@@ -98,7 +98,7 @@ async fn measure(runs: usize, subscribers: usize) {
     let store = Arc::new(Store::default());
     (0..runs).for_each(|number| store.apply(run(number)));
     let model = Artifact {
-        id: 1,
+        id: 1.into(),
         name: None,
         uri: "gs://root/penguin-pipeline/Pusher/pushed_model/1638".into(),
         node: "Pusher".into(),

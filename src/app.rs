@@ -4,7 +4,8 @@
 //!              ┌─ watch (one, or one per namespace) ─▶ store ─┐
 //!   Kubernetes ┤                                              ▼
 //!              └─ marker ◀────────────────────────────── delivery ◀─▶ eventsource ◀─▶ Argo Events
-//!                                     ML Metadata ◀─ mlmd ◀───┘
+//!           ML Metadata ◀─ mlmd ┐
+//!          Kubeflow API ◀─ kfp ─┴◀─ sources ◀────┘
 //! ```
 //!
 //! Every task is supervised: the end or panic of a task before its stop signal ends the process with an error, and the
@@ -16,6 +17,7 @@
 
 mod config;
 pub(crate) mod shutdown;
+mod sources;
 mod supervisor;
 
 use std::{convert::Infallible, env, net::SocketAddr, sync::Arc};
@@ -26,15 +28,14 @@ use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use self::config::Config;
 use self::supervisor::Supervisor;
+pub use self::{config::Config, sources::Artifacts};
 use crate::{
     access::{Access, AccessMetrics},
     admin::{self, Admin},
     delivery::{self, DeliveryMetrics, Driver, NoticeSink, StatusReader},
     eventsource::{self, Server, StreamMetrics, Tls, TlsMetrics},
     k8s::{ApiReviewer, Client, EventRecorder, KubernetesMetrics, PatchMarker, Watch, Watches},
-    mlmd::{self, LookupMetrics, Mlmd},
     model::SubscriptionsInUse,
     net,
     readiness::{Heartbeat, Readiness},
@@ -66,10 +67,10 @@ pub struct Bound {
     event_recorder: Option<EventRecorder>,
 }
 
-/// Binds the ports and connects the parts. Makes no connection: Kubernetes and ML Metadata may be unavailable.
+/// Binds the ports and connects the parts. Makes no connection: Kubernetes and the sources of models may be unavailable.
 ///
 /// # Errors
-/// A port is not available, or the configuration of Kubernetes or ML Metadata is not usable.
+/// A port is not available, or the configuration of Kubernetes or of a source of models is not usable.
 pub async fn build(config: Config) -> Result<Bound> {
     let (listener, address) = bind(config.listen, "--listen")?;
     let (admin_listener, admin_address) = bind(config.admin_listen, "--admin-listen")?;
@@ -79,7 +80,8 @@ pub async fn build(config: Config) -> Result<Bound> {
     let product = telemetry::product(&mut registry);
     let limits = LimitHits::new(product);
     let delivery_metrics = DeliveryMetrics::new(product);
-    let (kubernetes_metrics, lookup_metrics) = (KubernetesMetrics::new(product), LookupMetrics::new(product));
+    let kubernetes_metrics = KubernetesMetrics::new(product);
+    let lookup = sources::sources(&config, &limits, product)?;
     let stream_metrics = StreamMetrics::new(product);
     let in_use = SubscriptionsInUse::default();
     let (readiness, heartbeat) = (Readiness::default(), Heartbeat::default());
@@ -88,13 +90,6 @@ pub async fn build(config: Config) -> Result<Bound> {
         Some(cluster) => Client::new(cluster, kubernetes_metrics)?,
         None => Client::infer(kubernetes_metrics).await?,
     };
-    let options = mlmd::Options {
-        ca: config.metadata_store_ca.clone(),
-        clock: config.clock.clone(),
-        limit_hits: limits.clone(),
-        ..mlmd::Options::default()
-    };
-    let lookup = Mlmd::new(&config.metadata_store, &options, lookup_metrics).context("--metadata-store")?;
     let marker = PatchMarker::new(kubernetes.clone());
     let event_recorder =
         config.kubernetes_events.then(|| EventRecorder::new(kubernetes.clone(), env::var("POD_NAME").ok()));
@@ -113,7 +108,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     };
     let (deliveries, driver) = Driver::new(
         store.clone(),
-        Arc::new(lookup),
+        lookup,
         Arc::new(marker),
         options,
         config.clock.clone(),
@@ -202,6 +197,7 @@ impl Bound {
             namespaces = self.config.namespaces_text(),
             selector = self.config.selector,
             metadata_store = self.config.metadata_store,
+            kfp_api = self.config.kfp_api,
             "serving"
         );
         // Released before the first stream can attach; blocks again during the shutdown.
@@ -276,7 +272,7 @@ impl Bound {
             ("subscriber address", self.address.to_string()),
             ("namespaces", self.config.namespaces_text()),
             ("selector", self.config.selector.clone()),
-            ("ML Metadata", self.config.metadata_store.clone()),
+            ("models from", self.config.sources_text()),
         ]
     }
 }

@@ -68,22 +68,23 @@ pub trait ArtifactLookup: Send + Sync + 'static {
 /// A failure of a lookup. None of these means "no model".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
-    /// ML Metadata has no context of the run, or one without executions. It may appear later.
-    #[error("ML Metadata does not know this run (yet)")]
+    /// The source of models has no record of the run, or one without executions. It may appear later.
+    #[error("the source of models does not know this run (yet)")]
     NoContext,
-    /// The context of this run's name belongs to another namespace.
-    #[error("the run's context in ML Metadata belongs to the namespace {namespace:?}")]
+    /// The record under this run's name or id belongs to another namespace.
+    #[error("the run's record belongs to the namespace {namespace:?}")]
     ForeignContext {
-        /// The context's namespace.
+        /// The record's namespace.
         namespace: String,
     },
-    /// ML Metadata contains more about the run than a lookup reads or keeps. Final: a retry would fail again.
-    #[error("the run's record in ML Metadata is too large to be read")]
+    /// There is more about the run than a lookup reads or keeps. Final: a retry would fail again.
+    #[error("the run's record is too large to be read")]
     TooLarge,
     /// There is no valid answer.
     #[error("{code}: {message}")]
     Failed {
-        /// The gRPC status code's label (`unavailable`), `timeout`, `malformed` or `overloaded`: one of a bounded set.
+        /// The gRPC status code's label (`unavailable`), `timeout`, `malformed`, `overloaded`, or
+        /// `unfinished` while a task is still running: one of a bounded set.
         code: &'static str,
         /// A description for logs.
         message: String,

@@ -10,6 +10,8 @@
 //! | `app` | the composition root: binds ports, wires the parts, supervises their tasks |
 //! | [`eventsource`] | the adapter for Argo Events: gRPC, its configuration, the connection under a stream |
 //! | [`mlmd`] | the adapter for ML Metadata: the models of runs |
+//! | [`kfp`] | the adapter for Kubeflow's own API: the models of runs, without ML Metadata |
+//! | [`lookup`] | what the adapters for the sources of models have in common |
 //! | [`k8s`] | the adapter for Kubernetes: the watch, and the marks on Workflows |
 //! | [`sim`] | an API server and an ML Metadata store in memory, for the demo and for tests |
 //! | `admin` | health, readiness and metrics over HTTP |
@@ -22,8 +24,8 @@
 //!
 //! # Imports run one way
 //!
-//! main → cli → {app, tools} → {eventsource, mlmd, k8s, sim, admin} → {delivery, access} → store → model. The adapters (in
-//! the second braces) never import each other, and the types generated from `proto/` never leave their adapter.
+//! main → cli → {app, tools} → {eventsource, mlmd, kfp, k8s, sim, admin} → lookup → {delivery, access} → store → model. The
+//! adapters (in the second braces) never import each other, and the types generated from `proto/` never leave their adapter.
 //! `tests/imports.rs` checks this.
 
 pub mod access;
@@ -36,6 +38,8 @@ pub mod delivery;
 pub mod eventsource;
 mod failpoint;
 pub mod k8s;
+pub mod kfp;
+pub mod lookup;
 pub mod mlmd;
 pub mod model;
 pub mod net;

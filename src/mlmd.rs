@@ -4,51 +4,66 @@
 //! - [`lookup`]: the sequence of calls
 //! - [`reader`]: the calls of one lookup, its listings by [`pages`], and what it keeps; [`convert`] turns messages into
 //!   plain data by [`wire`]
-//! - [`client`]: a call, its span and its metric; [`error`] its failures; [`endpoint`] the connection
-//! - [`meter`] and [`budget`]: the memory that answers may take; [`require_grpc`] refuses what is not gRPC
-//! - [`cache`]: the answers by run
-//! - [`metrics`]: lookups, calls and cache hits
+//! - [`method`]: the calls, made by the module `lookup` of the crate, which also bounds and caches the answers
 //!
 //! Only calls that ML Metadata supports since 1.2 (Kubeflow Pipelines 1.8) are used. An error is never read as "no
 //! model": it is returned to the caller, who retries.
 
-mod budget;
-mod cache;
-mod client;
 mod convert;
-mod endpoint;
-mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod lookup;
-mod meter;
-mod metrics;
-mod pages;
+mod method;
 mod proto;
 mod reader;
-mod require_grpc;
 mod rules;
-mod wire;
 
-pub use metrics::LookupMetrics;
+pub use crate::lookup::Error;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
+use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     clock::WallClock,
     delivery::{ArtifactLookup, Explained, LookupError},
+    lookup::{
+        Memory, Peer, allowance,
+        cache::{Cache, Question},
+        client::{Client, Shared},
+        endpoint::{self, Connection},
+        error::{self, CallError},
+        meter::CONNECTION_WINDOW,
+        metrics::Metrics,
+        pages, wire,
+    },
     model::{ArtifactTypes, RunModels, Uid, Workflow},
     telemetry::LimitHits,
 };
-use cache::Question;
-use error::CallError;
-use metrics::Outcome;
 use rules::{Collector, Verdicts};
+
+/// Full name of the service.
+const SERVICE: &str = "ml_metadata.MetadataStoreService";
+/// ML Metadata, as errors name it.
+const PEER: Peer = Peer { name: "ML Metadata", example: "http://metadata-grpc-service.kubeflow:8080" };
+/// Silence of the connection, while a call is in flight, after which HTTP/2 sends a PING. ML Metadata's gRPC library
+/// closes connections with PINGs while idle, or with many PINGs between two responses.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// The metrics of lookups in ML Metadata. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LookupMetrics(Metrics);
+
+impl LookupMetrics {
+    /// Creates the metrics and registers them.
+    pub fn new(registry: &mut Registry) -> Self {
+        Self(Metrics::new(registry, "mlmd", "ML Metadata"))
+    }
+}
 
 /// Settings of the connection, and limits of time and memory.
 #[derive(Clone, Debug)]
@@ -69,6 +84,8 @@ pub struct Options {
     pub clock: WallClock,
     /// The metric of limits.
     pub limit_hits: LimitHits,
+    /// The memory that lookups in all sources share.
+    pub memory: Memory,
 }
 
 impl Default for Options {
@@ -84,33 +101,9 @@ impl Default for Options {
             cache_ttl: Duration::from_secs(3600),
             clock: WallClock::default(),
             limit_hits: LimitHits::default(),
+            memory: Memory::default(),
         }
     }
-}
-
-/// The reason why no client could be created.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The URL cannot be one of ML Metadata's gRPC service.
-    #[error("not a URL of a gRPC service such as http://metadata-grpc-service.kubeflow:8080: {reason}")]
-    Url {
-        /// The problem. It does not contain the URL, which may include secrets.
-        reason: &'static str,
-    },
-    /// The file of certificate authorities is not usable.
-    #[error("the certificate authorities in {path:?} are not usable: {reason}")]
-    Ca {
-        /// The file.
-        path: PathBuf,
-        /// The problem.
-        reason: String,
-    },
-    /// There is a file of certificate authorities, but the connection does not use TLS.
-    #[error("certificate authorities are only for TLS; write the URL of ML Metadata with https://")]
-    CaWithoutTls,
-    /// The transport could not be set up; for `https`, mostly because the machine has no root certificates.
-    #[error("the transport to ML Metadata could not be set up")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 /// Checks the URL of ML Metadata's gRPC service, without connecting.
@@ -118,16 +111,33 @@ pub enum Error {
 /// # Errors
 /// [`Error::Url`] if it is invalid.
 pub fn check_url(url: &str) -> Result<(), Error> {
-    endpoint::uri(url).map(drop)
+    endpoint::uri(url, PEER).map(drop)
 }
 
 /// Looks up the models of runs in ML Metadata, and caches the answers.
 #[derive(Clone, Debug)]
 pub struct Mlmd {
     lookup: lookup::Lookup,
-    cache: cache::Cache,
+    cache: Cache,
     lookup_timeout: Duration,
-    metrics: LookupMetrics,
+    metrics: Metrics,
+}
+
+impl Options {
+    fn client(&self, endpoint: &Endpoint, channel: Channel, metrics: Metrics) -> Client {
+        let shared = Shared { memory: self.memory.clone(), hits: self.limit_hits.clone(), metrics };
+        Client::new(SERVICE, endpoint, channel, self.call_timeout, shared)
+    }
+
+    fn connection(&self) -> Connection<'_> {
+        Connection {
+            peer: PEER,
+            ca: self.ca.as_deref(),
+            connect_timeout: self.connect_timeout,
+            keepalive: KEEPALIVE,
+            window: CONNECTION_WINDOW,
+        }
+    }
 }
 
 impl Mlmd {
@@ -137,15 +147,16 @@ impl Mlmd {
     /// # Errors
     /// If the URL is invalid, or if it requires TLS and there are no usable certificate authorities.
     pub fn new(url: &str, options: &Options, metrics: LookupMetrics) -> Result<Self, Error> {
-        let endpoint = endpoint::endpoint(url, options)?;
+        let endpoint = endpoint::endpoint(url, &options.connection())?;
         Ok(Self::over(&endpoint, endpoint.connect_lazy(), options, metrics))
     }
 
     fn over(endpoint: &Endpoint, channel: Channel, options: &Options, metrics: LookupMetrics) -> Self {
-        let client = client::Client::new(endpoint, channel, options, metrics.clone());
+        let LookupMetrics(metrics) = metrics;
+        let client = options.client(endpoint, channel, metrics.clone());
         Self {
             lookup: lookup::Lookup::new(client, options.clock.clone()),
-            cache: cache::Cache::new(options),
+            cache: Cache::new(options.cache_bytes, options.cache_ttl),
             lookup_timeout: options.lookup_timeout,
             metrics,
         }
@@ -174,7 +185,7 @@ impl Mlmd {
         types: &ArtifactTypes,
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
-        tokio::time::timeout(self.lookup_timeout, self.lookup.models(run, types, verdicts))
+        tokio::time::timeout(self.lookup_timeout, Box::pin(self.lookup.models(run, types, verdicts)))
             .await
             .unwrap_or_else(|_| Err(CallError::timeout("the lookup as a whole", self.lookup_timeout).into()))
     }
@@ -182,15 +193,7 @@ impl Mlmd {
     async fn look_up(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
         let started = Instant::now();
         let answer = self.look_up_within_limit(run, types, &mut ()).await;
-        let outcome = match &answer {
-            Ok(found) if found.models.is_empty() => Outcome::NoModel,
-            Ok(_) => Outcome::Found,
-            Err(LookupError::NoContext) => Outcome::NoContext,
-            Err(LookupError::ForeignContext { .. }) => Outcome::ForeignContext,
-            Err(LookupError::TooLarge) => Outcome::TooLarge,
-            Err(LookupError::Failed { .. }) => Outcome::Failed,
-        };
-        self.metrics.lookup_ended(outcome, started.elapsed());
+        self.metrics.answered(&answer, started.elapsed());
         answer
     }
 }

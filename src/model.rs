@@ -2,7 +2,7 @@
 //!
 //! - [`Workflow`]: the record of a Workflow
 //! - [`Subscription`]: the filters and options of one logical consumer of a namespace
-//! - [`Artifact`], [`ArtifactTypes`]: which outputs of a run are serving models
+//! - [`Artifact`], [`ArtifactId`], [`ArtifactTypes`]: which outputs of a run are serving models
 //! - [`SeenArtifact`], [`ArtifactVerdict`]: why an artifact does or does not count
 //! - [`event`]: the payload of an event
 //! - [`latest`]: which run of a pipeline supersedes which
@@ -24,7 +24,7 @@ pub(crate) mod text;
 pub mod trace;
 pub mod workflow;
 
-pub use artifact::{Artifact, ArtifactTypes, NotAModel, RunModels};
+pub use artifact::{Artifact, ArtifactId, ArtifactTypes, NotAModel, RunModels};
 pub use event::{Include, IncludeField, SkipReason};
 pub use ids::{RunId, TraceId, Uid};
 pub use in_use::SubscriptionsInUse;

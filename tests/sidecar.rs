@@ -114,6 +114,34 @@ async fn the_sidecar_is_restricted_and_its_memory_is_limited() {
     assert!(resources["requests"]["cpu"].is_string() && resources["limits"].get("cpu").is_none(), "{resources}");
 }
 
+/// The component for Kubeflow's API mounts a token of its audience, and changes nothing else of the operator.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn kubeflows_api_is_asked_with_a_token_of_its_audience() {
+    let peers = Peers::with(&["kustomize"]).await;
+    let with_api = kustomize(&peers, &file("tests/sidecar_kfp_api")).unwrap();
+    let (with_api, plain) = (with_api.as_slice(), rendered().await);
+    let role = format!("kfp-operator-{NAME}");
+    let right = json!({"apiGroups": ["pipelines.kubeflow.org"], "resources": ["runs"], "verbs": ["get"]});
+    assert!(find_object(with_api, "ClusterRole", &role)["rules"].as_array().unwrap().contains(&right));
+    let container = sidecar(deployment(with_api));
+    let variable = |name: &str| {
+        let env = container["env"].as_array().unwrap();
+        env.iter().find(|variable| variable["name"] == name).unwrap()["value"].as_str().unwrap()
+    };
+    assert_eq!(variable("MODEL_UPDATE_KFP_API"), "ml-pipeline.kubeflow:8887");
+    let mount = &container["volumeMounts"][0];
+    let token_file = format!("{}/token", mount["mountPath"].as_str().unwrap());
+    assert_eq!(variable("MODEL_UPDATE_KFP_TOKEN_FILE"), token_file);
+    let mut operator = pod(deployment(with_api)).clone();
+    let volumes = operator["volumes"].as_array_mut().unwrap();
+    let volume = volumes.iter().position(|volume| volume["name"] == mount["name"]).unwrap();
+    let volume = volumes.remove(volume);
+    assert_eq!(volume["projected"]["sources"][0]["serviceAccountToken"]["audience"], "pipelines.kubeflow.org");
+    operator["initContainers"] = pod(deployment(&plain))["initContainers"].clone();
+    assert_eq!(&operator, pod(deployment(&plain)));
+}
+
 /// The Services select the Pod and the ports of the sidecar.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]

@@ -89,6 +89,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   resources: [events]
   verbs: [create]
 {{- end }}
+{{- if include "mue.kfpToken" . }}
+# Kubeflow's API asks for this right. Nothing of this group exists in the Kubernetes API.
+- apiGroups: [pipelines.kubeflow.org]
+  resources: [runs]
+  verbs: [get]
+{{- end }}
 {{- end }}
 
 {{/* The name of the container's port for metrics. */}}
@@ -135,11 +141,57 @@ configMap:
 {{- end }}
 {{- end }}
 
+{{/* The address of Kubeflow's API. Empty: it is not asked. */}}
+{{- define "mue.kfpApi" -}}
+{{- if and (eq .Values.artifacts "kfp") (not .Values.kfp.api) }}
+{{- fail "artifacts: kfp needs kfp.api, the address of Kubeflow's API" }}
+{{- end }}
+{{- if ne .Values.artifacts "mlmd" }}
+{{- .Values.kfp.api }}
+{{- end }}
+{{- end }}
+
+{{/* Whether calls to Kubeflow's API have a token. */}}
+{{- define "mue.kfpToken" -}}
+{{- if and .Values.kfp.token (include "mue.kfpApi" .) }}true{{ end }}
+{{- end }}
+
+{{/* The source of the volume with the certificate authority of Kubeflow's API. Empty: there is none. */}}
+{{- define "mue.kfpCA" -}}
+{{- with .Values.kfp.ca }}
+{{- if and .secretName .configMapName }}
+{{- fail "kfp.ca: name a Secret or a ConfigMap, not both" }}
+{{- else if and (or .secretName .configMapName) (not (hasPrefix "https://" (include "mue.kfpApi" $))) }}
+{{- fail "kfp.ca: only for TLS; write kfp.api with https://" }}
+{{- else if .secretName -}}
+secret:
+  secretName: {{ .secretName }}
+{{- else if .configMapName -}}
+configMap:
+  name: {{ .configMapName }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The sources of the volumes by their names, under which they are mounted in /etc/model-update-eventsource. */}}
 {{- define "mue.volumes" -}}
 {{- with include "mue.metadataStoreCA" . }}
 metadata-store-ca:
   {{- . | nindent 2 }}
+{{- end }}
+{{- with include "mue.kfpCA" . }}
+kfp-ca:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- if include "mue.kfpToken" . }}
+# The kubelet replaces the token before it expires.
+kfp-token:
+  projected:
+    sources:
+      - serviceAccountToken:
+          audience: pipelines.kubeflow.org
+          expirationSeconds: 3600
+          path: token
 {{- end }}
 {{- with include "mue.tlsSecret" . }}
 tls:

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use super::Artifacts;
 use crate::{
     access,
     admin::TraceUrl,
@@ -35,6 +36,14 @@ pub struct Config {
     pub metadata_store: String,
     /// The file of certificate authorities for ML Metadata, instead of the system's.
     pub metadata_store_ca: Option<PathBuf>,
+    /// The sources of models.
+    pub artifacts: Artifacts,
+    /// The URL of Kubeflow's gRPC API, or its `HOST:PORT`. `None`: it is not asked.
+    pub kfp_api: Option<String>,
+    /// The file of certificate authorities for Kubeflow's API, instead of the system's.
+    pub kfp_ca: Option<PathBuf>,
+    /// The file with the token for Kubeflow's API. `None`: calls have no token.
+    pub kfp_token_file: Option<PathBuf>,
     /// The namespaces that are served; empty: all.
     pub namespaces: Vec<Arc<str>>,
     /// The label selector of runs.
@@ -73,6 +82,10 @@ impl Default for Config {
             trace_url_template: None,
             metadata_store: "http://metadata-grpc-service.kubeflow:8080".to_owned(),
             metadata_store_ca: None,
+            artifacts: Artifacts::default(),
+            kfp_api: None,
+            kfp_ca: None,
+            kfp_token_file: None,
             namespaces: Vec::new(),
             selector: RUN_ID_LABEL.to_owned(),
             confirm_after: Duration::from_secs(1),
@@ -97,6 +110,16 @@ impl Config {
         namespaces.sort_unstable();
         namespaces.dedup();
         if namespaces.is_empty() { vec![Scope::All] } else { namespaces.into_iter().map(Scope::Namespace).collect() }
+    }
+
+    /// Returns the sources of models as text for the status page.
+    pub(super) fn sources_text(&self) -> String {
+        let mlmd = &self.metadata_store;
+        match (self.artifacts, &self.kfp_api) {
+            (Artifacts::Auto, Some(kfp)) => format!("Kubeflow's API {kfp}, then ML Metadata {mlmd}"),
+            (Artifacts::Kfp, Some(kfp)) => format!("Kubeflow's API {kfp}"),
+            _ => format!("ML Metadata {mlmd}"),
+        }
     }
 
     /// Returns the namespaces as text for the log and the status page.

@@ -21,7 +21,7 @@ use super::{LogArgs, signals::Signals, values};
 use crate::{
     access::{self, Mode},
     admin::TraceUrl,
-    app::{self, Config, shutdown},
+    app::{self, Artifacts, Config, shutdown},
     clock::WallClock,
     eventsource::{Limits, TlsFiles},
     telemetry::{Traces, log},
@@ -36,7 +36,7 @@ const LIMITS: &str = "Limits";
 
 /// Runs the server until SIGTERM or SIGINT
 ///
-/// Watches Workflows, looks up the models of succeeded runs in ML Metadata, and sends an event to every subscriber of
+/// Watches Workflows, looks up the models of succeeded runs in ML Metadata or Kubeflow's API, and sends an event to every subscriber of
 /// the run's namespace. Subscribers are generic EventSources of Argo Events.
 ///
 /// The connection to the Kubernetes API is configured by KUBECONFIG, else by the Pod's service account. The server
@@ -55,6 +55,9 @@ Examples:
 
   # Two namespaces only, with a Role in each of them instead of a ClusterRole
   model-update-eventsource serve --namespaces team-a,team-b
+
+  # Kubeflow Pipelines 3, or an upgrade to it
+  model-update-eventsource serve --kfp-api ml-pipeline.kubeflow:8887 --kfp-token-file /var/run/secrets/kfp/token
 
   # On a developer's machine, with a port-forward to ML Metadata
   kubectl -n kubeflow port-forward svc/metadata-grpc-service 8081:8080 &
@@ -97,6 +100,29 @@ pub(super) struct Serve {
     /// File of certificate authorities (PEM) for an https URL of ML Metadata [default: those of the system]
     #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_METADATA_STORE_CA", value_name = "FILE")]
     metadata_store_ca: Option<PathBuf>,
+
+    /// Sources of models
+    #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_ARTIFACTS", value_name = "SOURCE", value_enum,
+        default_value_t = Config::default().artifacts)]
+    artifacts: Artifacts,
+
+    /// URL of Kubeflow's own gRPC API, or its HOST:PORT, such as ml-pipeline.kubeflow:8887 [default: it is not asked]
+    ///
+    /// Kubeflow Pipelines 3 has no ML Metadata. While an installation may have runs of both kinds, --artifacts auto asks
+    /// this API first, and ML Metadata about runs that it does not know.
+    #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_KFP_API", value_name = "URL", value_parser = values::kfp_api,
+        required_if_eq("artifacts", "kfp"))]
+    kfp_api: Option<String>,
+
+    /// File of certificate authorities (PEM) for an https URL of --kfp-api [default: those of the system]
+    #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_KFP_CA", value_name = "FILE", requires = "kfp_api")]
+    kfp_ca: Option<PathBuf>,
+
+    /// File with a token of the audience pipelines.kubeflow.org for --kfp-api; a changed file is read within ten seconds
+    ///
+    /// Needed where Kubeflow serves several users. The token's account needs the verb get on runs.pipelines.kubeflow.org.
+    #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_KFP_TOKEN_FILE", value_name = "FILE", requires = "kfp_api")]
+    kfp_token_file: Option<PathBuf>,
 
     /// Namespaces to serve, separated by commas; each has its own watch [default: all namespaces, with one watch]
     #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_NAMESPACES", value_name = "NAMESPACE,...", value_delimiter = ',',
@@ -217,6 +243,10 @@ impl From<Serve> for Config {
             trace_url_template: serve.trace_url_template,
             metadata_store: serve.metadata_store,
             metadata_store_ca: serve.metadata_store_ca,
+            artifacts: serve.artifacts,
+            kfp_api: serve.kfp_api,
+            kfp_ca: serve.kfp_ca,
+            kfp_token_file: serve.kfp_token_file,
             namespaces: serve.namespaces,
             selector: serve.selector,
             confirm_after: serve.confirm_after.into(),

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
 use super::*;
-use crate::app::Config;
+use crate::app::{Artifacts, Config};
 
 fn serve(arguments: &[&str]) -> Result<Config, clap::Error> {
     let program = ["model-update-eventsource", "serve"];
@@ -34,6 +34,8 @@ fn the_defaults_are_as_documented() {
     assert_eq!(config.metrics_listen, None);
     assert_eq!(config.metadata_store, "http://metadata-grpc-service.kubeflow:8080");
     assert_eq!(config.metadata_store_ca, None);
+    assert_eq!((config.artifacts, config.kfp_api), (Artifacts::Auto, None));
+    assert_eq!((config.kfp_ca, config.kfp_token_file), (None, None));
     assert!(config.namespaces.is_empty());
     assert_eq!(config.selector, "pipeline/runid");
     assert_eq!(config.confirm_after, Duration::from_secs(1));
@@ -49,6 +51,10 @@ fn every_flag_sets_its_option() {
         "--metrics-listen=127.0.0.1:9091",
         "--metadata-store=https://mlmd.example:443",
         "--metadata-store-ca=/etc/mlmd/ca.crt",
+        "--artifacts=kfp",
+        "--kfp-api=https://ml-pipeline.kubeflow:8887",
+        "--kfp-ca=/etc/kfp/ca.crt",
+        "--kfp-token-file=/var/run/secrets/kfp/token",
         "--namespaces=team-a,team-b",
         "--selector=a=b",
         "--confirm-after=250ms",
@@ -64,11 +70,34 @@ fn every_flag_sets_its_option() {
     assert_eq!(config.metrics_listen.unwrap().to_string(), "127.0.0.1:9091");
     assert_eq!(config.metadata_store, "https://mlmd.example:443");
     assert_eq!(config.metadata_store_ca.as_deref(), Some(Path::new("/etc/mlmd/ca.crt")));
+    assert_eq!(config.artifacts, Artifacts::Kfp);
+    assert_eq!(config.kfp_api.as_deref(), Some("https://ml-pipeline.kubeflow:8887"));
+    assert_eq!(config.kfp_ca.as_deref(), Some(Path::new("/etc/kfp/ca.crt")));
+    assert_eq!(config.kfp_token_file.as_deref(), Some(Path::new("/var/run/secrets/kfp/token")));
     assert_eq!(config.namespaces, ["team-a", "team-b"].map(Into::into));
     assert_eq!(config.selector, "a=b");
     assert_eq!(config.confirm_after, Duration::from_millis(250));
     assert!(config.skip_labelled && config.kubernetes_events);
     assert_eq!(config.mark_rate.get(), 7);
+}
+
+#[test]
+fn kubeflows_api_is_named_where_it_is_needed() {
+    assert_eq!(serve(&["--kfp-api", "ml-pipeline.kubeflow:8887"]).unwrap().artifacts, Artifacts::Auto);
+    assert_eq!(serve(&["--artifacts", "mlmd"]).unwrap().artifacts, Artifacts::Mlmd);
+    for (arguments, message) in [
+        (&["--artifacts", "kfp"][..], "--kfp-api <URL>"),
+        (&["--kfp-ca", "ca.crt"], "--kfp-api <URL>"),
+        (&["--kfp-token-file", "token"], "--kfp-api <URL>"),
+        (&["--artifacts", "both"], "[possible values: auto, mlmd, kfp]"),
+        (
+            &["--kfp-api", "ml-pipeline.kubeflow"],
+            "not a URL of a gRPC service such as http://ml-pipeline.kubeflow:8887",
+        ),
+    ] {
+        let error = usage_error(arguments);
+        assert!(error.contains(message), "{error}");
+    }
 }
 
 #[test]

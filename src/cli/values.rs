@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use crate::{app::shutdown::MAX_CONFIRM_AFTER, k8s, mlmd, model::subscription::is_dns_label, tools::lint};
+use crate::{app::shutdown::MAX_CONFIRM_AFTER, k8s, kfp, mlmd, model::subscription::is_dns_label, tools::lint};
 
 /// A switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -19,6 +19,11 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 
 pub(super) fn metadata_store(text: &str) -> Result<String, mlmd::Error> {
     mlmd::check_url(text)?;
+    Ok(text.to_owned())
+}
+
+pub(super) fn kfp_api(text: &str) -> Result<String, kfp::Error> {
+    kfp::check_url(text)?;
     Ok(text.to_owned())
 }
 
@@ -41,7 +46,10 @@ pub(super) fn server(text: &str) -> Result<String, String> {
 pub(super) fn grpc_target(text: &str) -> Result<String, String> {
     match lint::target(text) {
         Ok(Some(_)) => Ok(text.to_owned()),
-        Ok(None) => Err("write it as HOST:PORT, such as model-updates.kubeflow.svc:50051".to_owned()),
+        Ok(None) => Err(
+            "write it as HOST:PORT, such as kfp-operator-model-update-eventsource-server.kfp-operator-system.svc:50051"
+                .to_owned(),
+        ),
         Err(problem) => Err(format!("it {problem}")),
     }
 }

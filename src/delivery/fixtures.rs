@@ -93,8 +93,14 @@ pub(super) fn model() -> Answer {
 }
 
 pub(super) fn model_at(uri: Box<str>) -> Answer {
-    let artifact =
-        Artifact { id: 1, name: Some("model".into()), uri, node: "Pusher".into(), key: "pushed".into(), index: 0 };
+    let artifact = Artifact {
+        id: 1.into(),
+        name: Some("model".into()),
+        uri,
+        node: "Pusher".into(),
+        key: "pushed".into(),
+        index: 0,
+    };
     Ok(Arc::new(RunModels { models: vec![artifact], ..RunModels::default() }))
 }
 

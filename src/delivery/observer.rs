@@ -268,11 +268,11 @@ impl Observer {
             self.skipped(workflow, None, skipped);
             // Without the name of the other namespace, which is none of the tenant's.
             let text = match skipped {
-                Skipped::NoContext => "no event yet: ML Metadata does not know this run; it is looked up hourly",
-                Skipped::TooLarge => "no event: the run's record in ML Metadata is too large to be read",
-                _ => {
-                    "no event yet: the run's context in ML Metadata belongs to another namespace; it is looked up hourly"
+                Skipped::NoContext => {
+                    "no event yet: the source of models does not know this run; it is looked up hourly"
                 }
+                Skipped::TooLarge => "no event: the run's record is too large to be read",
+                _ => "no event yet: the run's record belongs to another namespace; it is looked up hourly",
             };
             self.problem(workflow, None, skipped.as_str(), true, format_args!("{text}"));
         } else if attempt == 1 && !matches!(error, LookupError::NoContext) {

@@ -5,9 +5,10 @@
 
 use super::{
     error::{CallError, excerpt},
-    rules::{ArtifactState, Context, ContextArtifact, Event, Execution, Property, parse_pushed},
+    rules::{ArtifactState, Context, ContextArtifact, Event, Execution},
     wire::{Field, fields},
 };
+use crate::lookup::property::{Property, parse_pushed};
 
 /// `Artifact.State`.
 const MARKED_FOR_DELETION: i64 = 3;

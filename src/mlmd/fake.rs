@@ -22,8 +22,9 @@ use tonic::{
 };
 
 use super::{
+    CONNECTION_WINDOW,
     endpoint::configured,
-    metrics::Method,
+    method::Method,
     proto::{
         self, artifact, event,
         metadata_store_service_server::{MetadataStoreService, MetadataStoreServiceServer},
@@ -111,7 +112,7 @@ impl FakeServer {
 
     /// Returns an endpoint with the settings of a real one.
     pub(super) fn endpoint() -> Endpoint {
-        configured(Endpoint::from_static("http://fake:8080"))
+        configured(Endpoint::from_static("http://fake:8080"), CONNECTION_WINDOW)
     }
 
     /// Returns a channel to this server, which connects on use.

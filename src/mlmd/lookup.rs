@@ -22,7 +22,6 @@ use tonic::Code;
 use tracing::info;
 
 use super::{
-    client::Client,
     error::{CallCode, CallError},
     reader::Reader,
     rules::{self, Candidates, ContextNames, Executions, Outputs, Places, RunContext, RunFlavor, Verdicts},
@@ -30,6 +29,7 @@ use super::{
 use crate::{
     clock::WallClock,
     delivery::LookupError,
+    lookup::client::Client,
     model::{ArtifactTypes, PipelineName, RunModels, RunOutcome, Workflow, event::MAX_PAYLOAD},
 };
 

@@ -1,63 +1,37 @@
 //! The calls of one lookup. Each listing is read to its last page, and each row is converted to plain data.
-//!
-//! Tenants decide how much there is to read about a run. So a lookup reads and keeps a limited number of bytes, and what
-//! all lookups keep at once is limited by a budget.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use prost::Message;
 use tonic::Code;
 
 use super::{
-    budget::{Limits, Permit},
-    client::Client,
+    allowance::Allowance,
     convert,
     error::{CallCode, CallError},
-    metrics::Method,
-    pages::{PageSize, Pages},
+    method::Method,
+    pages::{PageSize, PageSizes, Pages},
     proto,
     rules::{Context, ContextArtifact, ContextNames, Event, Execution, RunContext, RunFlavor},
     wire::{Field, fields},
 };
-use crate::telemetry::Limit;
+use crate::lookup::client::Client;
 
-/// Maximum number of bytes that a lookup reads: some thousand executions with large parameters.
-const MAX_READ: usize = 64 * 1024 * 1024;
-/// Maximum number of bytes that a lookup keeps: some thousand executions.
-pub(super) const MAX_KEPT: usize = 1024 * 1024;
-/// Bytes that a lookup keeps outside the budget, so that runs with few tasks never fail because of others.
-const KEPT_FREELY: usize = 1024;
-/// The same for as many lookups as delivery has in flight.
-pub(super) const MAX_KEPT_FREELY: usize = 1024 * KEPT_FREELY;
-/// The budget of what lookups keep. The share of a namespace is one lookup of the maximum size.
-pub(super) const KEPT: Limits =
-    Limits { total: 4 * MAX_KEPT, per_namespace: MAX_KEPT, waiting: 0, waiting_per_namespace: 0 };
-/// Bytes that are taken from the budget at once.
-const KEPT_STEP: usize = 2048;
+/// Rows of a page, or artifacts of a request for events.
+const PAGE_SIZES: PageSizes = [100, 10, 1];
 
 /// Makes the calls of one lookup.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     client: &'a Client,
     namespace: &'a Arc<str>,
-    read: AtomicUsize,
-    kept: Mutex<Kept>,
-}
-
-/// The bytes that a lookup keeps.
-#[derive(Debug, Default)]
-struct Kept {
-    bytes: usize,
-    permit: Option<Permit>,
+    allowance: Allowance<'a>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader for a run of this namespace.
     pub(super) fn new(client: &'a Client, namespace: &'a Arc<str>) -> Self {
-        Self { client, namespace, read: AtomicUsize::new(0), kept: Mutex::default() }
+        Self { client, namespace, allowance: Allowance::new(&client.memory, &client.hits, namespace) }
     }
 
     /// Returns the run's context of this flavor and name, if it exists.
@@ -109,7 +83,7 @@ impl<'a> Reader<'a> {
     ) -> Result<(), CallError> {
         let mut rest = artifacts;
         // The only listing without pages. One request has several artifacts.
-        let mut batch = PageSize::default();
+        let mut batch = PageSize::new(PAGE_SIZES);
         while !rest.is_empty() {
             let (artifact_ids, later) = rest.split_at(batch.rows().min(rest.len()));
             let request = proto::GetEventsByArtifactIDsRequest { artifact_ids: artifact_ids.to_vec() };
@@ -117,7 +91,8 @@ impl<'a> Reader<'a> {
                 rows(message, |row| self.keep(add(&convert::event(row)?)))
             });
             match answer.await {
-                Err(CallError { code: CallCode::TooLarge, .. }) if self.is_within_limits() && batch.shrink() => {}
+                Err(CallError { code: CallCode::TooLarge, .. })
+                    if self.allowance.is_within_limits() && batch.shrink() => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
                     batch.fits();
@@ -161,8 +136,9 @@ impl<'a> Reader<'a> {
         request: impl Fn(Option<proto::ListOperationOptions>) -> R,
         mut add: impl FnMut(&[u8]) -> Result<usize, CallError>,
     ) -> Result<(), CallError> {
-        let mut pages = Pages::of(method, self.namespace, &self.client.page_sizes);
-        while let Some(options) = pages.next() {
+        let mut pages = Pages::of(method.name(), self.namespace, &self.client.page_sizes, PAGE_SIZES);
+        while let Some(page) = pages.next() {
+            let options = proto::ListOperationOptions { max_result_size: Some(page.rows), next_page_token: page.token };
             let answer = self.call(method, request(Some(options)), |message| {
                 let mut token = None;
                 fields(message, |number, field| match (number, field) {
@@ -176,7 +152,8 @@ impl<'a> Reader<'a> {
                 Ok(token)
             });
             match answer.await {
-                Err(CallError { code: CallCode::TooLarge, .. }) if self.is_within_limits() && pages.shrink() => {}
+                Err(CallError { code: CallCode::TooLarge, .. })
+                    if self.allowance.is_within_limits() && pages.shrink() => {}
                 answer => pages.turn(answer?)?,
             }
         }
@@ -193,46 +170,15 @@ impl<'a> Reader<'a> {
         R: Message + 'static,
     {
         let read = |message: &[u8]| {
-            let before = self.read.fetch_add(message.len(), Ordering::Relaxed);
-            if before + message.len() > MAX_READ {
-                self.client.hits.hit(Limit::MetadataAnswer);
-                return Err(CallError::too_large(format!("the run has more than {MAX_READ} bytes of metadata")));
-            }
+            self.allowance.read(message.len())?;
             read(message)
         };
-        self.client.call(self.namespace, method, request, read).await
+        self.client.call(self.namespace, method.name(), tonic::Request::new(request), read).await
     }
 
     /// Notes that the lookup keeps this many bytes more.
     pub(super) fn keep(&self, bytes: usize) -> Result<(), CallError> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.bytes += bytes;
-        if kept.bytes > MAX_KEPT {
-            self.client.hits.hit(Limit::MetadataAnswer);
-            return Err(CallError::too_large(format!(
-                "the run's models and executions need more than {MAX_KEPT} bytes"
-            )));
-        }
-        let reserved = KEPT_FREELY + kept.permit.as_ref().map_or(0, Permit::bytes);
-        if kept.bytes <= reserved {
-            return Ok(());
-        }
-        let missing = (kept.bytes - reserved).next_multiple_of(KEPT_STEP);
-        let Some(more) = self.client.kept.try_acquire(self.namespace, missing) else {
-            self.client.hits.hit(Limit::MetadataBytes);
-            return Err(CallError::overloaded("other lookups keep too many bytes"));
-        };
-        match &mut kept.permit {
-            Some(permit) => permit.merge(more),
-            none => *none = Some(more),
-        }
-        Ok(())
-    }
-
-    /// Returns whether a smaller page may be requested: it was the page that was too large, not the run.
-    fn is_within_limits(&self) -> bool {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).bytes;
-        kept <= MAX_KEPT && self.read.load(Ordering::Relaxed) <= MAX_READ
+        self.allowance.keep(bytes)
     }
 }
 

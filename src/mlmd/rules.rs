@@ -35,7 +35,7 @@ use crate::{
     model::{PipelineName, Workflow, text::beginning},
 };
 
-pub(super) use artifacts::{ArtifactState, Candidates, ContextArtifact, Property, parse_pushed};
+pub(super) use artifacts::{ArtifactState, Candidates, ContextArtifact};
 pub(super) use executions::{Event, Execution, Executions, Outputs, Role};
 pub(super) use models::{Model, ambiguous_executions, select};
 pub(super) use names::{distinguish, drop_shared_names, executions_naming_models};

@@ -11,8 +11,11 @@ mod tls;
 
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
-use super::{fake::FakeServer, metrics::Method, *};
-use crate::model::{PipelineName, RunId, fixtures::succeeded};
+use super::{fake::FakeServer, method::Method, *};
+use crate::model::{
+    PipelineName, RunId,
+    fixtures::{number, succeeded},
+};
 
 const CREATED: i64 = 1_700_000_000;
 /// A time at which an execution of the run may have been created, in milliseconds.
@@ -106,7 +109,7 @@ impl TestEnv {
     }
 
     async fn ids(&self, run: &Workflow) -> Vec<i64> {
-        self.find_uncached(run).await.unwrap().models.iter().map(|model| model.id).collect()
+        self.find_uncached(run).await.unwrap().models.iter().map(number).collect()
     }
 
     async fn names(&self, run: &Workflow) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Selection and naming of the outputs of a run that are serving models.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 /// Types of a subscription without `artifactTypes`, written by TFX on KFP v1 and v2. TFX through kfp-operator's KFP v2
 /// shim writes `system.Model` with the property `pushed = 1`.
@@ -82,11 +82,35 @@ pub enum NotAModel {
     NoUri,
 }
 
+/// Id of an artifact in the source of models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArtifactId {
+    /// ML Metadata counts.
+    Number(i64),
+    /// Kubeflow's API draws UUIDs, which have no order.
+    Text(Box<str>),
+}
+
+impl From<i64> for ArtifactId {
+    fn from(id: i64) -> Self {
+        Self::Number(id)
+    }
+}
+
+impl fmt::Display for ArtifactId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(id) => id.fmt(f),
+            Self::Text(id) => f.write_str(id),
+        }
+    }
+}
+
 /// A serving model that a run produced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Artifact {
-    /// Id in ML Metadata. Events list models in this order.
-    pub id: i64,
+    /// Id in the source.
+    pub id: ArtifactId,
     /// Name given by the artifact's writer: the custom property `name`, else the artifact's own name.
     pub name: Option<Box<str>>,
     /// Location of the model.
@@ -112,11 +136,13 @@ impl Artifact {
 /// The result of a lookup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunModels {
-    /// Name of the run's pipeline, if ML Metadata has it.
+    /// Name of the run's pipeline, if the source has it and it was needed.
     pub pipeline: Option<Arc<str>>,
-    /// Serving models that this run produced, ordered by id.
+    /// Serving models that this run produced, in the order of the event: that of the ids in ML Metadata, else that of the
+    /// tasks.
     pub models: Vec<Artifact>,
-    /// Number of executions in the run's context that were ignored because they are older than the run.
+    /// Number of executions, tasks or models in the run's record that were ignored because they are older than the run, or
+    /// of another namespace.
     pub foreign_executions: usize,
 }
 
@@ -124,8 +150,12 @@ impl RunModels {
     /// The bytes that they occupy in memory, without what the allocator adds.
     pub fn bytes(&self) -> usize {
         let model = |model: &Artifact| {
-            let Artifact { name, uri, node, key, .. } = model;
-            size_of::<Artifact>() + name.as_deref().map_or(0, str::len) + uri.len() + node.len() + key.len()
+            let Artifact { id, name, uri, node, key, .. } = model;
+            let id = match id {
+                ArtifactId::Number(_) => 0,
+                ArtifactId::Text(id) => id.len(),
+            };
+            size_of::<Artifact>() + id + name.as_deref().map_or(0, str::len) + uri.len() + node.len() + key.len()
         };
         let pipeline = self.pipeline.as_deref().map_or(0, str::len);
         size_of::<Self>() + pipeline + self.models.iter().map(model).sum::<usize>()
@@ -205,7 +235,7 @@ mod tests {
     #[test]
     fn a_model_without_a_name_gets_the_former_name_of_tfx() {
         let unnamed = Artifact {
-            id: 7,
+            id: 7.into(),
             name: None,
             uri: URI.into(),
             node: "Pusher".into(),

@@ -1,6 +1,15 @@
 //! Builders for tests.
 
-use super::{Phase, PipelineName, Workflow};
+use super::{Artifact, ArtifactId, Phase, PipelineName, Workflow};
+
+/// The id of a model in ML Metadata.
+#[track_caller]
+pub(crate) fn number(model: &Artifact) -> i64 {
+    match model.id {
+        ArtifactId::Number(id) => id,
+        ArtifactId::Text(ref id) => panic!("{id} is no number"),
+    }
+}
 
 /// A succeeded run with nothing but the required fields.
 pub(crate) fn succeeded(pipeline: PipelineName) -> Workflow {

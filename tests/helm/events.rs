@@ -125,7 +125,7 @@ async fn the_owner_of_a_run_sees_what_became_of_its_event() {
             "every attached subscription (1) exclude the run, those of deploy",
         ),
         (&*foreign, &foreign_uid, "ForeignContext", "Warning", "belongs to another namespace"),
-        ("large", &large, "TooLarge", "Warning", "the run's record in ML Metadata is too large to be read"),
+        ("large", &large, "TooLarge", "Warning", "the run's record is too large to be read"),
     ] {
         let event = env.event(run, uid, reason).await;
         let message = event.message.unwrap();

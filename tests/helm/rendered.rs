@@ -30,6 +30,8 @@ async fn a_wrong_value_is_refused_with_its_name() {
         ("image.pullPolicy=Sometimes", "value must be one of 'Always', 'IfNotPresent', 'Never'"),
         ("metadataStore=mlmd", "'/metadataStore': 'mlmd' does not match"),
         ("metadataStoreCA.secret=mlmd", "'/metadataStoreCA': additional properties 'secret' not allowed"),
+        ("artifacts=both", "'/artifacts': value must be one of 'auto', 'mlmd', 'kfp'"),
+        ("kfp.api=ml-pipeline", "'/kfp/api': 'ml-pipeline' does not match"),
         ("namespaces={Team_A}", "'/namespaces/0': 'Team_A' does not match"),
         ("namespaces={a,a}", "'/namespaces'"),
         ("confirmAfter=soon", "'/confirmAfter': 'soon' does not match"),
@@ -63,6 +65,8 @@ async fn a_wrong_value_is_refused_with_its_name() {
             &["--set", "metadataStore=https://mlmd,metadataStoreCA.secretName=a,metadataStoreCA.configMapName=b"],
             "metadataStoreCA: name a Secret or a ConfigMap, not both",
         ),
+        (&["--set", "artifacts=kfp"], "artifacts: kfp needs kfp.api"),
+        (&["--set", "kfp.api=ml-pipeline:8887,kfp.ca.secretName=a"], "kfp.ca: only for TLS"),
         (
             &["--set", "serviceAccount.create=false,serviceAccount.name=operator"],
             "the policy refuses everything but marks to the account operator, which this chart does not create",
@@ -102,15 +106,17 @@ async fn the_service_has_the_documented_name_and_port() {
     assert_eq!(container["ports"][0]["name"], service["spec"]["ports"][0]["targetPort"]);
 }
 
+/// The value of a variable of the server.
+fn variable(objects: &[Value], name: &str) -> Option<Value> {
+    let deployment = find_object(objects, "Deployment", FULLNAME);
+    let env = deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+    env.iter().find(|variable| variable["name"] == name).map(|variable| variable["value"].clone())
+}
+
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn default_values_are_the_defaults_of_the_server() {
     let peers = peers().await;
-    let variable = |objects: &[Value], name: &str| {
-        let deployment = find_object(objects, "Deployment", FULLNAME);
-        let env = deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
-        env.iter().find(|variable| variable["name"] == name).map(|variable| variable["value"].clone())
-    };
     let defaults = Config::default();
     let objects = rendered(&peers, &[]);
     for (name, value) in [
@@ -158,6 +164,34 @@ async fn a_private_authority_of_ml_metadata_is_mounted() {
     let objects = rendered(&peers, &["--set", "metadataStore=mlmd:8080"]);
     let pod = &find_object(&objects, "Deployment", FULLNAME)["spec"]["template"]["spec"];
     assert!(pod["volumes"].is_null());
+}
+
+/// The token has Kubeflow's audience, and its account the right that Kubeflow asks for.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn kubeflows_api_is_asked_with_a_token_of_its_audience() {
+    let peers = peers().await;
+    let right = serde_json::json!({"apiGroups": ["pipelines.kubeflow.org"], "resources": ["runs"], "verbs": ["get"]});
+    let role = CLUSTER_NAME;
+    for (set, has_token) in [
+        ("kfp.api=ml-pipeline.kubeflow:8887", true),
+        ("kfp.api=ml-pipeline.kubeflow:8887,kfp.token=false", false),
+        ("kfp.api=ml-pipeline.kubeflow:8887,artifacts=mlmd", false),
+        ("artifacts=auto", false),
+    ] {
+        let objects = rendered(&peers, &["--set", set]);
+        let rules = find_object(&objects, "ClusterRole", role)["rules"].as_array().unwrap().clone();
+        assert_eq!(rules.contains(&right), has_token, "{set}");
+        let file = has_token.then(|| "/etc/model-update-eventsource/kfp-token/token".to_owned());
+        assert_eq!(variable(&objects, "MODEL_UPDATE_KFP_TOKEN_FILE"), file.map(Into::into), "{set}");
+        let pod = &find_object(&objects, "Deployment", FULLNAME)["spec"]["template"]["spec"];
+        let source = pod["volumes"].pointer("/0/projected/sources/0/serviceAccountToken");
+        let audience = has_token.then(|| Value::from("pipelines.kubeflow.org"));
+        assert_eq!(source.map(|token| token["audience"].clone()), audience, "{set}");
+    }
+    let objects = rendered(&peers, &["--values", "helm/ci/kfp-values.yaml"]);
+    assert_eq!(variable(&objects, "MODEL_UPDATE_KFP_CA"), Some("/etc/model-update-eventsource/kfp-ca/ca.crt".into()));
+    assert_eq!(variable(&objects, "MODEL_UPDATE_KFP_API"), Some("https://ml-pipeline.kubeflow:8887".into()));
 }
 
 /// Releases of the same name in two namespaces have no object in common.

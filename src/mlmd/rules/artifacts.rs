@@ -43,7 +43,7 @@ pub(in crate::mlmd) struct ContextArtifact {
     pub(in crate::mlmd) uri: Box<str>,
     /// The custom property `name`, else the artifact's own name; never empty.
     pub(in crate::mlmd) name: Option<Box<str>>,
-    /// See [`parse_pushed`].
+    /// See [`parse_pushed`](crate::lookup::property::parse_pushed).
     pub(in crate::mlmd) pushed: Option<i64>,
     /// The output's name in KFP v2.
     pub(in crate::mlmd) output: Option<Box<str>>,
@@ -54,35 +54,6 @@ impl ContextArtifact {
         let texts = [&self.name, &self.output].into_iter().flatten().map(|text| text.len()).sum::<usize>();
         size_of::<Self>() + TABLE_ENTRY + self.type_name.len() + self.uri.len() + texts
     }
-}
-
-/// The value of a property.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(in crate::mlmd) enum Property<'a> {
-    Int(i64),
-    Double(f64),
-    Bool(bool),
-    Text(&'a str),
-}
-
-/// Parses the property `pushed`. TFX writes an integer and KFP v2 writes all numbers as doubles; programs that copy
-/// properties may write a boolean or a text. Returns `None` for anything but a whole number.
-pub(in crate::mlmd) fn parse_pushed(property: &Property<'_>) -> Option<i64> {
-    match property {
-        Property::Int(value) => Some(*value),
-        Property::Bool(value) => Some(i64::from(*value)),
-        Property::Double(value) => whole_number(*value),
-        Property::Text(text) => match text.trim() {
-            text if text.eq_ignore_ascii_case("true") => Some(1),
-            text if text.eq_ignore_ascii_case("false") => Some(0),
-            text => text.parse().ok().or_else(|| whole_number(text.parse().ok()?)),
-        },
-    }
-}
-
-fn whole_number(value: f64) -> Option<i64> {
-    // The comparison excludes NaN, the infinities and numbers that an i64 cannot hold exactly.
-    (value.fract() == 0.0 && value.abs() < 9e15).then_some(value as i64)
 }
 
 /// The artifacts of the run's context that are serving models, provided that the run produced them.

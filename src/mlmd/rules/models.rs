@@ -6,7 +6,7 @@ use super::{
     Candidates, ContextArtifact, Places, Verdicts,
     executions::{Executions, Output, Outputs},
 };
-use crate::model::{Artifact, ArtifactVerdict};
+use crate::model::{Artifact, ArtifactId, ArtifactVerdict};
 
 /// A serving model with the execution that produced it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(in crate::mlmd) fn select(
         let key = if output.key.is_empty() { output_name.unwrap_or_default() } else { (*output.key).into() };
         let node = (*executions.by_id[&output.execution].node).into();
         let index = places.iteration(output.execution).or(output.index).unwrap_or_default();
-        Some(Model { artifact: Artifact { id, name, uri, node, key, index }, execution: output.execution })
+        Some(Model { artifact: Artifact { id: id.into(), name, uri, node, key, index }, execution: output.execution })
     };
     let mut models: Vec<Model> = Vec::new();
     for artifact in candidates.into_artifacts() {
@@ -69,7 +69,9 @@ pub(in crate::mlmd) fn select(
     models.retain(|model| {
         let is_first = is_first.next().unwrap_or_default();
         let verdict = if is_first { ArtifactVerdict::Counts } else { ArtifactVerdict::SameLocation };
-        verdicts.decided(model.artifact.id, verdict);
+        if let ArtifactId::Number(id) = model.artifact.id {
+            verdicts.decided(id, verdict);
+        }
         is_first
     });
     models

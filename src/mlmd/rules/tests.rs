@@ -7,7 +7,10 @@ mod verdicts;
 use std::collections::HashMap;
 
 use super::*;
-use crate::model::{ArtifactTypes, RunId, fixtures::succeeded};
+use crate::model::{
+    ArtifactTypes, RunId,
+    fixtures::{number, succeeded},
+};
 
 const CREATED: i64 = 1_700_000_000;
 
@@ -126,7 +129,7 @@ fn models_with_verdicts(
 }
 
 fn ids(models: &[Model]) -> Vec<i64> {
-    models.iter().map(|model| model.artifact.id).collect()
+    models.iter().map(|model| number(&model.artifact)).collect()
 }
 
 fn names(models: &[Model]) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{ContextArtifact, Event, Executions, Role, RunContext};
 use crate::{
     delivery::{Explained, LookupError, RunRecord},
-    model::{ArtifactVerdict, NotAModel, RunModels, SeenArtifact, text::beginning},
+    model::{ArtifactId, ArtifactVerdict, NotAModel, RunModels, SeenArtifact, text::beginning},
 };
 
 /// Maximum number of collected artifacts: more than a person reads, and at most a few megabytes.
@@ -82,7 +82,8 @@ impl Collector {
         let mut artifacts: Vec<SeenArtifact> = self.artifacts.into_values().map(|collected| collected.seen).collect();
         for model in found.iter().flat_map(|found| &found.models) {
             // The lookup knows more about the names of models.
-            if let Ok(index) = artifacts.binary_search_by_key(&model.id, |seen| seen.id) {
+            let ArtifactId::Number(id) = model.id else { continue };
+            if let Ok(index) = artifacts.binary_search_by_key(&id, |seen| seen.id) {
                 artifacts[index].node = text(&model.node);
                 artifacts[index].key = text(&model.key);
             }

@@ -136,7 +136,7 @@ async fn only_output_events_of_the_runs_own_executions_count() {
         store.add_event(5, 10, Type::DeclaredOutput);
     }
     let found = env.find(&compiled()).await.unwrap();
-    assert_eq!(found.models.iter().map(|model| model.id).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(found.models.iter().map(number).collect::<Vec<_>>(), [3, 4]);
     assert_eq!(found.foreign_executions, 1);
 }
 

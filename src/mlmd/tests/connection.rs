@@ -15,11 +15,13 @@ use tonic::{
 };
 
 use super::*;
-use crate::mlmd::{
-    client::Client,
-    error::{CallCode, CallError},
-    meter::{LARGE, MAX_ANSWER},
-    proto,
+use crate::{
+    lookup::{
+        client::Client,
+        error::{CallCode, CallError},
+        meter::{LARGE, MAX_ANSWER},
+    },
+    mlmd::proto,
 };
 
 /// A server of messages of any size: the name of the requested type is the size. Those above 100,000 bytes stall after
@@ -41,10 +43,10 @@ impl SizedServer {
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(Server::builder().serve_with_incoming(Self { gate }, TcpIncoming::from(listener)));
         let options = Options::default();
-        let endpoint = endpoint::endpoint(&url, &options).unwrap();
+        let endpoint = endpoint::endpoint(&url, &options.connection()).unwrap();
         let channel = endpoint.connect_lazy();
         let metrics = LookupMetrics::new(&mut Registry::default());
-        (Client::new(&endpoint, channel, &options, metrics), sender)
+        (options.client(&endpoint, channel, metrics.0), sender)
     }
 }
 
@@ -89,7 +91,7 @@ impl tower::Service<http::Request<Body>> for SizedServer {
 /// Asks for an answer of this size, and returns the size of the answer.
 async fn ask(client: Client, namespace: String, size: usize) -> Result<usize, CallError> {
     let request = proto::GetArtifactTypeRequest { type_name: Some(size.to_string()) };
-    client.call(&namespace.into(), TYPE, request, |message| Ok(message.len())).await
+    client.call(&namespace.into(), TYPE.name(), tonic::Request::new(request), |message| Ok(message.len())).await
 }
 
 /// Each waiting answer occupies the connection's window. All of them together leave room for the others.

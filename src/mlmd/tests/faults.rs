@@ -278,15 +278,16 @@ async fn an_invalid_url_is_refused_without_repeating_it() {
         ("http://metadata:8080/api", "has a path"),
         ("http://metadata:8080?x=secret", "has a path"),
     ] {
-        let error = endpoint::endpoint(url, &options).unwrap_err().to_string();
+        let error = endpoint::endpoint(url, &options.connection()).unwrap_err().to_string();
         assert!(error.contains(reason), "{url}: {error}");
         assert!(!error.contains("secret"));
     }
-    let endpoint: Endpoint = endpoint::endpoint("http://metadata-grpc-service.kubeflow:8080/", &options).unwrap();
+    let endpoint: Endpoint =
+        endpoint::endpoint("http://metadata-grpc-service.kubeflow:8080/", &options.connection()).unwrap();
     assert_eq!(endpoint.uri().host(), Some("metadata-grpc-service.kubeflow"));
-    endpoint::endpoint("http://[::1]:8080", &options).unwrap();
+    endpoint::endpoint("http://[::1]:8080", &options.connection()).unwrap();
     for address in ["metadata:8080", "10.0.0.1:8080", "[::1]:8080", "metadata-grpc-service.kubeflow:8080/"] {
-        let endpoint: Endpoint = endpoint::endpoint(address, &options).unwrap();
+        let endpoint: Endpoint = endpoint::endpoint(address, &options.connection()).unwrap();
         assert_eq!(endpoint.uri().scheme_str(), Some("http"), "{address}");
         assert_eq!(endpoint.uri().port_u16(), Some(8080), "{address}");
     }

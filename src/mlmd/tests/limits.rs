@@ -5,11 +5,10 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::{
+    lookup::{allowance::MAX_KEPT, meter::MAX_ANSWER},
     mlmd::{
         fake::{Fault, text},
-        meter::MAX_ANSWER,
         proto::event,
-        reader::MAX_KEPT,
     },
     model::{PipelineName, event::MAX_PAYLOAD},
     telemetry::Limit,

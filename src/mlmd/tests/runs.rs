@@ -180,7 +180,7 @@ async fn a_tfx_component_that_ran_again_has_its_last_model() {
         store.add_model(8, 12, &[1]);
     }
     let (calls, found) = env.calls(&compiled()).await;
-    assert_eq!(found.models.iter().map(|model| model.id).collect::<Vec<_>>(), [8, 9]);
+    assert_eq!(found.models.iter().map(number).collect::<Vec<_>>(), [8, 9]);
     assert_eq!(calls.iter().filter(|call| **call == CONTEXTS_OF).count(), 3);
     // The later execution pushed nothing.
     let pushed_nothing = int(0);

@@ -17,7 +17,7 @@ fn penguin() -> Workflow {
 
 fn model(name: Option<&str>, uri: &str) -> Artifact {
     Artifact {
-        id: 1,
+        id: 1.into(),
         name: name.map(Into::into),
         uri: uri.into(),
         node: "Pusher".into(),

@@ -34,6 +34,7 @@
 //! | objects from YAML files | [`manifests`], [`Cluster::apply`] | |
 //! | [`MetadataStore`] | [`Peers::metadata_store`] | [`MetadataStore::kill`], [`MetadataStore::restart`], [`MetadataStore::pause`], [`MetadataStore::backdate`] |
 //! | [`Writer`]: [`Run`], [`Task`] and [`Model`] in ML Metadata | [`MetadataStore::writer`] | |
+//! | [`KfpServer`]: [`KfpRun`], [`KfpTask`] | [`KfpServer::start`] | [`KfpServer::set_fault`], [`KfpServer::set_has_tasks`] |
 //! | [`GrpcGoClient`] | [`Peers::grpc_go_client`] | [`GrpcGoClient::pause`], [`GrpcGoClient::kill`] |
 //! | [`Shell`]: documented commands, with kubectl and Helm | [`Peers::with`], then [`Peers::shell`] | |
 //! | [`JetStream`], [`ArgoEvents`] | [`Peers::with`], then [`Peers::jet_stream`], [`Peers::argo_events`], [`Peers::argo_sensor`], [`Peers::argo_events_with_secrets`] | |
@@ -54,6 +55,7 @@ mod api_proxy;
 mod child_process;
 mod eventually;
 pub mod examples;
+mod kfp_server;
 mod metrics;
 mod peers;
 pub mod plain_http;
@@ -67,6 +69,7 @@ mod test_server;
 pub use api_proxy::{ApiFault, ApiProxy, Requests};
 pub use child_process::ChildProcess;
 pub use eventually::{CATCH_UP, Outcome, SOON, eventually};
+pub use kfp_server::{KfpArtifact, KfpCall, KfpFault, KfpRun, KfpServer, KfpTask, KfpUser, TaskKind, TaskState, Users};
 pub use model_update_eventsource::sim::{Model, NewWorkflow, Run, Task, Written};
 pub use peers::{
     ArgoEvents, Cluster, Grant, GrpcGoClient, Jaeger, JetStream, KfpOutput, Line, MetadataStore, Peers, Printed, START,
@@ -84,6 +87,17 @@ pub use test_server::{Events, TestServer};
 #[allow(clippy::all, missing_docs, reason = "generated")]
 pub mod generic {
     tonic::include_proto!("generic");
+}
+
+/// Kubeflow's own API of runs and tasks.
+#[allow(clippy::all, missing_docs, reason = "generated")]
+pub mod kfp_api {
+    tonic::include_proto!("kubeflow.pipelines.backend.api.v2beta1");
+}
+
+/// Returns a random UUID.
+fn random_uuid() -> String {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
 }
 
 /// ML Metadata's own API, as far as tests write and check runs with it.

@@ -84,31 +84,3 @@ fn kept_bytes_cover_the_texts_of_a_candidate() {
     assert!(add(ContextArtifact { pushed: Some(0), uri: large_uri(), ..artifact(3) }) < 100);
     assert_eq!(add(ContextArtifact { type_name: "Examples".into(), uri: large_uri(), ..artifact(4) }), 0);
 }
-
-#[test]
-fn pushed_is_parsed_from_every_kind_of_property() {
-    use Property::{Bool, Double, Int, Text};
-    for (property, value) in [
-        (Int(0), Some(0)),
-        (Int(1), Some(1)),
-        (Int(7), Some(7)),
-        (Double(0.0), Some(0)),
-        (Double(-0.0), Some(0)),
-        (Double(1.0), Some(1)),
-        (Double(0.5), None),
-        (Double(f64::NAN), None),
-        (Double(f64::INFINITY), None),
-        (Double(1e300), None),
-        (Bool(false), Some(0)),
-        (Bool(true), Some(1)),
-        (Text("0"), Some(0)),
-        (Text(" 1\n"), Some(1)),
-        (Text("0.0"), Some(0)),
-        (Text("False"), Some(0)),
-        (Text("TRUE"), Some(1)),
-        (Text("yes"), None),
-        (Text(""), None),
-    ] {
-        assert_eq!(parse_pushed(&property), value, "{property:?}");
-    }
-}

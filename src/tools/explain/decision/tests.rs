@@ -17,7 +17,7 @@ fn subscription(keys: &str) -> Subscription {
 
 fn found() -> Result<RunModels, LookupError> {
     let model = Artifact {
-        id: 1,
+        id: 1.into(),
         name: Some("m".into()),
         uri: "gs://m".into(),
         node: "Pusher".into(),

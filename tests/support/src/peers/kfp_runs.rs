@@ -43,11 +43,21 @@ pub struct KfpOutput {
 impl Writer {
     /// Writes a run's context as the root driver of Kubeflow Pipelines v2 does, with its parent. Returns its id.
     pub async fn put_kfp_v2(&self, pipeline: &str, run_id: &str, namespace: Option<&str>) -> i64 {
-        let named = |name: &str| Context { name: Some(name.to_owned()), ..Context::default() };
-        let parent = self.put_named("system.Pipeline", named(pipeline)).await;
+        let parent = Context { name: Some(pipeline.to_owned()), ..Context::default() };
+        let parent = self.put_named("system.Pipeline", parent).await;
+        self.put_kfp_v2_run(parent, run_id, namespace).await
+    }
+
+    /// Writes a run's context like [`Writer::put_kfp_v2`], for a pipeline whose context exists.
+    pub async fn put_kfp_v2_run(&self, parent: i64, run_id: &str, namespace: Option<&str>) -> i64 {
         let custom_properties = namespace.map(|namespace| properties([("namespace", text(namespace))]));
         let custom_properties = custom_properties.unwrap_or_default();
-        let run = self.put_named("system.PipelineRun", Context { custom_properties, ..named(run_id) }).await;
+        let run = self
+            .put_named(
+                "system.PipelineRun",
+                Context { name: Some(run_id.to_owned()), custom_properties, ..Context::default() },
+            )
+            .await;
         self.put_parent(run, parent).await;
         run
     }

@@ -100,7 +100,7 @@ impl Writer {
     }
 
     /// Writes an execution with its artifacts and events in one transaction, and adds it to existing contexts.
-    pub(super) async fn put_execution(
+    pub async fn put_execution(
         &self,
         execution: Execution,
         artifact_event_pairs: Vec<ArtifactAndEvent>,

@@ -1,0 +1,217 @@
+//! The sequence of calls of one lookup.
+//!
+//! ```text
+//! 1  ListTasks   the run's tasks with their artifacts, all pages
+//! 2  GetRun      only where the Workflow lacks the pipeline's name, and there is a model
+//! ```
+//!
+//! Pages are separate transactions, but nothing is written after a run has succeeded.
+
+use tonic::Code;
+use tracing::warn;
+
+use super::{
+    LookupMetrics,
+    client::{Client, GET_RUN, LIST_TASKS},
+    convert, proto,
+    rules::{Selection, Tasks},
+    spec::SpecReader,
+};
+use crate::{
+    clock::WallClock,
+    delivery::LookupError,
+    lookup::{
+        allowance::Allowance,
+        error::{CallCode, CallError, excerpt},
+        pages::{PageSizes, Pages},
+        wire::fields,
+    },
+    model::{ArtifactTypes, PipelineName, RunId, RunModels, RunOutcome, Workflow, event::MAX_PAYLOAD},
+};
+
+/// Tasks of a page. The server cuts larger numbers to 200.
+const PAGE_SIZES: PageSizes = [200, 10, 1];
+/// Maximum size of a run with its specification and its tasks, in bytes.
+const MAX_RUN: usize = 32 * 1024 * 1024;
+/// Attempts of a listing whose page tokens the server refuses.
+const LISTINGS: usize = 3;
+
+/// Looks up the models of runs.
+#[derive(Clone, Debug)]
+pub(super) struct Lookup {
+    client: Client,
+    clock: WallClock,
+    metrics: LookupMetrics,
+}
+
+impl Lookup {
+    pub(super) fn new(client: Client, clock: WallClock, metrics: LookupMetrics) -> Self {
+        Self { client, clock, metrics }
+    }
+
+    pub(super) async fn models(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
+        let Some(run_id) = run.run_id.as_ref().filter(|id| !id.to_string().is_empty()) else {
+            return Err(LookupError::NoContext);
+        };
+        if run.outcome() == Some(RunOutcome::Failed) {
+            let pipeline = self.pipeline_of_failed(run, run_id).await?;
+            return Ok(RunModels { pipeline, ..RunModels::default() });
+        }
+        let current = self.client.current();
+        let mut listings = 0;
+        let selection = loop {
+            listings += 1;
+            // Lives as long as what is kept.
+            let allowance = Allowance::new(&current.memory, &current.hits, &run.namespace);
+            let mut tasks = Tasks::of(run, types);
+            match self.list(run, run_id, &allowance, |row| add(&mut tasks, row)).await {
+                Err(CallError { code: CallCode::Grpc(Code::FailedPrecondition), .. }) if listings < LISTINGS => {}
+                Err(error) => return Err(unknown_or(error)),
+                Ok(()) => break tasks.select(self.clock.now())?,
+            }
+        };
+        let Selection { models, older_tasks, foreign_models } = selection;
+        if foreign_models > 0 {
+            self.metrics.foreign.inc_by(foreign_models as u64);
+            warn!(
+                namespace = &*run.namespace,
+                workflow = &*run.name,
+                models = foreign_models,
+                "ignoring models of other namespaces in the record of a run"
+            );
+        }
+        let texts = models.iter().map(|model| model.uri.len() + model.name.as_deref().map_or(0, str::len));
+        if texts.sum::<usize>() > MAX_PAYLOAD {
+            // They are all part of the payload.
+            return Err(LookupError::TooLarge);
+        }
+        let pipeline = match run.pipeline {
+            PipelineName::Unknown if !models.is_empty() => self.pipeline(run, run_id).await?,
+            _ => None,
+        };
+        Ok(RunModels { pipeline, models, foreign_executions: older_tasks })
+    }
+
+    /// Returns the name of a failed run's pipeline, which is all that its event contains. A run does not say whose it is,
+    /// so an artifact has to.
+    async fn pipeline_of_failed(
+        &self,
+        run: &Workflow,
+        run_id: &RunId,
+    ) -> Result<Option<std::sync::Arc<str>>, LookupError> {
+        let current = self.client.current();
+        let allowance = Allowance::new(&current.memory, &current.hits, &run.namespace);
+        let (mut is_known, mut is_own, mut foreign) = (false, false, None);
+        let listed = self.list(run, run_id, &allowance, |row| {
+            is_known = true;
+            convert::namespaces(row, |namespace| match namespace {
+                "" => is_own = true,
+                namespace if *namespace == *run.namespace => is_own = true,
+                namespace => foreign = Some(excerpt(namespace)),
+            })?;
+            Ok(0)
+        });
+        listed.await.map_err(unknown_or)?;
+        match (is_known, is_own, foreign) {
+            (false, ..) => Err(LookupError::NoContext),
+            (true, _, Some(namespace)) => Err(LookupError::ForeignContext { namespace }),
+            (true, true, None) if run.pipeline == PipelineName::Unknown => self.pipeline(run, run_id).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// Passes every task of the run. `add` returns the bytes that it keeps.
+    async fn list(
+        &self,
+        run: &Workflow,
+        run_id: &RunId,
+        allowance: &Allowance<'_>,
+        mut add: impl FnMut(&[u8]) -> Result<usize, CallError>,
+    ) -> Result<(), CallError> {
+        let run_id = run_id.to_string();
+        let current = self.client.current();
+        let mut pages = Pages::of(LIST_TASKS, &run.namespace, &current.page_sizes, PAGE_SIZES);
+        while let Some(page) = pages.next() {
+            let request = proto::ListTasksRequest {
+                run_id: run_id.clone(),
+                page_size: page.rows,
+                page_token: page.token.unwrap_or_default(),
+                ..proto::ListTasksRequest::default()
+            };
+            let answer = self.client.call(&run.namespace, LIST_TASKS, request, |message| {
+                allowance.read(message.len())?;
+                let mut token = None;
+                fields(message, |number, field| match number {
+                    1 => {
+                        let row = field.bytes()?;
+                        if convert::task(row)?.run_id != run_id {
+                            return Err(CallError::malformed("the response contains a task of another run"));
+                        }
+                        allowance.keep(add(row)?)
+                    }
+                    2 => {
+                        token = Some(field.text()?.to_owned());
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                })?;
+                Ok(token)
+            });
+            match answer.await {
+                Err(CallError { code: CallCode::TooLarge, .. }) if allowance.is_within_limits() && pages.shrink() => {}
+                answer => pages.turn(answer?)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the name in the specification of the run's pipeline. A run of a shared pipeline version may have none.
+    async fn pipeline(&self, run: &Workflow, run_id: &RunId) -> Result<Option<std::sync::Arc<str>>, LookupError> {
+        let mut reader = SpecReader::default();
+        let request = proto::GetRunRequest {
+            run_id: run_id.to_string(),
+            view: Some(proto::get_run_request::ViewMode::Full.into()),
+        };
+        let call = self.client.call_streamed(&run.namespace, GET_RUN, request, MAX_RUN, |piece| reader.read(piece));
+        call.await.map_err(unknown_or)?;
+        let (found, name) = reader.finish();
+        if found.as_deref() != Some(&*run_id.to_string()) {
+            return Err(CallError::malformed("the response is another run").into());
+        }
+        Ok(name.map(Into::into))
+    }
+}
+
+/// Adds a task with its outputs.
+fn add(tasks: &mut Tasks<'_>, row: &[u8]) -> Result<usize, CallError> {
+    let task = convert::task(row)?;
+    let (mut kept, matters) = tasks.add(&task);
+    if !matters {
+        return Ok(kept);
+    }
+    // The place of an artifact is that among all artifacts of its key.
+    let mut order = Vec::new();
+    convert::outputs(row, |link, artifact| {
+        let (created, id) = convert::artifact_order(artifact)?;
+        order.push((link.key, link.iteration, created, id));
+        Ok(())
+    })?;
+    order.sort_unstable();
+    convert::outputs(row, |link, artifact| {
+        let artifact = convert::artifact(artifact)?;
+        let first = order.partition_point(|other| (other.0, other.1) < (link.key, link.iteration));
+        let own = (link.key, link.iteration, artifact.created, artifact.id);
+        let index = order.partition_point(|other| *other < own) - first;
+        kept += tasks.add_output(&task, link, index as i64, &artifact);
+        Ok(())
+    })?;
+    Ok(kept)
+}
+
+/// NOT_FOUND means that the server does not know the run.
+fn unknown_or(error: CallError) -> LookupError {
+    match error.code {
+        CallCode::Grpc(Code::NotFound) => LookupError::NoContext,
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,353 @@
+//! Rules that select a run's serving models among its tasks. Pure functions of plain data, without calls.
+//!
+//! An artifact is a model of the run only if all of these hold:
+//!
+//! 1. A task of type RUNTIME has it as an output: a link of type OUTPUT or ITERATOR_OUTPUT. The same artifact is linked
+//!    again to each DAG that declares it, and an importer has outputs too, so such links on other tasks prove nothing.
+//! 2. That task succeeded, or took its outputs from the cache. A task stays RUNNING forever if its launcher was killed,
+//!    even in a run that succeeded: with a model, it is waited for ([`UNFINISHED`]), and then left out.
+//! 3. The artifact's namespace is the Workflow's. It is empty in an installation for a single user.
+//! 4. Its task was not executed again later with another output, see [`places`].
+//! 5. Its type, its URI and its property `pushed` make it a serving model ([`ArtifactTypes::accepts`]).
+//!
+//! A run id is the key of the database, and retries keep older tasks, so the age of a task is no condition. The exception
+//! is a copy by `argo resubmit`, which has the run id of the original.
+
+mod places;
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    mem::size_of,
+};
+
+use self::places::Places;
+use crate::{
+    delivery::LookupError,
+    lookup::names::{self, Placed},
+    model::{Artifact, ArtifactId, ArtifactTypes, Workflow},
+};
+
+/// Time after the end of a run in which a task with a model that is still RUNNING is waited for, in seconds. The launcher
+/// ends its task before its container ends.
+pub(super) const UNFINISHED: i64 = 120;
+/// The code of the error while it is waited for.
+const UNFINISHED_CODE: &str = "unfinished";
+/// Tolerance of the creation of tasks in a copy that `argo resubmit` made, in seconds.
+const RESUBMIT_TOLERANCE: i64 = 5;
+/// Estimated bytes of a kept task or model beside its texts.
+const ENTRY_BYTES: usize = 64;
+
+/// The type of a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum TaskKind {
+    /// A container.
+    Runtime,
+    /// The run as a whole.
+    Root,
+    /// A loop.
+    Loop,
+    /// It links artifacts that existed before.
+    Importer,
+    /// Any other task that contains tasks: a DAG, a condition, an exit handler.
+    #[default]
+    Container,
+}
+
+/// The state of a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum TaskState {
+    Running,
+    /// Succeeded, or taken from the cache.
+    Done,
+    /// Failed, skipped, or unknown.
+    #[default]
+    Other,
+}
+
+/// A task of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Task<'a> {
+    pub(super) id: &'a str,
+    pub(super) run_id: &'a str,
+    /// Its key in the DAG that contains it.
+    pub(super) name: &'a str,
+    /// The path of DAGs that contain it.
+    pub(super) scope: &'a str,
+    pub(super) parent: Option<&'a str>,
+    pub(super) kind: TaskKind,
+    pub(super) state: TaskState,
+    /// The iteration of a loop, counted from 0.
+    pub(super) iteration: Option<i64>,
+    /// The number of iterations of a loop.
+    pub(super) iterations: Option<i64>,
+    /// In seconds since the Unix epoch.
+    pub(super) created: i64,
+}
+
+/// A link from a task to its own outputs of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Link<'a> {
+    pub(super) key: &'a str,
+    pub(super) iteration: Option<i64>,
+}
+
+/// An artifact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ArtifactRow<'a> {
+    pub(super) id: &'a str,
+    pub(super) type_name: Cow<'a, str>,
+    pub(super) uri: &'a str,
+    /// The name that the executor gave it; never empty.
+    pub(super) name: Option<&'a str>,
+    pub(super) pushed: Option<i64>,
+    /// In seconds since the Unix epoch.
+    pub(super) created: i64,
+    /// Empty in an installation for a single user.
+    pub(super) namespace: &'a str,
+}
+
+/// What is kept of a task.
+#[derive(Clone, Debug)]
+struct KeptTask {
+    id: Box<str>,
+    name: Box<str>,
+    scope: Box<str>,
+    parent: Option<Box<str>>,
+    is_root: bool,
+    is_loop: bool,
+    iteration: Option<i64>,
+    iterations: Option<i64>,
+    created: i64,
+}
+
+impl KeptTask {
+    fn of(task: &Task<'_>) -> Self {
+        Self {
+            id: task.id.into(),
+            name: task.name.into(),
+            scope: task.scope.into(),
+            parent: task.parent.map(Into::into),
+            is_root: task.kind == TaskKind::Root,
+            is_loop: task.kind == TaskKind::Loop,
+            iteration: task.iteration,
+            iterations: task.iterations,
+            created: task.created,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let texts = self.id.len() + self.name.len() + self.scope.len() + self.parent.as_deref().map_or(0, str::len);
+        size_of::<Self>() + ENTRY_BYTES + texts
+    }
+}
+
+/// An output of one of the wanted types.
+#[derive(Debug)]
+struct Output {
+    /// Index of the task among those with outputs.
+    task: usize,
+    key: Box<str>,
+    iteration: Option<i64>,
+    created: i64,
+    id: Box<str>,
+    /// Place among the artifacts of the key.
+    index: i64,
+    /// `None`: not a serving model. Where it is the latest output, an earlier model is out of date.
+    model: Option<Model>,
+}
+
+#[derive(Debug)]
+struct Model {
+    name: Option<Box<str>>,
+    uri: Box<str>,
+}
+
+impl Output {
+    fn bytes(&self) -> usize {
+        let model = self.model.as_ref().map_or(0, |it| it.uri.len() + it.name.as_deref().map_or(0, str::len));
+        size_of::<Self>() + ENTRY_BYTES + self.key.len() + self.id.len() + model
+    }
+}
+
+/// The tasks of a run, as far as they matter for its models.
+#[derive(Debug)]
+pub(super) struct Tasks<'a> {
+    run: &'a Workflow,
+    types: &'a ArtifactTypes,
+    is_empty: bool,
+    /// Tasks that contain tasks, by id.
+    containers: HashMap<Box<str>, KeptTask>,
+    /// Tasks with outputs.
+    tasks: Vec<KeptTask>,
+    outputs: Vec<Output>,
+    /// The name of a task that is RUNNING and has a model.
+    unfinished: Option<Box<str>>,
+    /// Another namespace that a model has, and the number of such models.
+    foreign: Option<(String, usize)>,
+    /// Tasks that are older than the Workflow, which is a copy.
+    older: usize,
+}
+
+/// The result of a lookup.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Selection {
+    pub(super) models: Vec<Artifact>,
+    /// Number of tasks that are older than the Workflow, which is a copy.
+    pub(super) older_tasks: usize,
+    /// Number of models of other namespaces.
+    pub(super) foreign_models: usize,
+}
+
+impl<'a> Tasks<'a> {
+    /// No task yet, for a lookup of this run's models of these types.
+    pub(super) fn of(run: &'a Workflow, types: &'a ArtifactTypes) -> Self {
+        Self {
+            run,
+            types,
+            is_empty: true,
+            containers: HashMap::new(),
+            tasks: Vec::new(),
+            outputs: Vec::new(),
+            unfinished: None,
+            foreign: None,
+            older: 0,
+        }
+    }
+
+    /// Adds a task. Returns the estimated bytes that are kept of it, and whether its outputs matter.
+    pub(super) fn add(&mut self, task: &Task<'_>) -> (usize, bool) {
+        self.is_empty = false;
+        match task.kind {
+            TaskKind::Importer => (0, false),
+            TaskKind::Root | TaskKind::Loop | TaskKind::Container => {
+                let kept = KeptTask::of(task);
+                let bytes = kept.bytes() + kept.id.len();
+                self.containers.insert(kept.id.clone(), kept);
+                (bytes, false)
+            }
+            TaskKind::Runtime if self.is_older(task) => {
+                self.older += 1;
+                (0, false)
+            }
+            TaskKind::Runtime => (0, task.state != TaskState::Other),
+        }
+    }
+
+    fn is_older(&self, task: &Task<'_>) -> bool {
+        self.run.resubmitted && task.created < self.run.created.saturating_sub(RESUBMIT_TOLERANCE)
+    }
+
+    /// Adds an output of a task whose outputs matter. `index` is its place among the artifacts of its key. Returns the
+    /// estimated bytes that are kept of it.
+    pub(super) fn add_output(&mut self, task: &Task<'_>, link: &Link<'_>, index: i64, row: &ArtifactRow<'_>) -> usize {
+        if !self.types.names().contains(&&*row.type_name) {
+            return 0;
+        }
+        let is_model = self.types.accepts(&row.type_name, row.uri, row.pushed);
+        if !row.namespace.is_empty() && *row.namespace != *self.run.namespace {
+            if is_model {
+                self.foreign.get_or_insert_with(|| (row.namespace.to_owned(), 0)).1 += 1;
+            }
+            return 0;
+        }
+        if task.state == TaskState::Running {
+            if is_model {
+                self.unfinished = Some(task.name.into());
+            }
+            return 0;
+        }
+        let mut bytes = 0;
+        if self.tasks.last().is_none_or(|last| *last.id != *task.id) {
+            let kept = KeptTask::of(task);
+            bytes += kept.bytes();
+            self.tasks.push(kept);
+        }
+        let output = Output {
+            task: self.tasks.len() - 1,
+            key: link.key.into(),
+            iteration: link.iteration.or(task.iteration),
+            created: row.created,
+            id: row.id.into(),
+            index,
+            model: is_model.then(|| Model { name: row.name.map(Into::into), uri: row.uri.into() }),
+        };
+        bytes += output.bytes();
+        self.outputs.push(output);
+        bytes
+    }
+
+    /// Returns the models of the run, in the order of the event.
+    ///
+    /// # Errors
+    /// [`LookupError::NoContext`] without any task, [`LookupError::ForeignContext`] if all models are of other
+    /// namespaces, and a failure while a task with a model is RUNNING shortly after the end of the run.
+    pub(super) fn select(self, now: i64) -> Result<Selection, LookupError> {
+        if self.is_empty {
+            // A run that is known has a task for itself. A server for a single user answers so for an unknown run.
+            return Err(LookupError::NoContext);
+        }
+        if let Some(task) = &self.unfinished
+            && now < self.run.finished.saturating_add(UNFINISHED)
+        {
+            let message = format!("the task {task:?} has a model and is still running");
+            return Err(LookupError::Failed { code: UNFINISHED_CODE, message });
+        }
+        let (places, mut outputs) = (Places::of(&self.containers, &self.tasks), self.outputs);
+        keep_latest(&mut outputs, &self.tasks, &places);
+        outputs.retain(|output| output.model.is_some());
+        if let (true, Some((namespace, _))) = (outputs.is_empty(), &self.foreign) {
+            return Err(LookupError::ForeignContext { namespace: namespace.clone() });
+        }
+        outputs.sort_by(|a, b| order(a, &self.tasks).cmp(&order(b, &self.tasks)));
+        let mut locations = HashSet::new();
+        let mut chosen = Vec::new();
+        for Output { task, key, iteration, id, index, model, .. } in outputs {
+            let Some(Model { name, uri }) = model else { continue };
+            if locations.insert(uri.clone()) {
+                let index = places.iteration(task, iteration).unwrap_or(index);
+                let node = self.tasks[task].name.clone();
+                chosen.push((task, Artifact { id: ArtifactId::Text(id), name, uri, node, key, index }));
+            }
+        }
+        names::drop_shared_names(&mut chosen.iter_mut().map(|(_, artifact)| artifact).collect::<Vec<_>>());
+        let placed = chosen.iter_mut().map(|(task, artifact)| Placed {
+            artifact,
+            task: Some(places.task(*task)),
+            path: places.path_name(*task),
+        });
+        names::distinguish(&mut placed.collect::<Vec<_>>());
+        Ok(Selection {
+            models: chosen.into_iter().map(|(_, artifact)| artifact).collect(),
+            older_tasks: self.older,
+            foreign_models: self.foreign.map_or(0, |(_, count)| count),
+        })
+    }
+}
+
+/// The order of models in an event.
+fn order<'a>(output: &'a Output, tasks: &'a [KeptTask]) -> impl Ord + use<'a> {
+    let task = &tasks[output.task];
+    (task.created, &*task.scope, output.iteration, &*output.key, output.created, &*output.id)
+}
+
+/// Of several tasks at one place, keeps the outputs of each key and iteration of the last one that has them.
+fn keep_latest(outputs: &mut Vec<Output>, tasks: &[KeptTask], places: &Places<'_>) {
+    let age = |task: usize| (tasks[task].created, &tasks[task].id);
+    let mut latest: HashMap<(u32, &str, Option<i64>), usize> = HashMap::new();
+    for output in outputs.iter() {
+        let last = latest.entry((places.place(output.task), &output.key, output.iteration)).or_insert(output.task);
+        if age(output.task) > age(*last) {
+            *last = output.task;
+        }
+    }
+    let is_latest: Vec<bool> = outputs
+        .iter()
+        .map(|output| latest[&(places.place(output.task), &*output.key, output.iteration)] == output.task)
+        .collect();
+    let mut is_latest = is_latest.into_iter();
+    outputs.retain(|_| is_latest.next().unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! A budget of bytes, or of other units, that all lookups share. It is fair between namespaces, because tenants decide how large the answers
+//! about their runs are.
+//!
+//! - A namespace never holds more than its share, so one tenant cannot take everything.
+//! - Of the requests that wait, the one whose namespace holds the least comes first, then the oldest.
+//! - A limited number of requests wait. Others are refused, so that they hold nothing while the budget is used up.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+/// The limits of a budget.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes of all namespaces.
+    pub(crate) total: usize,
+    /// Bytes of one namespace.
+    pub(crate) per_namespace: usize,
+    /// Waiting requests of all namespaces.
+    pub(crate) waiting: usize,
+    /// Waiting requests of one namespace.
+    pub(crate) waiting_per_namespace: usize,
+}
+
+/// A budget. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// See [`Limits::total`].
+    total: usize,
+    used: usize,
+    /// Bytes by namespace, without zeros.
+    by_namespace: HashMap<Arc<str>, usize>,
+    /// In the order of arrival.
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    namespace: Arc<str>,
+    bytes: usize,
+    granted: oneshot::Sender<Permit>,
+}
+
+/// The refusal of a request: too many others wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exhausted;
+
+impl Budget {
+    pub(crate) fn new(limits: Limits) -> Self {
+        let state = State { total: limits.total, used: 0, by_namespace: HashMap::new(), waiting: Vec::new() };
+        Self(Arc::new(Shared { limits, state: Mutex::new(state) }))
+    }
+
+    /// Changes the total. Permits beyond a smaller total stay until they are dropped.
+    pub(crate) fn set_total(&self, total: usize) {
+        self.0.lock().total = total;
+        self.grant();
+    }
+
+    /// Returns a permit for this many bytes if they are available now and nothing that could have them waits.
+    pub(crate) fn try_acquire(&self, namespace: &Arc<str>, bytes: usize) -> Option<Permit> {
+        let mut state = self.0.lock();
+        state.forget_given_up();
+        let is_next = !state.waiting.iter().any(|other| self.0.is_in_share(&state, &other.namespace, other.bytes));
+        (is_next && self.0.fits(&state, namespace, bytes)).then(|| self.take(&mut state, namespace, bytes))
+    }
+
+    /// Returns a permit for this many bytes, or waits for it.
+    ///
+    /// # Errors
+    /// If too many requests wait.
+    pub(crate) async fn acquire(&self, namespace: &Arc<str>, bytes: usize) -> Result<Permit, Exhausted> {
+        if let Some(permit) = self.try_acquire(namespace, bytes) {
+            return Ok(permit);
+        }
+        let receiver = {
+            let Limits { waiting, waiting_per_namespace, .. } = self.0.limits;
+            let mut state = self.0.lock();
+            state.forget_given_up();
+            let of_namespace = state.waiting.iter().filter(|other| other.namespace == *namespace).count();
+            if state.waiting.len() >= waiting || of_namespace >= waiting_per_namespace {
+                return Err(Exhausted);
+            }
+            let (granted, receiver) = oneshot::channel();
+            state.waiting.push(Waiting { namespace: namespace.clone(), bytes, granted });
+            receiver
+        };
+        // Bytes may have been released since the first attempt.
+        self.grant();
+        receiver.await.map_err(|_| Exhausted)
+    }
+
+    fn take(&self, state: &mut State, namespace: &Arc<str>, bytes: usize) -> Permit {
+        if bytes > 0 {
+            state.used += bytes;
+            *state.by_namespace.entry(namespace.clone()).or_default() += bytes;
+        }
+        Permit { budget: self.clone(), namespace: namespace.clone(), bytes }
+    }
+
+    /// Serves the requests that can be served now.
+    fn grant(&self) {
+        while let Some((granted, permit)) = self.next_grant() {
+            // If the request was given up, the permit is released here.
+            drop(granted.send(permit));
+        }
+    }
+
+    fn next_grant(&self) -> Option<(oneshot::Sender<Permit>, Permit)> {
+        let mut state = self.0.lock();
+        state.forget_given_up();
+        let eligible = state.waiting.iter().enumerate();
+        let eligible = eligible.filter(|(_, next)| self.0.is_in_share(&state, &next.namespace, next.bytes));
+        let (index, next) = eligible.min_by_key(|(index, next)| (state.held(&next.namespace), *index))?;
+        if !self.0.fits(&state, &next.namespace, next.bytes) {
+            // Later ones do not overtake it, or a large request would wait forever.
+            return None;
+        }
+        let Waiting { namespace, bytes, granted } = state.waiting.remove(index);
+        let permit = self.take(&mut state, &namespace, bytes);
+        Some((granted, permit))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> usize {
+        self.0.lock().used
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.lock().waiting.iter().filter(|other| !other.granted.is_closed()).count()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every operation under this lock is complete or has no effect.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_in_share(&self, state: &State, namespace: &Arc<str>, bytes: usize) -> bool {
+        state.held(namespace) + bytes <= self.limits.per_namespace
+    }
+
+    fn fits(&self, state: &State, namespace: &Arc<str>, bytes: usize) -> bool {
+        self.is_in_share(state, namespace, bytes) && state.used + bytes <= state.total
+    }
+}
+
+impl State {
+    /// Drops the requests whose callers no longer wait.
+    fn forget_given_up(&mut self) {
+        self.waiting.retain(|request| !request.granted.is_closed());
+    }
+
+    fn held(&self, namespace: &Arc<str>) -> usize {
+        self.by_namespace.get(namespace).copied().unwrap_or_default()
+    }
+}
+
+/// A number of bytes of a budget, released when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    budget: Budget,
+    namespace: Arc<str>,
+    bytes: usize,
+}
+
+impl Permit {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds the bytes of another permit of the same namespace.
+    pub(crate) fn merge(&mut self, mut other: Self) {
+        debug_assert_eq!(self.namespace, other.namespace);
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
+        {
+            let mut state = self.budget.0.lock();
+            state.used -= self.bytes;
+            let held = state.held(&self.namespace) - self.bytes;
+            if held == 0 {
+                state.by_namespace.remove(&self.namespace);
+            } else {
+                state.by_namespace.insert(self.namespace.clone(), held);
+            }
+        }
+        self.budget.grant();
+    }
+}
+
+#[cfg(test)]
+mod tests;
