@@ -36,8 +36,7 @@ const MAX_PROGRESS: usize = 60;
 /// The API server, Workflows, the rights of the server's account, ML Metadata, Argo Events, the EventSources that point to
 /// the server, and the Sensors that depend on them. Nothing is changed.
 ///
-/// A missing right for one check is a warning that names the right. Exit status: 0 without errors, also with warnings; 1
-/// with errors; 2 usage error.
+/// A missing right for one check is a warning that names the right.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -45,7 +44,9 @@ Examples:
   model-update-eventsource check --pre --install-namespace kubeflow
   model-update-eventsource check --wait 2m -o short
   model-update-eventsource check -n team-a --service kfp-operator-model-update-eventsource-server.kfp-operator-system.svc:50051
-  model-update-eventsource check -o json | jq '.categories[].checks[] | select(.result != \"success\")'")]
+  model-update-eventsource check -o json | jq '.categories[].checks[] | select(.result != \"success\")'
+
+Exit status: 0 without errors, also with warnings; 1 with errors; 2 usage error.")]
 pub(super) struct Check {
     /// Check before an install: the neighbors, and the rights of this account to install the chart
     #[arg(long)]
@@ -94,7 +95,7 @@ pub(super) struct Check {
         value_parser = clap::builder::BoolishValueParser::new())]
     kubernetes_events: bool,
 
-    /// Label selector of runs
+    /// Label selector of runs, as the server's --selector
     #[arg(long, help_heading = SERVER, env = "MODEL_UPDATE_SELECTOR", value_name = "SELECTOR",
         value_parser = values::selector, default_value_t = Config::default().selector)]
     selector: String,

@@ -2,7 +2,7 @@
 
 mod print;
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, builder::BoolishValueParser};
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     cluster::{ClusterArgs, NamespacesArgs},
-    endpoints::{AdminArgs, MetadataStoreArgs},
+    endpoints::{AdminArgs, MetadataStoreArgs, TokenArgs},
     output::{self, Format, OutputArgs},
     values,
 };
@@ -59,8 +59,8 @@ Examples:
   # With addresses of your own instead of port-forwards
   model-update-eventsource explain -n team-a --metadata-store 127.0.0.1:8081 --admin 127.0.0.1:8080
 
-Exit status with a Workflow: 0 delivered; 3 pending (the run has not ended, has no metadata yet, ML Metadata is down, or the
-event was not delivered yet); 4 never (failed, no model, filtered, foreign, too large, superseded); 1 failure; 2 usage error.
+Exit status with a Workflow: 0 delivered; 3 pending (the run has not ended, has no metadata yet, ML Metadata is down, or the \
+event was not delivered yet); 4 never (failed, no model, filtered, foreign, too large, superseded); 1 failure; 2 usage error. \
 Of several subscriptions 3 if any is pending, else 4 if any is never. Without a Workflow 0.")]
 pub(super) struct Explain {
     /// Name of the Workflow; without it, the last runs
@@ -75,7 +75,7 @@ pub(super) struct Explain {
     subscription: Option<NamedSubscription>,
 
     /// Number of runs in the table, newest first
-    #[arg(long, value_name = "NUMBER", default_value = "20", value_parser = clap::value_parser!(u16).range(1..=1000),
+    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u16).range(1..=1000),
         conflicts_with = "workflow")]
     limit: u16,
 
@@ -94,7 +94,7 @@ pub(super) struct Explain {
     #[arg(long, env = "MODEL_UPDATE_TRACE_URL_TEMPLATE", value_name = "URL")]
     trace_url_template: Option<TraceUrl>,
 
-    /// Label selector of the Workflows that are runs [default: that of the server, else pipeline/runid]
+    /// Label selector of runs, as the server's --selector [default: that of the server, else pipeline/runid]
     #[arg(long, env = "MODEL_UPDATE_SELECTOR", value_name = "SELECTOR", value_parser = values::selector)]
     selector: Option<String>,
 
@@ -108,9 +108,8 @@ pub(super) struct Explain {
     #[command(flatten)]
     admin: AdminArgs,
 
-    /// File with a token for a server with --auth token: of an account that may subscribe
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    token: TokenArgs,
 
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -157,14 +156,7 @@ impl Explain {
     }
 
     async fn connect(&self, cluster: Cluster) -> anyhow::Result<Connections> {
-        let token = match &self.token_file {
-            Some(path) => {
-                let text =
-                    fs::read_to_string(path).with_context(|| format!("cannot read --token-file {}", path.display()))?;
-                Some(text.trim().to_owned())
-            }
-            None => None,
-        };
+        let token = self.token.read()?;
         let (store, admin) = tokio::join!(self.metadata_store.resolve(&cluster), self.admin.resolve(&cluster));
         let (store, endpoint) = match store {
             Ok(endpoint) => {

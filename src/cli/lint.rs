@@ -33,8 +33,6 @@ const MAX_FILES: usize = 10_000;
 /// Argo Events can connect, whether the paths of Sensors exist in the event, and whether their filters match whole names.
 /// Other kinds of objects are ignored. Rules between objects, such as a Sensor and its EventSource, need both in the
 /// same call.
-///
-/// Exit status: 0 without errors, 1 with errors (with --strict also with warnings), 2 usage error.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -42,7 +40,9 @@ Examples:
   model-update-eventsource lint --recursive --strict manifests/
   helm template my-team/ | model-update-eventsource lint -
   kubectl get eventsources,sensors -A -o yaml | model-update-eventsource lint -
-  model-update-eventsource lint -R -o sarif manifests/ > lint.sarif")]
+  model-update-eventsource lint -R -o sarif manifests/ > lint.sarif
+
+Exit status: 0 without errors; 1 with errors, with --strict also with warnings; 2 usage error.")]
 pub(super) struct Lint {
     /// Files of YAML or JSON, folders of them, or - for standard input
     #[arg(required = true, value_name = "FILE")]

@@ -1,6 +1,7 @@
 //! `redeliver`: has events of runs sent again.
 
 use std::{
+    collections::HashSet,
     io::{self, BufRead as _, IsTerminal as _, Write as _},
     process::ExitCode,
 };
@@ -47,8 +48,6 @@ const NAMED: usize = 10;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("runs").args(["workflows", "since", "all"]).multiple(true).required(true))]
 #[command(after_long_help = "\
-Exit status: 0 done, or nothing to do; 1 failure, or not delivered within --timeout; 2 usage error, or --yes is missing.
-
 Examples:
   # One run
   model-update-eventsource redeliver -n team-a penguin-x7k2p --subscription deployer
@@ -61,7 +60,9 @@ Examples:
   model-update-eventsource redeliver -n team-a --all --pipeline 'penguin-*' --subscription deployer --yes -o json
 
   # Never send a run to this subscription
-  model-update-eventsource redeliver -n team-a penguin-x7k2p --subscription deployer --mark")]
+  model-update-eventsource redeliver -n team-a penguin-x7k2p --subscription deployer --mark
+
+Exit status: 0 done, or nothing to do; 1 failure, or not delivered within --timeout; 2 usage error, or --yes is missing.")]
 pub(super) struct Redeliver {
     /// Names of Workflows
     #[arg(value_name = "WORKFLOW", conflicts_with_all = ["since", "all", "pipeline"])]
@@ -107,7 +108,7 @@ pub(super) struct Redeliver {
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
 
-    /// Time limit for --wait
+    /// Time limit of --wait
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration, default_value = "5m", requires = "wait")]
     timeout: humantime::Duration,
 
@@ -188,9 +189,8 @@ impl Redeliver {
             return Ok(redeliver::steps(found, &window, &self.subscription, self.wish()));
         }
         let (mut steps, mut left_out, mut absent) = (Vec::new(), Vec::new(), Vec::new());
-        let mut names: Vec<&String> = self.workflows.iter().collect();
-        names.dedup();
-        for name in names {
+        let mut seen = HashSet::new();
+        for name in self.workflows.iter().filter(|name| seen.insert(*name)) {
             let found = cluster.workflow(namespace, name).await;
             match found.with_context(|| format!("cannot read the Workflow {namespace}/{name}"))? {
                 None => absent.push(name.as_str()),

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     cluster::{ClusterArgs, NamespaceArgs},
-    endpoints::{AdminArgs, ServerArgs},
+    endpoints::{AdminArgs, ServerArgs, TokenArgs},
     output::{self, Tone, one_line, say, usage},
     values,
 };
@@ -53,8 +53,6 @@ const MAX_FILE: u64 = 1 << 20;
 /// connects again and asks for what it has missed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Exit status: 0 done; 1 refused, or --timeout passed before --once or --count; 2 usage error, or flags contradict --config.
-
 Examples:
   # Every event of a namespace until Ctrl-C, from a laptop
   model-update-eventsource subscribe -n team-a
@@ -63,7 +61,9 @@ Examples:
   model-update-eventsource subscribe -n team-a --config config.yaml --since 24h
 
   # Wait for the next model in a script
-  model-update-eventsource subscribe -n team-a --once --timeout 10m | jq -r '.servingModelArtifacts[0].location'")]
+  model-update-eventsource subscribe -n team-a --once --timeout 10m | jq -r '.servingModelArtifacts[0].location'
+
+Exit status: 0 done; 1 refused, or --timeout passed before --once or --count; 2 usage error, or flags contradict --config.")]
 pub(super) struct Subscribe {
     #[command(flatten)]
     namespace: NamespaceArgs,
@@ -115,9 +115,8 @@ pub(super) struct Subscribe {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// File with a token, for a server with --auth token; it is read again for each connection
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    token: TokenArgs,
 
     #[command(flatten)]
     admin: AdminArgs,
@@ -155,7 +154,7 @@ impl Subscribe {
         let destination = Destination {
             server: self.server.given().map(ToOwned::to_owned),
             cluster: cluster.clone(),
-            token_file: self.token_file.clone(),
+            token_file: self.token.token_file.clone(),
             ca: ca.transpose()?,
         };
         let mut session = Session::new(destination, config.clone(), self.timeout.is_some());
@@ -255,8 +254,7 @@ impl Subscribe {
         if !is_known {
             return None;
         }
-        let (admin, namespace, token_file) =
-            (self.admin.clone(), config.namespace().to_owned(), self.token_file.clone());
+        let (admin, namespace, token) = (self.admin.clone(), config.namespace().to_owned(), self.token.clone());
         let is_given = admin.given().is_some();
         Some(tokio::spawn(async move {
             let endpoint = match (admin.given(), &cluster) {
@@ -267,10 +265,10 @@ impl Subscribe {
             let mut last = String::new();
             loop {
                 sleep(if last.is_empty() { Duration::from_secs(1) } else { STATUS }).await;
-                let words = match &endpoint {
-                    Err(error) => Err(error.to_string()),
-                    Ok(endpoint) => {
-                        let token = token_file.as_ref().and_then(|path| fs::read_to_string(path).ok());
+                let words = match (&endpoint, token.read()) {
+                    (Err(error), _) => Err(error.to_string()),
+                    (_, Err(error)) => Err(format!("{error:#}")),
+                    (Ok(endpoint), Ok(token)) => {
                         let page = admin::status(&endpoint.url, Some(&namespace), token.as_deref()).await;
                         page.map(|page| status_words(&page, &namespace)).map_err(|error| error.to_string())
                     }
