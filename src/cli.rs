@@ -8,10 +8,13 @@ pub mod endpoints;
 mod explain;
 mod health;
 mod lint;
+mod man;
 pub mod output;
 mod plugin;
 mod progress;
 mod redeliver;
+mod report;
+mod runbook;
 mod serve;
 mod signals;
 mod subscribe;
@@ -59,6 +62,9 @@ enum Command {
     Check(Box<check::Check>),
     Lint(lint::Lint),
     Completion(completion::Completion),
+    Report(report::Report),
+    Runbook(runbook::Runbook),
+    Man(man::Man),
     Version(version::Version),
 }
 
@@ -94,6 +100,9 @@ impl Cli {
             Command::Check(check) => check.run(),
             Command::Lint(lint) => lint.run(),
             Command::Completion(completion) => completion.run().map(success),
+            Command::Report(report) => report.run().map(success),
+            Command::Runbook(runbook) => runbook.run().map(success),
+            Command::Man(man) => man.run().map(success),
             Command::Version(version) => version.run().map(success),
         };
         match outcome {

@@ -8,6 +8,8 @@
 //! - [`names`]: subscriptions as people name them
 //! - [`explain`]: why a run's event arrived, has not arrived yet, or never will
 //! - [`lint`]: problems of EventSources and Sensors, from their manifests
+//! - [`report`]: one archive for a bug report
+//! - [`runbooks`]: the runbooks of the alerts
 //! - [`redeliver`]: which marks have to go for a redelivery, and their removal
 //! - [`subscribe`]: the configuration of a stream for a person, and its course over connections
 
@@ -18,4 +20,6 @@ pub mod explain;
 pub mod lint;
 pub mod names;
 pub mod redeliver;
+pub mod report;
+pub mod runbooks;
 pub mod subscribe;

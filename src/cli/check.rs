@@ -44,7 +44,7 @@ Examples:
   model-update-eventsource check
   model-update-eventsource check --pre --install-namespace kubeflow
   model-update-eventsource check --wait 2m -o short
-  model-update-eventsource check -n team-a --service model-updates.kubeflow.svc:50051
+  model-update-eventsource check -n team-a --service kfp-operator-model-update-eventsource-server.kfp-operator-system.svc:50051
   model-update-eventsource check -o json | jq '.categories[].checks[] | select(.result != \"success\")'")]
 pub(super) struct Check {
     /// Check before an install: the neighbors, and the rights of this account to install the chart

@@ -46,7 +46,10 @@ pub(super) fn server(text: &str) -> Result<String, String> {
 pub(super) fn grpc_target(text: &str) -> Result<String, String> {
     match lint::target(text) {
         Ok(Some(_)) => Ok(text.to_owned()),
-        Ok(None) => Err("write it as HOST:PORT, such as model-updates.kubeflow.svc:50051".to_owned()),
+        Ok(None) => Err(
+            "write it as HOST:PORT, such as kfp-operator-model-update-eventsource-server.kfp-operator-system.svc:50051"
+                .to_owned(),
+        ),
         Err(problem) => Err(format!("it {problem}")),
     }
 }

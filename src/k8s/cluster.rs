@@ -151,6 +151,15 @@ impl Cluster {
         }
     }
 
+    /// Returns the text at this path: the log of a Pod.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn text(&self, path: &str) -> Result<String, ClusterError> {
+        let text = self.read(path, "text/plain, */*").await?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// Returns the objects of a list, all pages of it. `query` contains parameters such as `labelSelector`.
     ///
     /// # Errors

@@ -47,7 +47,10 @@ fn texts(path: &Path, found: &mut Vec<(PathBuf, String)>) {
     if path.is_dir() {
         fs::read_dir(path).unwrap().for_each(|entry| texts(&entry.unwrap().path(), found));
     } else if path.extension().is_some_and(|extension| ["md", "yaml", "rs"].iter().any(|known| extension == *known)) {
-        found.push((path.to_owned(), fs::read_to_string(path).unwrap()));
+        // The unit tests of a module are no documentation.
+        let text = fs::read_to_string(path).unwrap();
+        let text = text.split("#[cfg(test)]").next().unwrap().to_owned();
+        found.push((path.to_owned(), text));
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use model_update_eventsource::telemetry::Limit;
 use test_support::{RunningServer, plain_http, report};
 use tokio::{
@@ -84,6 +85,27 @@ async fn silent_connections_delay_neither_probes_nor_scrapes() {
     let env = Simulated::start().await;
     let server = env.server(&[]).await;
     attack("row 6: 400 silent connections to the admin port", &env, &server, server.admin, server.admin).await;
+}
+
+/// They share a snapshot of the delivery task.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_the_status_delay_no_event() {
+    let _exclusive = exclusive().await;
+    let env = Simulated::start().await;
+    let server = env.server(&[]).await;
+    let observation = Observation::start("row 6: 8 clients that request the status", &server, env.tenant()).await;
+    let (url, end) = (format!("http://{}/statusz.json", server.admin), Instant::now() + ATTACK);
+    let client = async || {
+        let mut answers = 0;
+        while Instant::now() < end {
+            answers += usize::from(plain_http::get(&url).await.is_ok());
+        }
+        answers
+    };
+    let answers: usize = join_all((0..8).map(|_| client())).await.into_iter().sum();
+    report(format_args!("limits: {answers} answers with the status in {ATTACK:.0?}"));
+    assert!(answers > 100, "{answers}");
+    observation.finish().await.assert_unharmed();
 }
 
 /// Metrics have a port of their own, which is attacked.

@@ -3,7 +3,7 @@
 //! The API server passes a client's WebSocket on to the kubelet of the Pod's node. Its frames begin with a channel: an even
 //! one for data, the odd one behind it for errors. Each channel begins with the number of its port.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{SinkExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1 as api;
@@ -16,13 +16,14 @@ use test_support::Cluster;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{ServerConfig, pki_types::PrivateKeyDer},
 };
 use tokio_tungstenite::{
-    accept_hdr_async,
+    WebSocketStream, accept_hdr_async,
     tungstenite::{
         Message,
         handshake::server::{Request, Response},
@@ -137,7 +138,7 @@ async fn forward(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unp
                         return;
                     }
                 }
-                _ => return,
+                _ => return close(socket).await,
             },
             message = socket.next() => match message {
                 Some(Ok(Message::Binary(frame))) if frame.first() == Some(&DATA) => {
@@ -150,4 +151,13 @@ async fn forward(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unp
             },
         }
     }
+}
+
+/// Ends a WebSocket as a kubelet does, with a handshake: without it, the client may lose the last data.
+async fn close<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut socket: WebSocketStream<S>) {
+    let handshake = async {
+        let _closed = socket.close(None).await;
+        while let Some(Ok(_)) = socket.next().await {}
+    };
+    let _in_time = timeout(Duration::from_secs(5), handshake).await;
 }

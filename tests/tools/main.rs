@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
+mod browser;
 mod check;
 mod cluster;
 mod explain;
@@ -12,6 +13,8 @@ mod kubelet;
 mod lint;
 mod plugin;
 mod redeliver;
+mod report;
+mod status_page;
 mod subscribe;
 
 use serde_json::{Value, json};

@@ -1,6 +1,7 @@
 //! The driver with the real store, under paused time: its waits end at once, or after exactly their time.
 
 mod slices;
+mod status;
 
 use std::{
     collections::HashMap,
@@ -100,6 +101,7 @@ struct Harness {
     clock_readings: Arc<AtomicUsize>,
     /// Seconds by which the clock is fast.
     ahead: Arc<AtomicI64>,
+    status: StatusReader,
     task: JoinHandle<Result<(), JoinError>>,
 }
 
@@ -123,10 +125,23 @@ impl Harness {
         let (lookups, marks) = (lookup.clone(), marker.clone());
         let (deliveries, driver) =
             Driver::new(store.clone(), lookups, marks, options, clock, metrics, heartbeat.clone());
-        let turns = driver.turns.clone();
+        let (turns, status) = (driver.turns.clone(), driver.status());
         let drain = CancellationToken::new();
         let task = tokio::spawn(driver.run(drain.clone()));
-        Self { store, lookup, marker, deliveries, drain, registry, heartbeat, turns, clock_readings, ahead, task }
+        Self {
+            store,
+            lookup,
+            marker,
+            deliveries,
+            drain,
+            registry,
+            heartbeat,
+            turns,
+            clock_readings,
+            ahead,
+            status,
+            task,
+        }
     }
 
     fn attach(&self, subscription: Subscription) -> Attached {

@@ -50,6 +50,11 @@ impl TestServer {
         (sim, server)
     }
 
+    /// Returns the address of health, metrics and the status page.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Subscribes as an EventSource named `model-update` with this configuration.
     pub async fn subscribe(&self, config: &str) -> Events {
         self.subscribe_as("model-update", config).await
