@@ -4,7 +4,7 @@
 //!
 //! - [`check`]: an installation and its neighbors, subject by subject
 //! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
-//! - [`admin`]: pages of the server's admin port
+//! - [`admin`]: requests to the server's admin port
 //! - [`names`]: subscriptions as people name them
 //! - [`explain`]: why a run's event arrived, has not arrived yet, or never will
 //! - [`lint`]: problems of EventSources and Sensors, from their manifests
@@ -23,3 +23,34 @@ pub mod redeliver;
 pub mod report;
 pub mod runbooks;
 pub mod subscribe;
+
+use serde_json::Value;
+
+use crate::{
+    k8s::{Cluster, ClusterError},
+    model::workflow::RUN_ID_LABEL,
+};
+
+/// The label selector of runs, unless the server has another one.
+pub const DEFAULT_SELECTOR: &str = RUN_ID_LABEL;
+
+/// The API group of Argo, and its version.
+const ARGO: &str = "/apis/argoproj.io/v1alpha1";
+
+/// Returns the objects of one of Argo's resources in all namespaces. Without that right, or if they are too many, they are those of one namespace, and
+/// the refusal.
+async fn list_widely(
+    cluster: &Cluster,
+    resource: &str,
+    fallback: Option<&str>,
+) -> Result<(Vec<Value>, Option<ClusterError>), ClusterError> {
+    let refused = match cluster.list(&format!("{ARGO}/{resource}"), &[]).await {
+        Err(error) if error.is_unreadable() => error,
+        listed => return Ok((listed?, None)),
+    };
+    let Some(namespace) = fallback else { return Err(refused) };
+    match cluster.list(&format!("{ARGO}/namespaces/{namespace}/{resource}"), &[]).await {
+        Err(error) if error.is_unreadable() => Err(refused),
+        listed => Ok((listed?, Some(refused))),
+    }
+}

@@ -14,6 +14,7 @@ use crate::{
     admin::TraceUrl,
     clock::WallClock,
     eventsource::{Limits, TlsFiles},
+    model::workflow::RUN_ID_LABEL,
     store::Scope,
     telemetry::{Traces, log},
 };
@@ -27,7 +28,7 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// The address of metrics alone, which are then not on the admin port. Port 0 selects a free port.
     pub metrics_listen: Option<SocketAddr>,
-    /// Whether the admin port serves the status.
+    /// The admin port serves the status.
     pub status_page: bool,
     /// The addresses of traces, for the status.
     pub trace_url_template: Option<TraceUrl>,
@@ -86,7 +87,7 @@ impl Default for Config {
             kfp_ca: None,
             kfp_token_file: None,
             namespaces: Vec::new(),
-            selector: "pipeline/runid".to_owned(),
+            selector: RUN_ID_LABEL.to_owned(),
             confirm_after: Duration::from_secs(1),
             skip_labelled: false,
             kubernetes_events: false,

@@ -2,7 +2,6 @@
 
 use std::{
     env,
-    io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -17,6 +16,7 @@ use super::{
     cluster::ClusterArgs,
     endpoints::{AdminArgs, MetadataStoreArgs},
     output::{self, Tone},
+    progress::Progress,
     values,
 };
 use crate::{
@@ -36,8 +36,7 @@ const MAX_PROGRESS: usize = 60;
 /// The API server, Workflows, the rights of the server's account, ML Metadata, Argo Events, the EventSources that point to
 /// the server, and the Sensors that depend on them. Nothing is changed.
 ///
-/// A missing right for one check is a warning that names the right. Exit status: 0 without errors, also with warnings; 1
-/// with errors; 2 usage error.
+/// A missing right for one check is a warning that names the right.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -45,7 +44,9 @@ Examples:
   model-update-eventsource check --pre --install-namespace kubeflow
   model-update-eventsource check --wait 2m -o short
   model-update-eventsource check -n team-a --service kfp-operator-model-update-eventsource-server.kfp-operator-system.svc:50051
-  model-update-eventsource check -o json | jq '.categories[].checks[] | select(.result != \"success\")'")]
+  model-update-eventsource check -o json | jq '.categories[].checks[] | select(.result != \"success\")'
+
+Exit status: 0 without errors, also with warnings; 1 with errors; 2 usage error.")]
 pub(super) struct Check {
     /// Check before an install: the neighbors, and the rights of this account to install the chart
     #[arg(long)]
@@ -94,7 +95,7 @@ pub(super) struct Check {
         value_parser = clap::builder::BoolishValueParser::new())]
     kubernetes_events: bool,
 
-    /// Label selector of runs
+    /// Label selector of runs, as the server's --selector
     #[arg(long, help_heading = SERVER, env = "MODEL_UPDATE_SELECTOR", value_name = "SELECTOR",
         value_parser = values::selector, default_value_t = Config::default().selector)]
     selector: String,
@@ -184,38 +185,34 @@ impl Check {
 /// Repeats the checks until they succeed, or the time is over.
 async fn until_success(options: &Options, wait: Duration) -> anyhow::Result<Report> {
     let started = Instant::now();
-    let live = io::stderr().is_terminal();
-    let mut shown = false;
+    let mut progress = Progress::start();
+    let mut is_said = false;
     loop {
         let report = check::run(options).await;
         let elapsed = started.elapsed();
         if report.success || elapsed + PAUSE > wait {
-            if shown && live {
-                // Removes the line of progress.
-                write!(io::stderr(), "\r\x1b[K").context("cannot write to standard error")?;
-            }
+            progress.clear()?;
             return Ok(report);
         }
-        let line = progress(&report, elapsed, wait);
-        if live {
-            write!(io::stderr(), "\r\x1b[K{line}").context("cannot write to standard error")?;
-        } else if !shown {
+        let line = waiting(&report, elapsed, wait);
+        if progress.is_terminal() {
+            progress.show(&line)?;
+        } else if !is_said {
             output::say(&line)?;
         }
-        shown = true;
+        is_said = true;
         sleep(PAUSE).await;
     }
 }
 
-/// What is waited for, with a count and the time.
-fn progress(report: &Report, elapsed: Duration, wait: Duration) -> String {
+/// The line of progress: the checks that are waited for, with a count and the time.
+fn waiting(report: &Report, elapsed: Duration, wait: Duration) -> String {
     let failed: Vec<&str> = report.with(Outcome::Error).map(|(_, check)| check.description.as_str()).collect();
     let first: String = failed.first().unwrap_or(&"").chars().take(MAX_PROGRESS).collect();
-    let noun = if failed.len() == 1 { "check" } else { "checks" };
     let limit = format_duration(Duration::from_secs(wait.as_secs().max(1)));
     output::one_line(&format!(
-        "waiting for {} {noun}, first: {first} ({} s of {limit})",
-        failed.len(),
+        "waiting for {}, first: {first} ({} s of {limit})",
+        output::count(failed.len(), "check"),
         elapsed.as_secs()
     ))
 }
@@ -324,7 +321,7 @@ mod tests {
 
     #[test]
     fn progress_has_a_count_and_the_time() {
-        let line = progress(&report(Outcome::Error), Duration::from_millis(4200), Duration::from_secs(60));
+        let line = waiting(&report(Outcome::Error), Duration::from_millis(4200), Duration::from_secs(60));
         assert_eq!(line, "waiting for 1 check, first: is new (4 s of 1m)");
     }
 }

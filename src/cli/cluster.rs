@@ -70,9 +70,7 @@ impl ClusterArgs {
             request_timeout: *self.request_timeout,
         }
     }
-}
 
-impl ClusterArgs {
     /// As [`ClusterArgs::connect`], unless no cluster is needed.
     pub async fn connect_if(&self, needed: bool) -> anyhow::Result<Option<Cluster>> {
         if needed { self.connect().await.map(Some) } else { Ok(None) }

@@ -1,7 +1,8 @@
 //! The flags with which commands find the server and ML Metadata.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
+use anyhow::Context as _;
 use clap::Args;
 
 use super::values;
@@ -17,7 +18,7 @@ const HEADING: &str = "Connections";
 #[derive(Clone, Debug, Args)]
 pub struct MetadataStoreArgs {
     /// URL of ML Metadata's gRPC service, or its HOST:PORT [default: Kubeflow's Service in a Pod, else a port-forward]
-    #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_METADATA_STORE", value_name = "URL",
+    #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_METADATA_STORE", value_name = "HOST:PORT|URL",
         value_parser = values::metadata_store)]
     metadata_store: Option<String>,
 
@@ -40,8 +41,26 @@ pub struct ServerArgs {
 pub struct AdminArgs {
     /// Address of the server's admin port [default: a ready Pod, through a port-forward]
     #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_ADMIN", value_name = "HOST:PORT",
-        value_parser = values::server)]
+        value_parser = values::admin)]
     admin: Option<String>,
+}
+
+/// The token for a server with access control.
+#[derive(Clone, Debug, Args)]
+pub struct TokenArgs {
+    /// File with a token of an account that may subscribe, for a server with --auth token
+    #[arg(long, help_heading = HEADING, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl TokenArgs {
+    /// Returns the token that the file has now.
+    pub fn read(&self) -> anyhow::Result<Option<String>> {
+        let read = |path: &PathBuf| {
+            fs::read_to_string(path).with_context(|| format!("cannot read --token-file {}", path.display()))
+        };
+        Ok(self.token_file.as_ref().map(read).transpose()?.map(|text| text.trim().to_owned()))
+    }
 }
 
 impl MetadataStoreArgs {

@@ -2,7 +2,7 @@
 
 mod print;
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, builder::BoolishValueParser};
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     cluster::{ClusterArgs, NamespacesArgs},
-    endpoints::{AdminArgs, MetadataStoreArgs},
+    endpoints::{AdminArgs, MetadataStoreArgs, TokenArgs},
     output::{self, Format, OutputArgs},
     values,
 };
@@ -27,6 +27,7 @@ use crate::{
     tools::{
         endpoints::{Endpoint, EndpointError},
         explain::{Explainer, Options, Runs, Store, decision::Status, server::ServerReport, story::Story},
+        names::NamedSubscription,
     },
 };
 
@@ -58,8 +59,8 @@ Examples:
   # With addresses of your own instead of port-forwards
   model-update-eventsource explain -n team-a --metadata-store 127.0.0.1:8081 --admin 127.0.0.1:8080
 
-Exit status with a Workflow: 0 delivered; 3 pending (the run has not ended, has no metadata yet, ML Metadata is down, or the
-event was not delivered yet); 4 never (failed, no model, filtered, foreign, too large, superseded); 1 failure; 2 usage error.
+Exit status with a Workflow: 0 delivered; 3 pending (the run has not ended, has no metadata yet, ML Metadata is down, or the \
+event was not delivered yet); 4 never (failed, no model, filtered, foreign, too large, superseded); 1 failure; 2 usage error. \
 Of several subscriptions 3 if any is pending, else 4 if any is never. Without a Workflow 0.")]
 pub(super) struct Explain {
     /// Name of the Workflow; without it, the last runs
@@ -69,12 +70,12 @@ pub(super) struct Explain {
     #[command(flatten)]
     namespaces: NamespacesArgs,
 
-    /// Only this subscription, with or without the scope of its name
-    #[arg(long, value_name = "NAME")]
-    subscription: Option<String>,
+    /// Only this subscription: its plain name, for all accounts that use it, or the scoped one of a mark
+    #[arg(long, value_name = "NAME", value_parser = NamedSubscription::parse)]
+    subscription: Option<NamedSubscription>,
 
     /// Number of runs in the table, newest first
-    #[arg(long, value_name = "NUMBER", default_value = "20", value_parser = clap::value_parser!(u16).range(1..=1000),
+    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u16).range(1..=1000),
         conflicts_with = "workflow")]
     limit: u16,
 
@@ -89,11 +90,11 @@ pub(super) struct Explain {
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration, default_value = "10m", requires = "watch")]
     timeout: humantime::Duration,
 
-    /// Address of a run's trace; {trace_id} is replaced, for example https://jaeger.example/trace/{trace_id}
+    /// Address of a run's trace; {trace_id} is replaced, for example `https://jaeger.example/trace/{trace_id}`
     #[arg(long, env = "MODEL_UPDATE_TRACE_URL_TEMPLATE", value_name = "URL")]
     trace_url_template: Option<TraceUrl>,
 
-    /// Label selector of the Workflows that are runs [default: that of the server, else pipeline/runid]
+    /// Label selector of runs, as the server's --selector [default: that of the server, else pipeline/runid]
     #[arg(long, env = "MODEL_UPDATE_SELECTOR", value_name = "SELECTOR", value_parser = values::selector)]
     selector: Option<String>,
 
@@ -107,9 +108,8 @@ pub(super) struct Explain {
     #[command(flatten)]
     admin: AdminArgs,
 
-    /// File with a token for a server with --auth token: of an account that may subscribe
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    token: TokenArgs,
 
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -156,14 +156,7 @@ impl Explain {
     }
 
     async fn connect(&self, cluster: Cluster) -> anyhow::Result<Connections> {
-        let token = match &self.token_file {
-            Some(path) => {
-                let text =
-                    fs::read_to_string(path).with_context(|| format!("cannot read --token-file {}", path.display()))?;
-                Some(text.trim().to_owned())
-            }
-            None => None,
-        };
+        let token = self.token.read()?;
         let (store, admin) = tokio::join!(self.metadata_store.resolve(&cluster), self.admin.resolve(&cluster));
         let (store, endpoint) = match store {
             Ok(endpoint) => {
@@ -224,7 +217,9 @@ impl Explain {
         match self.output.output {
             Format::Json => output::print_json(&document()),
             Format::Yaml => output::print_yaml(&document()),
-            Format::Name => output::print(&runs.runs.iter().map(print::name).collect::<String>()),
+            Format::Name => {
+                output::print(&runs.runs.iter().map(|run| output::workflow_line(&run.workflow)).collect::<String>())
+            }
             Format::Table | Format::Wide if runs.runs.is_empty() => Ok(()),
             Format::Table | Format::Wide => {
                 let wide = self.output.output == Format::Wide;
@@ -290,7 +285,7 @@ impl Explain {
         match self.output.output {
             Format::Json => output::print_json(&story),
             Format::Yaml => output::print_yaml(&story),
-            Format::Name => output::print(&print::name(&story.run)),
+            Format::Name => output::print(&output::workflow_line(&story.run.workflow)),
             Format::Table | Format::Wide => {
                 let wide = self.output.output == Format::Wide;
                 let trace = story.run.trace_id.as_deref().and_then(TraceId::parse);

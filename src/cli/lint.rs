@@ -12,7 +12,10 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{output, values};
+use super::{
+    output::{self, count},
+    values,
+};
 use crate::tools::lint::{Finding, Linter, MAX_FILE, Report, Severity, sarif};
 
 /// The name of standard input.
@@ -30,8 +33,6 @@ const MAX_FILES: usize = 10_000;
 /// Argo Events can connect, whether the paths of Sensors exist in the event, and whether their filters match whole names.
 /// Other kinds of objects are ignored. Rules between objects, such as a Sensor and its EventSource, need both in the
 /// same call.
-///
-/// Exit status: 0 without errors, 1 with errors (with --strict also with warnings), 2 usage error.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -39,7 +40,9 @@ Examples:
   model-update-eventsource lint --recursive --strict manifests/
   helm template my-team/ | model-update-eventsource lint -
   kubectl get eventsources,sensors -A -o yaml | model-update-eventsource lint -
-  model-update-eventsource lint -R -o sarif manifests/ > lint.sarif")]
+  model-update-eventsource lint -R -o sarif manifests/ > lint.sarif
+
+Exit status: 0 without errors; 1 with errors, with --strict also with warnings; 2 usage error.")]
 pub(super) struct Lint {
     /// Files of YAML or JSON, folders of them, or - for standard input
     #[arg(required = true, value_name = "FILE")]
@@ -68,7 +71,7 @@ pub(super) struct Lint {
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Output {
-    /// FILE:LINE:COLUMN: error: message [rule]
+    /// Lines as `FILE:LINE:COLUMN: error: message [rule]`
     #[default]
     Text,
     /// A JSON object with all findings
@@ -207,7 +210,6 @@ fn json<'a>(report: &'a Report, success: bool) -> Json<'a> {
 
 /// The words after the findings.
 fn summary(report: &Report, errors: usize, warnings: usize) -> String {
-    let count = |number: usize, noun: &str| format!("{number} {noun}{}", if number == 1 { "" } else { "s" });
     let scope = format!("{} in {}", count(report.objects, "object"), count(report.files, "file"));
     let more = if report.omitted > 0 { format!(" (and {} more findings)", report.omitted) } else { String::new() };
     match (errors, warnings) {

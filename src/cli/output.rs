@@ -13,6 +13,9 @@ use serde::Serialize;
 pub use crate::text::one_line;
 use crate::text::{escaped_json, is_unsafe};
 
+/// The cell of an absent value, as kubectl's.
+pub const ABSENT: &str = "<none>";
+
 /// The gap between columns, as kubectl's.
 const GAP: usize = 3;
 
@@ -116,6 +119,16 @@ impl Table {
         }
         lines
     }
+}
+
+/// A number with its noun.
+pub fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// The line of a Workflow in `-o name`, as kubectl writes it.
+pub fn workflow_line(name: &str) -> String {
+    format!("workflow.argoproj.io/{}\n", one_line(name))
 }
 
 /// A wrong use of the command line that its definition does not find: the exit status is 2.

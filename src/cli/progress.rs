@@ -43,6 +43,11 @@ impl Progress {
         Self { is_terminal: io::stderr().is_terminal(), is_shown: false }
     }
 
+    /// Returns whether lines are shown.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
     /// Shows a line in place of the last one.
     pub(super) fn show(&mut self, text: &str) -> anyhow::Result<()> {
         if !self.is_terminal {

@@ -1,6 +1,7 @@
 //! `redeliver`: has events of runs sent again.
 
 use std::{
+    collections::HashSet,
     io::{self, BufRead as _, IsTerminal as _, Write as _},
     process::ExitCode,
 };
@@ -13,7 +14,7 @@ use tokio::{runtime::Runtime, time::timeout};
 
 use super::{
     cluster::{ClusterArgs, NamespaceArgs},
-    output::{self, Format, OutputArgs, Table, Tone, say, usage},
+    output::{self, ABSENT, Format, OutputArgs, Table, Tone, count, say, usage},
     progress::Progress,
     values,
 };
@@ -21,6 +22,8 @@ use crate::{
     k8s::{Cluster, Right, WorkflowQuery},
     model::glob,
     tools::{
+        DEFAULT_SELECTOR,
+        explain::story::time,
         names::NamedSubscription,
         redeliver::{
             self, LeftOut, Step, Window, Wish,
@@ -45,8 +48,6 @@ const NAMED: usize = 10;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("runs").args(["workflows", "since", "all"]).multiple(true).required(true))]
 #[command(after_long_help = "\
-Exit status: 0 done, or nothing to do; 1 failure, or not delivered within --timeout; 2 usage error, or --yes is missing.
-
 Examples:
   # One run
   model-update-eventsource redeliver -n team-a penguin-x7k2p --subscription deployer
@@ -59,7 +60,9 @@ Examples:
   model-update-eventsource redeliver -n team-a --all --pipeline 'penguin-*' --subscription deployer --yes -o json
 
   # Never send a run to this subscription
-  model-update-eventsource redeliver -n team-a penguin-x7k2p --subscription deployer --mark")]
+  model-update-eventsource redeliver -n team-a penguin-x7k2p --subscription deployer --mark
+
+Exit status: 0 done, or nothing to do; 1 failure, or not delivered within --timeout; 2 usage error, or --yes is missing.")]
 pub(super) struct Redeliver {
     /// Names of Workflows
     #[arg(value_name = "WORKFLOW", conflicts_with_all = ["since", "all", "pipeline"])]
@@ -86,7 +89,7 @@ pub(super) struct Redeliver {
 
     /// Label selector of runs, as the server's --selector
     #[arg(long, env = "MODEL_UPDATE_SELECTOR", value_name = "SELECTOR", value_parser = values::selector,
-        default_value = "pipeline/runid")]
+        default_value = DEFAULT_SELECTOR)]
     selector: String,
 
     /// Set the marks instead: the events are never sent
@@ -105,7 +108,7 @@ pub(super) struct Redeliver {
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
 
-    /// Time limit for --wait
+    /// Time limit of --wait
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration, default_value = "5m", requires = "wait")]
     timeout: humantime::Duration,
 
@@ -121,7 +124,7 @@ fn pattern(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// What became of the runs.
+/// The outcome of the changes.
 #[derive(Debug, Default)]
 struct Outcome {
     changed: Vec<Step>,
@@ -186,9 +189,8 @@ impl Redeliver {
             return Ok(redeliver::steps(found, &window, &self.subscription, self.wish()));
         }
         let (mut steps, mut left_out, mut absent) = (Vec::new(), Vec::new(), Vec::new());
-        let mut names: Vec<&String> = self.workflows.iter().collect();
-        names.dedup();
-        for name in names {
+        let mut seen = HashSet::new();
+        for name in self.workflows.iter().filter(|name| seen.insert(*name)) {
             let found = cluster.workflow(namespace, name).await;
             match found.with_context(|| format!("cannot read the Workflow {namespace}/{name}"))? {
                 None => absent.push(name.as_str()),
@@ -340,7 +342,7 @@ impl Redeliver {
             Format::Json => output::print_json(&self.json(namespace, steps, left_out, done)),
             Format::Yaml => output::print_yaml(&self.json(namespace, steps, left_out, done)),
             Format::Name => {
-                let names = steps.iter().map(|step| format!("workflow.argoproj.io/{}\n", step.found.workflow.name));
+                let names = steps.iter().map(|step| output::workflow_line(&step.found.workflow.name));
                 output::print(&names.collect::<String>())
             }
         }
@@ -350,8 +352,8 @@ impl Redeliver {
         let run = |step: &Step| {
             let workflow = &step.found.workflow;
             json!({
-                "workflow": workflow.name, "uid": workflow.uid.to_string(), "pipeline": workflow.pipeline.known(),
-                "finishedAt": time(redeliver::ended(workflow)), "events": step.events,
+                "workflow": workflow.name, "uid": workflow.uid.to_string(), "pipelineName": workflow.pipeline.known(),
+                "finished": time(workflow.end()), "events": step.events,
                 "marks": step.marks.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "state": done.map_or("planned", |done| state(step, done).0),
             })
@@ -371,13 +373,13 @@ async fn require_right(cluster: &Cluster, namespace: &str) -> anyhow::Result<()>
     match cluster.allowed(&right).await {
         Ok(false) => bail!("you may not change marks; ask for the right to {right}"),
         Ok(true) => Ok(()),
-        // Whoever may not ask for his rights may still have them.
+        // An account that may not ask for its rights may still have them.
         Err(error) if error.is_forbidden() => Ok(()),
         Err(error) => Err(error).context("cannot ask for your rights"),
     }
 }
 
-/// What became of a run, in a word.
+/// The state of a run in a word.
 fn state(step: &Step, outcome: &Outcome) -> (&'static str, Tone) {
     let name = &*step.found.workflow.name;
     let is_named = |other: &str| other == name;
@@ -415,8 +417,8 @@ fn table(steps: &[Step], done: Option<&Outcome>, wide: bool) -> Table {
         let marks: Vec<_> = step.marks.iter().map(ToString::to_string).collect();
         let mut cells = vec![
             workflow.name.to_string(),
-            workflow.pipeline.known().unwrap_or("-").to_owned(),
-            time(redeliver::ended(workflow)).unwrap_or_else(|| "-".to_owned()),
+            workflow.pipeline.known().unwrap_or(ABSENT).to_owned(),
+            time(workflow.end()).unwrap_or_else(|| ABSENT.to_owned()),
             marks.join(","),
             step.events.to_string(),
         ];
@@ -425,15 +427,6 @@ fn table(steps: &[Step], done: Option<&Outcome>, wide: bool) -> Table {
         table.row(cells.into_iter().map(|text| (text, Tone::Plain)).chain(state));
     }
     table
-}
-
-fn time(seconds: i64) -> Option<String> {
-    Timestamp::from_second(seconds).ok().map(|time| time.to_string())
-}
-
-/// A number with its noun.
-fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
 /// Some of these names.

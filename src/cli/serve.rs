@@ -78,7 +78,7 @@ pub(super) struct Serve {
         value_parser = values::address)]
     metrics_listen: Option<SocketAddr>,
 
-    /// Whether the admin port serves the status: a page, and /statusz.json
+    /// Status on the admin port: a page, and /statusz.json
     ///
     /// Both name runs, subscriptions and their addresses. With --auth token, a reader needs the token of an account that may
     /// subscribe.
@@ -88,7 +88,7 @@ pub(super) struct Serve {
 
     /// Address of a run's trace, to which the status links; {trace_id} is replaced
     ///
-    /// For example https://jaeger.example/trace/{trace_id}.
+    /// For example `https://jaeger.example/trace/{trace_id}`.
     #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_TRACE_URL_TEMPLATE", value_name = "URL")]
     trace_url_template: Option<TraceUrl>,
 

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     cluster::{ClusterArgs, NamespaceArgs},
-    endpoints::{AdminArgs, ServerArgs},
+    endpoints::{AdminArgs, ServerArgs, TokenArgs},
     output::{self, Tone, one_line, say, usage},
     values,
 };
@@ -51,12 +51,10 @@ const MAX_NAMED: usize = 20;
 /// Subscribes to the runs of a namespace: on a terminal events are easy to read, in a pipe each payload is one line of JSON.
 ///
 /// The stream is one for people: it begins with what succeeds from now on (--since: with past runs, too), sets no marks, and
-/// takes no deliveries from anybody. --remember NAME makes it a subscription like an EventSource's. After a disconnect it
+/// takes no deliveries from other streams. --remember NAME makes it a subscription like an EventSource's. After a disconnect it
 /// connects again and asks for what it has missed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Exit status: 0 done; 1 refused, or --timeout passed before --once or --count; 2 usage error, or flags contradict --config.
-
 Examples:
   # Every event of a namespace until Ctrl-C, from a laptop
   model-update-eventsource subscribe -n team-a
@@ -65,7 +63,9 @@ Examples:
   model-update-eventsource subscribe -n team-a --config config.yaml --since 24h
 
   # Wait for the next model in a script
-  model-update-eventsource subscribe -n team-a --once --timeout 10m | jq -r '.servingModelArtifacts[0].location'")]
+  model-update-eventsource subscribe -n team-a --once --timeout 10m | jq -r '.servingModelArtifacts[0].location'
+
+Exit status: 0 done; 1 refused, or --timeout passed before --once or --count; 2 usage error, or flags contradict --config.")]
 pub(super) struct Subscribe {
     #[command(flatten)]
     namespace: NamespaceArgs,
@@ -117,9 +117,8 @@ pub(super) struct Subscribe {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// File with a token, for a server with --auth token; it is read again for each connection
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    token: TokenArgs,
 
     #[command(flatten)]
     admin: AdminArgs,
@@ -159,7 +158,7 @@ impl Subscribe {
         let destination = Destination {
             server: self.server.given().map(ToOwned::to_owned),
             cluster: cluster.clone(),
-            token_file: self.token_file.clone(),
+            token_file: self.token.token_file.clone(),
             ca: ca.transpose()?,
         };
         let mut session = Session::new(destination, config.clone(), self.timeout.is_some());
@@ -259,8 +258,7 @@ impl Subscribe {
         if !is_known {
             return None;
         }
-        let (admin, namespace, token_file) =
-            (self.admin.clone(), config.namespace().to_owned(), self.token_file.clone());
+        let (admin, namespace, token) = (self.admin.clone(), config.namespace().to_owned(), self.token.clone());
         let is_given = admin.given().is_some();
         Some(tokio::spawn(async move {
             let endpoint = match (admin.given(), &cluster) {
@@ -271,12 +269,11 @@ impl Subscribe {
             let mut last = String::new();
             loop {
                 sleep(if last.is_empty() { Duration::from_secs(1) } else { STATUS }).await;
-                let words = match &endpoint {
-                    Err(error) => Err(error.to_string()),
-                    Ok(endpoint) => {
-                        let token = token_file.as_ref().and_then(|path| fs::read_to_string(path).ok());
-                        let path = format!("/statusz.json?namespace={namespace}");
-                        let page = admin::get(&endpoint.url, &path, token.as_deref()).await;
+                let words = match (&endpoint, token.read()) {
+                    (Err(error), _) => Err(error.to_string()),
+                    (_, Err(error)) => Err(format!("{error:#}")),
+                    (Ok(endpoint), Ok(token)) => {
+                        let page = admin::status(&endpoint.url, Some(&namespace), token.as_deref()).await;
                         page.map(|page| status_words(&page, &namespace)).map_err(|error| error.to_string())
                     }
                 };
@@ -287,7 +284,7 @@ impl Subscribe {
                         say(&last).ok();
                     }
                     Ok(_) => {}
-                    // Nobody asked for it: the events matter.
+                    // The numbers were not requested: the events matter.
                     Err(_) if !is_given => return,
                     Err(error) => {
                         say(&format!("no numbers of pending runs: {error}")).ok();
@@ -311,7 +308,7 @@ fn read_config(path: &PathBuf) -> anyhow::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// What the stream waits for.
+/// The description of what the stream waits for.
 fn waiting(config: &StreamConfig, server: &str) -> String {
     let namespace = config.namespace();
     let begin = match (config.remembered_as(), config.past()) {
@@ -342,7 +339,7 @@ fn status_words(page: &Value, namespace: &str) -> String {
     words
 }
 
-/// Prints a payload. Returns whether somebody still reads.
+/// Prints a payload. Returns whether standard output still has a reader.
 fn print(payload: &str, is_pretty: bool) -> anyhow::Result<bool> {
     let text = if is_pretty { pretty(payload, output::has_colors()) } else { format!("{}\n", json_line(payload)) };
     let mut out = io::stdout().lock();

@@ -42,6 +42,14 @@ pub(super) fn server(text: &str) -> Result<String, String> {
     }
 }
 
+/// The URL of an admin port, which has no TLS.
+pub(super) fn admin(text: &str) -> Result<String, String> {
+    match server(text) {
+        Ok(url) if url.starts_with("http://") => Ok(url),
+        _ => Err("write it as HOST:PORT, for example 127.0.0.1:8080; the admin port has no TLS".to_owned()),
+    }
+}
+
 /// An address as EventSources have it in their url.
 pub(super) fn grpc_target(text: &str) -> Result<String, String> {
     match lint::target(text) {

@@ -6,7 +6,7 @@ use crate::model::{RunModels, SeenArtifact};
 /// The result of a lookup, and what led to it.
 #[derive(Clone, Debug)]
 pub struct Explained {
-    /// What a lookup of the server finds.
+    /// The result of a lookup of the server.
     pub found: Result<RunModels, LookupError>,
     /// The record of the run, if the source of models has one.
     pub record: Option<RunRecord>,

@@ -23,7 +23,7 @@ pub(super) fn mailbox() -> (EventSender, EventReceiver) {
 #[derive(Default)]
 struct Shared(Mutex<State>);
 
-/// What is called at the end of a stream, see [`EventReceiver::on_close`].
+/// The function that is called at the end of a stream, see [`EventReceiver::on_close`].
 type OnClose = Box<dyn FnOnce(CloseReason) + Send>;
 
 #[derive(Default)]

@@ -119,7 +119,7 @@ impl Cluster {
     pub async fn connect(options: &ClusterOptions) -> Result<Self, ClusterError> {
         let config::Loaded { config, in_pod, hint } = config::load(options).await?;
         let (server, default_namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
-        // Counts for nobody: the command ends soon.
+        // No metric counts them: the command ends soon.
         let metrics = KubernetesMetrics::new(&mut telemetry::registry());
         let client = Client::new(config, metrics).map_err(|error| ClusterError::config(&error))?;
         Ok(Self { client, server, default_namespace, in_pod, timeout: options.request_timeout, hint })

@@ -234,8 +234,7 @@ impl Subscription {
     /// Returns whether this run exceeds the maximum age. `now` is in seconds since the Unix epoch. The age of a run whose
     /// end is unknown counts from its creation.
     pub fn is_too_old(&self, workflow: &Workflow, now: i64) -> bool {
-        let end = if workflow.finished == 0 { workflow.created } else { workflow.finished };
-        self.max_age.is_some_and(|max| i128::from(now) - i128::from(end) > i128::from(max.as_secs()))
+        self.max_age.is_some_and(|max| i128::from(now) - i128::from(workflow.end()) > i128::from(max.as_secs()))
     }
 
     /// The name that `pipelines` is to be matched with, if the Workflow itself contains it for certain. Otherwise only a

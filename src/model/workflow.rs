@@ -176,6 +176,11 @@ impl Workflow {
         }
     }
 
+    /// The time of the run's end, in seconds since the Unix epoch; of its creation where that is not known.
+    pub fn end(&self) -> i64 {
+        if self.finished == 0 { self.created } else { self.finished }
+    }
+
     /// Returns whether the run succeeded.
     pub fn succeeded(&self) -> bool {
         self.phase == Phase::Succeeded

@@ -19,14 +19,12 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
+use super::ARGO;
 use crate::{
     access::Mode,
     eventsource::TlsFiles,
     k8s::{Cluster, ClusterError, ClusterOptions},
 };
-
-/// The API group of Argo, and its version.
-const ARGO: &str = "/apis/argoproj.io/v1alpha1";
 
 /// What is checked, and with which addresses.
 #[derive(Clone, Debug)]

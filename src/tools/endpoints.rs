@@ -13,7 +13,7 @@ use crate::k8s::{Cluster, ClusterError, Forward};
 const METADATA_NAMESPACE: &str = "kubeflow";
 const METADATA_SERVICE: &str = "metadata-grpc-service";
 /// The label of the server's Pods, as the chart sets it.
-const SERVER_SELECTOR: &str = "app.kubernetes.io/name=model-update-eventsource";
+pub const SERVER_SELECTOR: &str = "app.kubernetes.io/name=model-update-eventsource";
 /// Namespaces of platforms, in which the server is usually installed. Users who may not list the Pods of all namespaces look
 /// for it there and in the namespace of their context. Its Pods there precede others, because each team may give this label to
 /// a Pod of its own, which would then receive tokens.

@@ -27,6 +27,7 @@ use self::{
     story::{RunStory, Story},
     subscriptions::{Entry, Known, Subscriptions},
 };
+use super::{ARGO, DEFAULT_SELECTOR, list_widely, names::NamedSubscription};
 use crate::{
     clock::WallClock,
     delivery::{Explained, LookupError},
@@ -35,16 +36,13 @@ use crate::{
     model::{ArtifactTypes, Workflow},
 };
 
-/// The server's selector, unless it says another one.
-pub const DEFAULT_SELECTOR: &str = "pipeline/runid";
-const WORKFLOWS: &str = "/apis/argoproj.io/v1alpha1";
 /// Runs that are looked up at once.
 const CONCURRENT_RUNS: usize = 8;
 
 /// Problems of EventSources that are noted one by one: other teams have some, too.
 const MAX_PROBLEMS: usize = 20;
 
-/// What is asked.
+/// The options of an explanation.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The server's selector. `None`: what the server says, else its default.
@@ -52,7 +50,7 @@ pub struct Options {
     /// The server has the flag `--skip-labelled`.
     pub skip_labelled: bool,
     /// Only the subscription of this name, with or without its scope.
-    pub subscription: Option<String>,
+    pub subscription: Option<NamedSubscription>,
     /// The clock.
     pub clock: WallClock,
 }
@@ -120,12 +118,12 @@ impl Explainer {
         Ok(Self { cluster, store, server, options, entries, notes, broken: Mutex::default() })
     }
 
-    /// What could not be read, or is wrong, one sentence each.
+    /// Notes about what could not be read, or is wrong, one sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// What the server says about itself.
+    /// The report of the server about itself.
     pub fn server(&self) -> &ServerReport {
         &self.server
     }
@@ -252,7 +250,7 @@ impl Explainer {
     fn subscriptions<'a>(&self, namespace: &str, runs: impl IntoIterator<Item = &'a Workflow>) -> Subscriptions {
         let marks = runs.into_iter().flat_map(|run| &run.marks);
         let marks: HashSet<String> = marks.map(|mark| mark.subscription.to_string()).collect();
-        let only = self.options.subscription.as_deref();
+        let only = self.options.subscription.as_ref();
         Subscriptions::of(namespace, &self.entries, &self.server.streams(), &marks, only)
     }
 
@@ -295,7 +293,7 @@ impl Explainer {
 
     /// Returns whether the selector matches a Workflow, and the times of its marks.
     async fn selected(&self, run: &Workflow) -> Result<Selected, ClusterError> {
-        let path = format!("{WORKFLOWS}/namespaces/{}/workflows", run.namespace);
+        let path = format!("{ARGO}/namespaces/{}/workflows", run.namespace);
         let field = format!("metadata.name={}", run.name);
         let query = [("fieldSelector", field.as_str()), ("labelSelector", self.selector())];
         match self.cluster.list(&path, &query).await {
@@ -328,30 +326,20 @@ async fn event_sources(
     cluster: &Cluster,
     namespace: Option<&str>,
 ) -> Result<(Vec<serde_json::Value>, Vec<String>), ClusterError> {
-    let note = |error: &ClusterError| vec![format!("EventSources cannot be read, so filters are not known: {error}")];
-    match cluster.list(&format!("{WORKFLOWS}/eventsources"), &[]).await {
-        Ok(objects) => return Ok((objects, Vec::new())),
-        Err(ClusterError::NotFound { .. }) => {
-            return Ok((Vec::new(), vec!["the cluster has no EventSources: Argo Events is not installed".to_owned()]));
-        }
-        Err(error) if !is_unreadable(&error) => return Err(error),
-        Err(error) if namespace.is_none() => return Ok((Vec::new(), note(&error))),
-        Err(_) => {}
-    }
-    let namespace = namespace.unwrap_or_default();
-    match cluster.list(&format!("{WORKFLOWS}/namespaces/{namespace}/eventsources"), &[]).await {
-        Ok(objects) => {
+    match list_widely(cluster, "eventsources", namespace).await {
+        Ok((objects, None)) => Ok((objects, Vec::new())),
+        Ok((objects, Some(_))) => {
+            let namespace = namespace.unwrap_or_default();
             let elsewhere =
                 format!("only the EventSources in the namespace {namespace} can be read, not those in others");
             Ok((objects, vec![elsewhere]))
         }
-        Err(error) if is_unreadable(&error) => Ok((Vec::new(), note(&error))),
+        Err(ClusterError::NotFound { .. }) => {
+            Ok((Vec::new(), vec!["the cluster has no EventSources: Argo Events is not installed".to_owned()]))
+        }
+        Err(error) if error.is_unreadable() => {
+            Ok((Vec::new(), vec![format!("EventSources cannot be read, so filters are not known: {error}")]))
+        }
         Err(error) => Err(error),
     }
-}
-
-/// Returns whether a list cannot be read for a reason that leaves the others readable. Any team can make that of all
-/// namespaces too large.
-fn is_unreadable(error: &ClusterError) -> bool {
-    error.is_forbidden() || matches!(error, ClusterError::TooLarge { .. })
 }

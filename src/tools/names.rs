@@ -44,11 +44,15 @@ impl NamedSubscription {
         SubscriptionName::from_annotation(self.0.as_str().into())
     }
 
+    /// Returns whether a subscription has this name, with or without its scope.
+    pub fn is_name_of(&self, subscription: &SubscriptionName) -> bool {
+        subscription.as_str() == self.0 || is_scope_of(&self.0, subscription.as_str())
+    }
+
     /// Returns whether a mark of this name may stand for a delivery to the subscription: its own, for a plain name that of
     /// each scope, and for a scoped name the plain one, which counts for every scope.
     pub fn includes(&self, mark: &SubscriptionName) -> bool {
-        let mark = mark.as_str();
-        mark == self.0 || is_scope_of(&self.0, mark) || is_scope_of(mark, &self.0)
+        self.is_name_of(mark) || is_scope_of(mark.as_str(), &self.0)
     }
 }
 

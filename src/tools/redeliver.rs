@@ -116,7 +116,7 @@ pub fn steps(
     let mut steps = Vec::new();
     for found in found {
         let workflow = &found.workflow;
-        if workflow.phase != Phase::Succeeded || window.since.is_some_and(|since| ended(workflow) < since) {
+        if workflow.phase != Phase::Succeeded || window.since.is_some_and(|since| workflow.end() < since) {
             continue;
         }
         let name = workflow.name.to_string();
@@ -137,13 +137,8 @@ pub fn steps(
             Err(reason) => left_out.push((name, reason)),
         }
     }
-    steps.sort_by_cached_key(|step| (ended(&step.found.workflow), step.found.workflow.uid));
+    steps.sort_by_cached_key(|step| (step.found.workflow.end(), step.found.workflow.uid));
     (steps, left_out)
-}
-
-/// The time of a run's end; of its creation where that is not known.
-pub fn ended(workflow: &Workflow) -> i64 {
-    if workflow.finished == 0 { workflow.created } else { workflow.finished }
 }
 
 /// Returns the subscriptions that the marks of these changes name, the plain name of each scope included.

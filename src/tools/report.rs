@@ -23,8 +23,8 @@ const LOG_LINES: usize = 5000;
 const LOG_BYTES: usize = 2 << 20;
 /// The ports of the server's container without names.
 const ADMIN_PORT: u16 = 8080;
-/// Parts of the images of the neighbours whose versions matter.
-const NEIGHBOURS: [&str; 9] = [
+/// Parts of the images of the neighbors whose versions matter.
+const NEIGHBORS: [&str; 9] = [
     "argoproj/",
     "argo-events",
     "workflow-controller",
@@ -105,7 +105,7 @@ fn readme(files: &[Entry], time: &str) -> Entry {
 async fn of_cluster(files: &mut Files, cluster: &Cluster, has_admin: bool) {
     files.json("kubernetes.json", got(cluster.get("/version").await));
     files.add("rights.txt", rights(cluster).await);
-    files.add("neighbours.txt", neighbours(cluster).await);
+    files.add("neighbors.txt", neighbors(cluster).await);
     let pods = match endpoints::server_pods(cluster).await {
         Ok((pods, place)) if pods.is_empty() => {
             return files.add("pods.json", Err(format!("no Pod of the server in {place}")));
@@ -243,14 +243,14 @@ async fn rights(cluster: &Cluster) -> Result<String, String> {
     Ok(text)
 }
 
-/// The images of the neighbours, which contain their versions.
-async fn neighbours(cluster: &Cluster) -> Result<String, String> {
+/// The images of the neighbors, which contain their versions.
+async fn neighbors(cluster: &Cluster) -> Result<String, String> {
     let mut text = String::new();
     for kind in ["deployments", "statefulsets"] {
         let path = format!("/apis/apps/v1/{kind}");
         for object in cluster.list(&path, &[]).await.map_err(|error| error.to_string())? {
             for image in containers(&object["spec"]["template"]).filter_map(|container| container["image"].as_str()) {
-                if NEIGHBOURS.iter().any(|part| image.contains(part)) {
+                if NEIGHBORS.iter().any(|part| image.contains(part)) {
                     let of = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
                     text.push_str(&format!("{} {kind} {}: {image}\n", of("namespace"), of("name")));
                 }

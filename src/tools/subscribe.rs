@@ -16,7 +16,7 @@ use crate::{
 
 /// The `EventSource.name` of such streams.
 pub const EVENT_SOURCE: &str = "subscribe";
-/// Remembered events. Nobody reads more; later ones may be repeated after a disconnect.
+/// Remembered events, more than people read; later ones may be repeated after a disconnect.
 const MAX_SEEN: usize = 10_000;
 /// The characters of a UUID.
 const EVENT_ID: usize = 36;

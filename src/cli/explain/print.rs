@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    cli::output::{Table, Tone, one_line},
+    cli::output::{ABSENT, Table, Tone, one_line},
     clock::WallClock,
     tools::explain::{
         decision::{Status, age},
@@ -25,11 +25,6 @@ fn tone(status: Status) -> Tone {
 
 fn plain(text: impl Into<String>) -> (String, Tone) {
     (text.into(), Tone::Plain)
-}
-
-/// The name of a run as kubectl writes it.
-pub(super) fn name(run: &RunStory) -> String {
-    format!("workflow.argoproj.io/{}\n", one_line(&run.workflow))
 }
 
 /// A table with a row for each run and subscription.
@@ -55,7 +50,7 @@ pub(super) fn table(runs: &[RunStory], with_namespace: bool, wide: bool, now: i6
                 row.insert(0, plain(&run.namespace));
             }
             if wide {
-                row.push(plain(run.pipeline_name.as_deref().unwrap_or("<none>")));
+                row.push(plain(run.pipeline_name.as_deref().unwrap_or(ABSENT)));
                 row.extend([run.phase, &run.uid, &subscription.source, &subscription.message].map(plain));
             }
             table.row(row);
@@ -72,7 +67,7 @@ fn reason(subscription: &SubscriptionStory) -> String {
     }
 }
 
-/// What the server has said about itself, if there is anything to know.
+/// A note about a server that says nothing about itself.
 pub(super) fn server_line(server: &ServerReport) -> Option<String> {
     let reason = server.error.as_deref().map(one_line);
     match (server.reachable, reason) {
@@ -192,7 +187,7 @@ fn artifact_table(text: &mut String, artifacts: &[ArtifactStory], left_out: usiz
             plain(&artifact.uri),
         ];
         if wide {
-            row.push(plain(artifact.name.as_deref().unwrap_or("<none>")));
+            row.push(plain(artifact.name.as_deref().unwrap_or(ABSENT)));
         }
         table.row(row);
     }

@@ -76,6 +76,12 @@ impl ClusterError {
         }
     }
 
+    /// Returns whether a list cannot be read for a reason that may not hold for one namespace: a right is missing, or it is
+    /// too large, which any team can make that of all namespaces.
+    pub fn is_unreadable(&self) -> bool {
+        self.is_forbidden() || matches!(self, Self::TooLarge { .. })
+    }
+
     /// Returns whether a right is missing.
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Forbidden { .. })

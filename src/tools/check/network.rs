@@ -1,33 +1,14 @@
-//! Connections that a check makes itself.
+//! The collector of traces.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use http::Uri;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::Category;
-use crate::telemetry::log::chain;
 
 /// The limit of a connection.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The limit of an answer in bytes.
-const MAX_BYTES: usize = 1 << 20;
-
-/// Returns the answer to a GET over plain HTTP.
-pub(super) async fn get(url: &str, limit: Duration) -> Result<(StatusCode, String), String> {
-    let request = async {
-        let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
-        let request = Request::get(url).body(Empty::new()).map_err(|error| error.to_string())?;
-        let answer = client.request(request).await.map_err(|error| chain(&error))?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await.map_err(|error| error.to_string())?;
-        Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
-    };
-    timeout(limit, request).await.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
-}
 
 /// Checks that the collector of traces is reachable.
 pub(super) async fn otlp(url: Option<&str>) -> Category {

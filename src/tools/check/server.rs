@@ -1,21 +1,20 @@
 //! The server's Pods and its readiness.
 
-use std::time::Duration;
-
 use http::StatusCode;
 use serde_json::Value;
 
 use super::{
-    Category, Options, network,
+    Category, Options,
     services::{self, Service},
 };
 use crate::{
     k8s::{Cluster, ClusterError},
-    tools::endpoints::{self, Endpoint, EndpointError, ServerPort},
+    tools::{
+        admin::{self, Answer},
+        endpoints::{self, Endpoint, EndpointError, ServerPort},
+    },
 };
 
-/// The limit of a request to the admin port.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// Characters of an answer in a message.
 const MAX_WORDS: usize = 600;
 
@@ -103,7 +102,7 @@ pub(super) async fn check(cluster: &Cluster, options: &Options, server: &Server)
     match &server.pods {
         Ok((0, place)) if options.admin.is_none() => category.warn(
             description,
-            format!("no Pod with the label app.kubernetes.io/name=model-update-eventsource in {place}"),
+            format!("no Pod with the label {} in {place}", endpoints::SERVER_SELECTOR),
             "install the chart; for a server elsewhere give --admin HOST:PORT and --service HOST:PORT",
         ),
         Ok((0, _)) => {}
@@ -117,18 +116,18 @@ pub(super) async fn check(cluster: &Cluster, options: &Options, server: &Server)
     let description = "the server is ready";
     match endpoint {
         Ok(endpoint) => {
-            let url = format!("{}/readyz", endpoint.url.trim_end_matches('/'));
-            match network::get(&url, TIMEOUT).await {
-                Ok((StatusCode::OK, _)) => category.ok(description),
-                Ok((status, text)) => {
+            match admin::get(&endpoint.url, "/readyz", None).await {
+                Ok(answer) if answer.status == StatusCode::OK => category.ok(description),
+                Ok(Answer { status, text }) => {
                     let lines = text.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>().join("; ");
                     let error =
                         format!("/readyz answers {status}: {}", lines.chars().take(MAX_WORDS).collect::<String>());
                     category.fail(description, error, "mend what it names; it becomes ready by itself");
                 }
                 Err(error) => {
-                    let reason = endpoint.forward.as_ref().and_then(|forward| forward.last_error()).unwrap_or(error);
-                    let error = format!("{} does not answer: {reason}", endpoint.describe());
+                    let reason = endpoint.forward.as_ref().and_then(|forward| forward.last_error());
+                    let reason = reason.unwrap_or_else(|| error.to_string());
+                    let error = format!("{}: {reason}", endpoint.describe());
                     // An address that was given is meant to answer; a port-forward may fail for reasons of its own.
                     if options.admin.is_some() {
                         category.fail(description, error, "check the address; the admin port is 8080 by default");

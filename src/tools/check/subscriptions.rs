@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     k8s::{Cluster, ClusterError},
-    tools::lint::{self, EventSource, Findings, Kind, Node, Object, Severity, Subject},
+    tools::{
+        lint::{self, EventSource, Findings, Kind, Node, Object, Severity, Subject},
+        list_widely,
+    },
 };
 
 const EVENT_SOURCES: &str = "eventsources";
@@ -63,23 +66,15 @@ pub(super) async fn check(cluster: &Cluster, options: &Options, server: &Server)
     category
 }
 
-/// Returns the objects of a resource, by default in all namespaces. Without that right they are those of the context's
-/// namespace, and the refusal.
+/// Returns the objects of a resource in the namespace that was chosen, else as [`list_widely`].
 async fn list(
     cluster: &Cluster,
     options: &Options,
     resource: &str,
 ) -> Result<(Vec<Value>, Option<ClusterError>), ClusterError> {
-    match cluster.list(&path(ARGO, options.namespace.as_deref(), resource), &[]).await {
-        Err(denied) if denied.is_forbidden() && options.namespace.is_none() => {
-            let own = path(ARGO, Some(cluster.default_namespace()), resource);
-            match cluster.list(&own, &[]).await {
-                Ok(found) => Ok((found, Some(denied))),
-                Err(error) if error.is_forbidden() => Err(denied),
-                Err(error) => Err(error),
-            }
-        }
-        listed => Ok((listed?, None)),
+    match options.namespace.as_deref() {
+        Some(namespace) => Ok((cluster.list(&path(ARGO, Some(namespace), resource), &[]).await?, None)),
+        None => list_widely(cluster, resource, Some(cluster.default_namespace())).await,
     }
 }
 

@@ -72,7 +72,7 @@ impl Decision {
     }
 }
 
-/// What is known beside the Workflow and the subscription.
+/// The facts beside the Workflow and the subscription.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances<'a> {
     /// The time in seconds since the Unix epoch.
@@ -81,11 +81,11 @@ pub struct Circumstances<'a> {
     pub skip_labelled: bool,
     /// The server's selector, if it does not match the Workflow.
     pub unselected_by: Option<&'a str>,
-    /// What the server says about the run and the subscription.
+    /// The statement of the server about the run and the subscription.
     pub server: ServerWord<'a>,
 }
 
-/// What the server says about a run and a subscription.
+/// The statement of the server about a run and a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerWord<'a> {
     /// It cannot be asked.
@@ -150,7 +150,7 @@ pub fn before_lookup(
     if subscription.is_too_old(run, now) {
         let message = format!(
             "the run ended {} ago, longer than the subscription's maxAge of {}",
-            age(now - end_of(run)),
+            age(now - run.end()),
             humantime::format_duration(subscription.max_age.unwrap_or_default()),
         );
         return Some(Decision::filtered("filtered", FilterReason::MaxAge, message));
@@ -268,12 +268,12 @@ fn other_pipeline(subscription: &Subscription, name: &str) -> Decision {
 fn failed_lookup(run: &Workflow, error: &LookupError, now: i64) -> Decision {
     match error {
         LookupError::NoContext => {
-            let until = end_of(run).saturating_add(i64::try_from(CONTEXT_EXPECTED.as_secs()).unwrap_or(i64::MAX));
+            let until = run.end().saturating_add(i64::try_from(CONTEXT_EXPECTED.as_secs()).unwrap_or(i64::MAX));
             if now < until {
                 let message = format!("{error}; it is expected within {} of its end", age_of(CONTEXT_EXPECTED));
                 return Decision { until: Some(until), ..Decision::new(Status::Pending, error.code(), message) };
             }
-            let message = format!("{error}, {} after its end; the server asks again hourly", age(now - end_of(run)));
+            let message = format!("{error}, {} after its end; the server asks again hourly", age(now - run.end()));
             Decision::new(Status::Never, error.code(), message)
         }
         LookupError::ForeignContext { .. } => Decision::new(Status::Never, error.code(), error.to_string()),
@@ -301,11 +301,6 @@ fn pending(server: ServerWord<'_>) -> Decision {
         _ => "not delivered yet; the server cannot be asked whether a subscriber is connected".to_owned(),
     };
     Decision::new(Status::Pending, "pending", message)
-}
-
-/// The end of a run, else its creation, as `maxAge` counts.
-fn end_of(run: &Workflow) -> i64 {
-    if run.finished == 0 { run.created } else { run.finished }
 }
 
 /// A time span for people, with at most two units.

@@ -1,25 +1,14 @@
 //! The server's own word, from its admin port.
 
-use std::time::Duration;
-
-use http::{Request, StatusCode, Uri, header::AUTHORIZATION};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
 use super::{decision::ServerWord, subscriptions::Stream};
 use crate::{
     model::{SkipReason, Subscription, Workflow},
-    telemetry::log::chain,
+    tools::admin,
 };
 
-/// The limit of a request.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// The limit of an answer in bytes: the server's own lists are shorter.
-const MAX_BYTES: usize = 8 << 20;
-
-/// What the server says, as far as it can be asked.
+/// The report of the server, as far as it can be asked.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerReport {
@@ -94,12 +83,9 @@ impl ServerReport {
 
     /// Asks the server at `http://HOST:PORT` about a namespace, or all. The address is described by `address`.
     pub async fn ask(url: &str, address: String, namespace: Option<&str>, token: Option<&str>) -> Self {
-        let asked = timeout(TIMEOUT, request(url, namespace, token)).await;
-        let asked = asked.unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())));
-        let (reachable, status, error) = match asked {
-            Ok(Answer::Status(status)) => (true, Some(status), None),
-            Ok(Answer::Refused(reason)) => (true, None, Some(reason)),
-            Err(error) => (false, None, Some(error)),
+        let (reachable, status, error) = match admin::status::<Statusz>(url, namespace, token).await {
+            Ok(status) => (true, Some(status), None),
+            Err(error) => (error.is_answer(), None, Some(error.to_string())),
         };
         let of = |text: &String| (!text.is_empty()).then(|| text.clone());
         Self {
@@ -142,7 +128,7 @@ impl ServerReport {
             .collect()
     }
 
-    /// What the server says about a run and a subscription.
+    /// The statement of the server about a run and a subscription.
     pub fn word(&self, run: &Workflow, subscription: &Subscription) -> ServerWord<'_> {
         let Some(status) = &self.status else { return ServerWord::Unknown };
         let uid = run.uid.to_string();
@@ -176,44 +162,6 @@ impl Problem {
 /// Returns whether a note is about the present end of the run, not about that of an earlier attempt.
 fn is_after(note: &RunNote, run: &Workflow) -> bool {
     note.time.parse::<jiff::Timestamp>().is_ok_and(|time| time.as_second() >= run.finished)
-}
-
-enum Answer {
-    Status(Statusz),
-    Refused(String),
-}
-
-async fn request(url: &str, namespace: Option<&str>, token: Option<&str>) -> Result<Answer, String> {
-    if url.starts_with("https://") {
-        return Err("the admin port has no TLS; write its address as HOST:PORT".to_owned());
-    }
-    let query = namespace.map(|namespace| format!("?namespace={namespace}")).unwrap_or_default();
-    let uri: Uri =
-        format!("{}/statusz.json{query}", url.trim_end_matches('/')).parse().map_err(|_| "not an address")?;
-    let mut request = Request::get(uri);
-    if let Some(token) = token {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-    }
-    let request =
-        request.body(Empty::<bytes::Bytes>::new()).map_err(|_| "the token contains characters of no token")?;
-    let client = Client::builder(TokioExecutor::new()).build_http();
-    let answer = client.request(request).await.map_err(|error| chain(&error))?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await;
-    let body = body.map_err(|error| format!("its answer is not complete: {error}"))?.to_bytes();
-    Ok(match status {
-        StatusCode::OK => match serde_json::from_slice(&body) {
-            Ok(status) => Answer::Status(status),
-            Err(error) => Answer::Refused(format!("its answer is no status: {error}")),
-        },
-        StatusCode::NOT_FOUND => {
-            Answer::Refused("it has no status page (an older version, or --status-page off)".to_owned())
-        }
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Answer::Refused(
-            "it shows its status only with a token that may subscribe; give one with --token-file".to_owned(),
-        ),
-        other => Answer::Refused(format!("it answers {other}")),
-    })
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ pub struct SubscriptionStory {
     /// The time at which the state changes at the latest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
-    /// Where the subscription is known from.
+    /// The place from which the subscription is known.
     pub source: String,
     /// The artifacts, if other types count for this subscription than for the first one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,7 +75,7 @@ pub struct SubscriptionStory {
     /// The reason as the table shows it.
     #[serde(skip)]
     pub shown_reason: String,
-    /// What to do.
+    /// The next step for the reader.
     #[serde(skip)]
     pub advice: &'static str,
 }
@@ -103,9 +103,9 @@ pub struct Story {
     pub event: Option<Value>,
     /// The marks of the Workflow.
     pub marks: Vec<MarkStory>,
-    /// What the server says.
+    /// The report of the server.
     pub server: ServerReport,
-    /// What could not be read, or is wrong.
+    /// Notes about what could not be read, or is wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// The event as it is sent.
@@ -206,7 +206,7 @@ impl RunStory {
             finished: time(run.finished),
             trace_id: trace::trace_id(run, |_| true).map(|id| id.to_string()),
             subscriptions: decided.iter().map(|(known, decision)| SubscriptionStory::new(known, decision)).collect(),
-            since: if run.finished == 0 { run.created } else { run.finished },
+            since: run.end(),
         }
     }
 
@@ -323,6 +323,6 @@ impl ArtifactStory {
 }
 
 /// A time as Kubernetes writes it. `None` for the unknown time 0.
-fn time(seconds: i64) -> Option<String> {
+pub fn time(seconds: i64) -> Option<String> {
     Some(Timestamp::from_second(seconds).ok().filter(|_| seconds != 0)?.to_string())
 }

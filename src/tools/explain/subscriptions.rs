@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     eventsource::config,
     model::{ArtifactTypes, Include, PipelineFilter, Statuses, Subscription, SubscriptionName, Workflow},
+    tools::names::NamedSubscription,
 };
 
 /// The name of a subscription that is assumed because none is known.
@@ -14,12 +15,12 @@ const ASSUMED: &str = "default";
 /// Subscriptions of a namespace that are explained, more than any team has.
 const MAX_SUBSCRIPTIONS: usize = 64;
 
-/// A subscription, and where it is known from.
+/// A subscription, and its source.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// The subscription. Its filters are the defaults where they are not known.
     pub subscription: Subscription,
-    /// Where it is known from.
+    /// The place from which it is known.
     pub source: Source,
 }
 
@@ -110,7 +111,7 @@ pub struct Stream {
 #[derive(Clone, Debug)]
 pub struct Subscriptions {
     known: Vec<Known>,
-    only: Option<String>,
+    only: Option<NamedSubscription>,
     namespace: Arc<str>,
 }
 
@@ -122,7 +123,7 @@ impl Subscriptions {
         entries: &[Entry],
         streams: &[Stream],
         marks: &HashSet<String>,
-        only: Option<&str>,
+        only: Option<&NamedSubscription>,
     ) -> Self {
         let namespace: Arc<str> = namespace.into();
         let streams: Vec<&Stream> = streams.iter().filter(|stream| *stream.namespace == *namespace).collect();
@@ -147,14 +148,13 @@ impl Subscriptions {
             }
         }
         if let Some(only) = only {
-            known.retain(|known| is_named(&known.subscription, only));
+            known.retain(|known| only.is_name_of(&known.subscription.name));
             if known.is_empty() {
-                let name = SubscriptionName::from_annotation(only.into());
-                known.push(Known { subscription: unfiltered(&namespace, name), source: Source::Given });
+                known.push(Known { subscription: unfiltered(&namespace, only.to_mark()), source: Source::Given });
             }
         }
         known.truncate(MAX_SUBSCRIPTIONS);
-        Self { known, only: only.map(ToOwned::to_owned), namespace }
+        Self { known, only: only.cloned(), namespace }
     }
 
     /// The subscriptions that are not only known from a mark.
@@ -171,7 +171,7 @@ impl Subscriptions {
                     || known.subscription.unscoped.as_ref() == Some(&mark.subscription)
             };
             let subscription = unfiltered(&self.namespace, mark.subscription.clone());
-            let is_wanted = self.only.as_deref().is_none_or(|only| is_named(&subscription, only));
+            let is_wanted = self.only.as_ref().is_none_or(|only| only.is_name_of(&subscription.name));
             if is_wanted && run.is_marked_for(&mark.subscription) && !all.iter().any(names) {
                 all.push(Known { subscription, source: Source::Mark });
             }
@@ -186,13 +186,6 @@ impl Subscriptions {
         }
         all
     }
-}
-
-/// Returns whether a subscription has this name, with or without its scope.
-fn is_named(subscription: &Subscription, name: &str) -> bool {
-    let is_scoped = |full: &str| full.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
-    let full = subscription.name.as_str();
-    full == name || is_scoped(full) || subscription.unscoped.as_ref().is_some_and(|plain| plain.as_str() == name)
 }
 
 /// A subscription with the defaults of the configuration.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::eventsource::config::quoted;
 
-/// What is known of the event of a dependency.
+/// The known facts about the event of a dependency.
 enum Source {
     /// An event of this server, with these fields.
     Ours { fields: Fields, name: String },
@@ -333,7 +333,7 @@ impl Checker<'_> {
     }
 }
 
-/// What is known of an event.
+/// The known facts about an event.
 fn known(source: &str, event: &Event) -> Source {
     match &event.entry {
         None => Source::Other,

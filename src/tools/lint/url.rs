@@ -15,7 +15,7 @@ const EXAMPLE: &str = "write HOST:PORT, such as model-update-eventsource-server.
 /// Returns the server that a url names, or `None` if it is of a kind that names no host and port.
 ///
 /// # Errors
-/// If Argo Events could not connect: the problem and the mend.
+/// Argo Events could not connect: the problem and the mend.
 pub fn target(url: &str) -> Result<Option<Target>, String> {
     if url.trim() != url || url.contains(char::is_whitespace) {
         return Err(format!("contains blanks; {EXAMPLE}"));

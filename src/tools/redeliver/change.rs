@@ -105,7 +105,7 @@ fn failed(error: ClusterError) -> ChangeError {
     ChangeError::Failed(error.to_string())
 }
 
-/// What became of an awaited run.
+/// The fate of an awaited run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The marks are back: the subscription has received the event, or a newer one of its pipeline with `latestOnly`.
@@ -200,7 +200,7 @@ impl Awaited {
 }
 
 impl AwaitedRun {
-    /// What became of the run, whose Workflow is this one now. `None` if it is still awaited.
+    /// The fate of the run, whose Workflow is this one now. `None` if it is still awaited.
     fn fate(&self, workflow: Option<&Workflow>, subscription: &NamedSubscription) -> Option<Fate> {
         let Some(workflow) = workflow else { return Some(Fate::Gone) };
         // An unknown phase says nothing: the labels are being edited.

@@ -65,7 +65,7 @@ pub enum SessionError {
     },
 }
 
-/// What happens to a stream.
+/// An incident of a stream.
 #[derive(Debug)]
 pub enum Happening {
     /// The server has accepted it.
@@ -91,7 +91,7 @@ pub enum Happening {
 pub struct Session {
     destination: Destination,
     config: StreamConfig,
-    /// Whether the first connection may fail, too.
+    /// The first connection may fail, too.
     is_patient: bool,
     stream: Option<(Endpoint, Events)>,
     first_connected: Option<Instant>,

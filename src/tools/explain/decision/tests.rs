@@ -74,7 +74,7 @@ fn every_run_has_a_state_a_reason_and_facts() {
     let mut large = found().unwrap();
     large.models[0].uri = "x".repeat(MAX_PAYLOAD).into();
     assert_decided(&decide(&run(), "", &Ok(large)), Never, "too_large", "payload");
-    assert_decided(&decide(&run(), "", &Err(LookupError::TooLarge)), Never, "too_large", "ML Metadata");
+    assert_decided(&decide(&run(), "", &Err(LookupError::TooLarge)), Never, "too_large", "too large to be read");
     let foreign = LookupError::ForeignContext { namespace: "team-b".to_owned() };
     assert_decided(&decide(&run(), "", &Err(foreign)), Never, "foreign_context", "team-b");
     let down = LookupError::Failed { code: "unavailable", message: "refused".to_owned() };

@@ -1,4 +1,5 @@
 use axum::{Router, http::HeaderMap, routing::get};
+use http::{StatusCode, header::AUTHORIZATION};
 use serde_json::{Value, json};
 
 use super::*;

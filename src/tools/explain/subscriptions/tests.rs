@@ -3,6 +3,10 @@ use serde_json::json;
 use super::*;
 use crate::model::{Mark, PipelineName, RunOutcome, fixtures::succeeded};
 
+fn named(name: &str) -> NamedSubscription {
+    NamedSubscription::parse(name).unwrap()
+}
+
 fn event_source(namespace: &str, name: &str, event: &str, config: &str) -> Value {
     json!({
         "metadata": {"namespace": namespace, "name": name},
@@ -84,11 +88,11 @@ fn a_name_is_enough_with_and_without_its_scope() {
     ]);
     let marks = seen(&["deploy.argo"]);
     for only in ["deploy", "deploy.argo"] {
-        let subscriptions = Subscriptions::of("team", &entries, &[], &marks, Some(only));
+        let subscriptions = Subscriptions::of("team", &entries, &[], &marks, Some(&named(only)));
         assert_eq!(shown(&subscriptions.for_run(&marked(&["deploy.argo", "other"]))).len(), 1, "{only}");
         assert_eq!(subscriptions.known()[0].subscription.name.as_str(), "deploy.argo");
     }
-    let unknown = Subscriptions::of("team", &entries, &[], &marks, Some("none"));
+    let unknown = Subscriptions::of("team", &entries, &[], &marks, Some(&named("none")));
     assert_eq!(shown(&unknown.for_run(&marked(&[]))), [("none".to_owned(), "given".to_owned())]);
     let by_mark = shown(&unknown.for_run(&marked(&["none.u-0a1b2c3d"])));
     assert_eq!(by_mark, [("none.u-0a1b2c3d".to_owned(), "mark".to_owned())]);
