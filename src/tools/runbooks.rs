@@ -1,11 +1,15 @@
 //! The runbooks of the alerts, as in `docs/runbooks`.
 
 /// The runbooks by the name of their alert, sorted.
-const RUNBOOKS: [(&str, &str); 16] = [
+const RUNBOOKS: [(&str, &str); 17] = [
     ("ModelUpdateDispatchFailing", include_str!("../../docs/runbooks/ModelUpdateDispatchFailing.md")),
     ("ModelUpdateEventsLateFast", include_str!("../../docs/runbooks/ModelUpdateEventsLateFast.md")),
     ("ModelUpdateEventsLateSlow", include_str!("../../docs/runbooks/ModelUpdateEventsLateSlow.md")),
     ("ModelUpdateEventsourceDown", include_str!("../../docs/runbooks/ModelUpdateEventsourceDown.md")),
+    (
+        "ModelUpdateKubernetesEventsFailing",
+        include_str!("../../docs/runbooks/ModelUpdateKubernetesEventsFailing.md"),
+    ),
     ("ModelUpdateLimitHit", include_str!("../../docs/runbooks/ModelUpdateLimitHit.md")),
     ("ModelUpdateLookupsFailing", include_str!("../../docs/runbooks/ModelUpdateLookupsFailing.md")),
     ("ModelUpdateMarksFailing", include_str!("../../docs/runbooks/ModelUpdateMarksFailing.md")),
