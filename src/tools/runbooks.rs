@@ -6,10 +6,7 @@ const RUNBOOKS: [(&str, &str); 17] = [
     ("ModelUpdateEventsLateFast", include_str!("../../docs/runbooks/ModelUpdateEventsLateFast.md")),
     ("ModelUpdateEventsLateSlow", include_str!("../../docs/runbooks/ModelUpdateEventsLateSlow.md")),
     ("ModelUpdateEventsourceDown", include_str!("../../docs/runbooks/ModelUpdateEventsourceDown.md")),
-    (
-        "ModelUpdateKubernetesEventsFailing",
-        include_str!("../../docs/runbooks/ModelUpdateKubernetesEventsFailing.md"),
-    ),
+    ("ModelUpdateKubernetesEventsFailing", include_str!("../../docs/runbooks/ModelUpdateKubernetesEventsFailing.md")),
     ("ModelUpdateLimitHit", include_str!("../../docs/runbooks/ModelUpdateLimitHit.md")),
     ("ModelUpdateLookupsFailing", include_str!("../../docs/runbooks/ModelUpdateLookupsFailing.md")),
     ("ModelUpdateMarksFailing", include_str!("../../docs/runbooks/ModelUpdateMarksFailing.md")),
