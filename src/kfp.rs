@@ -72,6 +72,7 @@ impl LookupMetrics {
     /// Creates the metrics and registers them.
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Metrics::new(registry, "kfp", "Kubeflow's API");
+        metrics.expect_calls(&[client::LIST_TASKS, client::GET_RUN]);
         let (foreign, calls_limit) = (Counter::default(), Gauge::default());
         let help = "Models of other namespaces in the records of runs, which were ignored";
         registry.register("kfp_foreign_models", help, foreign.clone());

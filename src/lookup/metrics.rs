@@ -11,6 +11,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use tonic::Code;
+
 use super::error::CallCode;
 use crate::{delivery::LookupError, model::RunModels};
 
@@ -129,6 +131,14 @@ impl Metrics {
     fn lookup_ended(&self, outcome: Outcome, duration: Duration) {
         self.lookups.get_or_create(&OutcomeLabel { outcome }).inc();
         self.duration.observe(duration.as_secs_f64());
+    }
+
+    /// Starts the counts of successful calls at zero: this source may never be called, and its metric is to exist all the
+    /// same.
+    pub(crate) fn expect_calls(&self, methods: &[&'static str]) {
+        for method in methods {
+            drop(self.calls.get_or_create(&CallLabels { method, code: CallCode::Grpc(Code::Ok) }));
+        }
     }
 
     /// Counts a call.
