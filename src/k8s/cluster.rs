@@ -179,7 +179,7 @@ impl Cluster {
             };
             items.extend(found.into_iter().map(|mut item| {
                 // A large part of most objects, which no command reads.
-                item["metadata"].as_object_mut().map(|metadata| metadata.remove("managedFields"));
+                item.get_mut("metadata").and_then(Value::as_object_mut).map(|it| it.remove("managedFields"));
                 item
             }));
             page["metadata"]["continue"].as_str().unwrap_or_default().clone_into(&mut token);
