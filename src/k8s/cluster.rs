@@ -177,11 +177,7 @@ impl Cluster {
             let Value::Array(found) = page["items"].take() else {
                 return Err(ClusterError::Malformed { path: path.to_owned(), message: "not a list".to_owned() });
             };
-            items.extend(found.into_iter().map(|mut item| {
-                // A large part of most objects, which no command reads.
-                item.get_mut("metadata").and_then(Value::as_object_mut).map(|it| it.remove("managedFields"));
-                item
-            }));
+            items.extend(found);
             page["metadata"]["continue"].as_str().unwrap_or_default().clone_into(&mut token);
             if token.is_empty() {
                 return Ok(items);
