@@ -133,9 +133,12 @@ impl Oracle {
         }
     }
 
-    /// A Workflow was deleted, or has left the selector.
+    /// A Workflow was deleted, or has left the selector. A stream that attaches may learn of its marks only now.
     pub(super) fn gone(&mut self, workflow: &Workflow, now: Instant) {
         self.gone.insert(workflow.uid, now);
+        for mark in workflow.marks.iter().filter(|_| workflow.succeeded()) {
+            self.newest.marked(&(workflow.namespace.clone(), mark.subscription.clone()), workflow);
+        }
     }
 
     /// The same for one with a model.
