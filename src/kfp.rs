@@ -38,10 +38,10 @@ use crate::{
     delivery::{ArtifactLookup, LookupError},
     lookup::{
         Memory, Peer,
-        cache::{Cache, Question},
+        cache::Cache,
         client::Shared,
         endpoint::{self, Connection},
-        error::CallError,
+        error::within,
         meter::KFP_CONNECTION_WINDOW,
         metrics::Metrics,
     },
@@ -196,9 +196,7 @@ impl Kfp {
 
     async fn look_up(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
         let started = Instant::now();
-        let answer = tokio::time::timeout(self.lookup_timeout, self.lookup.models(run, types))
-            .await
-            .unwrap_or_else(|_| Err(CallError::timeout("the lookup as a whole", self.lookup_timeout).into()));
+        let answer = within(self.lookup_timeout, "the lookup as a whole", self.lookup.models(run, types).boxed()).await;
         self.metrics.answered(&answer, started.elapsed());
         let observed = match &answer {
             Err(error @ LookupError::Failed { code: OLD_SERVER, .. }) => {
@@ -225,21 +223,13 @@ impl ArtifactLookup for Kfp {
         run: &'a Workflow,
         types: &'a Arc<ArtifactTypes>,
     ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>> {
-        async move {
-            let entry = self.cache.entry(run.uid);
-            let question = Question::of(run, types);
-            if let Some(answer) = entry.get(&question) {
-                self.metrics.cache_hit();
-                return answer.map_err(LookupError::from);
+        let look_up = async {
+            match self.is_old_for(run) {
+                Some(error) => Err(error),
+                None => self.look_up(run, types).await,
             }
-            if let Some(error) = self.is_old_for(run) {
-                return Err(error);
-            }
-            let answer = self.look_up(run, types).await.map(Arc::new);
-            self.cache.store(run.uid, &entry, question, &answer);
-            answer
-        }
-        .boxed()
+        };
+        self.cache.answer(run, types, &self.metrics, look_up).boxed()
     }
 
     fn forget(&self, run: Uid) {

@@ -33,10 +33,10 @@ use crate::{
     delivery::{ArtifactLookup, Explained, LookupError},
     lookup::{
         Memory, Peer, allowance,
-        cache::{Cache, Question},
+        cache::Cache,
         client::{Client, Shared},
         endpoint::{self, Connection},
-        error::{self, CallError},
+        error::{self, within},
         meter::CONNECTION_WINDOW,
         metrics::Metrics,
         pages, wire,
@@ -167,9 +167,7 @@ impl Mlmd {
     /// # Errors
     /// There is no valid answer.
     pub async fn probe(&self) -> Result<(), LookupError> {
-        tokio::time::timeout(self.lookup_timeout, self.lookup.probe())
-            .await
-            .unwrap_or_else(|_| Err(CallError::timeout("the probe", self.lookup_timeout).into()))
+        within(self.lookup_timeout, "the probe", self.lookup.probe().boxed()).await
     }
 
     /// Looks up the models of a run without the cache, and collects the verdict about each artifact that was seen.
@@ -185,9 +183,7 @@ impl Mlmd {
         types: &ArtifactTypes,
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
-        tokio::time::timeout(self.lookup_timeout, Box::pin(self.lookup.models(run, types, verdicts)))
-            .await
-            .unwrap_or_else(|_| Err(CallError::timeout("the lookup as a whole", self.lookup_timeout).into()))
+        within(self.lookup_timeout, "the lookup as a whole", self.lookup.models(run, types, verdicts).boxed()).await
     }
 
     async fn look_up(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
@@ -204,18 +200,7 @@ impl ArtifactLookup for Mlmd {
         run: &'a Workflow,
         types: &'a Arc<ArtifactTypes>,
     ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>> {
-        async move {
-            let entry = self.cache.entry(run.uid);
-            let question = Question::of(run, types);
-            if let Some(answer) = entry.get(&question) {
-                self.metrics.cache_hit();
-                return answer.map_err(LookupError::from);
-            }
-            let answer = self.look_up(run, types).await.map(Arc::new);
-            self.cache.store(run.uid, &entry, question, &answer);
-            answer
-        }
-        .boxed()
+        self.cache.answer(run, types, &self.metrics, self.look_up(run, types)).boxed()
     }
 
     fn forget(&self, run: Uid) {

@@ -8,7 +8,7 @@ use super::rules::{ArtifactRow, Link, Task, TaskKind, TaskState};
 use crate::lookup::{
     error::CallError,
     property::{Property, parse_pushed},
-    wire::{Field, fields},
+    wire::{Field, fields, map_entry},
 };
 
 /// `IOType`: the links from a task to what it put out.
@@ -144,7 +144,7 @@ pub(super) fn artifact(message: &[u8]) -> Result<ArtifactRow<'_>, CallError> {
             4 => kind = field.int()?,
             5 => uri = field.text()?,
             6 => {
-                let (key, value) = entry(field)?;
+                let (key, value) = map_entry(field)?;
                 match key {
                     SCHEMA_TITLE => title = text(value)?.and_then(schema_title),
                     b"name" => name = text(value)?,
@@ -192,20 +192,6 @@ fn schema_title(text: &str) -> Option<Cow<'_, str>> {
         Some(title) => unquoted(title).map(Cow::Owned),
         None => Some(text.trim()).filter(|title| !title.is_empty() && !title.contains(['\n', ':'])).map(Cow::Borrowed),
     }
-}
-
-/// Returns the key and the value of an entry of a map.
-fn entry<'a>(entry: Field<'a>) -> Result<(&'a [u8], &'a [u8]), CallError> {
-    let (mut key, mut value) = (&[][..], &[][..]);
-    fields(entry.bytes()?, |number, field| {
-        match number {
-            1 => key = field.bytes()?,
-            2 => value = field.bytes()?,
-            _ => {}
-        }
-        Ok(())
-    })?;
-    Ok((key, value))
 }
 
 /// Returns a `google.protobuf.Value`. A struct, a list or null is none that a rule reads.

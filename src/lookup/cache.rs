@@ -15,6 +15,7 @@ use std::{
 
 use moka::{ops::compute::Op, sync};
 
+use super::metrics::Metrics;
 use crate::{
     delivery::LookupError,
     model::{ArtifactTypes, RunModels, RunOutcome, Uid, Workflow},
@@ -27,24 +28,24 @@ const ANSWER_BYTES: usize = 100;
 
 /// A question about a run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Question {
+struct Question {
     types: Arc<ArtifactTypes>,
     /// Only the pipeline's name is looked up for a failed run. A later success has models.
     outcome: Option<RunOutcome>,
 }
 
 impl Question {
-    pub(crate) fn of(run: &Workflow, types: &Arc<ArtifactTypes>) -> Self {
+    fn of(run: &Workflow, types: &Arc<ArtifactTypes>) -> Self {
         Self { types: types.clone(), outcome: run.outcome() }
     }
 }
 
 /// An answer that a retry would give again.
-pub(crate) type Answer = Result<Arc<RunModels>, TooLarge>;
+type Answer = Result<Arc<RunModels>, TooLarge>;
 
 /// The only failure that is final: [`LookupError::TooLarge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooLarge;
+struct TooLarge;
 
 impl From<TooLarge> for LookupError {
     fn from(TooLarge: TooLarge) -> Self {
@@ -54,10 +55,10 @@ impl From<TooLarge> for LookupError {
 
 /// The answers of one run.
 #[derive(Debug, Default)]
-pub(crate) struct RunAnswers(Mutex<HashMap<Question, Answer>>);
+struct RunAnswers(Mutex<HashMap<Question, Answer>>);
 
 impl RunAnswers {
-    pub(crate) fn get(&self, question: &Question) -> Option<Answer> {
+    fn get(&self, question: &Question) -> Option<Answer> {
         self.lock().get(question).cloned()
     }
 
@@ -86,14 +87,36 @@ impl Cache {
         Self(cache)
     }
 
+    /// Returns the cached answer about a run, else that of `look_up`, which is cached if it is final.
+    ///
+    /// # Errors
+    /// Those of `look_up`.
+    pub(crate) async fn answer(
+        &self,
+        run: &Workflow,
+        types: &Arc<ArtifactTypes>,
+        metrics: &Metrics,
+        look_up: impl Future<Output = Result<RunModels, LookupError>>,
+    ) -> Result<Arc<RunModels>, LookupError> {
+        let entry = self.entry(run.uid);
+        let question = Question::of(run, types);
+        if let Some(answer) = entry.get(&question) {
+            metrics.cache_hit();
+            return answer.map_err(LookupError::from);
+        }
+        let answer = look_up.await.map(Arc::new);
+        self.store(run.uid, &entry, question, &answer);
+        answer
+    }
+
     /// Returns the entry of a run, which may be empty. A lookup passes it to [`Cache::store`] afterwards.
-    pub(crate) fn entry(&self, run: Uid) -> Arc<RunAnswers> {
+    fn entry(&self, run: Uid) -> Arc<RunAnswers> {
         self.0.get_with(run, Arc::default)
     }
 
     /// Stores the answer of a lookup, if it is final. It is not cached if the entry was forgotten or evicted since the
     /// lookup obtained it.
-    pub(crate) fn store(
+    fn store(
         &self,
         run: Uid,
         entry: &Arc<RunAnswers>,

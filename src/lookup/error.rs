@@ -2,6 +2,8 @@
 
 use std::{error::Error as _, fmt::Display, time::Duration};
 
+use futures::future::BoxFuture;
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::{
@@ -106,6 +108,15 @@ impl CallError {
         };
         Self { code, message: excerpt(&format!("{method}: {message}")) }
     }
+}
+
+/// Awaits an answer for at most this time. `what` names it in the failure.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    what: &str,
+    answer: BoxFuture<'_, Result<T, LookupError>>,
+) -> Result<T, LookupError> {
+    timeout(limit, answer).await.unwrap_or_else(|_elapsed| Err(CallError::timeout(what, limit).into()))
 }
 
 /// Returns the beginning of a foreign text, on one line.

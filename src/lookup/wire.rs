@@ -75,6 +75,20 @@ pub(crate) fn fields<'a>(
     Ok(())
 }
 
+/// Returns the key and the value of an entry of a map.
+pub(crate) fn map_entry<'a>(entry: Field<'a>) -> Result<(&'a [u8], &'a [u8]), CallError> {
+    let (mut key, mut value) = (&[][..], &[][..]);
+    fields(entry.bytes()?, |number, field| {
+        match number {
+            1 => key = field.bytes()?,
+            2 => value = field.bytes()?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok((key, value))
+}
+
 fn varint(rest: &mut &[u8]) -> Result<u64, CallError> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {

@@ -6,7 +6,7 @@
 use super::{
     error::{CallError, excerpt},
     rules::{ArtifactState, Context, ContextArtifact, Event, Execution},
-    wire::{Field, fields},
+    wire::{Field, fields, map_entry},
 };
 use crate::lookup::property::{Property, parse_pushed};
 
@@ -192,15 +192,7 @@ fn with_property<'a>(
     entry: Field<'a>,
     read: impl FnOnce(&'a [u8], &dyn Fn() -> Result<Option<Property<'a>>, CallError>) -> Result<(), CallError>,
 ) -> Result<(), CallError> {
-    let (mut key, mut value) = (&[][..], &[][..]);
-    fields(entry.bytes()?, |number, field| {
-        match number {
-            1 => key = field.bytes()?,
-            2 => value = field.bytes()?,
-            _ => {}
-        }
-        Ok(())
-    })?;
+    let (key, value) = map_entry(entry)?;
     read(key, &|| property(value))
 }
 

@@ -5,11 +5,9 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{Api, api::PostParams};
 use model_update_eventsource::tools::lint::Linter;
 use serde_json::Value;
-use test_support::{Line, Peers, SOON, TestServer, eventually, examples, manifests};
+use test_support::{Line, Peers, SOON, TestServer, examples, manifests};
 
 /// Every file, and the kinds of the objects in it.
 const EXAMPLES: [(&str, &[&str]); 11] = [
@@ -241,18 +239,7 @@ async fn without_access_control_a_token_is_ignored() {
 async fn the_api_server_accepts_every_object() {
     let peers = Peers::with(&["argo-events"]).await;
     let cluster = peers.private_cluster().await;
-    let crds = Api::<CustomResourceDefinition>::all(cluster.client().await);
-    for kind in ["eventbus", "eventsources", "sensors"] {
-        let file = fs::read_to_string(peers.argo_crds().join(format!("argoproj.io_{kind}.yaml"))).unwrap();
-        let crd = serde_saphyr::from_str(&file).unwrap();
-        crds.create(&PostParams::default(), &crd).await.unwrap();
-        let name = format!("{kind}.argoproj.io");
-        eventually(SOON, &format!("{name} is established"), async || {
-            let conditions = crds.get(&name).await.ok()?.status?.conditions?;
-            conditions.iter().any(|found| found.type_ == "Established" && found.status == "True").then_some(())
-        })
-        .await;
-    }
+    cluster.install_argo_events(&peers.argo_crds()).await;
     for team in ["team-a", "team-b"] {
         cluster.create_namespace(team).await;
     }

@@ -143,8 +143,8 @@ async fn the_commands_of_the_runbooks_work() {
 
     // The page that an unready server serves is what the reader needs.
     if machine.is_some() {
-        let nobody = cluster.service_account(NAMESPACE, "nobody").await;
-        let unready = serve(&cluster, &nobody, &address).await;
+        let powerless = cluster.service_account(NAMESPACE, "powerless").await;
+        let unready = serve(&cluster, &powerless, &address).await;
         let admin = port(&unready.process.logged("serving").await, "admin");
         unready.not_ready("403").await;
         let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{POD}:{admin}/proxy/conditions");

@@ -1,9 +1,7 @@
 //! `check`, against a real API server with Argo's CRDs, and a real ML Metadata.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{Api, api::PostParams};
 use test_support::MetadataStore;
 use tokio::net::TcpListener;
 
@@ -26,18 +24,7 @@ impl Site {
     async fn start() -> Self {
         let peers = Peers::with(&["argo-events"]).await;
         let cluster = peers.private_cluster().await;
-        let crds = Api::<CustomResourceDefinition>::all(cluster.client().await);
-        for kind in ["eventbus", "eventsources", "sensors"] {
-            let file = fs::read_to_string(peers.argo_crds().join(format!("argoproj.io_{kind}.yaml"))).unwrap();
-            let crd = serde_saphyr::from_str(&file).unwrap();
-            crds.create(&PostParams::default(), &crd).await.unwrap();
-            let name = format!("{kind}.argoproj.io");
-            eventually(SOON, &format!("{name} is established"), async || {
-                let conditions = crds.get(&name).await.ok()?.status?.conditions?;
-                conditions.iter().any(|found| found.type_ == "Established" && found.status == "True").then_some(())
-            })
-            .await;
-        }
+        cluster.install_argo_events(&peers.argo_crds()).await;
         let namespace = cluster.namespace("team").await;
         let site = Self { store: peers.metadata_store().await, cluster, namespace };
         site.apply("EventBus", "default", json!({"nats": {"native": {}}})).await;
@@ -154,7 +141,7 @@ async fn check_finds_what_keeps_events_from_arriving() {
     assert_eq!(waited.code, 0, "{waited:?}");
 
     // An account with no rights at all.
-    let account = site.cluster.service_account(&site.namespace, "nobody").await;
+    let account = site.cluster.service_account(&site.namespace, "powerless").await;
     let (code, outcomes) = site.outcomes(&["--as", &account.user()]).await;
     assert_eq!(code, 1);
     assert_outcome(&outcomes, "can watch workflows.argoproj.io", "error", "the right to watch");

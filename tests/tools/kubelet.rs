@@ -75,7 +75,7 @@ impl Pod<'_> {
     }
 }
 
-/// Serves port-forwards over TLS with a certificate that nobody has signed, as kubelets do.
+/// Serves port-forwards over TLS with a self-signed certificate, as kubelets do.
 async fn serve(targets: Vec<(u16, SocketAddr)>) -> SocketAddr {
     let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::Pkcs8(signed.signing_key.serialize_der().into());

@@ -122,7 +122,7 @@ async fn refusals_and_contradictions_have_their_exit_status() {
     env.cluster.grant(&account, Some(&env.namespace), vec![rule("argoproj.io", "workflows", &["subscribe"])]).await;
     let idle = tool(&env, &server, &format!("{reader} 1s")).run().await;
     assert!(idle.code == 1 && idle.stderr.contains("has passed after 0 of 1 events"), "{idle:?}");
-    let nobody =
+    let unreachable =
         Tool::new(&folder.path().join("none"), &["subscribe", "-n", "team", "--server", "127.0.0.1:1"]).run().await;
-    assert!(nobody.code == 1 && nobody.stderr.contains("127.0.0.1:1"), "{nobody:?}");
+    assert!(unreachable.code == 1 && unreachable.stderr.contains("127.0.0.1:1"), "{unreachable:?}");
 }

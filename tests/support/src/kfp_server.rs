@@ -33,7 +33,7 @@ pub struct KfpUser {
 /// The mode of an installation.
 #[derive(Clone, Debug)]
 pub enum Users {
-    /// Nobody is checked, and namespaces are empty.
+    /// Requests are not checked, and namespaces are empty.
     One,
     /// Each call is reviewed.
     Many(Vec<KfpUser>),

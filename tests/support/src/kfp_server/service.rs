@@ -64,7 +64,7 @@ impl RunService for Service {
                 return Err(Status::unimplemented(format!("unknown method {LIST_TASKS} for service {service}")));
             }
             match state.review(&request.run_id, &metadata) {
-                // Without users, nobody looks for the run.
+                // Without users, the run is not looked up.
                 Err(status) if status.code() == Code::NotFound && matches!(state.users, Users::One) => {
                     return Ok(ListTasksResponse::default());
                 }

@@ -1,8 +1,11 @@
 //! Kubernetes objects in YAML, applied as with `kubectl apply --server-side`.
 
+use std::{fs, path::Path};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
     core::TypeMeta,
     discovery,
     error::Status,
@@ -52,6 +55,26 @@ impl Cluster {
         let objects = Api::<DynamicObject>::all_with(self.client().await, kind);
         let what = format!("{} are served", kind.plural);
         eventually(SOON, &what, async || objects.list(&Default::default()).await).await;
+    }
+
+    /// Installs the kinds of Argo Events from this folder ([`Peers::argo_crds`](super::Peers::argo_crds)), and waits until
+    /// they are established.
+    ///
+    /// # Panics
+    /// If the API server refuses one.
+    pub async fn install_argo_events(&self, folder: &Path) {
+        let crds = Api::<CustomResourceDefinition>::all(self.client().await);
+        for kind in ["eventbus", "eventsources", "sensors"] {
+            let file = fs::read_to_string(folder.join(format!("argoproj.io_{kind}.yaml"))).expect("a readable file");
+            let crd = serde_saphyr::from_str(&file).expect("a CustomResourceDefinition");
+            crds.create(&PostParams::default(), &crd).await.expect("the CustomResourceDefinition is accepted");
+            let name = format!("{kind}.argoproj.io");
+            eventually(SOON, &format!("{name} is established"), async || {
+                let conditions = crds.get(&name).await.ok()?.status?.conditions?;
+                conditions.iter().any(|found| found.type_ == "Established" && found.status == "True").then_some(())
+            })
+            .await;
+        }
     }
 
     /// Applies an object as this field manager (server-side apply) and returns it as stored. Unknown fields are an
