@@ -12,6 +12,7 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -24,7 +25,8 @@ use test_support::bench::{Row, json_lines, table};
 const RECONNECT: Duration = Duration::from_secs(5);
 /// The time from the roll-out of a replica to that of the next one: its Pod is scheduled, started and ready.
 const ROLL_OUT_STEP: Duration = Duration::from_secs(20);
-/// The resolution of the spread over time.
+/// Hours after the roll-out.
+const HOURS: u32 = 24;
 const HOUR: Duration = Duration::from_secs(3600);
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -79,6 +81,9 @@ struct Options {
     /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Draw the spread of the streams after a roll-out into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Print lines of JSON
     #[arg(long)]
     json: bool,
@@ -203,14 +208,29 @@ impl Installation {
         most as f64 * ready as f64 / self.streams.iter().sum::<usize>().max(1) as f64
     }
 
+    /// The streams of the emptiest ready replica over the average.
+    fn least(&self) -> f64 {
+        let streams = self.streams.iter().zip(&self.is_ready).filter(|(_, ready)| **ready).map(|(streams, _)| *streams);
+        let (least, ready) = (streams.clone().min().unwrap_or_default(), streams.count());
+        least as f64 * ready as f64 / self.streams.iter().sum::<usize>().max(1) as f64
+    }
+
     /// The streams of the fullest replica.
     fn fullest(&self) -> f64 {
         self.streams.iter().max().copied().unwrap_or_default() as f64
     }
 }
 
+/// The outcome of a roll-out.
+struct Spread {
+    /// The streams of the fullest replica after it.
+    fullest: f64,
+    /// The same over the average, each quarter of an hour from then on.
+    imbalance: Vec<f64>,
+}
+
 /// A rolling update with one Pod more at a time, and the hours after it.
-fn spread(options: &Options, age: Option<Duration>, rows: &mut Vec<Row>) -> f64 {
+fn spread(options: &Options, age: Option<Duration>, rows: &mut Vec<Row>) -> Spread {
     let name =
         age.map_or("no maximum age".to_owned(), |age| format!("maximum age {:.0} h", age.as_secs_f64() / 3600.0));
     let mut now = Instant::now();
@@ -229,16 +249,18 @@ fn spread(options: &Options, age: Option<Duration>, rows: &mut Vec<Row>) -> f64 
         installation.imbalance(),
         "×",
     ));
+    rows.push(Row::new(format!("the same of the emptiest replica ({name})"), installation.least(), "×"));
     let fullest = installation.fullest();
     (installation.most_away, installation.moves) = (0, 0);
     let begin = now;
     let mut even = None;
-    let hours = 4 * age.map_or(HOUR * 6, |age| age).as_secs().div_ceil(900);
-    for quarter in 1..=hours {
-        now = begin + HOUR * u32::try_from(quarter).unwrap_or(u32::MAX) / 4;
+    let mut imbalance = vec![installation.imbalance()];
+    for quarter in 1..=4 * HOURS {
+        now = begin + HOUR * quarter / 4;
         installation.run_until(now);
+        imbalance.push(installation.imbalance());
         if even.is_none() && installation.imbalance() <= 1.2 {
-            even = Some(quarter as f64 / 4.0);
+            even = Some(f64::from(quarter) / 4.0);
         }
     }
     let days = (now - begin).as_secs_f64() / 86_400.0;
@@ -254,7 +276,47 @@ fn spread(options: &Options, age: Option<Duration>, rows: &mut Vec<Row>) -> f64 
         let late = RECONNECT.as_secs_f64() / 2.0 / age.as_secs_f64() * 100.0;
         rows.push(Row::new(format!("events that are late by up to 5 s ({name})"), late, "%"));
     }
-    fullest
+    Spread { fullest, imbalance }
+}
+
+/// Draws the imbalance over time, with and without a maximum age.
+fn plot(without: &[f64], with: &[f64], hours: f64) -> String {
+    const WIDTH: f64 = 640.0;
+    const HEIGHT: f64 = 240.0;
+    const MARGIN: f64 = 40.0;
+    let x = |quarter: f64| MARGIN + quarter / 4.0 / f64::from(HOURS) * (WIDTH - 2.0 * MARGIN);
+    let y = |value: f64| HEIGHT - MARGIN - (value - 1.0) * (HEIGHT - 2.0 * MARGIN);
+    let line = |values: &[f64], color: &str| {
+        let points: Vec<_> =
+            values.iter().enumerate().map(|(at, value)| format!("{:.1},{:.1}", x(at as f64), y(*value))).collect();
+        format!("<polyline fill=\"none\" stroke=\"{color}\" stroke-width=\"2\" points=\"{}\"/>\n", points.join(" "))
+    };
+    let text = |at: (f64, f64), anchor: &str, text: String| {
+        format!("<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{text}</text>\n", at.0, at.1)
+    };
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
+         font-size=\"11\" fill=\"#444\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n"
+    );
+    svg +=
+        &text((MARGIN, 20.0), "start", "streams of the fullest replica over the average, after a roll-out".to_owned());
+    for value in [1.0, 1.25, 1.5, 1.75] {
+        svg += &format!(
+            "<line x1=\"{MARGIN}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>\n",
+            WIDTH - MARGIN,
+            at = y(value)
+        );
+        svg += &text((MARGIN - 6.0, y(value) + 4.0), "end", format!("{value:.2}"));
+    }
+    for hour in [0.0, 6.0, 12.0, 18.0, 24.0] {
+        svg += &text((x(hour * 4.0), HEIGHT - MARGIN + 16.0), "middle", format!("{hour:.0} h"));
+    }
+    svg += &line(without, "#c33");
+    svg += &line(with, "#36c");
+    let last = |values: &[f64]| y(values.last().copied().unwrap_or(1.0)) - 6.0;
+    svg += &text((WIDTH - MARGIN, last(without)), "end", "no maximum age".to_owned());
+    svg += &text((WIDTH - MARGIN, last(with)), "end", format!("maximum age {hours:.0} h"));
+    svg + "</svg>\n"
 }
 
 /// What the replicas, the API server and ML Metadata carry.
@@ -331,11 +393,15 @@ fn load(options: &Options, fullest: f64, rows: &mut Vec<Row>) {
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
-fn main() {
+fn main() -> std::io::Result<()> {
     let options = Options::parse();
     let mut rows = Vec::new();
-    spread(&options, None, &mut rows);
-    let fullest = spread(&options, Some(HOUR.mul_f64(options.max_connection_age)), &mut rows);
-    load(&options, fullest, &mut rows);
+    let without = spread(&options, None, &mut rows);
+    let with = spread(&options, Some(HOUR.mul_f64(options.max_connection_age)), &mut rows);
+    load(&options, with.fullest, &mut rows);
+    if let Some(path) = &options.svg {
+        std::fs::write(path, plot(&without.imbalance, &with.imbalance, options.max_connection_age))?;
+    }
     print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
+    Ok(())
 }
