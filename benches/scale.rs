@@ -1,5 +1,5 @@
-//! A simulation of an installation that is larger than one machine: how streams spread over the replicas after a roll-out,
-//! and what a replica, the API server and ML Metadata carry. Seeded; seconds of computation, no peers.
+//! A simulation of an installation that is larger than one machine: how streams spread over the replicas after a roll-out
+//! and after a scale-out, and what a replica, the API server and ML Metadata carry. Seeded; seconds of computation, no peers.
 //!
 //! ```sh
 //! cargo bench --bench scale -- [--json] [--workflows N] [--subscribers N] [--replicas N] [--namespaces N] [--seed N] …
@@ -67,10 +67,10 @@ struct Options {
     #[arg(long, default_value_t = 288.0)]
     record_bytes: f64,
     /// Measured: KiB of a subscriber
-    #[arg(long, default_value_t = 24.0)]
+    #[arg(long, default_value_t = 31.2)]
     subscriber_kib: f64,
     /// Measured: MiB of a server without Workflows and subscribers
-    #[arg(long, default_value_t = 12.0)]
+    #[arg(long, default_value_t = 17.6)]
     start_mib: f64,
     /// Calls of ML Metadata for a run: its context, artifacts beside executions, events
     #[arg(long, default_value_t = 4.0)]
@@ -81,7 +81,7 @@ struct Options {
     /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Draw the spread of the streams after a roll-out into this file
+    /// Draw the spread of the streams into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Print lines of JSON
@@ -221,40 +221,57 @@ impl Installation {
     }
 }
 
-/// The outcome of a roll-out.
-struct Spread {
-    /// The streams of the fullest replica after it.
-    fullest: f64,
-    /// The same over the average, each quarter of an hour from then on.
-    imbalance: Vec<f64>,
+/// What happens to the replicas.
+#[derive(Clone, Copy)]
+enum Change {
+    /// A rolling update with one Pod more at a time.
+    RollOut,
+    /// All streams are on one replica, and the others are added.
+    ScaleOut,
 }
 
-/// A rolling update with one Pod more at a time, and the hours after it.
-fn spread(options: &Options, age: Option<Duration>, rows: &mut Vec<Row>) -> Spread {
+impl Change {
+    fn name(self) -> &'static str {
+        match self {
+            Self::RollOut => "roll-out",
+            Self::ScaleOut => "scale-out from one replica",
+        }
+    }
+}
+
+/// Changes the replicas. Returns the streams of the fullest one then, and these over the average from then on, for each
+/// quarter of an hour.
+fn spread(options: &Options, change: Change, age: Option<Duration>, rows: &mut Vec<Row>) -> (f64, Vec<f64>) {
     let name =
         age.map_or("no maximum age".to_owned(), |age| format!("maximum age {:.0} h", age.as_secs_f64() / 3600.0));
+    let name = format!("{}, {name}", change.name());
+    let replicas = options.replicas as usize;
     let mut now = Instant::now();
     let mut installation = Installation::new(options, age);
+    if matches!(change, Change::ScaleOut) {
+        installation.is_ready[1..].fill(false);
+    }
     installation.connect_all(now);
     now += RECONNECT;
     installation.run_until(now);
-    for replica in 0..options.replicas as usize {
-        installation.is_ready[options.replicas as usize + replica] = true;
-        installation.stop(replica, now);
-        now += ROLL_OUT_STEP;
-        installation.run_until(now);
+    match change {
+        Change::ScaleOut => installation.is_ready[..replicas].fill(true),
+        Change::RollOut => {
+            for replica in 0..replicas {
+                installation.is_ready[replicas + replica] = true;
+                installation.stop(replica, now);
+                now += ROLL_OUT_STEP;
+                installation.run_until(now);
+            }
+        }
     }
-    rows.push(Row::new(
-        format!("streams of the fullest replica after a roll-out, over the average ({name})"),
-        installation.imbalance(),
-        "×",
-    ));
-    rows.push(Row::new(format!("the same of the emptiest replica ({name})"), installation.least(), "×"));
     let fullest = installation.fullest();
+    let mut imbalance = vec![installation.imbalance()];
+    rows.push(Row::new(format!("{name}: streams of the fullest replica over the average"), imbalance[0], "×"));
+    rows.push(Row::new(format!("{name}: streams of the emptiest replica over the average"), installation.least(), "×"));
     (installation.most_away, installation.moves) = (0, 0);
     let begin = now;
     let mut even = None;
-    let mut imbalance = vec![installation.imbalance()];
     for quarter in 1..=4 * HOURS {
         now = begin + HOUR * quarter / 4;
         installation.run_until(now);
@@ -263,59 +280,56 @@ fn spread(options: &Options, age: Option<Duration>, rows: &mut Vec<Row>) -> Spre
             even = Some(f64::from(quarter) / 4.0);
         }
     }
-    let days = (now - begin).as_secs_f64() / 86_400.0;
-    rows.push(Row::new(format!("the same {:.0} h later ({name})", days * 24.0), installation.imbalance(), "×"));
-    if let Some(age) = age {
-        if let Some(even) = even {
-            rows.push(Row::new(format!("time until the fullest has at most 1.2 × the average ({name})"), even, "h"));
-        }
-        let share = installation.most_away as f64 / f64::from(options.subscribers) * 100.0;
-        rows.push(Row::new(format!("subscribers that are away at a time, at most ({name})"), share, "%"));
-        let moves = installation.moves as f64 / days;
-        rows.push(Row::new(format!("streams that end by age ({name})"), moves, "a day"));
-        let late = RECONNECT.as_secs_f64() / 2.0 / age.as_secs_f64() * 100.0;
-        rows.push(Row::new(format!("events that are late by up to 5 s ({name})"), late, "%"));
+    rows.push(Row::new(format!("{name}: the fullest, {HOURS} h later"), installation.imbalance(), "×"));
+    rows.push(Row::new(format!("{name}: the emptiest, {HOURS} h later"), installation.least(), "×"));
+    let Some(age) = age else { return (fullest, imbalance) };
+    if let Some(even) = even {
+        rows.push(Row::new(format!("{name}: time until the fullest has at most 1.2 × the average"), even, "h"));
     }
-    Spread { fullest, imbalance }
+    let share = installation.most_away as f64 / f64::from(options.subscribers) * 100.0;
+    rows.push(Row::new(format!("{name}: subscribers that are away at a time, at most"), share, "%"));
+    let moves = installation.moves as f64 / f64::from(HOURS) * 24.0;
+    rows.push(Row::new(format!("{name}: streams that end by age"), moves, "a day"));
+    let late = RECONNECT.as_secs_f64() / 2.0 / age.as_secs_f64() * 100.0;
+    rows.push(Row::new(format!("{name}: events that wait for their subscriber, up to 5 s"), late, "%"));
+    (fullest, imbalance)
 }
 
-/// Draws the imbalance over time, with and without a maximum age.
-fn plot(without: &[f64], with: &[f64], hours: f64) -> String {
+/// Draws lines of the streams of the fullest replica over the average, on a logarithmic scale.
+fn plot(lines: &[(String, &str, Vec<f64>)]) -> String {
     const WIDTH: f64 = 640.0;
-    const HEIGHT: f64 = 240.0;
+    const HEIGHT: f64 = 300.0;
     const MARGIN: f64 = 40.0;
+    const MOST: f64 = 10.0;
     let x = |quarter: f64| MARGIN + quarter / 4.0 / f64::from(HOURS) * (WIDTH - 2.0 * MARGIN);
-    let y = |value: f64| HEIGHT - MARGIN - (value - 1.0) * (HEIGHT - 2.0 * MARGIN);
-    let line = |values: &[f64], color: &str| {
-        let points: Vec<_> =
-            values.iter().enumerate().map(|(at, value)| format!("{:.1},{:.1}", x(at as f64), y(*value))).collect();
-        format!("<polyline fill=\"none\" stroke=\"{color}\" stroke-width=\"2\" points=\"{}\"/>\n", points.join(" "))
-    };
-    let text = |at: (f64, f64), anchor: &str, text: String| {
-        format!("<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{text}</text>\n", at.0, at.1)
+    let y = |value: f64| HEIGHT - MARGIN - value.max(1.0).log10() / MOST.log10() * (HEIGHT - 2.0 * MARGIN);
+    let text = |x: f64, y: f64, anchor: &str, color: &str, text: &str| {
+        format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{color}\">{text}</text>\n")
     };
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
-         font-size=\"11\" fill=\"#444\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n"
+         font-size=\"11\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n"
     );
     svg +=
-        &text((MARGIN, 20.0), "start", "streams of the fullest replica over the average, after a roll-out".to_owned());
-    for value in [1.0, 1.25, 1.5, 1.75] {
+        &text(MARGIN, 20.0, "start", "#444", "streams of the fullest replica over the average, hours after a change");
+    for value in [1.0, 1.2, 1.5, 2.0, 5.0, 10.0] {
         svg += &format!(
             "<line x1=\"{MARGIN}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>\n",
             WIDTH - MARGIN,
             at = y(value)
         );
-        svg += &text((MARGIN - 6.0, y(value) + 4.0), "end", format!("{value:.2}"));
+        svg += &text(MARGIN - 6.0, y(value) + 4.0, "end", "#444", &value.to_string());
     }
-    for hour in [0.0, 6.0, 12.0, 18.0, 24.0] {
-        svg += &text((x(hour * 4.0), HEIGHT - MARGIN + 16.0), "middle", format!("{hour:.0} h"));
+    for hour in (0..=HOURS).step_by(6) {
+        svg += &text(x(f64::from(hour) * 4.0), HEIGHT - MARGIN + 16.0, "middle", "#444", &format!("{hour} h"));
     }
-    svg += &line(without, "#c33");
-    svg += &line(with, "#36c");
-    let last = |values: &[f64]| y(values.last().copied().unwrap_or(1.0)) - 6.0;
-    svg += &text((WIDTH - MARGIN, last(without)), "end", "no maximum age".to_owned());
-    svg += &text((WIDTH - MARGIN, last(with)), "end", format!("maximum age {hours:.0} h"));
+    for (number, (name, color, values)) in lines.iter().enumerate() {
+        let points: Vec<_> =
+            values.iter().enumerate().map(|(at, value)| format!("{:.1},{:.1}", x(at as f64), y(*value))).collect();
+        let points = points.join(" ");
+        svg += &format!("<polyline fill=\"none\" stroke=\"{color}\" stroke-width=\"2\" points=\"{points}\"/>\n");
+        svg += &text(WIDTH - MARGIN, 60.0 + 16.0 * number as f64, "end", color, name);
+    }
     svg + "</svg>\n"
 }
 
@@ -396,11 +410,25 @@ fn load(options: &Options, fullest: f64, rows: &mut Vec<Row>) {
 fn main() -> std::io::Result<()> {
     let options = Options::parse();
     let mut rows = Vec::new();
-    let without = spread(&options, None, &mut rows);
-    let with = spread(&options, Some(HOUR.mul_f64(options.max_connection_age)), &mut rows);
-    load(&options, with.fullest, &mut rows);
+    let age = Some(HOUR.mul_f64(options.max_connection_age));
+    let mut plots = Vec::new();
+    let mut fullest = 0.0_f64;
+    for (change, age, color) in [
+        (Change::RollOut, None, "#c33"),
+        (Change::RollOut, age, "#36c"),
+        (Change::ScaleOut, None, "#e90"),
+        (Change::ScaleOut, age, "#393"),
+    ] {
+        let (most, imbalance) = spread(&options, change, age, &mut rows);
+        if matches!(change, Change::RollOut) {
+            fullest = fullest.max(most);
+        }
+        let name = age.map_or("no maximum age".to_owned(), |_| format!("{:.0} h", options.max_connection_age));
+        plots.push((format!("{}, {name}", change.name()), color, imbalance));
+    }
+    load(&options, fullest, &mut rows);
     if let Some(path) = &options.svg {
-        std::fs::write(path, plot(&without.imbalance, &with.imbalance, options.max_connection_age))?;
+        std::fs::write(path, plot(&plots))?;
     }
     print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
     Ok(())
