@@ -21,7 +21,9 @@ const HEADING: &str = "Connections";
 /// The sources of models, with the names and the meaning that the flags of `serve` have.
 #[derive(Clone, Debug, Args)]
 pub struct SourceArgs {
-    /// Sources of models; with --metadata-store and without --kfp-api, auto is ML Metadata only, as in `serve`
+    /// Sources of models
+    ///
+    /// With --metadata-store and without --kfp-api, `auto` is ML Metadata only, as in `serve`. With neither it is what the cluster has.
     #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_ARTIFACTS", value_name = "SOURCE", value_enum, default_value_t)]
     artifacts: Artifacts,
 

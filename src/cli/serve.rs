@@ -102,7 +102,9 @@ pub(super) struct Serve {
     #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_METADATA_STORE_CA", value_name = "FILE")]
     metadata_store_ca: Option<PathBuf>,
 
-    /// Sources of models; without --kfp-api, auto is ML Metadata only
+    /// Sources of models
+    ///
+    /// Without --kfp-api, `auto` is ML Metadata only.
     #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_ARTIFACTS", value_name = "SOURCE", value_enum,
         default_value_t = Config::default().artifacts)]
     artifacts: Artifacts,

@@ -39,7 +39,10 @@ impl Harness {
     /// The file of a token.
     fn token(&self, token: &str) -> String {
         let path = self.folder.path().join(token.replace(' ', "-"));
-        std::fs::write(&path, token).unwrap();
+        // Commands that run at the same time read it.
+        if !path.exists() {
+            std::fs::write(&path, token).unwrap();
+        }
         path.to_str().unwrap().to_owned()
     }
 
