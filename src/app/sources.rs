@@ -2,14 +2,18 @@
 //!
 //! With both, Kubeflow's API is asked first, and ML Metadata where that does not settle the run: an installation may be
 //! older than the API, or may have been upgraded and keep earlier runs in ML Metadata. [`settled`] and [`combined`] are
-//! the rules.
+//! the rules. An API that takes long counts as one that fails, until its answer arrives.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Either, select},
+};
 use prometheus_client::registry::Registry;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::Config;
 use crate::{
@@ -23,6 +27,8 @@ use crate::{
 
 /// Maximum size of the cached answers of each of two sources in bytes.
 const CACHE_OF_TWO: u64 = 8 * 1024 * 1024;
+/// Time after which ML Metadata is asked before Kubeflow's API has answered: a call to an API that hangs takes 20 s.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The sources of models that are asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -88,9 +94,24 @@ type Answer = Result<Arc<RunModels>, LookupError>;
 impl ArtifactLookup for Auto {
     fn find<'a>(&'a self, run: &'a Workflow, types: &'a Arc<ArtifactTypes>) -> BoxFuture<'a, Answer> {
         async move {
-            match settled(self.kfp.find(run, types).await) {
-                Ok(answer) => answer,
-                Err(open) => combined(open, self.mlmd.find(run, types).await),
+            let (hurry, patience) = oneshot::channel::<()>();
+            let stored = pin!(async {
+                drop(timeout(PATIENCE, patience).await);
+                self.mlmd.find(run, types).await
+            });
+            match select(self.kfp.find(run, types), stored).await {
+                Either::Left((native, stored)) => match settled(native) {
+                    Ok(answer) => answer,
+                    Err(open) => {
+                        drop(hurry);
+                        combined(open, stored.await)
+                    }
+                },
+                Either::Right((stored, _)) if is_positive(&stored) => stored,
+                Either::Right((stored, native)) => match settled(native.await) {
+                    Ok(answer) => answer,
+                    Err(open) => combined(open, stored),
+                },
             }
         }
         .boxed()
@@ -123,6 +144,11 @@ fn settled(answer: Answer) -> Result<Answer, Open> {
     }
 }
 
+/// Returns whether an answer of ML Metadata counts without one of Kubeflow's API.
+fn is_positive(stored: &Answer) -> bool {
+    stored.as_ref().is_ok_and(|found| !found.models.is_empty() || found.pipeline.is_some())
+}
+
 /// Returns the answer for a run that Kubeflow's API left open, given that of ML Metadata.
 fn combined(open: Open, stored: Answer) -> Answer {
     match (open, stored) {
@@ -130,7 +156,7 @@ fn combined(open: Open, stored: Answer) -> Answer {
         // After an upgrade, ML Metadata may be gone for good.
         (Open::UnknownRun, Err(LookupError::Failed { .. })) => Err(LookupError::NoContext),
         (Open::UnknownRun, stored) => stored,
-        (Open::Failed(_), Ok(found)) if !found.models.is_empty() || found.pipeline.is_some() => Ok(found),
+        (Open::Failed(_), stored) if is_positive(&stored) => stored,
         (Open::Failed(error), _) => Err(error),
     }
 }
@@ -181,11 +207,12 @@ mod tests {
         assert_eq!(combined(settled(down()).unwrap_err(), named.clone()), named, "all that a failed run needs");
     }
 
-    struct Source(Answer);
+    /// Answers after this time.
+    struct Source(Answer, Duration);
 
     impl ArtifactLookup for Source {
         fn find<'a>(&'a self, _: &'a Workflow, _: &'a Arc<ArtifactTypes>) -> BoxFuture<'a, Answer> {
-            futures::future::ready(self.0.clone()).boxed()
+            tokio::time::sleep(self.1).map(|()| self.0.clone()).boxed()
         }
 
         fn forget(&self, _: Uid) {}
@@ -197,8 +224,31 @@ mod tests {
         for (native, expected) in
             [(found("kfp"), found("kfp")), (none(), none()), (failed("unimplemented"), found("mlmd"))]
         {
-            let auto = Auto { kfp: Arc::new(Source(native)), mlmd: Arc::new(Source(found("mlmd"))) };
-            assert_eq!(auto.find(&run, &Arc::default()).await, expected);
+            assert_eq!(auto((native, 0), (found("mlmd"), 0)).find(&run, &Arc::default()).await, expected);
+        }
+    }
+
+    fn auto(native: (Answer, u64), stored: (Answer, u64)) -> Auto {
+        let source = |(answer, seconds)| Arc::new(Source(answer, Duration::from_secs(seconds)));
+        Auto { kfp: source(native), mlmd: source(stored) }
+    }
+
+    /// An API that hangs does not delay what ML Metadata has, and nothing else is concluded meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn an_api_that_takes_long_does_not_delay_what_ml_metadata_has() {
+        let run = succeeded(PipelineName::Unknown);
+        for (native, stored, expected, seconds) in [
+            ((failed("timeout"), 20), (found("mlmd"), 0), found("mlmd"), 2),
+            ((failed("timeout"), 20), (found("mlmd"), 30), found("mlmd"), 32),
+            ((failed("timeout"), 20), (none(), 0), failed("timeout"), 20),
+            ((found("kfp"), 5), (none(), 1), found("kfp"), 5),
+            ((found("kfp"), 5), (found("mlmd"), 9), found("kfp"), 5),
+            ((Err(LookupError::NoContext), 5), (none(), 0), none(), 5),
+            ((found("kfp"), 1), (found("mlmd"), 0), found("kfp"), 1),
+        ] {
+            let started = tokio::time::Instant::now();
+            let answer = auto(native.clone(), stored.clone()).find(&run, &Arc::default()).await;
+            assert_eq!((answer, started.elapsed().as_secs()), (expected, seconds), "{native:?}, {stored:?}");
         }
     }
 }
