@@ -85,6 +85,7 @@ struct State {
 #[derive(Debug)]
 struct StoredRun {
     namespace: String,
+    workflow: String,
     run: Run,
     tasks: Vec<PipelineTask>,
 }
