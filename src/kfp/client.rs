@@ -107,7 +107,8 @@ impl Client {
         call: impl AsyncFnOnce(client::Client, tonic::Request<R>) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
         let mut number = 0;
-        let made = async {
+        // Boxed, because a lookup has several calls, each of which may wait for its turn.
+        let made = Box::pin(async {
             let mut request = tonic::Request::new(request);
             if let Some(token) = &self.token
                 && let Some(header) = token.header().await
@@ -120,7 +121,7 @@ impl Client {
                 connection.client.clone()
             };
             call(client, request).await.map_err(certain)
-        };
+        });
         let result = self.calls.in_turn(namespace, made).await;
         match result.as_ref().err().map(|error| error.code) {
             // Without PINGs, which this server answers with the end of the connection, nothing else notices that a

@@ -195,7 +195,10 @@ mod tests {
         let long = |namespace: Arc<str>| {
             let calls = calls.clone();
             tokio::spawn(async move {
-                let call = async { Ok(tokio::time::sleep(Duration::from_secs(20)).await) };
+                let call = async {
+                    tokio::time::sleep(Duration::from_secs(20)).await;
+                    Ok(())
+                };
                 calls.in_turn(&namespace, call).await
             })
         };
