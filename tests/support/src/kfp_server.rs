@@ -187,6 +187,11 @@ impl KfpServer {
         tasks.find(|task| task.task_id == task_id).expect("the task exists").set_state(state);
     }
 
+    /// Loses its database.
+    pub fn forget_runs(&self) {
+        self.shared.lock().runs.clear();
+    }
+
     /// Returns the size of a run's tasks in bytes.
     pub fn bytes_of(&self, run_id: &str) -> usize {
         self.shared.lock().runs[run_id].tasks.iter().map(PipelineTask::encoded_len).sum()
