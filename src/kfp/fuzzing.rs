@@ -4,7 +4,7 @@ use prost::Message;
 
 use super::{
     convert, lookup, proto,
-    rules::{Task, Tasks},
+    rules::{Collector, Task, Tasks, Verdicts as _},
     spec::SpecReader,
 };
 use crate::model::{ArtifactTypes, Workflow};
@@ -18,10 +18,12 @@ pub fn list_tasks(answer: &[u8], run: &Workflow) {
     let run_id = run.run_id.as_ref().map(ToString::to_string).unwrap_or_default();
     let types = ArtifactTypes::default();
     let mut tasks = Tasks::of(run, &types);
+    let mut verdicts = Collector::default();
     let mut kept = 0;
+    verdicts.begin();
     let page = convert::page(answer, &run_id, |row| {
         task(row);
-        kept += lookup::add(&mut tasks, row)?;
+        kept += lookup::add(&mut tasks, row, &mut verdicts)?;
         let mut namespaces = 0;
         convert::namespaces(row, |namespace| namespaces += namespace.len())?;
         convert::pods(row, |_| {})?;
@@ -29,7 +31,7 @@ pub fn list_tasks(answer: &[u8], run: &Workflow) {
         Ok(())
     });
     if page.is_ok()
-        && let Ok(selection) = tasks.select(run.finished)
+        && let Ok(selection) = tasks.select(run.finished, &mut verdicts)
     {
         let texts = selection.models.iter().map(|model| model.uri.len() + model.name.as_deref().map_or(0, str::len));
         assert!(texts.sum::<usize>() <= kept, "more is kept than was accounted for");
