@@ -64,7 +64,7 @@ struct Options {
     #[arg(long, default_value_t = 50_000.0)]
     workflow_bytes: f64,
     /// Measured: bytes of a record
-    #[arg(long, default_value_t = 288.0)]
+    #[arg(long, default_value_t = 272.0)]
     record_bytes: f64,
     /// Measured: KiB of a subscriber
     #[arg(long, default_value_t = 31.2)]
