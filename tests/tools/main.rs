@@ -7,6 +7,7 @@
 mod browser;
 mod check;
 mod cluster;
+mod completion;
 mod explain;
 mod harness;
 mod kubelet;
@@ -16,6 +17,7 @@ mod redeliver;
 mod report;
 mod status_page;
 mod subscribe;
+mod terminal;
 
 use serde_json::{Value, json};
 use test_support::{CATCH_UP, Cluster, Peers, SOON, TestEnv, eventually, rule};
