@@ -177,6 +177,7 @@ impl Check {
             metadata_store: self.metadata_store.given().map(ToOwned::to_owned),
             metadata_store_ca: self.metadata_store.metadata_store_ca,
             admin: self.admin.given().map(ToOwned::to_owned),
+            server_namespaces: self.admin.server_namespaces().to_vec(),
             otlp: self.otlp_endpoint.filter(|url| !url.trim().is_empty()),
         }
     }
