@@ -84,7 +84,10 @@ impl Choice {
         let matches = Cli::command().ignore_errors(true).try_get_matches_from(words);
         let Some((_, matches)) = matches.as_ref().ok().and_then(ArgMatches::subcommand) else { return Self::default() };
         let text = |id: &str| matches.try_get_one::<String>(id).ok().flatten().cloned();
-        let cluster = ClusterArgs::from_arg_matches(matches).map(|arguments| arguments.options()).unwrap_or_default();
+        // Commands without a cluster do not have its flags.
+        let has_cluster = matches.try_contains_id("kubeconfig").is_ok();
+        let cluster = has_cluster.then(|| ClusterArgs::from_arg_matches(matches).ok()).flatten();
+        let cluster = cluster.map(|arguments| arguments.options()).unwrap_or_default();
         Self {
             cluster: ClusterOptions { request_timeout: DEADLINE, ..cluster },
             namespace: text("namespace"),
