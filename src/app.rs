@@ -28,8 +28,8 @@ use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::config::Config;
 use self::supervisor::Supervisor;
-pub use self::{config::Config, sources::Artifacts};
 use crate::{
     access::{Access, AccessMetrics},
     admin::{self, Admin},
@@ -96,6 +96,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     let notices = event_recorder.clone().map(|recorder| Arc::new(recorder) as Arc<dyn NoticeSink>);
     let options = delivery::Options {
         confirm_after: config.confirm_after,
+        max_connection_age: config.max_connection_age,
         skip_labelled: config.skip_labelled,
         mark_rate: Some(config.mark_rate),
         limits: limits.clone(),

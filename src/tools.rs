@@ -3,7 +3,8 @@
 //! `cli` has the flags of each command and prints its results. Here are no flags, no colors and no questions to the user.
 //!
 //! - [`check`]: an installation and its neighbors, subject by subject
-//! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
+//! - [`endpoints`]: the addresses of the server and of the sources of models, reached through a port-forward where needed
+//! - [`sources`]: which sources of models are asked
 //! - [`admin`]: requests to the server's admin port
 //! - [`names`]: subscriptions as people name them
 //! - [`known_names`]: names of a cluster, for shell completions
@@ -24,6 +25,7 @@ pub mod names;
 pub mod redeliver;
 pub mod report;
 pub mod runbooks;
+pub mod sources;
 pub mod subscribe;
 
 use serde_json::Value;

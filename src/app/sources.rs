@@ -1,13 +1,8 @@
-//! The sources of models: ML Metadata, Kubeflow's own API, or both.
-//!
-//! With both, Kubeflow's API is asked first, and ML Metadata where that does not settle the run: an installation may be
-//! older than the API, or may have been upgraded and keep earlier runs in ML Metadata. [`settled`] and [`combined`] are
-//! the rules.
+//! The sources of models: ML Metadata, Kubeflow's own API, or both, by the rule of [`crate::lookup::sources`].
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use clap::ValueEnum;
 use futures::{FutureExt, future::BoxFuture};
 use prometheus_client::registry::Registry;
 
@@ -15,7 +10,10 @@ use super::Config;
 use crate::{
     delivery::{ArtifactLookup, LookupError},
     kfp::{self, Kfp},
-    lookup::Memory,
+    lookup::{
+        Memory,
+        sources::{self, Artifacts},
+    },
     mlmd::{self, Mlmd},
     model::{ArtifactTypes, RunModels, Uid, Workflow},
     telemetry::LimitHits,
@@ -23,18 +21,6 @@ use crate::{
 
 /// Maximum size of the cached answers of each of two sources in bytes.
 const CACHE_OF_TWO: u64 = 8 * 1024 * 1024;
-
-/// The sources of models that are asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Artifacts {
-    /// Kubeflow's API, then ML Metadata; without --kfp-api ML Metadata only
-    #[default]
-    Auto,
-    /// ML Metadata: Kubeflow Pipelines up to 2.18
-    Mlmd,
-    /// Kubeflow's API: Kubeflow Pipelines 3
-    Kfp,
-}
 
 /// Connects the sources of the configuration.
 pub(super) fn sources(config: &Config, limits: &LimitHits, registry: &mut Registry) -> Result<Arc<dyn ArtifactLookup>> {
@@ -83,17 +69,13 @@ struct Auto {
     mlmd: Arc<dyn ArtifactLookup>,
 }
 
-type Answer = Result<Arc<RunModels>, LookupError>;
-
 impl ArtifactLookup for Auto {
-    fn find<'a>(&'a self, run: &'a Workflow, types: &'a Arc<ArtifactTypes>) -> BoxFuture<'a, Answer> {
-        async move {
-            match settled(self.kfp.find(run, types).await) {
-                Ok(answer) => answer,
-                Err(open) => combined(open, self.mlmd.find(run, types).await),
-            }
-        }
-        .boxed()
+    fn find<'a>(
+        &'a self,
+        run: &'a Workflow,
+        types: &'a Arc<ArtifactTypes>,
+    ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>> {
+        async move { sources::in_turn(self.kfp.find(run, types), || self.mlmd.find(run, types)).await.1 }.boxed()
     }
 
     fn forget(&self, run: Uid) {
@@ -102,89 +84,19 @@ impl ArtifactLookup for Auto {
     }
 }
 
-/// What an answer of Kubeflow's API leaves open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Open {
-    /// The server is of a version with ML Metadata.
-    OldServer,
-    /// The server does not know the run. It may have ended before an upgrade.
-    UnknownRun,
-    /// There is no valid answer.
-    Failed(LookupError),
-}
-
-/// Returns the answer of Kubeflow's API if it settles the run.
-fn settled(answer: Answer) -> Result<Answer, Open> {
-    match answer {
-        Ok(_) | Err(LookupError::ForeignContext { .. } | LookupError::TooLarge) => Ok(answer),
-        Err(LookupError::NoContext) => Err(Open::UnknownRun),
-        Err(LookupError::Failed { code: kfp::OLD_SERVER, .. }) => Err(Open::OldServer),
-        Err(error @ LookupError::Failed { .. }) => Err(Open::Failed(error)),
-    }
-}
-
-/// Returns the answer for a run that Kubeflow's API left open, given that of ML Metadata.
-fn combined(open: Open, stored: Answer) -> Answer {
-    match (open, stored) {
-        (Open::OldServer, stored) => stored,
-        // After an upgrade, ML Metadata may be gone for good.
-        (Open::UnknownRun, Err(LookupError::Failed { .. })) => Err(LookupError::NoContext),
-        (Open::UnknownRun, stored) => stored,
-        (Open::Failed(_), Ok(found)) if !found.models.is_empty() || found.pipeline.is_some() => Ok(found),
-        (Open::Failed(error), _) => Err(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Artifact, PipelineName, fixtures::succeeded};
+    use crate::model::{PipelineName, fixtures::succeeded};
 
-    fn found(uri: &str) -> Answer {
-        let model =
-            Artifact { id: 1.into(), name: None, uri: uri.into(), node: "push".into(), key: "model".into(), index: 0 };
-        Ok(RunModels { models: vec![model], ..RunModels::default() }.into())
-    }
-
-    fn none() -> Answer {
-        Ok(Arc::default())
-    }
-
-    fn failed(code: &'static str) -> Answer {
-        Err(LookupError::Failed { code, message: String::new() })
-    }
-
-    fn foreign() -> Answer {
-        Err(LookupError::ForeignContext { namespace: "other".to_owned() })
-    }
-
-    /// Every pair of answers, with the answer that follows from them. `None`: ML Metadata is not asked.
-    #[test]
-    fn the_answers_of_both_sources_are_combined() {
-        let (unknown, large) = (|| Err(LookupError::NoContext), || Err(LookupError::TooLarge));
-        let (down, old) = (|| failed("unavailable"), || failed("unimplemented"));
-        let stored = || [found("mlmd"), none(), unknown(), foreign(), large(), failed("timeout")];
-        for answer in [found("kfp"), none(), foreign(), large()] {
-            assert_eq!(settled(answer.clone()), Ok(answer));
-        }
-        for (native, expected) in [
-            (old(), stored()),
-            (unknown(), [found("mlmd"), none(), unknown(), foreign(), large(), unknown()]),
-            (down(), [found("mlmd"), down(), down(), down(), down(), down()]),
-        ] {
-            for (stored, expected) in stored().into_iter().zip(expected) {
-                let open = settled(native.clone()).unwrap_err();
-                assert_eq!(combined(open, stored.clone()), expected, "{native:?}, then {stored:?}");
-            }
-        }
-        let named: Answer = Ok(RunModels { pipeline: Some("penguin".into()), ..RunModels::default() }.into());
-        assert_eq!(combined(settled(down()).unwrap_err(), named.clone()), named, "all that a failed run needs");
-    }
-
-    struct Source(Answer);
+    struct Source(Result<Arc<RunModels>, LookupError>);
 
     impl ArtifactLookup for Source {
-        fn find<'a>(&'a self, _: &'a Workflow, _: &'a Arc<ArtifactTypes>) -> BoxFuture<'a, Answer> {
+        fn find<'a>(
+            &'a self,
+            _: &'a Workflow,
+            _: &'a Arc<ArtifactTypes>,
+        ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>> {
             futures::future::ready(self.0.clone()).boxed()
         }
 
@@ -192,13 +104,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ml_metadata_is_asked_for_what_is_open() {
+    async fn both_sources_are_asked_in_their_order() {
         let run = succeeded(PipelineName::Unknown);
-        for (native, expected) in
-            [(found("kfp"), found("kfp")), (none(), none()), (failed("unimplemented"), found("mlmd"))]
-        {
-            let auto = Auto { kfp: Arc::new(Source(native)), mlmd: Arc::new(Source(found("mlmd"))) };
-            assert_eq!(auto.find(&run, &Arc::default()).await, expected);
+        let named = |name: &str| RunModels { pipeline: Some(name.into()), ..RunModels::default() };
+        let old = LookupError::Failed { code: sources::OLD_SERVER, message: String::new() };
+        for (native, expected) in [(Ok(named("kfp").into()), "kfp"), (Err(old), "mlmd")] {
+            let auto = Auto { kfp: Arc::new(Source(native)), mlmd: Arc::new(Source(Ok(named("mlmd").into()))) };
+            assert_eq!(*auto.find(&run, &Arc::default()).await.unwrap(), named(expected));
         }
     }
 }

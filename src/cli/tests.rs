@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
 use super::*;
-use crate::app::{Artifacts, Config};
+use crate::{app::Config, lookup::Artifacts};
 
 fn serve(arguments: &[&str]) -> Result<Config, clap::Error> {
     let program = ["model-update-eventsource", "serve"];
@@ -39,6 +39,7 @@ fn the_defaults_are_as_documented() {
     assert!(config.namespaces.is_empty());
     assert_eq!(config.selector, "pipeline/runid");
     assert_eq!(config.confirm_after, Duration::from_secs(1));
+    assert_eq!(config.max_connection_age, None);
     assert!(!config.skip_labelled && !config.kubernetes_events);
     assert_eq!(config.mark_rate.get(), 100);
 }
@@ -58,6 +59,7 @@ fn every_flag_sets_its_option() {
         "--namespaces=team-a,team-b",
         "--selector=a=b",
         "--confirm-after=250ms",
+        "--max-connection-age=6h",
         "--skip-labelled",
         "--kubernetes-events",
         "--mark-rate=7",
@@ -77,6 +79,7 @@ fn every_flag_sets_its_option() {
     assert_eq!(config.namespaces, ["team-a", "team-b"].map(Into::into));
     assert_eq!(config.selector, "a=b");
     assert_eq!(config.confirm_after, Duration::from_millis(250));
+    assert_eq!(config.max_connection_age, Some(Duration::from_secs(6 * 3600)));
     assert!(config.skip_labelled && config.kubernetes_events);
     assert_eq!(config.mark_rate.get(), 7);
 }
@@ -126,6 +129,24 @@ fn every_flag_of_serve_has_a_variable_with_its_name() {
 }
 
 #[test]
+fn people_name_the_sources_of_models_as_the_server_does() {
+    let command = Cli::command();
+    let variable = |command_name: &str, flag: &str| {
+        let found = command.find_subcommand(command_name).unwrap();
+        let argument = found.get_arguments().find(|argument| argument.get_long() == Some(flag));
+        argument.unwrap_or_else(|| panic!("{command_name} has no --{flag}")).get_env().map(ToOwned::to_owned)
+    };
+    for flag in ["artifacts", "kfp-api", "kfp-ca", "kfp-token-file", "metadata-store", "metadata-store-ca"] {
+        for command_name in ["explain", "check"] {
+            assert_eq!(variable(command_name, flag), variable("serve", flag), "{command_name} --{flag}");
+        }
+    }
+    let wrong = ["model-update-eventsource", "explain", "--kfp-ca", "ca.crt"];
+    let error = Cli::try_parse_from(wrong).map(drop).expect_err("a usage error");
+    assert!(error.to_string().contains("--kfp-api"), "{error}");
+}
+
+#[test]
 fn a_usage_error_names_the_flag_and_a_remedy() {
     for (arguments, flag, remedy) in [
         (&["--listen=50051"], "--listen", "write it as IP:PORT"),
@@ -136,6 +157,7 @@ fn a_usage_error_names_the_flag_and_a_remedy() {
         (&["--selector=a=b,,c"], "--selector", "character 5: "),
         (&["--confirm-after=1"], "--confirm-after", "write a duration such as"),
         (&["--confirm-after=5s"], "--confirm-after", "at most 4s"),
+        (&["--max-connection-age=1s"], "--max-connection-age", "from 5s to 30days"),
         (&["--mark-rate=0"], "--mark-rate", "non-zero"),
         (&["--log-level=inof"], "--log-level", "off, error, warn, info, debug, trace"),
         (&["--log-format=yaml"], "--log-format", "possible values: text, json"),

@@ -4,13 +4,16 @@
 
 use std::borrow::Cow;
 
-use super::rules::{ArtifactRow, Link, Task, TaskKind, TaskState};
+use super::rules::{ArtifactRow, Link, Relation, Task, TaskKind, TaskState};
 use crate::lookup::{
     error::CallError,
     property::{Property, parse_pushed},
     wire::{Field, fields, map_entry},
 };
 
+/// The fields of a task with the artifacts that it reads, and those that it puts out.
+const INPUTS: u32 = 16;
+const OUTPUTS: u32 = 17;
 /// `IOType`: the links from a task to what it put out.
 const ITERATOR_OUTPUT: i64 = 8;
 const OUTPUT: i64 = 9;
@@ -67,7 +70,31 @@ pub(super) fn outputs<'a>(
     task: &'a [u8],
     mut each: impl FnMut(&Link<'a>, &'a [u8]) -> Result<(), CallError>,
 ) -> Result<(), CallError> {
-    links(task, 17, |link| {
+    linked(
+        task,
+        OUTPUTS,
+        |relation, link, artifact| {
+            if relation == Relation::Output { each(link, artifact) } else { Ok(()) }
+        },
+    )
+}
+
+/// Passes all links from a task to artifacts, each with its artifacts as messages.
+pub(super) fn every_link<'a>(
+    task: &'a [u8],
+    mut each: impl FnMut(Relation, &Link<'a>, &'a [u8]) -> Result<(), CallError>,
+) -> Result<(), CallError> {
+    linked(task, INPUTS, |_, link, artifact| each(Relation::Input, link, artifact))?;
+    linked(task, OUTPUTS, each)
+}
+
+/// Passes the links of one side of a task as if it were that of the outputs.
+fn linked<'a>(
+    task: &'a [u8],
+    side: u32,
+    mut each: impl FnMut(Relation, &Link<'a>, &'a [u8]) -> Result<(), CallError>,
+) -> Result<(), CallError> {
+    links(task, side, |link| {
         let (mut kind, mut key, mut iteration) = (0, "", None);
         // The artifacts come first on the wire.
         fields(link, |number, field| {
@@ -84,17 +111,15 @@ pub(super) fn outputs<'a>(
             }
             Ok(())
         })?;
-        if !matches!(kind, OUTPUT | ITERATOR_OUTPUT) {
-            return Ok(());
-        }
-        let output = Link { key, iteration };
-        fields(link, |number, field| if number == 1 { each(&output, field.bytes()?) } else { Ok(()) })
+        let relation = if matches!(kind, OUTPUT | ITERATOR_OUTPUT) { Relation::Output } else { Relation::Repeated };
+        let found = Link { key, iteration };
+        fields(link, |number, field| if number == 1 { each(relation, &found, field.bytes()?) } else { Ok(()) })
     })
 }
 
 /// Passes the namespaces of all artifacts of a task, also of those that it reads.
 pub(super) fn namespaces<'a>(task: &'a [u8], mut each: impl FnMut(&'a str)) -> Result<(), CallError> {
-    for side in [16, 17] {
+    for side in [INPUTS, OUTPUTS] {
         links(task, side, |link| {
             fields(link, |number, field| {
                 if number == 1 {
@@ -107,7 +132,7 @@ pub(super) fn namespaces<'a>(task: &'a [u8], mut each: impl FnMut(&'a str)) -> R
     Ok(())
 }
 
-/// Passes the links of one side of a task: field 16 has the inputs, 17 the outputs.
+/// Passes the links of one side of a task.
 fn links<'a>(
     task: &'a [u8],
     side: u32,

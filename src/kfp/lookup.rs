@@ -7,6 +7,8 @@
 //!
 //! Pages are separate transactions, but nothing is written after a run has succeeded.
 
+use std::sync::Arc;
+
 use tonic::Code;
 use tracing::warn;
 
@@ -14,7 +16,7 @@ use super::{
     LookupMetrics,
     client::{Client, GET_RUN, LIST_TASKS},
     convert, proto,
-    rules::{Selection, Tasks},
+    rules::{Selection, Tasks, Verdicts},
     spec::SpecReader,
 };
 use crate::{
@@ -36,6 +38,17 @@ const MAX_RUN: usize = 32 * 1024 * 1024;
 /// Attempts of a listing whose page tokens the server refuses.
 const LISTINGS: usize = 3;
 
+/// The answer of a server that knows tasks, about one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// The run has tasks.
+    Tasks,
+    /// There is no task of the run. A server for one user says so about runs that it does not know.
+    NoTask,
+    /// There is no such run (NOT_FOUND): a server for several users, which looks for the run before it reviews the token.
+    UnknownRun,
+}
+
 /// Looks up the models of runs.
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
@@ -49,12 +62,17 @@ impl Lookup {
         Self { client, clock, metrics }
     }
 
-    pub(super) async fn models(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
+    pub(super) async fn models(
+        &self,
+        run: &Workflow,
+        types: &ArtifactTypes,
+        verdicts: &mut dyn Verdicts,
+    ) -> Result<RunModels, LookupError> {
         let Some(run_id) = run.run_id.as_ref().filter(|id| !id.to_string().is_empty()) else {
             return Err(LookupError::NoContext);
         };
         if run.outcome() == Some(RunOutcome::Failed) {
-            let pipeline = self.pipeline_of_failed(run, run_id).await?;
+            let pipeline = self.pipeline_of_failed(run, run_id, verdicts).await?;
             return Ok(RunModels { pipeline, ..RunModels::default() });
         }
         let current = self.client.current();
@@ -64,10 +82,11 @@ impl Lookup {
             // Lives as long as what is kept.
             let allowance = Allowance::new(&current.memory, &current.hits, &run.namespace);
             let mut tasks = Tasks::of(run, types);
-            match self.list(run, run_id, &allowance, |row| add(&mut tasks, row)).await {
+            verdicts.begin();
+            match self.list(&run.namespace, run_id, &allowance, |row| add(&mut tasks, row, verdicts)).await {
                 Err(CallError { code: CallCode::Grpc(Code::FailedPrecondition), .. }) if listings < LISTINGS => {}
                 Err(error) => return Err(unknown_or(error)),
-                Ok(()) => break tasks.select(self.clock.now())?,
+                Ok(()) => break tasks.select(self.clock.now(), verdicts)?,
             }
         };
         let Selection { models, older_tasks, foreign_models } = selection;
@@ -98,11 +117,13 @@ impl Lookup {
         &self,
         run: &Workflow,
         run_id: &RunId,
-    ) -> Result<Option<std::sync::Arc<str>>, LookupError> {
+        verdicts: &mut dyn Verdicts,
+    ) -> Result<Option<Arc<str>>, LookupError> {
         let current = self.client.current();
         let allowance = Allowance::new(&current.memory, &current.hits, &run.namespace);
         let (mut is_known, mut is_own, mut foreign) = (false, false, None);
-        let listed = self.list(run, run_id, &allowance, |row| {
+        let listed = self.list(&run.namespace, run_id, &allowance, |row| {
+            verdicts.task(&convert::task(row)?);
             is_known = true;
             convert::namespaces(row, |namespace| match namespace {
                 "" => is_own = true,
@@ -120,17 +141,37 @@ impl Lookup {
         }
     }
 
+    /// Asks for the tasks of a run, without reading more than one. The server knows tasks if it says anything about it.
+    pub(super) async fn probe(&self, namespace: &Arc<str>, run_id: &str) -> Result<Probe, LookupError> {
+        let request =
+            proto::ListTasksRequest { run_id: run_id.to_owned(), page_size: 1, ..proto::ListTasksRequest::default() };
+        let answer = self.client.call(namespace, LIST_TASKS, request, |message| {
+            let mut is_empty = true;
+            fields(message, |number, field| {
+                if number == 1 {
+                    is_empty = convert::task(field.bytes()?)?.run_id != run_id;
+                }
+                Ok(())
+            })?;
+            Ok(if is_empty { Probe::NoTask } else { Probe::Tasks })
+        });
+        match answer.await {
+            Err(CallError { code: CallCode::Grpc(Code::NotFound), .. }) => Ok(Probe::UnknownRun),
+            answer => answer.map_err(Into::into),
+        }
+    }
+
     /// Passes every task of the run. `add` returns the bytes that it keeps.
     async fn list(
         &self,
-        run: &Workflow,
+        namespace: &Arc<str>,
         run_id: &RunId,
         allowance: &Allowance<'_>,
         mut add: impl FnMut(&[u8]) -> Result<usize, CallError>,
     ) -> Result<(), CallError> {
         let run_id = run_id.to_string();
         let current = self.client.current();
-        let mut pages = Pages::of(LIST_TASKS, &run.namespace, &current.page_sizes, PAGE_SIZES);
+        let mut pages = Pages::of(LIST_TASKS, namespace, &current.page_sizes, PAGE_SIZES);
         while let Some(page) = pages.next() {
             let request = proto::ListTasksRequest {
                 run_id: run_id.clone(),
@@ -138,7 +179,7 @@ impl Lookup {
                 page_token: page.token.unwrap_or_default(),
                 ..proto::ListTasksRequest::default()
             };
-            let answer = self.client.call(&run.namespace, LIST_TASKS, request, |message| {
+            let answer = self.client.call(namespace, LIST_TASKS, request, |message| {
                 allowance.read(message.len())?;
                 let mut token = None;
                 fields(message, |number, field| match number {
@@ -166,7 +207,7 @@ impl Lookup {
     }
 
     /// Returns the name in the specification of the run's pipeline. A run of a shared pipeline version may have none.
-    async fn pipeline(&self, run: &Workflow, run_id: &RunId) -> Result<Option<std::sync::Arc<str>>, LookupError> {
+    async fn pipeline(&self, run: &Workflow, run_id: &RunId) -> Result<Option<Arc<str>>, LookupError> {
         let mut reader = SpecReader::default();
         let request = proto::GetRunRequest {
             run_id: run_id.to_string(),
@@ -183,9 +224,15 @@ impl Lookup {
 }
 
 /// Adds a task with its outputs.
-fn add(tasks: &mut Tasks<'_>, row: &[u8]) -> Result<usize, CallError> {
+fn add(tasks: &mut Tasks<'_>, row: &[u8], verdicts: &mut dyn Verdicts) -> Result<usize, CallError> {
     let task = convert::task(row)?;
-    let (mut kept, matters) = tasks.add(&task);
+    let (mut kept, matters) = tasks.add(&task, verdicts);
+    if verdicts.wants_all() {
+        convert::every_link(row, |relation, link, artifact| {
+            tasks.judge(&task, relation, link, &convert::artifact(artifact)?, verdicts);
+            Ok(())
+        })?;
+    }
     if !matters {
         return Ok(kept);
     }

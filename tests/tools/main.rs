@@ -10,6 +10,7 @@ mod cluster;
 mod completion;
 mod explain;
 mod harness;
+mod kubeflow_api;
 mod kubelet;
 mod lint;
 mod plugin;

@@ -2,6 +2,7 @@
 //! inputs.
 
 mod attaching;
+mod connection_age;
 mod deleted;
 mod deliveries;
 mod fairness;

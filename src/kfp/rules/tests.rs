@@ -1,5 +1,7 @@
+mod verdicts;
+
 use super::*;
-use crate::model::{PipelineName, fixtures::succeeded};
+use crate::model::{PipelineName, RunModels, fixtures::succeeded};
 
 const CREATED: i64 = 1_700_000_000;
 
@@ -63,12 +65,12 @@ fn select_of(run: &Workflow, tasks: &[(Task<'_>, Vec<ArtifactRow<'_>>)], now: i6
     let types = ArtifactTypes::default();
     let mut all = Tasks::of(run, &types);
     for (task, outputs) in tasks {
-        let (_, matters) = all.add(task);
+        let (_, matters) = all.add(task, &mut ());
         for (index, row) in outputs.iter().enumerate().filter(|_| matters) {
             all.add_output(task, &MODEL, index as i64, row);
         }
     }
-    all.select(now)
+    all.select(now, &mut ())
 }
 
 fn select(tasks: &[(Task<'_>, Vec<ArtifactRow<'_>>)]) -> Selection {
