@@ -293,6 +293,13 @@ pub async fn server_pods(cluster: &Cluster, named: &[String]) -> Result<(Vec<Val
     }
 }
 
+/// The user name of a Pod's service account.
+pub(super) fn account(pod: &Value) -> Option<String> {
+    let namespace = pod["metadata"]["namespace"].as_str()?;
+    let name = pod["spec"]["serviceAccountName"].as_str().unwrap_or("default");
+    Some(format!("system:serviceaccount:{namespace}:{name}"))
+}
+
 /// Makes the port of a Pod reachable.
 async fn reach(cluster: &Cluster, pod: PodPort) -> Result<Endpoint, ClusterError> {
     if cluster.is_in_pod()

@@ -20,7 +20,7 @@ pub struct SourceOptions {
     pub metadata_store: Option<String>,
     /// Certificate authorities for it.
     pub metadata_store_ca: Option<PathBuf>,
-    /// The URL of Kubeflow's API. `None`: see [`SourceOptions::kfp_api`].
+    /// The URL of Kubeflow's API. `None`: that in the cluster, if it is asked.
     pub kfp_api: Option<String>,
     /// Certificate authorities for it.
     pub kfp_ca: Option<PathBuf>,

@@ -98,15 +98,9 @@ pub(super) async fn find(cluster: &Cluster, named: &[String]) -> Server {
         Ok(services) => (services, None),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let account = pods.iter().find_map(account);
+    let account = pods.iter().find_map(endpoints::account);
     let flags = pods.first().map(Flags::of).unwrap_or_default();
     Server { pods: Ok((pods.len(), place)), account, flags, services, unreadable }
-}
-
-fn account(pod: &Value) -> Option<String> {
-    let namespace = pod["metadata"]["namespace"].as_str()?;
-    let name = pod["spec"]["serviceAccountName"].as_str().unwrap_or("default");
-    Some(format!("system:serviceaccount:{namespace}:{name}"))
 }
 
 /// Checks that the server runs and is ready.
