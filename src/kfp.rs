@@ -10,6 +10,9 @@
 
 mod client;
 mod convert;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limit;
 mod lookup;
 mod proto;

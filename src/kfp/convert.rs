@@ -14,11 +14,39 @@ use crate::lookup::{
 /// The fields of a task with the artifacts that it reads, and those that it puts out.
 const INPUTS: u32 = 16;
 const OUTPUTS: u32 = 17;
+/// The field with the Pods of a task.
+const PODS: u32 = 5;
 /// `IOType`: the links from a task to what it put out.
 const ITERATOR_OUTPUT: i64 = 8;
 const OUTPUT: i64 = 9;
+/// Maximum length of a task's name in bytes. Each of its models has a copy, and Kubeflow's database has room for less.
+const MAX_NAME: usize = 1024;
 /// The key of an artifact's metadata that contains the title of its schema.
 const SCHEMA_TITLE: &[u8] = b"_kfp_schema_title";
+
+/// Reads a page of the tasks of this run: passes each as a message, and returns the token of the next page.
+pub(super) fn page(
+    message: &[u8],
+    run_id: &str,
+    mut each: impl FnMut(&[u8]) -> Result<(), CallError>,
+) -> Result<Option<String>, CallError> {
+    let mut token = None;
+    fields(message, |number, field| {
+        match number {
+            1 => {
+                let row = field.bytes()?;
+                if task(row)?.run_id != run_id {
+                    return Err(CallError::malformed("the response contains a task of another run"));
+                }
+                each(row)?;
+            }
+            2 => token = Some(field.text()?.to_owned()),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(token)
+}
 
 /// Reads a task without its artifacts.
 pub(super) fn task(message: &[u8]) -> Result<Task<'_>, CallError> {
@@ -61,6 +89,9 @@ pub(super) fn task(message: &[u8]) -> Result<Task<'_>, CallError> {
     })?;
     if task.id.is_empty() {
         return Err(CallError::malformed("a task without an id"));
+    }
+    if task.name.len() > MAX_NAME {
+        return Err(CallError::too_large(format!("the name of a task has more than {MAX_NAME} bytes")));
     }
     Ok(task)
 }
@@ -130,6 +161,21 @@ pub(super) fn namespaces<'a>(task: &'a [u8], mut each: impl FnMut(&'a str)) -> R
         })?;
     }
     Ok(())
+}
+
+/// Passes the names of the Pods of a task.
+pub(super) fn pods<'a>(task: &'a [u8], mut each: impl FnMut(&'a str)) -> Result<(), CallError> {
+    fields(task, |number, field| {
+        if number != PODS {
+            return Ok(());
+        }
+        fields(field.bytes()?, |number, field| {
+            if number == 1 {
+                each(field.text()?);
+            }
+            Ok(())
+        })
+    })
 }
 
 /// Passes the links of one side of a task.
@@ -206,7 +252,7 @@ fn type_name(kind: i64) -> &'static str {
 }
 
 /// Returns the title of a schema: the text itself, or the value of `title` in a schema in YAML.
-fn schema_title(text: &str) -> Option<Cow<'_, str>> {
+pub(super) fn schema_title(text: &str) -> Option<Cow<'_, str>> {
     let unquoted = |value: &str| -> Option<String> {
         let value = value.trim();
         let value =

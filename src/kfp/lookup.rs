@@ -28,7 +28,7 @@ use crate::{
         pages::{PageSizes, Pages},
         wire::fields,
     },
-    model::{ArtifactTypes, PipelineName, RunId, RunModels, RunOutcome, Workflow, event::MAX_PAYLOAD},
+    model::{Artifact, ArtifactTypes, PipelineName, RunId, RunModels, RunOutcome, Workflow, event::MAX_PAYLOAD},
 };
 
 /// Tasks of a page. The server cuts larger numbers to 200.
@@ -77,16 +77,16 @@ impl Lookup {
         }
         let current = self.client.current();
         let mut listings = 0;
-        let selection = loop {
+        // The allowance lives as long as what is kept.
+        let (selection, _allowance) = loop {
             listings += 1;
-            // Lives as long as what is kept.
             let allowance = Allowance::new(&current.memory, &current.hits, &run.namespace);
             let mut tasks = Tasks::of(run, types);
             verdicts.begin();
             match self.list(&run.namespace, run_id, &allowance, |row| add(&mut tasks, row, verdicts)).await {
                 Err(CallError { code: CallCode::Grpc(Code::FailedPrecondition), .. }) if listings < LISTINGS => {}
                 Err(error) => return Err(unknown_or(error)),
-                Ok(()) => break tasks.select(self.clock.now(), verdicts)?,
+                Ok(()) => break (tasks.select(self.clock.now(), verdicts)?, allowance),
             }
         };
         let Selection { models, older_tasks, foreign_models } = selection;
@@ -99,7 +99,8 @@ impl Lookup {
                 "ignoring models of other namespaces in the record of a run"
             );
         }
-        let texts = models.iter().map(|model| model.uri.len() + model.name.as_deref().map_or(0, str::len));
+        let name = |model: &Artifact| model.name.as_deref().map_or(model.node.len() + model.key.len(), str::len);
+        let texts = models.iter().map(|model| model.uri.len() + name(model));
         if texts.sum::<usize>() > MAX_PAYLOAD {
             // They are all part of the payload.
             return Err(LookupError::TooLarge);
@@ -112,7 +113,8 @@ impl Lookup {
     }
 
     /// Returns the name of a failed run's pipeline, which is all that its event contains. A run does not say whose it is,
-    /// so an artifact has to.
+    /// and its id is a label that its tenant sets. So an artifact has to say it; where there is none, the name of a Pod,
+    /// which begins with the Workflow's.
     async fn pipeline_of_failed(
         &self,
         run: &Workflow,
@@ -129,6 +131,9 @@ impl Lookup {
                 "" => is_own = true,
                 namespace if *namespace == *run.namespace => is_own = true,
                 namespace => foreign = Some(excerpt(namespace)),
+            })?;
+            convert::pods(row, |pod| {
+                is_own |= pod.strip_prefix(&*run.name).is_some_and(|rest| rest.starts_with('-'));
             })?;
             Ok(0)
         });
@@ -181,22 +186,7 @@ impl Lookup {
             };
             let answer = self.client.call(namespace, LIST_TASKS, request, |message| {
                 allowance.read(message.len())?;
-                let mut token = None;
-                fields(message, |number, field| match number {
-                    1 => {
-                        let row = field.bytes()?;
-                        if convert::task(row)?.run_id != run_id {
-                            return Err(CallError::malformed("the response contains a task of another run"));
-                        }
-                        allowance.keep(add(row)?)
-                    }
-                    2 => {
-                        token = Some(field.text()?.to_owned());
-                        Ok(())
-                    }
-                    _ => Ok(()),
-                })?;
-                Ok(token)
+                convert::page(message, &run_id, |row| allowance.keep(add(row)?))
             });
             match answer.await {
                 Err(CallError { code: CallCode::TooLarge, .. }) if allowance.is_within_limits() && pages.shrink() => {}
@@ -224,7 +214,7 @@ impl Lookup {
 }
 
 /// Adds a task with its outputs.
-fn add(tasks: &mut Tasks<'_>, row: &[u8], verdicts: &mut dyn Verdicts) -> Result<usize, CallError> {
+pub(super) fn add(tasks: &mut Tasks<'_>, row: &[u8], verdicts: &mut dyn Verdicts) -> Result<usize, CallError> {
     let task = convert::task(row)?;
     let (mut kept, matters) = tasks.add(&task, verdicts);
     if verdicts.wants_all() {

@@ -29,7 +29,11 @@ use self::places::Places;
 pub(super) use self::verdicts::{Collector, Verdicts};
 use crate::{
     delivery::LookupError,
-    lookup::names::{self, Placed},
+    lookup::{
+        allowance::MAX_KEPT,
+        error::excerpt,
+        names::{self, Placed},
+    },
     model::{Artifact, ArtifactId, ArtifactTypes, ArtifactVerdict, NotAModel, Workflow},
 };
 
@@ -198,7 +202,7 @@ pub(super) struct Tasks<'a> {
     tasks: Vec<KeptTask>,
     outputs: Vec<Output>,
     /// The name of a task that is RUNNING and has a model.
-    unfinished: Option<Box<str>>,
+    unfinished: Option<String>,
     /// Another namespace that a model has, and the number of such models.
     foreign: Option<(String, usize)>,
     /// Tasks that are older than the Workflow, which is a copy.
@@ -312,9 +316,11 @@ impl<'a> Tasks<'a> {
             Some(exclusion) => {
                 match exclusion {
                     ArtifactVerdict::ForeignNamespace if is_model => {
-                        self.foreign.get_or_insert_with(|| (row.namespace.to_owned(), 0)).1 += 1;
+                        self.foreign.get_or_insert_with(|| (excerpt(row.namespace), 0)).1 += 1;
                     }
-                    ArtifactVerdict::Unfinished if is_model => self.unfinished = Some(task.name.into()),
+                    ArtifactVerdict::Unfinished if is_model => {
+                        self.unfinished.get_or_insert_with(|| excerpt(task.name));
+                    }
                     _ => {}
                 }
                 return 0;
@@ -344,7 +350,8 @@ impl<'a> Tasks<'a> {
     ///
     /// # Errors
     /// [`LookupError::NoContext`] without any task, [`LookupError::ForeignContext`] if all models are of other
-    /// namespaces, and a failure while a task with a model is RUNNING shortly after the end of the run.
+    /// namespaces, [`LookupError::TooLarge`] if the paths of their tasks need too much memory, and a failure while a task
+    /// with a model is RUNNING shortly after the end of the run.
     pub(super) fn select(self, now: i64, verdicts: &mut dyn Verdicts) -> Result<Selection, LookupError> {
         if self.is_empty {
             // A run that is known has a task for itself. A server for a single user answers so for an unknown run.
@@ -376,11 +383,22 @@ impl<'a> Tasks<'a> {
                 verdicts.decided(&id, ArtifactVerdict::SameLocation);
             }
         }
+        // A tenant may nest long names, and each model has the path of its task.
+        let mut paths = Vec::with_capacity(chosen.len());
+        let mut bytes = 0;
+        for (task, _) in &chosen {
+            let path = places.path_name(*task);
+            bytes += path.len();
+            if bytes > MAX_KEPT {
+                return Err(LookupError::TooLarge);
+            }
+            paths.push(path);
+        }
         names::drop_shared_names(&mut chosen.iter_mut().map(|(_, artifact)| artifact).collect::<Vec<_>>());
-        let placed = chosen.iter_mut().map(|(task, artifact)| Placed {
+        let placed = chosen.iter_mut().zip(paths).map(|((task, artifact), path)| Placed {
             artifact,
             task: Some(places.task(*task)),
-            path: places.path_name(*task),
+            path,
         });
         names::distinguish(&mut placed.collect::<Vec<_>>());
         Ok(Selection {

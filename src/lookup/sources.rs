@@ -1,11 +1,15 @@
 //! The rule for two sources of models: Kubeflow's API is asked first, and ML Metadata where that does not settle the run.
 //! An installation may be older than the API, or may have been upgraded and keep earlier runs in ML Metadata.
 //!
+//! An API that takes long counts as one that fails, until its answer arrives.
+//!
 //! The server and the commands for people decide by [`in_turn`].
 
-use std::borrow::Borrow;
+use std::{borrow::Borrow, pin::pin, time::Duration};
 
 use clap::ValueEnum;
+use futures::future::{Either, select};
+use tokio::{sync::oneshot, time::timeout};
 use tonic::Code;
 
 use crate::{
@@ -29,6 +33,9 @@ pub enum Artifacts {
 /// The code of [`LookupError::Failed`] from a server that does not know tasks: it is of a version with ML Metadata.
 pub const OLD_SERVER: &str = grpc::names(Code::Unimplemented).label;
 
+/// Time after which ML Metadata is asked before Kubeflow's API has answered: a call to an API that hangs takes 20 s.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// An answer of a source.
 pub type Answer<T> = Result<T, LookupError>;
 
@@ -37,9 +44,24 @@ pub async fn in_turn<T: Borrow<RunModels>, M: Future<Output = Answer<T>>>(
     kfp: impl Future<Output = Answer<T>>,
     mlmd: impl FnOnce() -> M,
 ) -> (ModelSource, Answer<T>) {
-    match settled(kfp.await) {
-        Ok(answer) => (ModelSource::Kfp, answer),
-        Err(open) => combined(open, mlmd().await),
+    let (hurry, patience) = oneshot::channel::<()>();
+    let stored = async {
+        drop(timeout(PATIENCE, patience).await);
+        mlmd().await
+    };
+    match select(pin!(kfp), pin!(stored)).await {
+        Either::Left((native, stored)) => match settled(native) {
+            Ok(answer) => (ModelSource::Kfp, answer),
+            Err(open) => {
+                drop(hurry);
+                combined(open, stored.await)
+            }
+        },
+        Either::Right((stored, _)) if is_positive(&stored) => (ModelSource::Mlmd, stored),
+        Either::Right((stored, native)) => match settled(native.await) {
+            Ok(answer) => (ModelSource::Kfp, answer),
+            Err(open) => combined(open, stored),
+        },
     }
 }
 
@@ -64,6 +86,11 @@ fn settled<T>(answer: Answer<T>) -> Result<Answer<T>, Open> {
     }
 }
 
+/// Returns whether an answer of ML Metadata counts without one of Kubeflow's API.
+fn is_positive<T: Borrow<RunModels>>(stored: &Answer<T>) -> bool {
+    stored.as_ref().is_ok_and(|found| !found.borrow().models.is_empty() || found.borrow().pipeline.is_some())
+}
+
 /// Returns the answer for a run that Kubeflow's API left open, given that of ML Metadata.
 fn combined<T: Borrow<RunModels>>(open: Open, stored: Answer<T>) -> (ModelSource, Answer<T>) {
     match (open, stored) {
@@ -71,9 +98,7 @@ fn combined<T: Borrow<RunModels>>(open: Open, stored: Answer<T>) -> (ModelSource
         // After an upgrade, ML Metadata may be gone for good.
         (Open::UnknownRun, Err(LookupError::Failed { .. })) => (ModelSource::Kfp, Err(LookupError::NoContext)),
         (Open::UnknownRun, stored) => (ModelSource::Mlmd, stored),
-        (Open::Failed(_), Ok(found)) if !found.borrow().models.is_empty() || found.borrow().pipeline.is_some() => {
-            (ModelSource::Mlmd, Ok(found))
-        }
+        (Open::Failed(_), stored) if is_positive(&stored) => (ModelSource::Mlmd, stored),
         (Open::Failed(error), _) => (ModelSource::Kfp, Err(error)),
     }
 }
@@ -148,6 +173,28 @@ mod tests {
             };
             let answer = in_turn(ready(native), mlmd).await;
             assert_eq!((&answer, is_asked), (&expected, expected.0 == ModelSource::Mlmd));
+        }
+    }
+
+    /// An API that hangs does not delay what ML Metadata has, and nothing else is concluded meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn an_api_that_takes_long_does_not_delay_what_ml_metadata_has() {
+        let after = async |seconds: u64, answer: Found| {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            answer
+        };
+        for (native, stored, expected, seconds) in [
+            ((20, failed("timeout")), (0, found("mlmd")), found("mlmd"), 2),
+            ((20, failed("timeout")), (30, found("mlmd")), found("mlmd"), 32),
+            ((20, failed("timeout")), (0, none()), failed("timeout"), 20),
+            ((5, found("kfp")), (1, none()), found("kfp"), 5),
+            ((5, found("kfp")), (9, found("mlmd")), found("kfp"), 5),
+            ((5, Err(LookupError::NoContext)), (0, none()), none(), 5),
+            ((1, found("kfp")), (0, found("mlmd")), found("kfp"), 1),
+        ] {
+            let started = tokio::time::Instant::now();
+            let (_, answer) = in_turn(after(native.0, native.1.clone()), || after(stored.0, stored.1.clone())).await;
+            assert_eq!((answer, started.elapsed().as_secs()), (expected, seconds), "{native:?}, {stored:?}");
         }
     }
 }

@@ -53,11 +53,7 @@ impl Harness {
 
     /// A succeeded run that Kubeflow knows, with these tasks.
     async fn succeeded(&self, name: &str, tasks: Vec<KfpTask>) {
-        self.kfp.put_run(&KfpRun {
-            id: name.to_owned(),
-            namespace: self.env.namespace.clone(),
-            pipeline: Some("taxi".to_owned()),
-        });
+        self.kfp.put_run(&KfpRun::new(name, &self.env.namespace, "taxi"));
         for task in tasks {
             self.kfp.put_task(name, task);
         }
@@ -116,7 +112,7 @@ fn verdicts(story: &Value) -> Vec<&str> {
 async fn runs_of_kubeflows_api_are_explained() {
     let harness = Harness::start().await;
     let importer = KfpTask::container(TaskKind::Importer, "", "import").output(pushed("gs://imported"));
-    harness.kfp.put_run(&KfpRun { id: "base".into(), namespace: harness.env.namespace.clone(), pipeline: None });
+    harness.kfp.put_run(&KfpRun { pipeline: None, ..KfpRun::new("base", &harness.env.namespace, "") });
     harness.kfp.put_task("base", push(pushed("gs://base").with_id("of-base")));
     let foreign = KfpArtifact { namespace: Some("another-team".to_owned()), ..pushed("gs://foreign") };
     let broken = push(pushed("gs://broken")).state(TaskState::Failed);

@@ -229,3 +229,22 @@ fn any_parents_have_an_end() {
     assert_eq!(uris(&selection), ["gs://1", "gs://2"]);
     assert_eq!(names(&selection).into_iter().collect::<HashSet<_>>().len(), 2);
 }
+
+/// A tenant may nest tasks with long names, of which each model has a copy.
+#[test]
+fn long_paths_of_many_models_are_too_large() {
+    let names: Vec<String> = (0..31).map(|depth| format!("{depth}{}", "x".repeat(1000))).collect();
+    let mut tasks = vec![(ROOT, vec![])];
+    let mut parent = "r";
+    for name in &names {
+        tasks.push((container(name, name, parent), vec![]));
+        parent = name;
+    }
+    let ids: Vec<String> = (0..40).map(|number| format!("gs://{number}")).collect();
+    let rows = |count: usize| ids[..count].iter().map(|id| model(id, id)).collect();
+    tasks.push((Task { parent: Some(parent), ..task("a", "push", 5) }, rows(30)));
+    assert_eq!(select(&tasks).models.len(), 30);
+    tasks.pop();
+    tasks.push((Task { parent: Some(parent), ..task("a", "push", 5) }, rows(40)));
+    assert_eq!(select_of(&run(), &tasks, CREATED + 1000), Err(LookupError::TooLarge));
+}
