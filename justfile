@@ -49,7 +49,7 @@ documentation:
 test *arguments:
     tests/run {{ arguments }}
 
-# Every benchmark in one table, and as JSON in target/bench; arguments are those of benches/run
+# Figures of docs/performance.md, with their baselines; arguments are those of benches/run
 bench *arguments:
     benches/run {{ arguments }}
 

@@ -1,6 +1,6 @@
 //! The sources of models under test: the real ML Metadata, and the test server of Kubeflow's API.
 
-use model_update_eventsource::app::{Artifacts, Config};
+use model_update_eventsource::{app::Config, lookup::Artifacts};
 use test_support::{
     KfpArtifact, KfpRun, KfpServer, KfpTask, MetadataStore, NewWorkflow, Peers, Task, Workflows, Writer,
 };
