@@ -4,7 +4,10 @@
 //! older than the API, or may have been upgraded and keep earlier runs in ML Metadata. [`settled`] and [`combined`] are
 //! the rules.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -72,7 +75,7 @@ pub(super) fn sources(config: &Config, limits: &LimitHits, registry: &mut Regist
     }
     let mlmd = Mlmd::new(&config.metadata_store, &options, mlmd_metrics).context("--metadata-store")?;
     Ok(match kfp {
-        Some(kfp) => Arc::new(Auto { kfp: Arc::new(kfp), mlmd: Arc::new(mlmd) }),
+        Some(kfp) => Arc::new(Auto::new(Arc::new(kfp), Arc::new(mlmd))),
         None => Arc::new(mlmd),
     })
 }
@@ -81,6 +84,14 @@ pub(super) fn sources(config: &Config, limits: &LimitHits, registry: &mut Regist
 struct Auto {
     kfp: Arc<dyn ArtifactLookup>,
     mlmd: Arc<dyn ArtifactLookup>,
+    /// The last lookup found a server that does not know tasks, so that ML Metadata decides.
+    is_old_server: AtomicBool,
+}
+
+impl Auto {
+    fn new(kfp: Arc<dyn ArtifactLookup>, mlmd: Arc<dyn ArtifactLookup>) -> Self {
+        Self { kfp, mlmd, is_old_server: AtomicBool::new(false) }
+    }
 }
 
 type Answer = Result<Arc<RunModels>, LookupError>;
@@ -88,12 +99,19 @@ type Answer = Result<Arc<RunModels>, LookupError>;
 impl ArtifactLookup for Auto {
     fn find<'a>(&'a self, run: &'a Workflow, types: &'a Arc<ArtifactTypes>) -> BoxFuture<'a, Answer> {
         async move {
-            match settled(self.kfp.find(run, types).await) {
+            let settled = settled(self.kfp.find(run, types).await);
+            self.is_old_server.store(settled == Err(Open::OldServer), Ordering::Relaxed);
+            match settled {
                 Ok(answer) => answer,
                 Err(open) => combined(open, self.mlmd.find(run, types).await),
             }
         }
         .boxed()
+    }
+
+    /// Kubeflow's API is asked a single question. ML Metadata is asked ahead only where it decides.
+    fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<(), LookupError>> {
+        if self.is_old_server.load(Ordering::Relaxed) { self.mlmd.look_ahead(run) } else { self.kfp.look_ahead(run) }
     }
 
     fn forget(&self, run: Uid) {
@@ -197,7 +215,7 @@ mod tests {
         for (native, expected) in
             [(found("kfp"), found("kfp")), (none(), none()), (failed("unimplemented"), found("mlmd"))]
         {
-            let auto = Auto { kfp: Arc::new(Source(native)), mlmd: Arc::new(Source(found("mlmd"))) };
+            let auto = Auto::new(Arc::new(Source(native)), Arc::new(Source(found("mlmd"))));
             assert_eq!(auto.find(&run, &Arc::default()).await, expected);
         }
     }
