@@ -65,11 +65,11 @@ struct Namespace {
 /// The state of a run.
 #[derive(Debug)]
 enum State {
-    /// It is too young, and its timer runs.
-    Young(Arc<Workflow>),
+    /// It is younger than the age of this place in [`AGES`], and its timer runs.
+    Young(Arc<Workflow>, usize),
     /// It waits for its turn.
-    Queued(Arc<Workflow>),
-    InFlight,
+    Queued(Arc<Workflow>, usize),
+    InFlight(usize),
     /// It is not looked up again before it ends.
     Done,
 }
@@ -80,14 +80,14 @@ impl LookupsAhead {
         let (name, uid) = (&workflow.namespace, workflow.uid);
         let state = self.namespaces.get_mut(name).and_then(|namespace| namespace.runs.get_mut(&uid));
         match state {
-            Some(State::Young(record) | State::Queued(record)) => return record.clone_from(workflow),
-            Some(State::InFlight | State::Done) => return,
+            Some(State::Young(record, _) | State::Queued(record, _)) => return record.clone_from(workflow),
+            Some(State::InFlight(_) | State::Done) => return,
             None => {}
         }
         if self.make_room(name, timers) {
             self.shares.add(name, 1);
             let runs = &mut self.namespaces.entry(name.clone()).or_default().runs;
-            runs.insert(uid, State::Young(workflow.clone()));
+            runs.insert(uid, State::Young(workflow.clone(), 0));
             timers.set(now.instant + time_until(AGES[0], workflow, now), Timer::LookAhead(name.clone(), uid));
         }
     }
@@ -117,16 +117,16 @@ impl LookupsAhead {
         let Some(state) = namespace.runs.remove(&run) else { return };
         self.shares.remove(name, 1);
         match state {
-            State::Young(_) => timers.cancel(&Timer::LookAhead(name.clone(), run)),
-            State::Queued(_) => namespace.queue.retain(|queued| *queued != run),
-            State::InFlight | State::Done => {}
+            State::Young(..) => timers.cancel(&Timer::LookAhead(name.clone(), run)),
+            State::Queued(..) => namespace.queue.retain(|queued| *queued != run),
+            State::InFlight(_) | State::Done => {}
         }
         self.schedule(name);
     }
 
     /// Removes the runs of a namespace whose lookups have not begun: it has no stream.
     pub(super) fn stop(&mut self, name: &Arc<str>, timers: &mut Timers) {
-        self.remove_where(name, timers, |state| matches!(state, State::Young(_) | State::Queued(_)));
+        self.remove_where(name, timers, |state| matches!(state, State::Young(..) | State::Queued(..)));
     }
 
     /// Removes all runs of a namespace.
@@ -145,8 +145,8 @@ impl LookupsAhead {
     pub(super) fn queue(&mut self, name: &Arc<str>, run: Uid) {
         let namespace = self.namespaces.get_mut(name).expect("the timer of a run ends with it");
         let state = namespace.runs.get_mut(&run).expect("the timer of a run ends with it");
-        if let State::Young(workflow) = state {
-            *state = State::Queued(workflow.clone());
+        if let State::Young(workflow, place) = state {
+            *state = State::Queued(workflow.clone(), *place);
             namespace.queue.push_back(run);
         }
         self.schedule(name);
@@ -169,8 +169,10 @@ impl LookupsAhead {
                 continue;
             }
             let Some(run) = namespace.queue.pop_front() else { continue };
-            let state = namespace.runs.insert(run, State::InFlight);
-            let Some(State::Queued(workflow)) = state else { unreachable!("the queue has the runs that are queued") };
+            let state = namespace.runs.get_mut(&run).expect("a queued run is kept");
+            let State::Queued(workflow, place) = state else { unreachable!("the queue has the runs that are queued") };
+            let (workflow, place) = (workflow.clone(), *place);
+            *state = State::InFlight(place);
             namespace.is_in_flight = true;
             self.in_flight += 1;
             self.not_before = Some(now + INTERVAL);
@@ -184,16 +186,18 @@ impl LookupsAhead {
         self.in_flight -= 1;
         let namespace = self.namespaces.get_mut(name).expect("a namespace with a lookup in flight is kept");
         namespace.is_in_flight = false;
-        if let Some(state @ State::InFlight) = namespace.runs.get_mut(&uid) {
+        if let Some(state) = namespace.runs.get_mut(&uid)
+            && let State::InFlight(place) = *state
+        {
             let again = match answer {
-                Err(LookupError::NoContext | LookupError::Failed { .. }) => next_age(workflow, now),
+                Err(LookupError::NoContext | LookupError::Failed { .. }) => next_place(place, workflow, now),
                 Ok(()) | Err(LookupError::ForeignContext { .. } | LookupError::TooLarge) => None,
             };
             *state = match again {
-                Some(age) => {
-                    let at = now.instant + time_until(age, workflow, now);
+                Some(place) => {
+                    let at = now.instant + time_until(AGES[place], workflow, now);
                     timers.set(at, Timer::LookAhead(name.clone(), uid));
-                    State::Young(workflow.clone())
+                    State::Young(workflow.clone(), place)
                 }
                 None => State::Done,
             };
@@ -222,7 +226,7 @@ impl LookupsAhead {
     #[cfg(test)]
     pub(super) fn is_young(&self, name: &str, run: Uid) -> bool {
         let state = self.namespaces.get(name).and_then(|namespace| namespace.runs.get(&run));
-        matches!(state, Some(State::Young(_)))
+        matches!(state, Some(State::Young(..)))
     }
 
     #[cfg(test)]
@@ -241,10 +245,10 @@ fn age(workflow: &Workflow, now: Now) -> i64 {
     now.unix.saturating_sub(workflow.created).max(0)
 }
 
-/// The next age at which a run is looked up.
-fn next_age(workflow: &Workflow, now: Now) -> Option<i64> {
+/// The place in [`AGES`] of the next lookup of a run.
+fn next_place(last: usize, workflow: &Workflow, now: Now) -> Option<usize> {
     let age = age(workflow, now);
-    AGES.into_iter().find(|next| *next > age)
+    (last + 1..AGES.len()).find(|place| AGES[*place] > age)
 }
 
 fn time_until(next: i64, workflow: &Workflow, now: Now) -> Duration {
@@ -279,5 +283,8 @@ impl Ledger {
         now: Now,
     ) {
         self.ahead.end(workflow, answer, now, &mut self.timers);
+        if self.streams_in(&workflow.namespace) == 0 {
+            self.ahead.stop(&workflow.namespace, &mut self.timers);
+        }
     }
 }
