@@ -96,6 +96,7 @@ pub async fn build(config: Config) -> Result<Bound> {
     let notices = event_recorder.clone().map(|recorder| Arc::new(recorder) as Arc<dyn NoticeSink>);
     let options = delivery::Options {
         confirm_after: config.confirm_after,
+        max_connection_age: config.max_connection_age,
         skip_labelled: config.skip_labelled,
         mark_rate: Some(config.mark_rate),
         limits: limits.clone(),

@@ -33,7 +33,7 @@ mod status;
 pub use driver::Driver;
 pub use explained::{Explained, RunRecord};
 pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
-pub use ledger::{CONTEXT_EXPECTED, FilterCounts};
+pub use ledger::{CONTEXT_EXPECTED, ConnectionAges, FilterCounts};
 pub use mailbox::EventReceiver;
 pub use metrics::DeliveryMetrics;
 pub use notices::{Notice, NoticeSink};

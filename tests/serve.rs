@@ -58,6 +58,33 @@ async fn a_run_is_sent_and_marked_before_a_shutdown_ends() {
     assert_eq!(env.marks("run-x").await.into_keys().collect::<Vec<_>>(), [format!("{MARK_PREFIX}model-update")]);
 }
 
+/// Its event is confirmed and marked by then, so the next stream receives only what succeeds later.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_stream_ends_at_its_maximum_age_without_duplicates() {
+    let peers = Peers::find().await;
+    let env = TestEnv::start(peers).await;
+    let server = env.start_server(&[], &["--max-connection-age=5s"]).await;
+    let mut subscriber = peers.grpc_go_client(server.listen, &env.config()).start();
+    env.succeed("run-x").await;
+    assert!(subscriber.payload(SOON).await.contains("run-x"));
+    let end = subscriber.next(SOON).await;
+    let text = "the stream has reached its maximum age (--max-connection-age), nothing was open for it; connect again";
+    assert!(
+        matches!(&end, Some(Line::Status { code, message }) if code == "Unavailable" && message == text),
+        "{end:?}"
+    );
+    server.metric_is("modelupdate_streams_closed_total", &[r#"reason="max_connection_age""#], 1.0).await;
+    assert_eq!(env.marks("run-x").await.len(), 1);
+
+    let mut next = peers.grpc_go_client(server.listen, &env.config()).start();
+    assert_eq!(next.next(SOON).await, Some(Line::Open(true)));
+    env.succeed("run-y").await;
+    let payload = next.payload(SOON).await;
+    assert!(payload.contains("run-y"), "{payload}");
+    server.stop().await;
+}
+
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_frozen_subscriber_delays_a_shutdown_by_at_most_10_s() {

@@ -50,6 +50,8 @@ pub struct Config {
     pub selector: String,
     /// Time for which a stream must stay open after it acknowledged an event, until the event is confirmed.
     pub confirm_after: Duration,
+    /// The age at which a stream ends while nothing is open for it. `None`: streams do not age.
+    pub max_connection_age: Option<Duration>,
     /// Count runs with the label `pipelines.kubeflow.org/events-published=true` as delivered.
     pub skip_labelled: bool,
     /// Whether Kubernetes Events on Workflows report what becomes of runs.
@@ -89,6 +91,7 @@ impl Default for Config {
             namespaces: Vec::new(),
             selector: RUN_ID_LABEL.to_owned(),
             confirm_after: Duration::from_secs(1),
+            max_connection_age: None,
             skip_labelled: false,
             kubernetes_events: false,
             mark_rate: const { NonZeroU32::new(100).expect("not zero") },

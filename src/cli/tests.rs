@@ -39,6 +39,7 @@ fn the_defaults_are_as_documented() {
     assert!(config.namespaces.is_empty());
     assert_eq!(config.selector, "pipeline/runid");
     assert_eq!(config.confirm_after, Duration::from_secs(1));
+    assert_eq!(config.max_connection_age, None);
     assert!(!config.skip_labelled && !config.kubernetes_events);
     assert_eq!(config.mark_rate.get(), 100);
 }
@@ -58,6 +59,7 @@ fn every_flag_sets_its_option() {
         "--namespaces=team-a,team-b",
         "--selector=a=b",
         "--confirm-after=250ms",
+        "--max-connection-age=6h",
         "--skip-labelled",
         "--kubernetes-events",
         "--mark-rate=7",
@@ -77,6 +79,7 @@ fn every_flag_sets_its_option() {
     assert_eq!(config.namespaces, ["team-a", "team-b"].map(Into::into));
     assert_eq!(config.selector, "a=b");
     assert_eq!(config.confirm_after, Duration::from_millis(250));
+    assert_eq!(config.max_connection_age, Some(Duration::from_secs(6 * 3600)));
     assert!(config.skip_labelled && config.kubernetes_events);
     assert_eq!(config.mark_rate.get(), 7);
 }
@@ -136,6 +139,7 @@ fn a_usage_error_names_the_flag_and_a_remedy() {
         (&["--selector=a=b,,c"], "--selector", "character 5: "),
         (&["--confirm-after=1"], "--confirm-after", "write a duration such as"),
         (&["--confirm-after=5s"], "--confirm-after", "at most 4s"),
+        (&["--max-connection-age=1s"], "--max-connection-age", "from 5s to 30days"),
         (&["--mark-rate=0"], "--mark-rate", "non-zero"),
         (&["--log-level=inof"], "--log-level", "off, error, warn, info, debug, trace"),
         (&["--log-format=yaml"], "--log-format", "possible values: text, json"),

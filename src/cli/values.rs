@@ -119,3 +119,15 @@ pub(super) fn confirm_after(text: &str) -> Result<humantime::Duration, String> {
     }
     Ok(duration)
 }
+
+/// The age of a stream. Argo Events is away for 5 s after each.
+pub(super) fn connection_age(text: &str) -> Result<humantime::Duration, String> {
+    let duration: humantime::Duration =
+        text.parse().map_err(|error| format!("{error}; write a duration such as 6h"))?;
+    if (5..=30 * 24 * 3600).contains(&duration.as_secs()) {
+        Ok(duration)
+    } else {
+        Err("from 5s to 30days, and hours in production: Argo Events reconnects 5 s after the end of its stream"
+            .to_owned())
+    }
+}

@@ -226,7 +226,10 @@ impl Driver {
     }
 
     fn close_streams(&mut self) {
-        self.to_streams.drain().for_each(|(_, to_stream)| to_stream.events.close(CloseReason::ShuttingDown));
+        for (_, to_stream) in self.to_streams.drain() {
+            self.observer.closing(CloseReason::ShuttingDown);
+            to_stream.events.close(CloseReason::ShuttingDown);
+        }
     }
 
     // === inputs ===
@@ -370,6 +373,7 @@ impl Driver {
             Action::Forget(run) => self.lookup.forget(run),
             Action::Close(stream, reason) => {
                 if let Some(to_stream) = self.to_streams.remove(&stream) {
+                    self.observer.closing(reason);
                     to_stream.events.close(reason);
                 }
             }

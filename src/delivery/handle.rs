@@ -32,6 +32,23 @@ pub enum CloseReason {
     NotReading,
     /// The streams of its namespace hold too many pending runs.
     TooManyRuns,
+    /// The stream has reached its maximum age, and nothing was open for it.
+    MaxConnectionAge,
+}
+
+impl CloseReason {
+    /// Every reason.
+    pub(super) const ALL: [Self; 4] = [Self::ShuttingDown, Self::NotReading, Self::TooManyRuns, Self::MaxConnectionAge];
+
+    /// The reason's name in metrics.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::ShuttingDown => "shutting_down",
+            Self::NotReading => "not_reading",
+            Self::TooManyRuns => "too_many_runs",
+            Self::MaxConnectionAge => "max_connection_age",
+        }
+    }
 }
 
 /// An event for a stream.

@@ -47,6 +47,7 @@
 //! | `flow`, `budget` | bytes that are held for streams |
 //! | `held_runs` | runs that are held for streams |
 //! | `deleted` | pending runs whose Workflow was deleted |
+//! | `connection_age` | streams that have reached their maximum age |
 //! | `retention` | subscriptions and namespaces without a stream |
 //! | `shares` | namespaces that hold most of something |
 //! | `wall_clock` | runs excluded by a wall clock that was wrong |
@@ -55,6 +56,7 @@
 mod ahead;
 mod answers;
 mod budget;
+mod connection_age;
 mod decisions;
 mod deleted;
 mod filters;
@@ -100,7 +102,7 @@ use self::{
 use super::{MarkError, MarkPatch, Options, StreamId, status::StreamStatus};
 use crate::{model::Uid, store::Change};
 
-pub use self::{lookups::CONTEXT_EXPECTED, types::FilterCounts};
+pub use self::{connection_age::ConnectionAges, lookups::CONTEXT_EXPECTED, types::FilterCounts};
 pub(super) use self::{
     shares::Shares,
     types::{Action, LookupId, NamespaceStats, Now, Report, Stats},
@@ -126,6 +128,7 @@ pub(super) struct Ledger {
     marks: Marks,
     deleted: DeletedRuns,
     flow: Flow,
+    ages: ConnectionAges,
     excluded_by_age: ExcludedByAge,
     timers: Timers,
     /// Attached streams about which there may be something to decide.
@@ -160,6 +163,7 @@ impl Ledger {
             marks: Marks::new(options.patches, options.mark_rate),
             deleted: DeletedRuns::default(),
             flow: Flow::default(),
+            ages: ConnectionAges::new(options.max_connection_age),
             excluded_by_age: ExcludedByAge::default(),
             timers: Timers::default(),
             dirty: BTreeSet::new(),
@@ -203,6 +207,8 @@ impl Ledger {
                     self.dirty.insert(stream);
                 }
                 Timer::CheckShared(stream) => self.check_shared(stream),
+                Timer::MaxAge(stream) => self.reached_age(stream, now.instant),
+                Timer::EndOfAge(stream) => self.end_of_age(stream, now),
                 Timer::DropNamespace(namespace) => self.drop_idle(namespace, now.instant),
                 Timer::ForgetSubscriptions(namespace) => self.forget_subscriptions(&namespace, now.instant),
                 Timer::CheckReaders => self.check_readers(now),
@@ -257,7 +263,9 @@ impl Ledger {
         self.dirty.remove(&id);
         self.flow.unacknowledged.cancel(id);
         self.flow.ready.cancel(id);
-        [Timer::Confirm(id), Timer::HandOff(id), Timer::CheckShared(id)].iter().for_each(|it| self.timers.cancel(it));
+        let timers =
+            [Timer::Confirm(id), Timer::HandOff(id), Timer::CheckShared(id), Timer::MaxAge(id), Timer::EndOfAge(id)];
+        timers.iter().for_each(|timer| self.timers.cancel(timer));
         if self.lookups.is_full() {
             self.unawaited.extend(stream.awaiting_lookup());
         }

@@ -1,6 +1,6 @@
 //! Metrics of the delivery task.
 
-use std::{fmt, sync::atomic::AtomicU64};
+use std::{fmt, ops::Deref, sync::atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
@@ -8,6 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::CloseReason;
 use crate::model::{FilterReason, SkipReason};
 
 /// The namespace of runs. Counters are bounded by the namespaces with runs, gauges by [`super::gauges`].
@@ -27,7 +28,7 @@ pub(super) struct FilteredLabel {
     pub(super) reason: &'static str,
 }
 
-/// The `code` of an error, which is one of a bounded set.
+/// The `code` of an error, or the reason for which a stream was closed: one of a bounded set.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ErrorLabel {
     pub(super) reason: &'static str,
@@ -131,6 +132,7 @@ pub struct DeliveryMetrics {
     pub(super) handoff_duration: DurationHistogram,
     pub(super) confirmation_duration: DurationHistogram,
     pub(super) streams: Gauge,
+    pub(super) streams_closed: Family<ErrorLabel, Counter>,
     pub(super) subscribers: Family<NamespaceLabel, Gauge>,
     pub(super) shared_subscriptions: Gauge,
     pub(super) pending_runs: Family<NamespaceLabel, Gauge>,
@@ -153,6 +155,7 @@ impl DeliveryMetrics {
             handoff_duration: durations(),
             confirmation_duration: durations(),
             streams: Gauge::default(),
+            streams_closed: Family::default(),
             subscribers: Family::default(),
             shared_subscriptions: Gauge::default(),
             pending_runs: Family::default(),
@@ -169,6 +172,9 @@ impl DeliveryMetrics {
         }
         for reason in LOOKUP_ERRORS {
             drop(metrics.lookup_retries.get_or_create(&ErrorLabel { reason }));
+        }
+        for reason in CloseReason::ALL {
+            drop(metrics.streams_closed(reason));
         }
         for reason in MARK_ERRORS {
             drop(metrics.mark_retries.get_or_create(&ErrorLabel { reason }));
@@ -216,6 +222,11 @@ impl DeliveryMetrics {
             metrics.subscribers.clone(),
         );
         registry.register(
+            "streams_closed",
+            "Streams that the server has ended, by reason",
+            metrics.streams_closed.clone(),
+        );
+        registry.register(
             "subscriptions_shared",
             "Subscriptions with more than one attached stream",
             metrics.shared_subscriptions.clone(),
@@ -241,5 +252,10 @@ impl DeliveryMetrics {
             metrics.pending_marks.clone(),
         );
         metrics
+    }
+
+    /// The streams that were closed for this reason.
+    pub(super) fn streams_closed(&self, reason: CloseReason) -> impl Deref<Target = Counter> {
+        self.streams_closed.get_or_create(&ErrorLabel { reason: reason.as_str() })
     }
 }

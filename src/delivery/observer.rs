@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tracing::{debug, field::display, info, warn};
 
 use super::{
-    LookupError, MarkError, MarkPatch, Notice, NoticeSink,
+    CloseReason, LookupError, MarkError, MarkPatch, Notice, NoticeSink,
     gauges::NamespaceGauges,
     ledger::{Now, Report, Stats},
     metrics::{
@@ -109,6 +109,11 @@ impl Observer {
     /// Returns the latest deliveries and problems.
     pub(super) fn recent(&self) -> DeliveryStatus {
         self.recent.status()
+    }
+
+    /// Counts a stream that the server ends.
+    pub(super) fn closing(&self, reason: CloseReason) {
+        self.metrics.streams_closed(reason).inc();
     }
 
     /// Logs the end of a drain.
@@ -230,6 +235,10 @@ impl Observer {
             Report::TooManyRuns { subscription, runs } => warn!(
                 namespace = %subscription.namespace, subscription = %subscription.name, runs,
                 "closed a stream, too many runs are pending for the streams of its namespace"
+            ),
+            Report::MaxConnectionAge { subscription, age } => info!(
+                namespace = %subscription.namespace, subscription = %subscription.name, age_s = age.as_secs(),
+                "closed a stream that has reached its maximum age"
             ),
             Report::LimitHit(limit) => self.limits.hit(*limit),
         }

@@ -13,6 +13,8 @@ use crate::{
 pub struct Options {
     /// The time that a stream has to stay open after an acknowledgement before the event counts as delivered.
     pub confirm_after: Duration,
+    /// The age at which a stream ends, so that its client may reconnect to another replica. `None`: streams do not age.
+    pub max_connection_age: Option<Duration>,
     /// Runs with the label `pipelines.kubeflow.org/events-published: "true"` count as delivered.
     pub skip_labelled: bool,
     /// Lookups in flight.
@@ -58,6 +60,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             confirm_after: Duration::from_secs(1),
+            max_connection_age: None,
             skip_labelled: false,
             lookups: LookupLimits { per_namespace: 8, total: 1024 },
             patches: PatchLimits { per_namespace: 16, total: 64 },

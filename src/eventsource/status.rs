@@ -65,6 +65,13 @@ pub(super) fn shutting_down() -> Status {
 pub(super) fn closed(reason: CloseReason) -> Status {
     match reason {
         CloseReason::ShuttingDown => shutting_down(),
+        CloseReason::MaxConnectionAge => refused(
+            Code::Unavailable,
+            "MAX_CONNECTION_AGE",
+            &[],
+            "the stream has reached its maximum age (--max-connection-age), nothing was open for it; connect again"
+                .to_owned(),
+        ),
         CloseReason::TooManyRuns => limit(
             Limit::PendingRuns,
             &[],
@@ -152,6 +159,7 @@ mod tests {
             ),
             (closed(CloseReason::TooManyRuns), Code::ResourceExhausted, "LIMIT_PENDING_RUNS", Some("pending_runs")),
             (closed(CloseReason::ShuttingDown), Code::Unavailable, "SHUTTING_DOWN", None),
+            (closed(CloseReason::MaxConnectionAge), Code::Unavailable, "MAX_CONNECTION_AGE", None),
             (namespace_not_served("team-b"), Code::PermissionDenied, "NAMESPACE_NOT_SERVED", None),
         ] {
             let details = status.get_error_details();

@@ -35,6 +35,7 @@ async fn a_wrong_value_is_refused_with_its_name() {
         ("namespaces={Team_A}", "'/namespaces/0': 'Team_A' does not match"),
         ("namespaces={a,a}", "'/namespaces'"),
         ("confirmAfter=soon", "'/confirmAfter': 'soon' does not match"),
+        ("maxConnectionAge=soon", "'/maxConnectionAge': 'soon' does not match"),
         ("markRate=0", "'/markRate': minimum: got 0, want 1"),
         ("log.format=xml", "'/log/format': value must be one of 'json', 'text'"),
         ("tracing.protocol=http", "'/tracing/protocol': value must be one of 'grpc', 'http/protobuf'"),

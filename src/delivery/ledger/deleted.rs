@@ -113,6 +113,11 @@ impl DeletedRuns {
         runs.map(|run| run.workflow.clone()).collect()
     }
 
+    /// Returns whether a new stream of this subscription has a claim to any run.
+    pub(super) fn has_claims(&self, subscription: &Subscription) -> bool {
+        self.claims.contains_key(&(subscription.namespace.clone(), subscription.name.clone()))
+    }
+
     pub(super) fn contains(&self, run: Uid) -> bool {
         self.runs.contains_key(&run)
     }

@@ -69,10 +69,11 @@ impl Ledger {
             return;
         }
         self.timers.cancel(&Timer::DropNamespace(subscription.namespace.clone()));
-        let streams = self.registry.attach(id, subscription, peer, now.unix);
+        let streams = self.registry.attach(id, subscription, peer, now);
         if streams > 1 {
             self.timers.set(now.instant + SHARED_TOO_LONG, Timer::CheckShared(id));
         }
+        self.limit_age(id, now.instant);
         let stream = self.registry.stream(id);
         let subscription = stream.subscription.clone();
         if !subscription.remember && subscription.max_age.is_none() {

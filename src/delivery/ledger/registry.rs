@@ -15,6 +15,7 @@ use super::{
     retention::{MAX_SUBSCRIPTIONS, RETENTION},
     run_sets::RunSets,
     stream::Stream,
+    types::Now,
 };
 use crate::{
     delivery::StreamId,
@@ -83,7 +84,7 @@ impl Registry {
         id: StreamId,
         mut subscription: Subscription,
         peer: Option<SocketAddr>,
-        attached: i64,
+        now: Now,
     ) -> usize {
         let name = subscription.namespace.clone();
         let namespace = self.namespaces.entry(name.clone()).or_default();
@@ -103,7 +104,7 @@ impl Registry {
             self.shared += usize::from(streams == 2);
             self.in_use.insert(&subscription.namespace, &subscription.name);
         }
-        self.streams.insert(id, Stream::new(subscription.into(), peer, filter, types, attached));
+        self.streams.insert(id, Stream::new(subscription.into(), peer, filter, types, now));
         streams
     }
 

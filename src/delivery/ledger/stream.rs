@@ -17,7 +17,7 @@ use super::{
     next::IN_ORDER,
     queues::Queues,
     registry::TypesId,
-    types::{Age, FilterCounts},
+    types::{Age, FilterCounts, Now},
 };
 use crate::{
     delivery::{Handoff, MAX_UNACKNOWLEDGED, status::StreamStatus},
@@ -72,6 +72,8 @@ pub(super) struct Stream {
     pub(super) peer: Option<SocketAddr>,
     /// The wall clock at the attachment.
     pub(super) attached: i64,
+    /// The same on the monotonic clock.
+    pub(super) attached_at: Instant,
     /// The filter for pipelines, unless every name matches.
     pub(super) filter: Option<FilterId>,
     pub(super) types: TypesId,
@@ -98,13 +100,14 @@ impl Stream {
         peer: Option<SocketAddr>,
         filter: Option<FilterId>,
         types: TypesId,
-        attached: i64,
+        now: Now,
     ) -> Self {
         let candidates = subscription.latest_only.then(Box::<Candidates>::default);
         Self {
             subscription,
             peer,
-            attached,
+            attached: now.unix,
+            attached_at: now.instant,
             filter,
             types,
             attaching: Some(Attaching::default()),

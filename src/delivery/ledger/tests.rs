@@ -3,6 +3,7 @@
 
 mod ahead;
 mod attaching;
+mod connection_age;
 mod deleted;
 mod deliveries;
 mod fairness;

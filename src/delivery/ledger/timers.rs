@@ -33,6 +33,10 @@ pub(super) enum Timer {
     HandOff(StreamId),
     /// Checks whether a stream still shares its subscription.
     CheckShared(StreamId),
+    /// Finds that a stream has reached its maximum age.
+    MaxAge(StreamId),
+    /// Ends a stream that has reached its maximum age and has its turn.
+    EndOfAge(StreamId),
     /// Drops a namespace without a stream.
     DropNamespace(Arc<str>),
     /// Forgets what is remembered of the subscriptions of a namespace.

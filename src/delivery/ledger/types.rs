@@ -125,6 +125,8 @@ pub(in crate::delivery) enum Report {
     NotReading { subscription: Arc<Subscription>, bytes: usize },
     /// A stream was closed that had this many runs, because all streams together had too many.
     TooManyRuns { subscription: Arc<Subscription>, runs: usize },
+    /// A stream was closed that has reached its maximum age.
+    MaxConnectionAge { subscription: Arc<Subscription>, age: Duration },
     /// A limit was reached.
     LimitHit(Limit),
 }

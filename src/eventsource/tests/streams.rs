@@ -116,6 +116,12 @@ async fn a_stream_that_delivery_closes_ends_with_the_reason() {
             "too many runs are pending for the streams of this namespace, ",
             "LIMIT_PENDING_RUNS",
         ),
+        (
+            Some(CloseReason::MaxConnectionAge),
+            Code::Unavailable,
+            "the stream has reached its maximum age ",
+            "MAX_CONNECTION_AGE",
+        ),
         (None, Code::Unavailable, "the server is shutting down", "SHUTTING_DOWN"),
     ] {
         let mut events = client.subscribe("a").await.unwrap();

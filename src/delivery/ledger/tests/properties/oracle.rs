@@ -276,6 +276,16 @@ impl Oracle {
         }
     }
 
+    /// The client of a stream moves to another replica, which knows of deliveries only from marks.
+    pub(super) fn check_movable(&self, id: StreamId, record: &Workflow) {
+        let stream = &self.streams[&id];
+        assert!(stream.sent.is_empty(), "an event is not confirmed");
+        let delivered = self.delivered.get(&stream.claimant).and_then(|runs| runs.get(&record.uid));
+        if stream.claimant.0 == record.namespace && record.succeeded() && delivered.is_some() {
+            assert!(record.is_marked_for(&stream.claimant.1), "the mark of {} was not seen", record.name);
+        }
+    }
+
     // === the end ===
 
     /// Every run deleted while it was pending was delivered.

@@ -24,8 +24,8 @@ use super::{
 use crate::{
     delivery::{LookupError, LookupLimits, MarkChange, MarkError, MarkPatch, Options, PatchLimits, StreamId},
     model::{
-        ArtifactTypes, Mark, Phase, PipelineName, RunOutcome, SkipReason, SubscriptionName, Uid, Workflow,
-        fixtures::succeeded,
+        ArtifactTypes, Mark, Phase, PipelineName, RunOutcome, SkipReason, Subscription, SubscriptionName, Uid,
+        Workflow, fixtures::succeeded,
     },
     store::{Change, Page, Scope, Store},
 };
@@ -106,6 +106,9 @@ pub(super) struct TestEnv {
     hanging: HashSet<&'static str>,
     held: HeldBytes,
     streams: Vec<StreamId>,
+    subscriptions: HashMap<StreamId, Subscription>,
+    /// The subscriptions of streams that have reached their age, whose clients reconnect.
+    reconnecting: Vec<Subscription>,
     next_stream: u64,
     next_uid: u128,
     /// The subscription `b` has `latestOnly`, and all runs are of one pipeline, which their Workflows name.
@@ -120,8 +123,9 @@ fn has_model(uid: Uid) -> bool {
 }
 
 impl TestEnv {
-    pub(super) fn new(skip_labelled: bool, latest: bool) -> Self {
-        let options = Options { lookups: LOOKUPS, patches: PATCHES, skip_labelled, ..Options::default() };
+    pub(super) fn new(skip_labelled: bool, latest: bool, max_connection_age: Option<Duration>) -> Self {
+        let options =
+            Options { lookups: LOOKUPS, patches: PATCHES, skip_labelled, max_connection_age, ..Options::default() };
         Self {
             ledger: ledger(&options, 1),
             store: Store::default(),
@@ -138,6 +142,8 @@ impl TestEnv {
             hanging: HashSet::new(),
             held: HeldBytes::default(),
             streams: Vec::new(),
+            subscriptions: HashMap::new(),
+            reconnecting: Vec::new(),
             next_stream: 0,
             next_uid: 0,
             latest,
@@ -235,18 +241,23 @@ impl TestEnv {
         if self.streams.len() >= MAX_STREAMS {
             return;
         }
-        self.next_stream += 1;
-        let id = StreamId(self.next_stream);
         let namespace = NAMESPACES[usize::from(namespace) % NAMESPACES.len()];
         let mut wanted = subscription_in(namespace, SUBSCRIPTIONS[usize::from(subscription) % SUBSCRIPTIONS.len()]);
         if subscription >= 4 {
             wanted.artifact_types = Arc::new(ArtifactTypes::named(["acme.Model"]));
         }
         wanted.latest_only = self.latest && wanted.name == name(SUBSCRIPTIONS[1]);
+        self.attach_subscription(wanted);
+    }
+
+    fn attach_subscription(&mut self, wanted: Subscription) {
+        self.next_stream += 1;
+        let id = StreamId(self.next_stream);
         self.store.follow(&wanted.namespace);
         self.read_journal();
         self.oracle.forget_unseen(&wanted, &self.written(&wanted), self.now.instant);
         self.oracle.attached(id, &wanted);
+        self.subscriptions.insert(id, wanted.clone());
         self.ledger.attach(id, wanted, None, self.now);
         self.streams.push(id);
         self.perform_actions();
@@ -338,6 +349,9 @@ impl TestEnv {
         self.perform_turn();
         while self.ledger.has_more() {
             self.perform_turn();
+        }
+        while let Some(subscription) = self.reconnecting.pop() {
+            self.attach_subscription(subscription);
         }
     }
 

@@ -39,9 +39,11 @@ impl TestEnv {
     fn check_timers(&self) {
         for timer in self.ledger.timers.running() {
             let has_reason = match timer {
-                Timer::Confirm(stream) | Timer::HandOff(stream) | Timer::CheckShared(stream) => {
-                    self.streams.contains(stream)
-                }
+                Timer::Confirm(stream)
+                | Timer::HandOff(stream)
+                | Timer::CheckShared(stream)
+                | Timer::MaxAge(stream)
+                | Timer::EndOfAge(stream) => self.streams.contains(stream),
                 Timer::DropDeleted(run) => self.ledger.deleted.contains(*run),
                 Timer::ForgetSubscriptions(namespace) => self.ledger.registry.namespaces.contains_key(namespace),
                 Timer::DropNamespace(namespace) => {

@@ -66,8 +66,20 @@ impl HeldBytes {
 }
 
 impl TestEnv {
-    /// The ledger closes a stream: its subscriber has not read for a minute.
+    /// The ledger closes a stream: its subscriber has not read for a minute, or it has reached its age while nothing was
+    /// open for it.
     pub(super) fn closed(&mut self, stream: StreamId, reason: CloseReason) {
+        if reason == CloseReason::MaxConnectionAge {
+            assert!(!self.held.streams.contains_key(&stream), "an event of {stream:?} is not acknowledged");
+            for object in self.api.values() {
+                let record = self.store.get(&object.workflow.namespace, &object.workflow.name);
+                record.iter().for_each(|record| self.oracle.check_movable(stream, record));
+            }
+            self.reconnecting.push(self.subscriptions[&stream].clone());
+            self.oracle.ended(stream, self.now.instant);
+            self.streams.retain(|other| *other != stream);
+            return;
+        }
         assert_eq!(reason, CloseReason::NotReading, "{stream:?} was closed without a drain");
         let unread = &self.held.streams[&stream];
         let silence = self.now.instant - unread.silent_since;
