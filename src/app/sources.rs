@@ -206,6 +206,10 @@ mod tests {
             futures::future::ready(self.0.clone()).boxed()
         }
 
+        fn look_ahead<'a>(&'a self, _: &'a Workflow) -> BoxFuture<'a, Result<(), LookupError>> {
+            futures::future::ready(self.0.clone().map(drop)).boxed()
+        }
+
         fn forget(&self, _: Uid) {}
     }
 
@@ -217,6 +221,19 @@ mod tests {
         {
             let auto = Auto::new(Arc::new(Source(native)), Arc::new(Source(found("mlmd"))));
             assert_eq!(auto.find(&run, &Arc::default()).await, expected);
+        }
+    }
+
+    /// Before anything is known, and from an upgrade on, ML Metadata may be gone.
+    #[tokio::test]
+    async fn ml_metadata_is_asked_ahead_only_where_it_decides() {
+        let run = succeeded(PipelineName::Unknown);
+        for (native, asked) in [(failed("unimplemented"), true), (found("kfp"), false), (failed("timeout"), false)] {
+            let auto = Auto::new(Arc::new(Source(native)), Arc::new(Source(foreign())));
+            let foreign = foreign().map(drop);
+            assert_ne!(auto.look_ahead(&run).await, foreign);
+            auto.find(&run, &Arc::default()).await.ok();
+            assert_eq!(auto.look_ahead(&run).await == foreign, asked);
         }
     }
 }
