@@ -28,8 +28,8 @@ use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::config::Config;
 use self::supervisor::Supervisor;
-pub use self::{config::Config, sources::Artifacts};
 use crate::{
     access::{Access, AccessMetrics},
     admin::{self, Admin},

@@ -31,7 +31,7 @@ mod spans;
 mod status;
 
 pub use driver::Driver;
-pub use explained::{Explained, RunRecord};
+pub use explained::{Explained, ModelSource, RunRecord};
 pub use handle::{AckSender, Attached, CloseReason, Deliveries, Handoff, MAX_UNACKNOWLEDGED, StreamId};
 pub use ledger::{CONTEXT_EXPECTED, ConnectionAges, FilterCounts};
 pub use mailbox::EventReceiver;

@@ -10,6 +10,9 @@
 
 mod client;
 mod convert;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limit;
 mod lookup;
 mod proto;
@@ -17,6 +20,10 @@ mod rules;
 mod spec;
 mod token;
 
+pub use self::{
+    lookup::Probe,
+    rules::{UNFINISHED, UNFINISHED_CODE},
+};
 pub use crate::lookup::Error;
 
 use std::{
@@ -31,11 +38,11 @@ use prometheus_client::{
     registry::Registry,
 };
 use tokio::time::Instant;
-use tonic::Code;
 
+use self::rules::{Collector, Verdicts};
 use crate::{
     clock::WallClock,
-    delivery::{ArtifactLookup, LookupError},
+    delivery::{ArtifactLookup, Explained, LookupError},
     lookup::{
         Memory, Peer,
         cache::Cache,
@@ -44,9 +51,10 @@ use crate::{
         error::within,
         meter::KFP_CONNECTION_WINDOW,
         metrics::Metrics,
+        sources::OLD_SERVER,
     },
-    model::{ArtifactTypes, RunModels, Uid, Workflow},
-    telemetry::{LimitHits, grpc},
+    model::{ArtifactTypes, RunId, RunModels, Uid, Workflow},
+    telemetry::LimitHits,
 };
 
 /// Kubeflow's API, as errors name it.
@@ -57,6 +65,8 @@ const KEEPALIVE: Duration = Duration::from_secs(330);
 const _: () = assert!(KEEPALIVE.as_secs() > 300);
 /// Time for which it is remembered that the server does not know tasks: Kubeflow may be upgraded at any time.
 const OLD_SERVER_TTL: Duration = Duration::from_secs(60);
+/// The id of a run that no server has.
+const NO_RUN: &str = "00000000-0000-4000-8000-000000000000";
 /// Tolerance of the clocks of the server and the Workflows, in seconds.
 const CLOCK_TOLERANCE: i64 = 5;
 
@@ -134,9 +144,6 @@ pub fn check_url(url: &str) -> Result<(), Error> {
     endpoint::uri(url, PEER).map(drop)
 }
 
-/// The code of [`LookupError::Failed`] from a server that does not know tasks: it is of a version with ML Metadata.
-pub const OLD_SERVER: &str = grpc::names(Code::Unimplemented).label;
-
 /// An observation that the server does not know tasks.
 #[derive(Clone, Debug)]
 struct OldServer {
@@ -194,9 +201,37 @@ impl Kfp {
         })
     }
 
+    /// Asks for the tasks of this run, or of one that no server knows.
+    ///
+    /// # Errors
+    /// There is no valid answer, or the server does not know tasks ([`OLD_SERVER`]).
+    pub async fn probe(&self, run: Option<(&Arc<str>, &RunId)>) -> Result<Probe, LookupError> {
+        let (namespace, run_id) = match run {
+            Some((namespace, run_id)) => (namespace.clone(), run_id.to_string()),
+            None => ("".into(), NO_RUN.to_owned()),
+        };
+        within(self.lookup_timeout, "the probe", self.lookup.probe(&namespace, &run_id).boxed()).await
+    }
+
+    /// Looks up the models of a run without the cache, and collects the verdict about each artifact that was seen.
+    pub async fn explain(&self, run: &Workflow, types: &ArtifactTypes) -> Explained {
+        let mut collector = Collector::default();
+        let found = self.look_up_within_limit(run, types, &mut collector).await;
+        collector.explained(found)
+    }
+
+    async fn look_up_within_limit(
+        &self,
+        run: &Workflow,
+        types: &ArtifactTypes,
+        verdicts: &mut dyn Verdicts,
+    ) -> Result<RunModels, LookupError> {
+        within(self.lookup_timeout, "the lookup as a whole", self.lookup.models(run, types, verdicts).boxed()).await
+    }
+
     async fn look_up(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
         let started = Instant::now();
-        let answer = within(self.lookup_timeout, "the lookup as a whole", self.lookup.models(run, types).boxed()).await;
+        let answer = self.look_up_within_limit(run, types, &mut ()).await;
         self.metrics.answered(&answer, started.elapsed());
         let observed = match &answer {
             Err(error @ LookupError::Failed { code: OLD_SERVER, .. }) => {

@@ -8,6 +8,8 @@
 //! - [`property`], [`names`]: rules that every source has
 //! - [`cache`]: the answers by run
 //! - [`metrics`]: lookups, calls and cache hits
+//! - [`seen`]: the artifacts that an explained lookup has seen
+//! - [`sources`]: which source's answer counts, where both are asked
 
 pub(crate) mod allowance;
 pub(crate) mod budget;
@@ -21,8 +23,11 @@ pub(crate) mod names;
 pub(crate) mod pages;
 pub(crate) mod property;
 pub(crate) mod require_grpc;
+pub(crate) mod seen;
+pub mod sources;
 mod streamed;
 pub(crate) mod wire;
 
 pub use endpoint::{Error, Peer};
 pub use meter::Memory;
+pub use sources::Artifacts;

@@ -3,7 +3,8 @@
 //! `cli` has the flags of each command and prints its results. Here are no flags, no colors and no questions to the user.
 //!
 //! - [`check`]: an installation and its neighbors, subject by subject
-//! - [`endpoints`]: the addresses of the server and of ML Metadata, reached through a port-forward where needed
+//! - [`endpoints`]: the addresses of the server and of the sources of models, reached through a port-forward where needed
+//! - [`sources`]: which sources of models are asked
 //! - [`admin`]: requests to the server's admin port
 //! - [`names`]: subscriptions as people name them
 //! - [`explain`]: why a run's event arrived, has not arrived yet, or never will
@@ -22,6 +23,7 @@ pub mod names;
 pub mod redeliver;
 pub mod report;
 pub mod runbooks;
+pub mod sources;
 pub mod subscribe;
 
 use serde_json::Value;

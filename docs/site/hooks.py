@@ -75,8 +75,8 @@ def on_files(files, config):
             elif target in paths:
                 linked.add(target)
     chosen = [*pages, *sorted(linked - set(pages))]
-    # The theme's own files, and none of docs/: they follow with their full paths.
-    result = Files([file for file in files if file.generated_by])
+    # The files of the theme, and none of docs/: these follow with their full paths.
+    result = Files([file for file in files if file.src_dir != config.docs_dir])
     for path in chosen:
         file = File(path, str(ROOT), config.site_dir, config.use_directory_urls)
         file.dest_uri = address(file)
@@ -102,6 +102,14 @@ def on_page_markdown(markdown, page, config, files):
 
     # Links to folders, of which GitHub shows the README.
     return four_spaces(re.sub(r"\]\(([\w./-]+)\)", to_page, markdown))
+
+
+def on_post_build(config):
+    site = pathlib.Path(config.site_dir)
+    loaded = re.findall(r'(?:href|src)="(assets/[^"]+)"', (site / "index.html").read_text())
+    for asset in loaded or ["assets/stylesheets"]:
+        if not (site / asset).exists():
+            log.warning("index.html loads %s, which does not exist", asset)
 
 
 def four_spaces(text):

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use super::Artifacts;
 use crate::{
     access,
     admin::TraceUrl,
     clock::WallClock,
     eventsource::{Limits, TlsFiles},
+    lookup::Artifacts,
     model::workflow::RUN_ID_LABEL,
     store::Scope,
     telemetry::{Traces, log},

@@ -14,7 +14,7 @@ use tokio::{runtime::Runtime, time::sleep};
 
 use super::{
     cluster::ClusterArgs,
-    endpoints::{AdminArgs, MetadataStoreArgs},
+    endpoints::{AdminArgs, SourceArgs},
     output::{self, Tone},
     progress::Progress,
     values,
@@ -33,8 +33,8 @@ const MAX_PROGRESS: usize = 60;
 
 /// Checks an installation, and what it depends on
 ///
-/// The API server, Workflows, the rights of the server's account, ML Metadata, Argo Events, the EventSources that point to
-/// the server, and the Sensors that depend on them. Nothing is changed.
+/// The API server, Workflows, the rights of the server's account, Kubeflow's API and ML Metadata, Argo Events, the
+/// EventSources that point to the server, and the Sensors that depend on them. Nothing is changed.
 ///
 /// A missing right for one check is a warning that names the right.
 #[derive(Debug, Args)]
@@ -43,6 +43,7 @@ Examples:
   model-update-eventsource check
   model-update-eventsource check --pre --install-namespace kubeflow
   model-update-eventsource check --wait 2m -o short
+  model-update-eventsource check --kfp-api ml-pipeline.kubeflow:8887 --kfp-token-file /var/run/secrets/kfp/token
   model-update-eventsource check -n team-a --service kfp-operator-model-update-eventsource-server.kfp-operator-system.svc:50051
   model-update-eventsource check -o json | jq '.categories[].checks[] | select(.result != \"success\")'
 
@@ -117,7 +118,7 @@ pub(super) struct Check {
     otlp_endpoint: Option<String>,
 
     #[command(flatten)]
-    metadata_store: MetadataStoreArgs,
+    sources: SourceArgs,
 
     #[command(flatten)]
     admin: AdminArgs,
@@ -174,8 +175,7 @@ impl Check {
             outage: *self.longest_outage,
             tls: tls.map(|(cert, key)| TlsFiles { cert, key, client_ca }),
             selector: self.selector,
-            metadata_store: self.metadata_store.given().map(ToOwned::to_owned),
-            metadata_store_ca: self.metadata_store.metadata_store_ca,
+            sources: self.sources.into(),
             admin: self.admin.given().map(ToOwned::to_owned),
             otlp: self.otlp_endpoint.filter(|url| !url.trim().is_empty()),
         }

@@ -1,4 +1,4 @@
-//! The flags with which commands find the server and ML Metadata.
+//! The flags with which commands find the server and the sources of models.
 
 use std::{fs, path::PathBuf};
 
@@ -8,15 +8,37 @@ use clap::Args;
 use super::values;
 use crate::{
     k8s::Cluster,
-    tools::endpoints::{self, Endpoint, EndpointError, ServerPort},
+    lookup::Artifacts,
+    tools::{
+        endpoints::{self, Endpoint, EndpointError, ServerPort},
+        sources::SourceOptions,
+    },
 };
 
 /// The heading of these flags in `--help`.
 const HEADING: &str = "Connections";
 
-/// The address of ML Metadata.
+/// The sources of models, with the names and the meaning that the flags of `serve` have.
 #[derive(Clone, Debug, Args)]
-pub struct MetadataStoreArgs {
+pub struct SourceArgs {
+    /// Sources of models
+    ///
+    /// With --metadata-store and without --kfp-api, `auto` is ML Metadata only, as in `serve`. With neither it is what the cluster has.
+    #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_ARTIFACTS", value_name = "SOURCE", value_enum, default_value_t)]
+    artifacts: Artifacts,
+
+    /// URL of Kubeflow's own gRPC API, or its HOST:PORT [default: Kubeflow's Service in a Pod, else a port-forward]
+    #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_KFP_API", value_name = "HOST:PORT|URL", value_parser = values::kfp_api)]
+    kfp_api: Option<String>,
+
+    /// File of certificate authorities (PEM) for an https URL of --kfp-api [default: those of the system]
+    #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_KFP_CA", value_name = "FILE", requires = "kfp_api")]
+    kfp_ca: Option<PathBuf>,
+
+    /// File with a token of the audience pipelines.kubeflow.org, where Kubeflow serves several users
+    #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_KFP_TOKEN_FILE", value_name = "FILE")]
+    kfp_token_file: Option<PathBuf>,
+
     /// URL of ML Metadata's gRPC service, or its HOST:PORT [default: Kubeflow's Service in a Pod, else a port-forward]
     #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_METADATA_STORE", value_name = "HOST:PORT|URL",
         value_parser = values::metadata_store)]
@@ -24,7 +46,7 @@ pub struct MetadataStoreArgs {
 
     /// File of certificate authorities (PEM) for an https URL of ML Metadata [default: those of the system]
     #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_METADATA_STORE_CA", value_name = "FILE")]
-    pub metadata_store_ca: Option<PathBuf>,
+    metadata_store_ca: Option<PathBuf>,
 }
 
 /// The address of the server's gRPC port.
@@ -63,18 +85,18 @@ impl TokenArgs {
     }
 }
 
-impl MetadataStoreArgs {
-    /// The address that was given.
-    pub fn given(&self) -> Option<&str> {
-        self.metadata_store.as_deref()
+impl From<SourceArgs> for SourceOptions {
+    fn from(args: SourceArgs) -> Self {
+        let SourceArgs { artifacts, kfp_api, kfp_ca, kfp_token_file, metadata_store, metadata_store_ca } = args;
+        Self { artifacts, metadata_store, metadata_store_ca, kfp_api, kfp_ca, kfp_token_file }
     }
+}
 
-    /// Returns the address that was given, else that of Kubeflow's own store.
-    pub async fn resolve(&self, cluster: &Cluster) -> Result<Endpoint, EndpointError> {
-        match &self.metadata_store {
-            Some(url) => Ok(Endpoint::at(url.clone())),
-            None => endpoints::metadata_store(cluster).await,
-        }
+impl SourceArgs {
+    /// Checks that the token can be read: a person waits for no file.
+    pub fn check_token(&self) -> anyhow::Result<()> {
+        let Some(path) = &self.kfp_token_file else { return Ok(()) };
+        fs::read(path).map(drop).with_context(|| format!("cannot read --kfp-token-file {}", path.display()))
     }
 }
 

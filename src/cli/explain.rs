@@ -2,7 +2,7 @@
 
 mod print;
 
-use std::{process::ExitCode, time::Duration};
+use std::{fmt::Display, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, builder::BoolishValueParser};
@@ -13,21 +13,28 @@ use tokio::{
 
 use super::{
     cluster::{ClusterArgs, NamespacesArgs},
-    endpoints::{AdminArgs, MetadataStoreArgs, TokenArgs},
+    endpoints::{AdminArgs, SourceArgs, TokenArgs},
     output::{self, Format, OutputArgs},
     values,
 };
 use crate::{
     admin::TraceUrl,
     clock::WallClock,
+    delivery::ModelSource,
     k8s::Cluster,
-    mlmd::{self, LookupMetrics, Mlmd},
+    kfp, mlmd,
     model::TraceId,
-    telemetry,
     tools::{
         endpoints::{Endpoint, EndpointError},
-        explain::{Explainer, Options, Runs, Store, decision::Status, server::ServerReport, story::Story},
+        explain::{
+            Explainer, Options, Runs,
+            decision::Status,
+            server::ServerReport,
+            sources::{Access, Sources, Unreachable},
+            story::Story,
+        },
         names::NamedSubscription,
+        sources::{Found, SourceOptions},
     },
 };
 
@@ -42,8 +49,8 @@ const POLL: Duration = Duration::from_secs(2);
 /// Without the name of a Workflow: the last runs of a namespace, by subscription. With it: the whole story of the run, its
 /// artifacts and why each counts or does not, the event, and what to do next.
 ///
-/// Reads the Workflows, the EventSources and ML Metadata with your own rights, and decides by the server's own rules. So it
-/// works while the server is down; the server is asked, too, if its admin port can be reached.
+/// Reads the Workflows, the EventSources, and Kubeflow's API or ML Metadata with your own rights, and decides by the server's
+/// own rules. So it works while the server is down; the server is asked, too, if its admin port can be reached.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -59,7 +66,11 @@ Examples:
   # With addresses of your own instead of port-forwards
   model-update-eventsource explain -n team-a --metadata-store 127.0.0.1:8081 --admin 127.0.0.1:8080
 
-Exit status with a Workflow: 0 delivered; 3 pending (the run has not ended, has no metadata yet, ML Metadata is down, or the \
+  # Kubeflow Pipelines 3 with several users: with a token for its API
+  kubectl create token -n team-a default-editor --audience pipelines.kubeflow.org > token
+  model-update-eventsource explain -n team-a penguin-x7k2p --kfp-token-file token
+
+Exit status with a Workflow: 0 delivered; 3 pending (the run has not ended, has no metadata yet, the source of models is down, or the \
 event was not delivered yet); 4 never (failed, no model, filtered, foreign, too large, superseded); 1 failure; 2 usage error. \
 Of several subscriptions 3 if any is pending, else 4 if any is never. Without a Workflow 0.")]
 pub(super) struct Explain {
@@ -103,7 +114,7 @@ pub(super) struct Explain {
     skip_labelled: bool,
 
     #[command(flatten)]
-    metadata_store: MetadataStoreArgs,
+    sources: SourceArgs,
 
     #[command(flatten)]
     admin: AdminArgs,
@@ -118,21 +129,41 @@ pub(super) struct Explain {
 /// The addresses, which stay connected while the command runs.
 struct Connections {
     cluster: Cluster,
-    store: Store,
+    sources: Sources,
     admin: Result<Endpoint, EndpointError>,
     token: Option<String>,
-    store_endpoint: Option<Endpoint>,
+    /// Those of the sources, with their names.
+    source_endpoints: Vec<(ModelSource, Endpoint)>,
 }
 
 impl Connections {
     /// The failures of the port-forwards, which clients see only as connections that end.
     fn failed_forwards(&self) -> Vec<String> {
-        let endpoints = [("ML Metadata", self.store_endpoint.as_ref()), ("the server", self.admin.as_ref().ok())];
-        let failure = |(what, endpoint): (&str, Option<&Endpoint>)| {
-            let reason = endpoint?.forward.as_ref()?.last_error()?;
+        let failure = |what: &dyn Display, endpoint: &Endpoint| {
+            let reason = endpoint.forward.as_ref()?.last_error()?;
             Some(format!("the port-forward to {what} has failed: {reason}"))
         };
-        endpoints.into_iter().filter_map(failure).collect()
+        let of_sources = self.source_endpoints.iter().filter_map(|(source, endpoint)| failure(source, endpoint));
+        of_sources.chain(self.admin.iter().filter_map(|endpoint| failure(&"the server", endpoint))).collect()
+    }
+}
+
+/// Returns the access to a source, and passes on its endpoint, which has to stay.
+fn access<T>(
+    found: Found,
+    client: impl FnOnce(&str) -> anyhow::Result<T>,
+    keep: impl FnOnce(Endpoint),
+) -> anyhow::Result<Access<T>> {
+    match found {
+        Ok(endpoint) => {
+            let client = client(&endpoint.url)?;
+            keep(endpoint);
+            Ok(Access::Reachable(Box::new(client)))
+        }
+        Err(error) => {
+            let is_forbidden = matches!(&error, EndpointError::Cluster { error, .. } if error.is_forbidden());
+            Ok(Access::Unreachable(Unreachable { message: error.to_string(), is_forbidden }))
+        }
     }
 }
 
@@ -157,21 +188,28 @@ impl Explain {
 
     async fn connect(&self, cluster: Cluster) -> anyhow::Result<Connections> {
         let token = self.token.read()?;
-        let (store, admin) = tokio::join!(self.metadata_store.resolve(&cluster), self.admin.resolve(&cluster));
-        let (store, endpoint) = match store {
-            Ok(endpoint) => {
-                let options =
-                    mlmd::Options { ca: self.metadata_store.metadata_store_ca.clone(), ..mlmd::Options::default() };
-                let metrics = LookupMetrics::new(&mut telemetry::registry());
-                let mlmd = Mlmd::new(&endpoint.url, &options, metrics).context("--metadata-store")?;
-                (Store::Reachable(Box::new(mlmd)), Some(endpoint))
-            }
-            Err(error) => {
-                let is_forbidden = matches!(&error, EndpointError::Cluster { error, .. } if error.is_forbidden());
-                (Store::Unreachable { message: error.to_string(), is_forbidden }, None)
-            }
+        self.sources.check_token()?;
+        let options = SourceOptions::from(self.sources.clone());
+        let (kfp, mlmd, admin) =
+            tokio::join!(options.kfp_api(Some(&cluster)), options.mlmd(Some(&cluster)), self.admin.resolve(&cluster));
+        let mut source_endpoints = Vec::new();
+        let mut keep = |source, endpoint| source_endpoints.push((source, endpoint));
+        let kfp = kfp.map(|found| {
+            let client = |url: &str| options.kfp_client(url, kfp::Options::default()).context("--kfp-api");
+            access(found, client, |endpoint| keep(ModelSource::Kfp, endpoint))
+        });
+        let kfp = kfp.transpose()?;
+        let mlmd = mlmd.map(|found| {
+            let client = |url: &str| options.mlmd_client(url, mlmd::Options::default()).context("--metadata-store");
+            access(found, client, |endpoint| keep(ModelSource::Mlmd, endpoint))
+        });
+        let sources = match (kfp, mlmd.transpose()?) {
+            (Some(kfp), Some(mlmd)) => Sources::Both(kfp, mlmd),
+            (Some(kfp), None) => Sources::Kfp(kfp),
+            (None, Some(mlmd)) => Sources::Mlmd(mlmd),
+            (None, None) => bail!("no source of models is asked"),
         };
-        Ok(Connections { cluster, store, admin, token, store_endpoint: endpoint })
+        Ok(Connections { cluster, sources, admin, token, source_endpoints })
     }
 
     /// Reads what changes.
@@ -186,8 +224,8 @@ impl Explain {
             subscription: self.subscription.clone(),
             clock: WallClock::default(),
         };
-        let (cluster, store) = (connections.cluster.clone(), connections.store.clone());
-        Explainer::new(cluster, store, server, namespace, options).await.context("cannot read the EventSources")
+        let (cluster, sources) = (connections.cluster.clone(), connections.sources.clone());
+        Explainer::new(cluster, sources, server, namespace, options).await.context("cannot read the EventSources")
     }
 
     async fn table(&self, connections: &Connections, namespace: Option<&str>) -> anyhow::Result<ExitCode> {
@@ -251,8 +289,8 @@ impl Explain {
             }
         }
         self.print_story(&story)?;
-        if let Some(right) = &story.blocked {
-            bail!("the state of the event is not known, because ML Metadata cannot be read: {right}");
+        if let Some(reason) = &story.blocked {
+            bail!("the state of the event is not known, because {reason}");
         }
         Ok(match story.run.status() {
             Status::Delivered => ExitCode::SUCCESS,

@@ -21,9 +21,10 @@ use super::{LogArgs, signals::Signals, values};
 use crate::{
     access::{self, Mode},
     admin::TraceUrl,
-    app::{self, Artifacts, Config, shutdown},
+    app::{self, Config, shutdown},
     clock::WallClock,
     eventsource::{Limits, TlsFiles},
+    lookup::Artifacts,
     telemetry::{Traces, log},
 };
 
@@ -105,6 +106,8 @@ pub(super) struct Serve {
     metadata_store_ca: Option<PathBuf>,
 
     /// Sources of models
+    ///
+    /// Without --kfp-api, `auto` is ML Metadata only.
     #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_ARTIFACTS", value_name = "SOURCE", value_enum,
         default_value_t = Config::default().artifacts)]
     artifacts: Artifacts,

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
 use super::*;
-use crate::app::{Artifacts, Config};
+use crate::{app::Config, lookup::Artifacts};
 
 fn serve(arguments: &[&str]) -> Result<Config, clap::Error> {
     let program = ["model-update-eventsource", "serve"];
@@ -126,6 +126,24 @@ fn every_flag_of_serve_has_a_variable_with_its_name() {
         let expected = format!("MODEL_UPDATE_{}", flag.to_uppercase().replace('-', "_"));
         assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(expected.as_str()), "--{flag}");
     }
+}
+
+#[test]
+fn people_name_the_sources_of_models_as_the_server_does() {
+    let command = Cli::command();
+    let variable = |command_name: &str, flag: &str| {
+        let found = command.find_subcommand(command_name).unwrap();
+        let argument = found.get_arguments().find(|argument| argument.get_long() == Some(flag));
+        argument.unwrap_or_else(|| panic!("{command_name} has no --{flag}")).get_env().map(ToOwned::to_owned)
+    };
+    for flag in ["artifacts", "kfp-api", "kfp-ca", "kfp-token-file", "metadata-store", "metadata-store-ca"] {
+        for command_name in ["explain", "check"] {
+            assert_eq!(variable(command_name, flag), variable("serve", flag), "{command_name} --{flag}");
+        }
+    }
+    let wrong = ["model-update-eventsource", "explain", "--kfp-ca", "ca.crt"];
+    let error = Cli::try_parse_from(wrong).map(drop).expect_err("a usage error");
+    assert!(error.to_string().contains("--kfp-api"), "{error}");
 }
 
 #[test]

@@ -8,7 +8,6 @@ use std::{
 };
 
 use prost::Message;
-use tokio::time::Instant;
 use tonic::{
     Code,
     transport::{Channel, Endpoint},
@@ -107,21 +106,23 @@ impl Client {
         request: R,
         call: impl AsyncFnOnce(client::Client, tonic::Request<R>) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
-        let turn = self.calls.turn(namespace).await?;
-        let mut request = tonic::Request::new(request);
-        if let Some(token) = &self.token
-            && let Some(header) = token.header().await
-        {
-            request.metadata_mut().insert("authorization", header);
-        }
-        let (number, client) = {
-            let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-            (connection.number, connection.client.clone())
-        };
-        let started = Instant::now();
-        let result = call(client, request).await.map_err(certain);
-        self.calls.ended(&result, started.elapsed());
-        drop(turn);
+        let mut number = 0;
+        // Boxed, because a lookup has several calls, each of which may wait for its turn.
+        let made = Box::pin(async {
+            let mut request = tonic::Request::new(request);
+            if let Some(token) = &self.token
+                && let Some(header) = token.header().await
+            {
+                request.metadata_mut().insert("authorization", header);
+            }
+            let client = {
+                let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+                number = connection.number;
+                connection.client.clone()
+            };
+            call(client, request).await.map_err(certain)
+        });
+        let result = self.calls.in_turn(namespace, made).await;
         match result.as_ref().err().map(|error| error.code) {
             // Without PINGs, which this server answers with the end of the connection, nothing else notices that a
             // connection is dead.

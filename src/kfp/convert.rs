@@ -4,18 +4,49 @@
 
 use std::borrow::Cow;
 
-use super::rules::{ArtifactRow, Link, Task, TaskKind, TaskState};
+use super::rules::{ArtifactRow, Link, Relation, Task, TaskKind, TaskState};
 use crate::lookup::{
     error::CallError,
     property::{Property, parse_pushed},
     wire::{Field, fields, map_entry},
 };
 
+/// The fields of a task with the artifacts that it reads, and those that it puts out.
+const INPUTS: u32 = 16;
+const OUTPUTS: u32 = 17;
+/// The field with the Pods of a task.
+const PODS: u32 = 5;
 /// `IOType`: the links from a task to what it put out.
 const ITERATOR_OUTPUT: i64 = 8;
 const OUTPUT: i64 = 9;
+/// Maximum length of a task's name in bytes. Each of its models has a copy, and Kubeflow's database has room for less.
+const MAX_NAME: usize = 1024;
 /// The key of an artifact's metadata that contains the title of its schema.
 const SCHEMA_TITLE: &[u8] = b"_kfp_schema_title";
+
+/// Reads a page of the tasks of this run: passes each as a message, and returns the token of the next page.
+pub(super) fn page(
+    message: &[u8],
+    run_id: &str,
+    mut each: impl FnMut(&[u8]) -> Result<(), CallError>,
+) -> Result<Option<String>, CallError> {
+    let mut token = None;
+    fields(message, |number, field| {
+        match number {
+            1 => {
+                let row = field.bytes()?;
+                if task(row)?.run_id != run_id {
+                    return Err(CallError::malformed("the response contains a task of another run"));
+                }
+                each(row)?;
+            }
+            2 => token = Some(field.text()?.to_owned()),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(token)
+}
 
 /// Reads a task without its artifacts.
 pub(super) fn task(message: &[u8]) -> Result<Task<'_>, CallError> {
@@ -59,6 +90,9 @@ pub(super) fn task(message: &[u8]) -> Result<Task<'_>, CallError> {
     if task.id.is_empty() {
         return Err(CallError::malformed("a task without an id"));
     }
+    if task.name.len() > MAX_NAME {
+        return Err(CallError::too_large(format!("the name of a task has more than {MAX_NAME} bytes")));
+    }
     Ok(task)
 }
 
@@ -67,7 +101,31 @@ pub(super) fn outputs<'a>(
     task: &'a [u8],
     mut each: impl FnMut(&Link<'a>, &'a [u8]) -> Result<(), CallError>,
 ) -> Result<(), CallError> {
-    links(task, 17, |link| {
+    linked(
+        task,
+        OUTPUTS,
+        |relation, link, artifact| {
+            if relation == Relation::Output { each(link, artifact) } else { Ok(()) }
+        },
+    )
+}
+
+/// Passes all links from a task to artifacts, each with its artifacts as messages.
+pub(super) fn every_link<'a>(
+    task: &'a [u8],
+    mut each: impl FnMut(Relation, &Link<'a>, &'a [u8]) -> Result<(), CallError>,
+) -> Result<(), CallError> {
+    linked(task, INPUTS, |_, link, artifact| each(Relation::Input, link, artifact))?;
+    linked(task, OUTPUTS, each)
+}
+
+/// Passes the links of one side of a task as if it were that of the outputs.
+fn linked<'a>(
+    task: &'a [u8],
+    side: u32,
+    mut each: impl FnMut(Relation, &Link<'a>, &'a [u8]) -> Result<(), CallError>,
+) -> Result<(), CallError> {
+    links(task, side, |link| {
         let (mut kind, mut key, mut iteration) = (0, "", None);
         // The artifacts come first on the wire.
         fields(link, |number, field| {
@@ -84,17 +142,15 @@ pub(super) fn outputs<'a>(
             }
             Ok(())
         })?;
-        if !matches!(kind, OUTPUT | ITERATOR_OUTPUT) {
-            return Ok(());
-        }
-        let output = Link { key, iteration };
-        fields(link, |number, field| if number == 1 { each(&output, field.bytes()?) } else { Ok(()) })
+        let relation = if matches!(kind, OUTPUT | ITERATOR_OUTPUT) { Relation::Output } else { Relation::Repeated };
+        let found = Link { key, iteration };
+        fields(link, |number, field| if number == 1 { each(relation, &found, field.bytes()?) } else { Ok(()) })
     })
 }
 
 /// Passes the namespaces of all artifacts of a task, also of those that it reads.
 pub(super) fn namespaces<'a>(task: &'a [u8], mut each: impl FnMut(&'a str)) -> Result<(), CallError> {
-    for side in [16, 17] {
+    for side in [INPUTS, OUTPUTS] {
         links(task, side, |link| {
             fields(link, |number, field| {
                 if number == 1 {
@@ -107,7 +163,22 @@ pub(super) fn namespaces<'a>(task: &'a [u8], mut each: impl FnMut(&'a str)) -> R
     Ok(())
 }
 
-/// Passes the links of one side of a task: field 16 has the inputs, 17 the outputs.
+/// Passes the names of the Pods of a task.
+pub(super) fn pods<'a>(task: &'a [u8], mut each: impl FnMut(&'a str)) -> Result<(), CallError> {
+    fields(task, |number, field| {
+        if number != PODS {
+            return Ok(());
+        }
+        fields(field.bytes()?, |number, field| {
+            if number == 1 {
+                each(field.text()?);
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Passes the links of one side of a task.
 fn links<'a>(
     task: &'a [u8],
     side: u32,
@@ -181,7 +252,7 @@ fn type_name(kind: i64) -> &'static str {
 }
 
 /// Returns the title of a schema: the text itself, or the value of `title` in a schema in YAML.
-fn schema_title(text: &str) -> Option<Cow<'_, str>> {
+pub(super) fn schema_title(text: &str) -> Option<Cow<'_, str>> {
     let unquoted = |value: &str| -> Option<String> {
         let value = value.trim();
         let value =

@@ -1,25 +1,31 @@
 //! The number of concurrent calls, which adapts. Kubeflow's API server has each call reviewed by the Kubernetes API, and
 //! makes at most five requests a second there, for all its users together. So few calls are made at a time, fewer while
 //! they are slow or fail, and namespaces take turns.
+//!
+//! The server reads a whole run for each page, so a tenant with large runs decides how long calls about them take. A call
+//! that takes longer than [`LONG`] leaves its place to other namespaces, and stays in the share of its own.
 
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures::future::{Either, select};
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 
 use crate::lookup::{
     budget::{Budget, Limits, Permit},
     error::{CallCode, CallError},
-    meter::MAX_KFP_CALLS,
+    meter::{MAX_KFP_CALLS, MAX_LONG_KFP_CALLS},
 };
 
 /// Concurrent calls at the start.
 const FIRST: usize = 3;
-/// Concurrent calls of one namespace.
-const PER_NAMESPACE: usize = 3;
+/// Concurrent calls of one namespace, those that take long included: it never has all places of the start.
+const PER_NAMESPACE: usize = 2;
 /// Waiting calls: as many as delivery has lookups in flight.
 const WAITING: usize = 2048;
 /// Waiting calls of one namespace: the lookups that delivery has in flight for it.
@@ -28,11 +34,15 @@ const WAITING_PER_NAMESPACE: usize = 64;
 const MAX_WAIT: Duration = Duration::from_secs(240);
 /// Duration of a call from which on the server is slow. A review takes milliseconds, unless it waits for its turn.
 const SLOW: Duration = Duration::from_secs(1);
+/// Duration of a call after which it leaves its place to other namespaces: half of what one may delay another.
+const LONG: Duration = Duration::from_millis(500);
 
 /// The limit. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
     places: Budget,
+    /// The calls that have left their places.
+    long: Budget,
     adaptive: Arc<Mutex<Adaptive>>,
     gauge: Gauge,
 }
@@ -77,12 +87,43 @@ impl Calls {
         };
         gauge.set(FIRST as i64);
         let adaptive = Arc::new(Mutex::new(Adaptive { limit: FIRST, good: 0 }));
-        Self { places: Budget::new(limits), adaptive, gauge }
+        let long = Budget::new(Limits {
+            total: MAX_LONG_KFP_CALLS,
+            per_namespace: PER_NAMESPACE,
+            waiting: MAX_KFP_CALLS,
+            waiting_per_namespace: PER_NAMESPACE,
+        });
+        Self { places: Budget::new(limits), long, adaptive, gauge }
+    }
+
+    /// Makes a call for a run of this namespace in its turn.
+    pub(super) async fn in_turn<T>(
+        &self,
+        namespace: &Arc<str>,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let mut place = self.turn(namespace).await?;
+        let started = Instant::now();
+        let mut call = pin!(call);
+        let result = match timeout(LONG, &mut call).await {
+            Ok(result) => result,
+            Err(_) => match select(call, pin!(self.long.acquire(namespace, 1))).await {
+                Either::Left((result, _)) => result,
+                Either::Right((long, call)) => {
+                    if long.is_ok() {
+                        place.leave_total();
+                    }
+                    call.await
+                }
+            },
+        };
+        self.ended(&result, started.elapsed());
+        result
     }
 
     /// Waits for the turn of a call for a run of this namespace.
-    pub(super) async fn turn(&self, namespace: &Arc<str>) -> Result<Permit, CallError> {
-        match tokio::time::timeout(MAX_WAIT, self.places.acquire(namespace, 1)).await {
+    async fn turn(&self, namespace: &Arc<str>) -> Result<Permit, CallError> {
+        match timeout(MAX_WAIT, self.places.acquire(namespace, 1)).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) => Err(CallError::overloaded("too many calls wait for their turn")),
             Err(_) => Err(CallError::overloaded(format!("no turn within {MAX_WAIT:?}"))),
@@ -90,7 +131,7 @@ impl Calls {
     }
 
     /// Notes the end of a call.
-    pub(super) fn ended<T>(&self, result: &Result<T, CallError>, duration: Duration) {
+    fn ended<T>(&self, result: &Result<T, CallError>, duration: Duration) {
         let limit = {
             let mut adaptive = self.adaptive.lock().unwrap_or_else(PoisonError::into_inner);
             let before = adaptive.limit;
@@ -131,9 +172,8 @@ mod tests {
     async fn a_namespace_with_many_calls_leaves_places_to_others() {
         let calls = Calls::new(Gauge::default());
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        calls.places.set_total(4);
         let mut of_a = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..PER_NAMESPACE {
             of_a.push(calls.turn(&a).await.unwrap());
         }
         let waiting = tokio::spawn({
@@ -146,5 +186,34 @@ mod tests {
         drop(calls.turn(&b).await.unwrap());
         of_a.pop();
         waiting.await.unwrap().unwrap();
+    }
+    /// With a single place, calls of a tenant without an answer delay another by half a second each, not until they end.
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_take_long_leave_their_places() {
+        let calls = Calls::new(Gauge::default());
+        calls.places.set_total(1);
+        let long = |namespace: Arc<str>| {
+            let calls = calls.clone();
+            tokio::spawn(async move {
+                let call = async {
+                    tokio::time::sleep(Duration::from_secs(20)).await;
+                    Ok(())
+                };
+                calls.in_turn(&namespace, call).await
+            })
+        };
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let tenant: Vec<_> = (0..5).map(|_| long(a.clone())).collect();
+        tokio::task::yield_now().await;
+        for _ in 0..3 {
+            let started = Instant::now();
+            calls.in_turn(&b, async { Ok(()) }).await.unwrap();
+            assert!(started.elapsed() <= LONG + Duration::from_millis(10), "{:?}", started.elapsed());
+        }
+        assert_eq!((calls.long.used(), calls.places.waiting()), (PER_NAMESPACE, 3), "the tenant's others wait");
+        for call in tenant {
+            call.await.unwrap().unwrap();
+        }
+        assert_eq!((calls.long.used(), calls.places.used()), (0, 0));
     }
 }

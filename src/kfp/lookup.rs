@@ -7,6 +7,8 @@
 //!
 //! Pages are separate transactions, but nothing is written after a run has succeeded.
 
+use std::sync::Arc;
+
 use tonic::Code;
 use tracing::warn;
 
@@ -14,7 +16,7 @@ use super::{
     LookupMetrics,
     client::{Client, GET_RUN, LIST_TASKS},
     convert, proto,
-    rules::{Selection, Tasks},
+    rules::{Selection, Tasks, Verdicts},
     spec::SpecReader,
 };
 use crate::{
@@ -26,7 +28,7 @@ use crate::{
         pages::{PageSizes, Pages},
         wire::fields,
     },
-    model::{ArtifactTypes, PipelineName, RunId, RunModels, RunOutcome, Workflow, event::MAX_PAYLOAD},
+    model::{Artifact, ArtifactTypes, PipelineName, RunId, RunModels, RunOutcome, Workflow, event::MAX_PAYLOAD},
 };
 
 /// Tasks of a page. The server cuts larger numbers to 200.
@@ -35,6 +37,17 @@ const PAGE_SIZES: PageSizes = [200, 10, 1];
 const MAX_RUN: usize = 32 * 1024 * 1024;
 /// Attempts of a listing whose page tokens the server refuses.
 const LISTINGS: usize = 3;
+
+/// The answer of a server that knows tasks, about one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// The run has tasks.
+    Tasks,
+    /// There is no task of the run. A server for one user says so about runs that it does not know.
+    NoTask,
+    /// There is no such run (NOT_FOUND): a server for several users, which looks for the run before it reviews the token.
+    UnknownRun,
+}
 
 /// Looks up the models of runs.
 #[derive(Clone, Debug)]
@@ -49,25 +62,31 @@ impl Lookup {
         Self { client, clock, metrics }
     }
 
-    pub(super) async fn models(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
+    pub(super) async fn models(
+        &self,
+        run: &Workflow,
+        types: &ArtifactTypes,
+        verdicts: &mut dyn Verdicts,
+    ) -> Result<RunModels, LookupError> {
         let Some(run_id) = run.run_id.as_ref().filter(|id| !id.to_string().is_empty()) else {
             return Err(LookupError::NoContext);
         };
         if run.outcome() == Some(RunOutcome::Failed) {
-            let pipeline = self.pipeline_of_failed(run, run_id).await?;
+            let pipeline = self.pipeline_of_failed(run, run_id, verdicts).await?;
             return Ok(RunModels { pipeline, ..RunModels::default() });
         }
         let current = self.client.current();
         let mut listings = 0;
-        let selection = loop {
+        // The allowance lives as long as what is kept.
+        let (selection, _allowance) = loop {
             listings += 1;
-            // Lives as long as what is kept.
             let allowance = Allowance::new(&current.memory, &current.hits, &run.namespace);
             let mut tasks = Tasks::of(run, types);
-            match self.list(run, run_id, &allowance, |row| add(&mut tasks, row)).await {
+            verdicts.begin();
+            match self.list(&run.namespace, run_id, &allowance, |row| add(&mut tasks, row, verdicts)).await {
                 Err(CallError { code: CallCode::Grpc(Code::FailedPrecondition), .. }) if listings < LISTINGS => {}
                 Err(error) => return Err(unknown_or(error)),
-                Ok(()) => break tasks.select(self.clock.now())?,
+                Ok(()) => break (tasks.select(self.clock.now(), verdicts)?, allowance),
             }
         };
         let Selection { models, older_tasks, foreign_models } = selection;
@@ -80,7 +99,8 @@ impl Lookup {
                 "ignoring models of other namespaces in the record of a run"
             );
         }
-        let texts = models.iter().map(|model| model.uri.len() + model.name.as_deref().map_or(0, str::len));
+        let name = |model: &Artifact| model.name.as_deref().map_or(model.node.len() + model.key.len(), str::len);
+        let texts = models.iter().map(|model| model.uri.len() + name(model));
         if texts.sum::<usize>() > MAX_PAYLOAD {
             // They are all part of the payload.
             return Err(LookupError::TooLarge);
@@ -93,21 +113,27 @@ impl Lookup {
     }
 
     /// Returns the name of a failed run's pipeline, which is all that its event contains. A run does not say whose it is,
-    /// so an artifact has to.
+    /// and its id is a label that its tenant sets. So an artifact has to say it; where there is none, the name of a Pod,
+    /// which begins with the Workflow's.
     async fn pipeline_of_failed(
         &self,
         run: &Workflow,
         run_id: &RunId,
-    ) -> Result<Option<std::sync::Arc<str>>, LookupError> {
+        verdicts: &mut dyn Verdicts,
+    ) -> Result<Option<Arc<str>>, LookupError> {
         let current = self.client.current();
         let allowance = Allowance::new(&current.memory, &current.hits, &run.namespace);
         let (mut is_known, mut is_own, mut foreign) = (false, false, None);
-        let listed = self.list(run, run_id, &allowance, |row| {
+        let listed = self.list(&run.namespace, run_id, &allowance, |row| {
+            verdicts.task(&convert::task(row)?);
             is_known = true;
             convert::namespaces(row, |namespace| match namespace {
                 "" => is_own = true,
                 namespace if *namespace == *run.namespace => is_own = true,
                 namespace => foreign = Some(excerpt(namespace)),
+            })?;
+            convert::pods(row, |pod| {
+                is_own |= pod.strip_prefix(&*run.name).is_some_and(|rest| rest.starts_with('-'));
             })?;
             Ok(0)
         });
@@ -120,17 +146,37 @@ impl Lookup {
         }
     }
 
+    /// Asks for the tasks of a run, without reading more than one. The server knows tasks if it says anything about it.
+    pub(super) async fn probe(&self, namespace: &Arc<str>, run_id: &str) -> Result<Probe, LookupError> {
+        let request =
+            proto::ListTasksRequest { run_id: run_id.to_owned(), page_size: 1, ..proto::ListTasksRequest::default() };
+        let answer = self.client.call(namespace, LIST_TASKS, request, |message| {
+            let mut is_empty = true;
+            fields(message, |number, field| {
+                if number == 1 {
+                    is_empty = convert::task(field.bytes()?)?.run_id != run_id;
+                }
+                Ok(())
+            })?;
+            Ok(if is_empty { Probe::NoTask } else { Probe::Tasks })
+        });
+        match answer.await {
+            Err(CallError { code: CallCode::Grpc(Code::NotFound), .. }) => Ok(Probe::UnknownRun),
+            answer => answer.map_err(Into::into),
+        }
+    }
+
     /// Passes every task of the run. `add` returns the bytes that it keeps.
     async fn list(
         &self,
-        run: &Workflow,
+        namespace: &Arc<str>,
         run_id: &RunId,
         allowance: &Allowance<'_>,
         mut add: impl FnMut(&[u8]) -> Result<usize, CallError>,
     ) -> Result<(), CallError> {
         let run_id = run_id.to_string();
         let current = self.client.current();
-        let mut pages = Pages::of(LIST_TASKS, &run.namespace, &current.page_sizes, PAGE_SIZES);
+        let mut pages = Pages::of(LIST_TASKS, namespace, &current.page_sizes, PAGE_SIZES);
         while let Some(page) = pages.next() {
             let request = proto::ListTasksRequest {
                 run_id: run_id.clone(),
@@ -138,24 +184,9 @@ impl Lookup {
                 page_token: page.token.unwrap_or_default(),
                 ..proto::ListTasksRequest::default()
             };
-            let answer = self.client.call(&run.namespace, LIST_TASKS, request, |message| {
+            let answer = self.client.call(namespace, LIST_TASKS, request, |message| {
                 allowance.read(message.len())?;
-                let mut token = None;
-                fields(message, |number, field| match number {
-                    1 => {
-                        let row = field.bytes()?;
-                        if convert::task(row)?.run_id != run_id {
-                            return Err(CallError::malformed("the response contains a task of another run"));
-                        }
-                        allowance.keep(add(row)?)
-                    }
-                    2 => {
-                        token = Some(field.text()?.to_owned());
-                        Ok(())
-                    }
-                    _ => Ok(()),
-                })?;
-                Ok(token)
+                convert::page(message, &run_id, |row| allowance.keep(add(row)?))
             });
             match answer.await {
                 Err(CallError { code: CallCode::TooLarge, .. }) if allowance.is_within_limits() && pages.shrink() => {}
@@ -166,7 +197,7 @@ impl Lookup {
     }
 
     /// Returns the name in the specification of the run's pipeline. A run of a shared pipeline version may have none.
-    async fn pipeline(&self, run: &Workflow, run_id: &RunId) -> Result<Option<std::sync::Arc<str>>, LookupError> {
+    async fn pipeline(&self, run: &Workflow, run_id: &RunId) -> Result<Option<Arc<str>>, LookupError> {
         let mut reader = SpecReader::default();
         let request = proto::GetRunRequest {
             run_id: run_id.to_string(),
@@ -183,9 +214,15 @@ impl Lookup {
 }
 
 /// Adds a task with its outputs.
-fn add(tasks: &mut Tasks<'_>, row: &[u8]) -> Result<usize, CallError> {
+pub(super) fn add(tasks: &mut Tasks<'_>, row: &[u8], verdicts: &mut dyn Verdicts) -> Result<usize, CallError> {
     let task = convert::task(row)?;
-    let (mut kept, matters) = tasks.add(&task);
+    let (mut kept, matters) = tasks.add(&task, verdicts);
+    if verdicts.wants_all() {
+        convert::every_link(row, |relation, link, artifact| {
+            tasks.judge(&task, relation, link, &convert::artifact(artifact)?, verdicts);
+            Ok(())
+        })?;
+    }
     if !matters {
         return Ok(kept);
     }

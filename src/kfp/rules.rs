@@ -10,10 +10,14 @@
 //! 4. Its task was not executed again later with another output, see [`places`].
 //! 5. Its type, its URI and its property `pushed` make it a serving model ([`ArtifactTypes::accepts`]).
 //!
+//! The rules tell [`Verdicts`] what they decide about each artifact. The lookups of the server pass `()`, which ignores it;
+//! `explain` passes a [`Collector`].
+//!
 //! A run id is the key of the database, and retries keep older tasks, so the age of a task is no condition. The exception
 //! is a copy by `argo resubmit`, which has the run id of the original.
 
 mod places;
+mod verdicts;
 
 use std::{
     borrow::Cow,
@@ -22,17 +26,22 @@ use std::{
 };
 
 use self::places::Places;
+pub(super) use self::verdicts::{Collector, Verdicts};
 use crate::{
     delivery::LookupError,
-    lookup::names::{self, Placed},
-    model::{Artifact, ArtifactId, ArtifactTypes, Workflow},
+    lookup::{
+        allowance::MAX_KEPT,
+        error::excerpt,
+        names::{self, Placed},
+    },
+    model::{Artifact, ArtifactId, ArtifactTypes, ArtifactVerdict, NotAModel, Workflow},
 };
 
 /// Time after the end of a run in which a task with a model that is still RUNNING is waited for, in seconds. The launcher
 /// ends its task before its container ends.
-pub(super) const UNFINISHED: i64 = 120;
-/// The code of the error while it is waited for.
-const UNFINISHED_CODE: &str = "unfinished";
+pub const UNFINISHED: i64 = 120;
+/// The code of [`LookupError::Failed`] while it is waited for.
+pub const UNFINISHED_CODE: &str = "unfinished";
 /// Tolerance of the creation of tasks in a copy that `argo resubmit` made, in seconds.
 const RESUBMIT_TOLERANCE: i64 = 5;
 /// Estimated bytes of a kept task or model beside its texts.
@@ -85,7 +94,18 @@ pub(super) struct Task<'a> {
     pub(super) created: i64,
 }
 
-/// A link from a task to its own outputs of one key.
+/// The relation of a task to an artifact that it is linked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Relation {
+    /// The task reads it.
+    Input,
+    /// The task's own output.
+    Output,
+    /// An output of a task that this one contains, under a type of its own.
+    Repeated,
+}
+
+/// A link from a task to its artifacts of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Link<'a> {
     pub(super) key: &'a str,
@@ -182,7 +202,7 @@ pub(super) struct Tasks<'a> {
     tasks: Vec<KeptTask>,
     outputs: Vec<Output>,
     /// The name of a task that is RUNNING and has a model.
-    unfinished: Option<Box<str>>,
+    unfinished: Option<String>,
     /// Another namespace that a model has, and the number of such models.
     foreign: Option<(String, usize)>,
     /// Tasks that are older than the Workflow, which is a copy.
@@ -216,46 +236,95 @@ impl<'a> Tasks<'a> {
     }
 
     /// Adds a task. Returns the estimated bytes that are kept of it, and whether its outputs matter.
-    pub(super) fn add(&mut self, task: &Task<'_>) -> (usize, bool) {
+    pub(super) fn add(&mut self, task: &Task<'_>, verdicts: &mut dyn Verdicts) -> (usize, bool) {
         self.is_empty = false;
-        match task.kind {
-            TaskKind::Importer => (0, false),
-            TaskKind::Root | TaskKind::Loop | TaskKind::Container => {
+        verdicts.task(task);
+        match self.excluded_task(task) {
+            Some(ArtifactVerdict::NoEvent) => {
                 let kept = KeptTask::of(task);
                 let bytes = kept.bytes() + kept.id.len();
                 self.containers.insert(kept.id.clone(), kept);
                 (bytes, false)
             }
-            TaskKind::Runtime if self.is_older(task) => {
+            Some(ArtifactVerdict::ForeignExecution) => {
                 self.older += 1;
                 (0, false)
             }
-            TaskKind::Runtime => (0, task.state != TaskState::Other),
+            Some(_) => (0, false),
+            None => (0, true),
         }
+    }
+
+    /// Returns the rule that excludes the outputs of a task.
+    fn excluded_task(&self, task: &Task<'_>) -> Option<ArtifactVerdict> {
+        match task.kind {
+            TaskKind::Importer => Some(ArtifactVerdict::Importer),
+            TaskKind::Root | TaskKind::Loop | TaskKind::Container => Some(ArtifactVerdict::NoEvent),
+            TaskKind::Runtime if self.is_older(task) => Some(ArtifactVerdict::ForeignExecution),
+            TaskKind::Runtime if task.state == TaskState::Other => Some(ArtifactVerdict::NotSucceeded),
+            TaskKind::Runtime => None,
+        }
+    }
+
+    /// Returns the rule that excludes an output of a task, whatever other tasks put out.
+    fn excluded_output(&self, task: &Task<'_>, row: &ArtifactRow<'_>) -> Option<ArtifactVerdict> {
+        let of_artifact = || {
+            if !row.namespace.is_empty() && *row.namespace != *self.run.namespace {
+                Some(ArtifactVerdict::ForeignNamespace)
+            } else {
+                (task.state == TaskState::Running).then_some(ArtifactVerdict::Unfinished)
+            }
+        };
+        self.excluded_task(task).or_else(of_artifact)
     }
 
     fn is_older(&self, task: &Task<'_>) -> bool {
         self.run.resubmitted && task.created < self.run.created.saturating_sub(RESUBMIT_TOLERANCE)
     }
 
+    fn check(&self, row: &ArtifactRow<'_>) -> Result<(), NotAModel> {
+        self.types.check(&row.type_name, row.uri, row.pushed)
+    }
+
+    /// Tells the verdict about an artifact that a task is linked to.
+    pub(super) fn judge(
+        &self,
+        task: &Task<'_>,
+        relation: Relation,
+        link: &Link<'_>,
+        row: &ArtifactRow<'_>,
+        verdicts: &mut dyn Verdicts,
+    ) {
+        let exclusion = match relation {
+            Relation::Input => Some(ArtifactVerdict::OnlyRead),
+            Relation::Repeated => Some(ArtifactVerdict::NoEvent),
+            Relation::Output => self.excluded_output(task, row),
+        };
+        verdicts.linked(task, link, row, self.check(row), exclusion);
+    }
+
     /// Adds an output of a task whose outputs matter. `index` is its place among the artifacts of its key. Returns the
     /// estimated bytes that are kept of it.
     pub(super) fn add_output(&mut self, task: &Task<'_>, link: &Link<'_>, index: i64, row: &ArtifactRow<'_>) -> usize {
-        if !self.types.names().contains(&&*row.type_name) {
+        let check = self.check(row);
+        if check == Err(NotAModel::OtherType) {
             return 0;
         }
-        let is_model = self.types.accepts(&row.type_name, row.uri, row.pushed);
-        if !row.namespace.is_empty() && *row.namespace != *self.run.namespace {
-            if is_model {
-                self.foreign.get_or_insert_with(|| (row.namespace.to_owned(), 0)).1 += 1;
+        let is_model = check.is_ok();
+        match self.excluded_output(task, row) {
+            None => {}
+            Some(exclusion) => {
+                match exclusion {
+                    ArtifactVerdict::ForeignNamespace if is_model => {
+                        self.foreign.get_or_insert_with(|| (excerpt(row.namespace), 0)).1 += 1;
+                    }
+                    ArtifactVerdict::Unfinished if is_model => {
+                        self.unfinished.get_or_insert_with(|| excerpt(task.name));
+                    }
+                    _ => {}
+                }
+                return 0;
             }
-            return 0;
-        }
-        if task.state == TaskState::Running {
-            if is_model {
-                self.unfinished = Some(task.name.into());
-            }
-            return 0;
         }
         let mut bytes = 0;
         if self.tasks.last().is_none_or(|last| *last.id != *task.id) {
@@ -281,8 +350,9 @@ impl<'a> Tasks<'a> {
     ///
     /// # Errors
     /// [`LookupError::NoContext`] without any task, [`LookupError::ForeignContext`] if all models are of other
-    /// namespaces, and a failure while a task with a model is RUNNING shortly after the end of the run.
-    pub(super) fn select(self, now: i64) -> Result<Selection, LookupError> {
+    /// namespaces, [`LookupError::TooLarge`] if the paths of their tasks need too much memory, and a failure while a task
+    /// with a model is RUNNING shortly after the end of the run.
+    pub(super) fn select(self, now: i64, verdicts: &mut dyn Verdicts) -> Result<Selection, LookupError> {
         if self.is_empty {
             // A run that is known has a task for itself. A server for a single user answers so for an unknown run.
             return Err(LookupError::NoContext);
@@ -294,7 +364,7 @@ impl<'a> Tasks<'a> {
             return Err(LookupError::Failed { code: UNFINISHED_CODE, message });
         }
         let (places, mut outputs) = (Places::of(&self.containers, &self.tasks), self.outputs);
-        keep_latest(&mut outputs, &self.tasks, &places);
+        keep_latest(&mut outputs, &self.tasks, &places, verdicts);
         outputs.retain(|output| output.model.is_some());
         if let (true, Some((namespace, _))) = (outputs.is_empty(), &self.foreign) {
             return Err(LookupError::ForeignContext { namespace: namespace.clone() });
@@ -305,16 +375,30 @@ impl<'a> Tasks<'a> {
         for Output { task, key, iteration, id, index, model, .. } in outputs {
             let Some(Model { name, uri }) = model else { continue };
             if locations.insert(uri.clone()) {
+                verdicts.decided(&id, ArtifactVerdict::Counts);
                 let index = places.iteration(task, iteration).unwrap_or(index);
                 let node = self.tasks[task].name.clone();
                 chosen.push((task, Artifact { id: ArtifactId::Text(id), name, uri, node, key, index }));
+            } else {
+                verdicts.decided(&id, ArtifactVerdict::SameLocation);
             }
         }
+        // A tenant may nest long names, and each model has the path of its task.
+        let mut paths = Vec::with_capacity(chosen.len());
+        let mut bytes = 0;
+        for (task, _) in &chosen {
+            let path = places.path_name(*task);
+            bytes += path.len();
+            if bytes > MAX_KEPT {
+                return Err(LookupError::TooLarge);
+            }
+            paths.push(path);
+        }
         names::drop_shared_names(&mut chosen.iter_mut().map(|(_, artifact)| artifact).collect::<Vec<_>>());
-        let placed = chosen.iter_mut().map(|(task, artifact)| Placed {
+        let placed = chosen.iter_mut().zip(paths).map(|((task, artifact), path)| Placed {
             artifact,
             task: Some(places.task(*task)),
-            path: places.path_name(*task),
+            path,
         });
         names::distinguish(&mut placed.collect::<Vec<_>>());
         Ok(Selection {
@@ -332,7 +416,7 @@ fn order<'a>(output: &'a Output, tasks: &'a [KeptTask]) -> impl Ord + use<'a> {
 }
 
 /// Of several tasks at one place, keeps the outputs of each key and iteration of the last one that has them.
-fn keep_latest(outputs: &mut Vec<Output>, tasks: &[KeptTask], places: &Places<'_>) {
+fn keep_latest(outputs: &mut Vec<Output>, tasks: &[KeptTask], places: &Places<'_>, verdicts: &mut dyn Verdicts) {
     let age = |task: usize| (tasks[task].created, &tasks[task].id);
     let mut latest: HashMap<(u32, &str, Option<i64>), usize> = HashMap::new();
     for output in outputs.iter() {
@@ -346,7 +430,13 @@ fn keep_latest(outputs: &mut Vec<Output>, tasks: &[KeptTask], places: &Places<'_
         .map(|output| latest[&(places.place(output.task), &*output.key, output.iteration)] == output.task)
         .collect();
     let mut is_latest = is_latest.into_iter();
-    outputs.retain(|_| is_latest.next().unwrap_or_default());
+    outputs.retain(|output| {
+        let is_latest = is_latest.next().unwrap_or_default();
+        if !is_latest && output.model.is_some() {
+            verdicts.decided(&output.id, ArtifactVerdict::EarlierAttempt);
+        }
+        is_latest
+    });
 }
 
 #[cfg(test)]

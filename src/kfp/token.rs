@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::metadata::{Ascii, MetadataValue};
 use tracing::{info, warn};
 
 /// Age at which the file is read again.
 const MAX_AGE: Duration = Duration::from_secs(5);
+/// Maximum time of reading. The file may be on a volume that does not answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum size of the file in bytes. Tokens of service accounts have one or two thousand.
 const MAX_SIZE: u64 = 64 * 1024;
 
@@ -34,6 +36,8 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     read: Instant,
+    /// True while it is read again.
+    is_reading: bool,
     /// The last token that could be read.
     header: Option<Header>,
     /// The problem of the last reading.
@@ -51,24 +55,26 @@ impl Token {
         if let Some(error) = &problem {
             warn!(path = %path.display(), error, "cannot read the token for Kubeflow's API, calling without one");
         }
-        Self(Arc::new(Inner { path, state: Mutex::new(State { read: Instant::now(), header, problem }) }))
+        Self(Arc::new(Inner {
+            path,
+            state: Mutex::new(State { read: Instant::now(), is_reading: false, header, problem }),
+        }))
     }
 
     /// Returns the current token.
     pub(super) async fn header(&self) -> Option<Header> {
         {
             let mut state = self.0.lock();
-            if state.read.elapsed() < MAX_AGE {
+            // Others use the last token meanwhile.
+            if state.read.elapsed() < MAX_AGE || std::mem::replace(&mut state.is_reading, true) {
                 return state.header.clone();
             }
-            // Others use the last token meanwhile.
             state.read = Instant::now();
         }
         let token = self.clone();
-        // The file may be on a volume that does not answer.
         let reading = tokio::task::spawn_blocking(move || token.0.note(read(&token.0.path)));
-        // A panic leaves the last token.
-        drop(reading.await);
+        // Too late, it serves a later call.
+        drop(timeout(READ_TIMEOUT, reading).await);
         self.0.lock().header.clone()
     }
 
@@ -92,6 +98,7 @@ impl Inner {
 
     fn note(&self, outcome: io::Result<Header>) {
         let mut state = self.lock();
+        state.is_reading = false;
         let path = self.path.display();
         match outcome {
             Ok(header) => {

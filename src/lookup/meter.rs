@@ -36,10 +36,12 @@ pub(crate) const SMALL_ANSWER: usize = 32 * 1024;
 pub(crate) const STREAM_WINDOW: u32 = 32 * 1024;
 /// Bytes that all streams of the connection to ML Metadata may send before they are read.
 pub(crate) const CONNECTION_WINDOW: u32 = 2 * (SMALL.waiting + LARGE.waiting) as u32 * STREAM_WINDOW;
-/// Maximum number of concurrent calls to Kubeflow's API.
+/// Maximum number of concurrent calls to Kubeflow's API, without those that take long.
 pub(crate) const MAX_KFP_CALLS: usize = 6;
-/// The same for the connection to Kubeflow's API, with few calls at a time.
-pub(crate) const KFP_CONNECTION_WINDOW: u32 = 2 * MAX_KFP_CALLS as u32 * STREAM_WINDOW;
+/// Maximum number of concurrent calls to Kubeflow's API that take long.
+pub(crate) const MAX_LONG_KFP_CALLS: usize = 6;
+/// The same for the connection to Kubeflow's API: room for the window of each stream.
+pub(crate) const KFP_CONNECTION_WINDOW: u32 = (MAX_KFP_CALLS + MAX_LONG_KFP_CALLS) as u32 * STREAM_WINDOW;
 /// Small answers under way.
 pub(crate) const SMALL: Limits =
     Limits { total: 1024 * 1024, per_namespace: 512 * 1024, waiting: 18, waiting_per_namespace: 9 };

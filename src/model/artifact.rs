@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use serde::Serialize;
+
 /// Types of a subscription without `artifactTypes`, written by TFX on KFP v1 and v2. TFX through kfp-operator's KFP v2
 /// shim writes `system.Model` with the property `pushed = 1`.
 const DEFAULT_TYPES: [&str; 2] = ["PushedModel", "tfx.PushedModel"];
@@ -83,7 +85,8 @@ pub enum NotAModel {
 }
 
 /// Id of an artifact in the source of models.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum ArtifactId {
     /// ML Metadata counts.
     Number(i64),

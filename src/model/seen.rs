@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::artifact::NotAModel;
+use super::artifact::{ArtifactId, NotAModel};
 
 /// The verdict about an artifact of a run: it counts as the run's model, or the first rule that excludes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,8 +27,14 @@ pub enum ArtifactVerdict {
     NoEvent,
     /// Its task was executed again later, and the later output replaces it.
     EarlierAttempt,
-    /// Another model of the run has the same location, and a lower id.
+    /// Another model of the run has the same location, and comes first.
     SameLocation,
+    /// Its task failed, or was skipped.
+    NotSucceeded,
+    /// Its task is still running.
+    Unfinished,
+    /// It belongs to another namespace.
+    ForeignNamespace,
 }
 
 impl ArtifactVerdict {
@@ -54,6 +60,9 @@ impl ArtifactVerdict {
             Self::NoEvent => "no_event",
             Self::EarlierAttempt => "earlier_attempt",
             Self::SameLocation => "same_location",
+            Self::NotSucceeded => "not_succeeded",
+            Self::Unfinished => "unfinished",
+            Self::ForeignNamespace => "foreign_namespace",
         }
     }
 }
@@ -74,15 +83,20 @@ impl fmt::Display for ArtifactVerdict {
             Self::NoEvent => "no execution of this run produced or read it",
             Self::EarlierAttempt => "its task was executed again later, with another output",
             Self::SameLocation => "the same location as another model of this run",
+            Self::NotSucceeded => "its task has not succeeded, and was not taken from the cache",
+            Self::Unfinished => {
+                "its task is still running: it is waited for until two minutes after the end of the run, and then left out"
+            }
+            Self::ForeignNamespace => "it belongs to another namespace",
         })
     }
 }
 
-/// An artifact that ML Metadata attributes to a run.
+/// An artifact that the source of models attributes to a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenArtifact {
-    /// Id in ML Metadata.
-    pub id: i64,
+    /// Id in the source.
+    pub id: ArtifactId,
     /// Name of its type; empty where the store does not tell it.
     pub type_name: String,
     /// Name given by its writer.

@@ -1,10 +1,12 @@
-//! A check of an installation, and of what it depends on: the cluster, ML Metadata, Argo Events, and the EventSources
+//! A check of an installation, and of what it depends on: the cluster, the sources of models, Argo Events, and the EventSources
 //! and Sensors of the namespaces that it serves.
 //!
 //! A check that cannot be made for a missing right is a warning that names the right. Only what keeps events from
 //! arriving is an error.
 
 mod argo_events;
+mod cause;
+mod kubeflow_api;
 mod kubernetes;
 mod metadata;
 mod network;
@@ -15,11 +17,11 @@ mod subscriptions;
 mod tls;
 mod workflows;
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::ARGO;
+use super::{ARGO, sources::SourceOptions};
 use crate::{
     access::Mode,
     eventsource::TlsFiles,
@@ -51,10 +53,8 @@ pub struct Options {
     pub tls: Option<TlsFiles>,
     /// The selector of runs.
     pub selector: String,
-    /// The URL of ML Metadata. `None`: Kubeflow's.
-    pub metadata_store: Option<String>,
-    /// Certificate authorities for it.
-    pub metadata_store_ca: Option<PathBuf>,
+    /// The sources of models.
+    pub sources: SourceOptions,
     /// The URL of the server's admin port. `None`: a ready Pod.
     pub admin: Option<String>,
     /// The URL to which traces are exported.
@@ -168,6 +168,7 @@ pub async fn run(options: &Options) -> Report {
     let mut categories = Vec::new();
     let (api, cluster) = kubernetes::check(options).await;
     categories.push(api);
+    let mut flags = None;
     if let Some(cluster) = &cluster {
         let server = server::find(cluster).await;
         if options.pre {
@@ -181,9 +182,12 @@ pub async fn run(options: &Options) -> Report {
         categories.push(argo_events::check(cluster, options, &argo).await);
         if !options.pre {
             categories.push(subscriptions::check(cluster, options, &server).await);
+            flags = server.has_pods().then_some(server.flags);
         }
     }
-    categories.push(metadata::check(cluster.as_ref(), options).await);
+    let kubeflow = kubeflow_api::check(cluster.as_ref(), options, flags.as_ref()).await;
+    categories.push(kubeflow.category);
+    categories.push(metadata::check(cluster.as_ref(), options, kubeflow.knows_tasks).await);
     categories.push(network::otlp(options.otlp.as_deref()).await);
     categories.push(tls::check(options.tls.as_ref()));
     Report::of(categories)

@@ -1,4 +1,4 @@
-//! The addresses of the server's ports and of ML Metadata, as a command reaches them.
+//! The addresses of the server's ports and of the sources of models, as a command reaches them.
 //!
 //! An address that the user gives is used as it is. Otherwise a command in a Pod uses the cluster's own addresses, and one
 //! on another machine a port-forward of its own, with the user's rights.
@@ -9,15 +9,24 @@ use serde_json::Value;
 
 use crate::k8s::{Cluster, ClusterError, Forward};
 
-/// The namespace and the Service of ML Metadata in Kubeflow.
-const METADATA_NAMESPACE: &str = "kubeflow";
-const METADATA_SERVICE: &str = "metadata-grpc-service";
+/// The namespace of Kubeflow.
+const KUBEFLOW: &str = "kubeflow";
+/// The sources of models, which are Services of Kubeflow.
+const METADATA: Service = Service {
+    what: "ML Metadata",
+    flag: "--metadata-store",
+    name: "metadata-grpc-service",
+    port: 8080,
+    port_name: "grpc-api",
+};
+const KFP_API: Service =
+    Service { what: "Kubeflow's API", flag: "--kfp-api", name: "ml-pipeline", port: 8887, port_name: "grpc" };
 /// The label of the server's Pods, as the chart sets it.
 pub const SERVER_SELECTOR: &str = "app.kubernetes.io/name=model-update-eventsource";
 /// Namespaces of platforms, in which the server is usually installed. Users who may not list the Pods of all namespaces look
 /// for it there and in the namespace of their context. Its Pods there precede others, because each team may give this label to
 /// a Pod of its own, which would then receive tokens.
-const SERVER_NAMESPACES: [&str; 2] = ["kfp-operator-system", METADATA_NAMESPACE];
+const SERVER_NAMESPACES: [&str; 2] = ["kfp-operator-system", KUBEFLOW];
 
 /// An address, with the port-forward that it needs.
 #[derive(Debug)]
@@ -106,8 +115,6 @@ pub enum EndpointError {
 }
 
 const SERVER: &str = "the server";
-const METADATA: &str = "ML Metadata";
-const METADATA_FLAG: &str = "--metadata-store";
 /// Namespaces in a message.
 const MAX_NAMED: usize = 10;
 
@@ -137,21 +144,79 @@ pub async fn server(cluster: &Cluster, port: ServerPort) -> Result<Endpoint, End
 /// As [`server`].
 pub async fn metadata_store(cluster: &Cluster) -> Result<Endpoint, EndpointError> {
     if cluster.is_in_pod() {
-        return Ok(Endpoint::at(format!("http://{METADATA_SERVICE}.{METADATA_NAMESPACE}:8080")));
+        return Ok(METADATA.in_cluster());
     }
-    let no_pod = || EndpointError::NoPod {
-        what: METADATA,
-        place: format!("the namespace {METADATA_NAMESPACE}, behind the Service {METADATA_SERVICE}"),
-        flag: METADATA_FLAG,
-    };
-    let path = format!("/api/v1/namespaces/{METADATA_NAMESPACE}");
-    let service = cluster.get(&format!("{path}/services/{METADATA_SERVICE}")).await;
-    let service = service.map_err(failed(METADATA, METADATA_FLAG))?.ok_or_else(no_pod)?;
-    let (selector, target) = selector_and_port(&service).ok_or_else(no_pod)?;
-    let pods = cluster.list(&format!("{path}/pods"), &[("labelSelector", &selector)]).await;
-    let pods = pods.map_err(failed(METADATA, METADATA_FLAG))?;
-    let pod = pods.iter().find_map(|pod| PodPort::of(pod, &target, 8080)).ok_or_else(no_pod)?;
-    reach(cluster, pod).await.map_err(failed(METADATA, METADATA_FLAG))
+    METADATA.behind(cluster).await?.ok_or_else(|| METADATA.no_pod())
+}
+
+/// Returns the address of Kubeflow's API: Kubeflow's Service in a Pod, else a ready Pod behind it. `None`: the cluster has no
+/// such Service. A Pod that may not read the Service is given its address all the same, as it may well exist.
+///
+/// # Errors
+/// As [`server`].
+pub async fn kfp_api(cluster: &Cluster) -> Result<Option<Endpoint>, EndpointError> {
+    if cluster.is_in_pod() {
+        let is_absent = matches!(cluster.get(&KFP_API.path()).await, Ok(None));
+        return Ok((!is_absent).then(|| KFP_API.in_cluster()));
+    }
+    KFP_API.behind(cluster).await
+}
+
+/// The error of a cluster without Kubeflow's API.
+pub fn no_kfp_api() -> EndpointError {
+    KFP_API.no_pod()
+}
+
+/// A Service of Kubeflow.
+#[derive(Clone, Copy, Debug)]
+struct Service {
+    /// The program behind it.
+    what: &'static str,
+    /// The flag with which the user gives the address.
+    flag: &'static str,
+    name: &'static str,
+    /// Its gRPC port, by number and name.
+    port: u16,
+    port_name: &'static str,
+}
+
+impl Service {
+    fn path(self) -> String {
+        format!("/api/v1/namespaces/{KUBEFLOW}/services/{}", self.name)
+    }
+
+    fn in_cluster(self) -> Endpoint {
+        Endpoint::at(format!("http://{}.{KUBEFLOW}:{}", self.name, self.port))
+    }
+
+    fn no_pod(self) -> EndpointError {
+        let place = format!("the namespace {KUBEFLOW}, behind the Service {}", self.name);
+        EndpointError::NoPod { what: self.what, place, flag: self.flag }
+    }
+
+    /// Returns the address of a ready Pod behind it. `None`: there is no such Service.
+    async fn behind(self, cluster: &Cluster) -> Result<Option<Endpoint>, EndpointError> {
+        let failed = || failed(self.what, self.flag);
+        let Some(service) = cluster.get(&self.path()).await.map_err(failed())? else { return Ok(None) };
+        let (selector, target) = self.selector_and_port(&service).ok_or_else(|| self.no_pod())?;
+        let path = format!("/api/v1/namespaces/{KUBEFLOW}/pods");
+        let pods = cluster.list(&path, &[("labelSelector", &selector)]).await.map_err(failed())?;
+        let pod = pods.iter().find_map(|pod| PodPort::of(pod, &target, self.port)).ok_or_else(|| self.no_pod())?;
+        reach(cluster, pod).await.map_err(failed()).map(Some)
+    }
+
+    /// Returns its label selector and the target of its gRPC port, or of its first one if none is known as such.
+    fn selector_and_port(self, service: &Value) -> Option<(String, Value)> {
+        let spec = &service["spec"];
+        let labels = spec["selector"].as_object()?;
+        let pairs: Vec<_> =
+            labels.iter().map(|(key, value)| Some(format!("{key}={}", value.as_str()?))).collect::<Option<_>>()?;
+        let ports = spec["ports"].as_array()?;
+        let is_grpc = |port: &&Value| port["port"] == self.port || port["name"] == self.port_name;
+        let port = ports.iter().find(is_grpc).or_else(|| ports.first())?;
+        let target = if port["targetPort"].is_null() { &port["port"] } else { &port["targetPort"] };
+        Some((pairs.join(","), target.clone()))
+    }
 }
 
 fn failed(what: &'static str, flag: &'static str) -> impl Fn(ClusterError) -> EndpointError {
@@ -202,6 +267,13 @@ pub async fn server_pods(cluster: &Cluster) -> Result<(Vec<Value>, String), Clus
     }
 }
 
+/// The user name of a Pod's service account.
+pub(super) fn account(pod: &Value) -> Option<String> {
+    let namespace = pod["metadata"]["namespace"].as_str()?;
+    let name = pod["spec"]["serviceAccountName"].as_str().unwrap_or("default");
+    Some(format!("system:serviceaccount:{namespace}:{name}"))
+}
+
 /// Makes the port of a Pod reachable.
 async fn reach(cluster: &Cluster, pod: PodPort) -> Result<Endpoint, ClusterError> {
     if cluster.is_in_pod()
@@ -241,17 +313,6 @@ impl PodPort {
             port: number.and_then(|number| number.try_into().ok()).unwrap_or(default),
         })
     }
-}
-
-/// Returns the label selector of a Service and the target of its first port.
-fn selector_and_port(service: &Value) -> Option<(String, Value)> {
-    let spec = &service["spec"];
-    let labels = spec["selector"].as_object()?;
-    let pairs: Vec<_> =
-        labels.iter().map(|(key, value)| Some(format!("{key}={}", value.as_str()?))).collect::<Option<_>>()?;
-    let port = spec["ports"].get(0)?;
-    let target = if port["targetPort"].is_null() { &port["port"] } else { &port["targetPort"] };
-    Some((pairs.join(","), target.clone()))
 }
 
 #[cfg(test)]
@@ -300,7 +361,18 @@ mod tests {
             "selector": {"app": "metadata", "component": "grpc"},
             "ports": [{"port": 8080, "targetPort": "grpc-api"}],
         }});
-        assert_eq!(selector_and_port(&service), Some(("app=metadata,component=grpc".to_owned(), json!("grpc-api"))));
-        assert_eq!(selector_and_port(&json!({"spec": {"ports": [{"port": 8080}]}})), None);
+        let expected = ("app=metadata,component=grpc".to_owned(), json!("grpc-api"));
+        assert_eq!(METADATA.selector_and_port(&service), Some(expected));
+        assert_eq!(METADATA.selector_and_port(&json!({"spec": {"ports": [{"port": 8080}]}})), None);
+    }
+
+    /// Kubeflow's API has the port for HTTP first.
+    #[test]
+    fn the_grpc_port_is_found_among_others() {
+        let http = json!({"name": "http", "port": 8888, "targetPort": 8888});
+        for grpc in [json!({"port": 8887}), json!({"name": "grpc", "port": 443, "targetPort": 8887})] {
+            let service = json!({"spec": {"selector": {"app": "ml-pipeline"}, "ports": [http, grpc]}});
+            assert_eq!(KFP_API.selector_and_port(&service), Some(("app=ml-pipeline".to_owned(), json!(8887))));
+        }
     }
 }

@@ -3,20 +3,22 @@
 //! - [`decision`]: the rules, in the order of the server and with its own functions
 //! - [`subscriptions`]: the subscriptions that a run may be for
 //! - [`server`]: the server's own word
+//! - [`sources`]: the answers of the sources of models
 //! - [`story`]: the result, as documented in `docs/tools.md`
 //!
-//! The Workflow, the EventSources and ML Metadata are read with the rights of the person who asks, so that all of it works
+//! The Workflow, the EventSources and the sources of models are read with the rights of the person who asks, so that all of it works
 //! while the server is down.
 
 pub mod decision;
 pub mod server;
+pub mod sources;
 pub mod story;
 pub mod subscriptions;
 mod superseded;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use futures::{StreamExt as _, stream};
@@ -24,16 +26,17 @@ use futures::{StreamExt as _, stream};
 use self::{
     decision::{Circumstances, Decision, Newer, ServerWord, Status},
     server::ServerReport,
+    sources::{Failures, Sources, UNAVAILABLE},
     story::{RunStory, Story},
     subscriptions::{Entry, Known, Subscriptions},
+    superseded::Lanes,
 };
 use super::{ARGO, DEFAULT_SELECTOR, list_widely, names::NamedSubscription};
 use crate::{
     clock::WallClock,
-    delivery::{Explained, LookupError},
+    delivery::Explained,
     k8s::{Cluster, ClusterError, WorkflowQuery},
-    mlmd::Mlmd,
-    model::{ArtifactTypes, Workflow},
+    model::{ArtifactTypes, RunModels, Workflow},
 };
 
 /// Runs that are looked up at once.
@@ -55,31 +58,17 @@ pub struct Options {
     pub clock: WallClock,
 }
 
-/// The access to ML Metadata.
-#[derive(Clone, Debug)]
-pub enum Store {
-    /// A client.
-    Reachable(Box<Mlmd>),
-    /// There is none, for this reason.
-    Unreachable {
-        /// The reason.
-        message: String,
-        /// It is a right that the person does not have, so the server may well reach it.
-        is_forbidden: bool,
-    },
-}
-
 /// Explains runs of a cluster at one point in time.
 #[derive(Debug)]
 pub struct Explainer {
     cluster: Cluster,
-    store: Store,
+    sources: Sources,
     server: ServerReport,
     options: Options,
     entries: Vec<Entry>,
     notes: Vec<String>,
-    /// The failure of the store: further lookups would wait for the same.
-    broken: Mutex<Option<LookupError>>,
+    failures: Failures,
+    lanes: Lanes,
 }
 
 /// The runs that were asked for.
@@ -98,7 +87,7 @@ impl Explainer {
     /// Reads the EventSources that have runs of this namespace, or of all. Those that cannot be read are noted.
     pub async fn new(
         cluster: Cluster,
-        store: Store,
+        sources: Sources,
         server: ServerReport,
         namespace: Option<&str>,
         options: Options,
@@ -115,7 +104,16 @@ impl Explainer {
         if let Some(namespace) = namespace.filter(|namespace| server.excludes(namespace)) {
             notes.push(format!("the server at {} does not serve the namespace {namespace}", server.place()));
         }
-        Ok(Self { cluster, store, server, options, entries, notes, broken: Mutex::default() })
+        Ok(Self {
+            cluster,
+            sources,
+            server,
+            options,
+            entries,
+            notes,
+            failures: Failures::default(),
+            lanes: Lanes::default(),
+        })
     }
 
     /// Notes about what could not be read, or is wrong, one sentence each.
@@ -154,20 +152,19 @@ impl Explainer {
         for known in known {
             let circumstances = self.circumstances(&run, &known, unselected_by);
             let mut decision = self.decide(&run, &known, &others, &mut lookups, &circumstances).await;
-            if let Some(newer) =
-                self.superseded_by_mark(&run, &known, &decision, &others, &mut lookups, &selected).await
-            {
+            let newer = self.superseded_by_mark(&run, &known, &decision, &others, &mut lookups, Some(&selected.object));
+            if let Some(newer) = newer.await {
                 decision = decision::superseded(&newer);
             }
             decided.push((known, decision));
         }
-        let blocked = match &self.store {
-            Store::Unreachable { message, is_forbidden: true } => decided
-                .iter()
-                .any(|(_, decision)| decision.status == Status::Pending && decision.reason == UNAVAILABLE)
-                .then(|| message.clone()),
-            _ => None,
-        };
+        let blocked = decided.iter().find_map(|(known, decision)| {
+            if (decision.status, decision.reason) != (Status::Pending, UNAVAILABLE) {
+                return None;
+            }
+            let source = lookups.get(&known.subscription.artifact_types)?.source;
+            Some(format!("{source} cannot be read: {}", self.sources.missing_right(source)?))
+        });
         Ok(Some(Story::new(&run, &decided, &lookups, self, blocked)))
     }
 
@@ -200,7 +197,11 @@ impl Explainer {
         let mut decided = Vec::new();
         for known in known {
             let circumstances = self.circumstances(run, &known, None);
-            let decision = self.decide(run, &known, others, &mut lookups, &circumstances).await;
+            let mut decision = self.decide(run, &known, others, &mut lookups, &circumstances).await;
+            let newer = self.superseded_by_mark(run, &known, &decision, others, &mut lookups, None);
+            if let Some(newer) = newer.await {
+                decision = decision::superseded(&newer);
+            }
             decided.push((known, decision));
         }
         RunStory::new(run, &decided, &lookups)
@@ -220,14 +221,15 @@ impl Explainer {
             return decision;
         }
         let found = if decision::needs_lookup(run) {
-            self.look_up(run, &subscription.artifact_types, lookups).await.found.clone()
+            let Explained { source, found, .. } = self.look_up(run, &subscription.artifact_types, lookups).await;
+            match found {
+                Ok(found) => found.clone(),
+                Err(error) => return decision::failed_lookup(run, *source, error, circumstances.now),
+            }
         } else {
-            Ok(Default::default())
+            RunModels::default()
         };
-        let newer = match &found {
-            Ok(found) => self.newest_delivered(run, found, subscription, others).await,
-            Err(_) => None,
-        };
+        let newer = self.newest_delivered(run, &found, subscription, others).await;
         decision::after_lookup(run, subscription, &found, newer.as_ref(), circumstances)
     }
 
@@ -256,30 +258,14 @@ impl Explainer {
 
     async fn look_up<'a>(&self, run: &Workflow, types: &Arc<ArtifactTypes>, lookups: &'a mut Lookups) -> &'a Explained {
         if !lookups.contains_key(types) {
-            let explained = self.ask_store(run, types).await;
+            let explained = self.ask_sources(run, types).await;
             lookups.insert(types.clone(), explained);
         }
         &lookups[types]
     }
 
-    async fn ask_store(&self, run: &Workflow, types: &ArtifactTypes) -> Explained {
-        let unanswered = |error| Explained { found: Err(error), record: None, artifacts: Vec::new(), left_out: 0 };
-        let broken = || self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        let mlmd = match &self.store {
-            Store::Reachable(mlmd) => mlmd,
-            Store::Unreachable { message, .. } => {
-                return unanswered(LookupError::Failed { code: UNAVAILABLE, message: message.clone() });
-            }
-        };
-        let known = broken().clone();
-        if let Some(error) = known {
-            return unanswered(error);
-        }
-        let explained = mlmd.explain(run, types).await;
-        if let Err(error @ LookupError::Failed { code: UNAVAILABLE | "timeout", .. }) = &explained.found {
-            *broken() = Some(error.clone());
-        }
-        explained
+    async fn ask_sources(&self, run: &Workflow, types: &ArtifactTypes) -> Explained {
+        self.sources.explain(run, types, &self.failures).await
     }
 
     fn selector(&self) -> &str {
@@ -309,9 +295,6 @@ impl Explainer {
         }
     }
 }
-
-/// The code of a lookup without a connection.
-const UNAVAILABLE: &str = "unavailable";
 
 /// A Workflow in relation to the selector.
 #[derive(Debug)]

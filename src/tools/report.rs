@@ -6,6 +6,8 @@ mod archive;
 mod redact;
 mod server;
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 pub use archive::write;
@@ -114,6 +116,7 @@ async fn of_cluster(files: &mut Files, cluster: &Cluster, has_admin: bool) {
         Err(error) => return files.add("pods.json", Err(error.to_string())),
     };
     files.json("pods.json", Ok(pods.iter().map(pod).collect()));
+    files.add("server-account.txt", Ok(server_account(&pods)));
     for pod in pods.iter().take(MAX_PODS) {
         let of = |path: &str| pod["metadata"][path].as_str().unwrap_or_default().to_owned();
         let (namespace, name) = (of("namespace"), of("name"));
@@ -241,6 +244,17 @@ async fn rights(cluster: &Cluster) -> Result<String, String> {
         text.push_str(&format!("{right}: {}\n", if allowed { "yes" } else { "no" }));
     }
     Ok(text)
+}
+
+/// The accounts of the server's Pods, and where their rights are shown.
+fn server_account(pods: &[Value]) -> String {
+    let accounts: BTreeSet<String> = pods.iter().filter_map(endpoints::account).collect();
+    let accounts: Vec<String> = accounts.into_iter().collect();
+    format!(
+        "The server runs as {}.\nIts rights are not those of rights.txt: `check` reviews them, and what keeps the server from being \
+         ready, such as a scope that it may not list, it says itself in readyz.txt.\n",
+        accounts.join(", ")
+    )
 }
 
 /// The images of the neighbors, which contain their versions.

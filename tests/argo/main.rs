@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
+mod alerting;
 mod deploying;
 mod first_hour;
 mod logging;

@@ -10,14 +10,16 @@ use serde_json::Value;
 use test_support::{Line, Peers, SOON, TestServer, examples, manifests};
 
 /// Every file, and the kinds of the objects in it.
-const EXAMPLES: [(&str, &[&str]); 11] = [
+const EXAMPLES: [(&str, &[&str]); 13] = [
     ("eventbus/jetstream.yaml", &["EventBus"]),
     ("eventbus/native-nats.yaml", &["EventBus"]),
     ("eventsource/auth-secret.yaml", &["ServiceAccount", "RoleBinding", "Secret", "EventSource"]),
+    ("eventsource/failed-runs.yaml", &["EventSource"]),
     ("eventsource/options.yaml", &["EventSource"]),
     ("eventsource/plain.yaml", &["EventSource"]),
     ("multi-tenant/team-a.yaml", &["EventBus", "EventSource", "Sensor", "ServiceAccount", "Role", "RoleBinding"]),
     ("multi-tenant/team-b.yaml", &["EventBus", "EventSource", "Sensor", "ServiceAccount", "Role", "RoleBinding"]),
+    ("sensor/alert-failed-runs.yaml", &["Sensor"]),
     ("sensor/deploy-inferenceservice.yaml", &["Sensor", "ServiceAccount", "Role", "RoleBinding"]),
     ("sensor/keep-newest-model.yaml", &["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]),
     ("sensor/log.yaml", &["Sensor"]),
@@ -270,5 +272,5 @@ async fn argo_events_validates_every_object() {
             validated += 1;
         }
     }
-    assert_eq!(validated, 17, "buses, EventSources and Sensors");
+    assert_eq!(validated, 19, "buses, EventSources and Sensors");
 }

@@ -12,7 +12,8 @@ pub(crate) const PIPELINE: &str = "penguin-pipeline";
 /// A server in this process with its peers.
 pub(crate) struct InProcessEnv {
     pub(crate) cluster: SharedCluster,
-    pub(crate) store: MetadataStore,
+    /// Ends when it is dropped.
+    _store: MetadataStore,
     pub(crate) writer: Writer,
     pub(crate) server: TestServer,
 }
@@ -29,7 +30,7 @@ impl InProcessEnv {
         };
         adjust(&mut config);
         let server = TestServer::start(config).await;
-        Self { cluster, writer: store.writer().await, store, server }
+        Self { cluster, writer: store.writer().await, _store: store, server }
     }
 
     /// Records in ML Metadata that a run has pushed a model.

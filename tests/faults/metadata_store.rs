@@ -1,27 +1,33 @@
-//! An ML Metadata store that is down, hangs, loses its data, or answers late, with errors or with malformed messages.
+//! A source of models that is down, hangs, loses its data, or answers late, with errors or with malformed messages. Each
+//! test has one body for the real ML Metadata and for the test server of Kubeflow's API.
 //!
 //! All these tests check the same promise: a run whose lookup fails never counts as a run without a model, its event is
-//! delivered once ML Metadata has recovered, and only once. Other runs, in its namespace and in others, are not delayed.
+//! delivered once the source has recovered, and only once. Other runs, in other namespaces and in ML Metadata also in its
+//! own, are not delayed.
 
 mod answers;
 mod outages;
 mod proxy;
+mod source;
 mod unknown;
 
-use test_support::{Events, MetadataStore, Peers, SharedCluster, Tally, TestServer, Workflows, model_location};
+use std::time::Duration;
 
-use crate::{
-    in_process::{InProcessEnv, PIPELINE, create_succeeded},
-    test_env::{SUBSCRIPTION, location_of},
-};
+use model_update_eventsource::app::Config;
+use test_support::{Events, Peers, SharedCluster, Tally, TestServer, Workflows, model_location};
+
+use self::source::{Source, Store};
+use crate::test_env::{SUBSCRIPTION, location_of};
 
 /// Indexes into [`StoreEnv::teams`].
 const TEAM_A: usize = 0;
 const TEAM_B: usize = 1;
 
-/// A server in this process, with two namespaces.
+/// A server in this process, with a source of models and two namespaces.
 struct StoreEnv {
-    base: InProcessEnv,
+    source: Source,
+    store: Store,
+    server: TestServer,
     teams: [Team; 2],
     tally: Tally,
 }
@@ -35,32 +41,37 @@ struct Team {
 
 impl StoreEnv {
     /// Starts a server that connects to `url`: the store's, or that of a proxy before it.
-    async fn start(fault: &'static str, store: MetadataStore, url: String) -> Self {
-        let base = InProcessEnv::start(store, |config| config.metadata_store = url).await;
-        let teams = [
-            Team::subscribe(&base.cluster, &base.server, "team-a").await,
-            Team::subscribe(&base.cluster, &base.server, "team-b").await,
-        ];
-        Self { base, teams, tally: Tally::new(fault) }
+    async fn start(fault: &str, source: Source, store: Store, url: String) -> Self {
+        let cluster = Peers::find().await.cluster().await;
+        let mut config = Config {
+            kubernetes: Some(cluster.admin_config().await),
+            confirm_after: Duration::from_millis(100),
+            ..Config::default()
+        };
+        store.configure(url, &mut config);
+        let server = TestServer::start(config).await;
+        let teams =
+            [Team::subscribe(&cluster, &server, "team-a").await, Team::subscribe(&cluster, &server, "team-b").await];
+        Self { source, store, server, teams, tally: Tally::new(format!("{source:?} {fault}")) }
     }
 
     /// Starts a server that is directly connected to a new store.
-    async fn with_store(fault: &'static str) -> Self {
-        let store = Peers::find().await.metadata_store().await;
+    async fn with_store(fault: &str, source: Source) -> Self {
+        let store = Store::start(source).await;
         let url = store.url();
-        Self::start(fault, store, url).await
+        Self::start(fault, source, store, url).await
     }
 
     /// Creates a succeeded run that has pushed a model.
     async fn succeed(&mut self, team: usize, run: &str) {
-        self.base.push_model(run).await;
+        self.store.push_models(&[run]).await;
         self.create_succeeded(team, run).await;
     }
 
-    /// Creates the succeeded Workflow of a run, whose models ML Metadata may have or not.
+    /// Creates the succeeded Workflow of a run, whose models the source may have or not.
     async fn create_succeeded(&mut self, team: usize, run: &str) {
         self.tally.expect(SUBSCRIPTION, &location_of(run));
-        create_succeeded(&self.teams[team].workflows, run).await;
+        self.source.create_succeeded(&self.teams[team].workflows, run).await;
     }
 
     /// Returns the location of the next event's model.
@@ -94,17 +105,18 @@ impl StoreEnv {
     /// Checks that no run counts as one without a model.
     async fn assert_no_run_without_model(&self) {
         assert_eq!(self.lookups("no_model").await, 0.0);
-        assert_eq!(self.base.server.metric("modelupdate_runs_skipped_total", &["reason=\"no_model\""]).await, 0.0);
+        assert_eq!(self.server.metric("modelupdate_runs_skipped_total", &["reason=\"no_model\""]).await, 0.0);
     }
 
     /// Returns the number of lookups with this outcome.
     async fn lookups(&self, outcome: &str) -> f64 {
-        self.base.server.metric("modelupdate_mlmd_lookups_total", &[&format!("outcome=\"{outcome}\"")]).await
+        let metric = format!("modelupdate_{}_lookups_total", self.source.metric());
+        self.server.metric(&metric, &[&format!("outcome=\"{outcome}\"")]).await
     }
 
     /// Returns the number of lookups that were retried for this reason.
     async fn retries(&self, reason: &str) -> f64 {
-        self.base.server.metric("modelupdate_lookup_retries_total", &[&format!("reason=\"{reason}\"")]).await
+        self.server.metric("modelupdate_lookup_retries_total", &[&format!("reason=\"{reason}\"")]).await
     }
 }
 

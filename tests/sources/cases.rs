@@ -7,7 +7,7 @@ use model_update_eventsource::{
 };
 use test_support::{KfpArtifact, KfpRun, KfpTask, TaskKind, TaskState};
 
-use crate::{NAMESPACE, workflow};
+use crate::{NAMESPACE, WORKFLOW, workflow};
 
 /// A day in seconds.
 const LONG_AGO: i64 = 24 * 3600;
@@ -34,8 +34,7 @@ pub(crate) enum Expected {
 
 /// A case of the namespace [`NAMESPACE`] with these tasks, and these models in its event.
 fn case(name: &'static str, tasks: Vec<KfpTask>, models: &[(&str, &str)]) -> Case {
-    let run =
-        KfpRun { id: format!("run of {name}"), namespace: NAMESPACE.to_owned(), pipeline: Some("taxi".to_owned()) };
+    let run = KfpRun::new(&format!("run of {name}"), NAMESPACE, "taxi").of_workflow(WORKFLOW);
     let models = models.iter().map(|(name, location)| ((*name).to_owned(), (*location).to_owned()));
     Case {
         name,
@@ -77,18 +76,13 @@ fn selection() -> Vec<Case> {
         vec![KfpTask::new("push").state(TaskState::Cached).output(KfpArtifact::existing("cached", "model"))],
         &[("taxi:taxi-x7k2p:push:model:0", "gs://old")],
     );
-    let earlier =
-        KfpRun { id: "an earlier run".to_owned(), namespace: NAMESPACE.to_owned(), pipeline: Some("taxi".to_owned()) };
+    let earlier = KfpRun::new("an earlier run", NAMESPACE, "taxi");
     old.runs.insert(
         0,
         (earlier, vec![KfpTask::new("push").aged(LONG_AGO).output(KfpArtifact::pushed("gs://old").with_id("cached"))]),
     );
     let mut read = case("an input", vec![KfpTask::new("evaluate").input(KfpArtifact::existing("read", "model"))], &[]);
-    let earlier = KfpRun {
-        id: "another earlier run".to_owned(),
-        namespace: NAMESPACE.to_owned(),
-        pipeline: Some("taxi".to_owned()),
-    };
+    let earlier = KfpRun::new("another earlier run", NAMESPACE, "taxi");
     read.runs.insert(
         0,
         (earlier, vec![KfpTask::new("push").aged(LONG_AGO).output(KfpArtifact::pushed("gs://read").with_id("read"))]),
@@ -201,6 +195,12 @@ fn structure() -> Vec<Case> {
     ]
 }
 
+/// Lets the run fail.
+fn fail(case: &mut Case, expected: Expected) {
+    (case.workflow.phase, case.workflow.pipeline) = (Phase::Failed, PipelineName::Unknown);
+    case.expected = expected;
+}
+
 /// Runs beside the plain ones.
 fn runs() -> Vec<Case> {
     let mut foreign = case("a run of another namespace", vec![push("gs://theirs")], &[]);
@@ -222,14 +222,21 @@ fn runs() -> Vec<Case> {
         vec![KfpTask::new("train").output(KfpArtifact::new("system.Artifact", "executor-logs", "gs://log"))],
         &[],
     );
-    failed.workflow = Workflow { pipeline: PipelineName::Unknown, phase: Phase::Failed, ..failed.workflow };
-    failed.expected = Expected::Pipeline("taxi".to_owned());
+    fail(&mut failed, Expected::Pipeline("taxi".to_owned()));
+    // Its image could not be pulled, for example.
+    let mut early = case("a run that failed before any artifact", vec![KfpTask::new("train")], &[]);
+    fail(&mut early, Expected::Pipeline("taxi".to_owned()));
+    let mut borrowed = case("a failed run of another namespace", vec![push("gs://theirs")], &[]);
+    borrowed.runs[0].0.namespace = "team-b".to_owned();
+    fail(&mut borrowed, Expected::Failure(LookupError::ForeignContext { namespace: "team-b".to_owned() }));
     vec![
         foreign,
         unknown,
         copy,
         recurring,
         failed,
+        early,
+        borrowed,
         case(
             "a run retried after its Workflow was deleted",
             vec![push("gs://1").aged(LONG_AGO), KfpTask::new("notify")],

@@ -5,17 +5,17 @@ use std::{fs, sync::Arc};
 use model_update_eventsource::{
     delivery::{ArtifactLookup, LookupError},
     kfp::{Error, Kfp, LookupMetrics, Options},
-    model::{ArtifactTypes, PipelineName, RunModels, Workflow},
+    model::{ArtifactTypes, Phase, PipelineName, RunModels, Workflow},
 };
 use prometheus_client::registry::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use test_support::{KfpArtifact, KfpFault, KfpRun, KfpServer, KfpTask, KfpUser, TaskState, Users, eventually};
 use tonic::transport::Identity;
 
-use crate::{Env, NAMESPACE, SOON, TOKEN, now, workflow};
+use crate::{Env, NAMESPACE, SOON, TOKEN, WORKFLOW, now, workflow};
 
 pub(crate) fn run(id: &str, pipeline: Option<&str>) -> KfpRun {
-    KfpRun { id: id.to_owned(), namespace: NAMESPACE.to_owned(), pipeline: pipeline.map(str::to_owned) }
+    KfpRun { pipeline: pipeline.map(str::to_owned), ..KfpRun::new(id, NAMESPACE, "") }
 }
 
 pub(crate) fn push(uri: &str) -> KfpTask {
@@ -168,6 +168,17 @@ async fn a_running_task_with_a_model_is_asked_for_again() {
     assert!(uris(&env.kfp, &long_ago).await.is_empty());
     env.server.set_state(&task, TaskState::Succeeded);
     assert_eq!(uris(&env.kfp, &just_ended).await, ["gs://a"]);
+}
+
+/// The id of a run is a label that a tenant sets, and a run does not say whose it is.
+#[tokio::test]
+async fn a_failed_run_of_a_foreign_workflow_has_no_name() {
+    let env = Env::start().await;
+    for (id, workflow, expected) in [("own", WORKFLOW, Some("taxi")), ("foreign", "taxi-x7k2pq", None)] {
+        env.server.put_run(&run(id, Some("taxi")).of_workflow(workflow));
+        let failed = Workflow { phase: Phase::Failed, ..crate::workflow(PipelineName::Unknown, id) };
+        assert_eq!(find(&env.kfp, &failed).await.expect("an answer").pipeline.as_deref(), expected, "{id}");
+    }
 }
 
 /// A server that was upgraded during a listing refuses the tokens of its pages.

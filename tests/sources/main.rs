@@ -25,13 +25,14 @@ use test_support::{KfpServer, KfpUser, Peers, Users, report};
 use crate::cases::{Case, Expected};
 
 const NAMESPACE: &str = "team-a";
+const WORKFLOW: &str = "taxi-x7k2p";
 const TOKEN: &str = "the-token-of-the-server";
 
 /// A Workflow of Kubeflow Pipelines 2 or 3 that succeeded just now.
 fn workflow(pipeline: PipelineName, run_id: &str) -> Workflow {
     Workflow {
         namespace: NAMESPACE.into(),
-        name: "taxi-x7k2p".into(),
+        name: WORKFLOW.into(),
         uid: rand::random::<u128>().into(),
         created: now(),
         finished: 0,

@@ -50,9 +50,7 @@ impl Upgrade {
                 self.sim.put_task(&Run::kfp_v2("taxi", id, NAMESPACE), Task::new("push").output(model));
             }
             Recorded::Kfp => {
-                let run =
-                    KfpRun { id: id.to_owned(), namespace: NAMESPACE.to_owned(), pipeline: Some("taxi".to_owned()) };
-                self.kfp.put_run(&run);
+                self.kfp.put_run(&KfpRun::new(id, NAMESPACE, "taxi"));
                 self.kfp.put_task(id, KfpTask::new("push").output(KfpArtifact::pushed(&location)));
             }
         }

@@ -215,6 +215,7 @@ async fn the_states_of_a_run_are_explained() {
     let row = |run, subscription| lines.iter().find(|line| line[0] == run && line[1] == subscription).expect("a row");
     assert_eq!(row("sent", "deploy")[2], "delivered");
     assert_eq!(row("sent", "iris")[2..5], ["never", "filtered", "(pipelines)"]);
+    assert_eq!(row("old", "newest")[2..4], ["never", "superseded"], "its mark is younger than the newer run");
     assert_eq!(
         lines.len(),
         1 + 6 * 4,

@@ -42,7 +42,8 @@ impl Tool {
     pub(crate) fn of(program: &Path, kubeconfig: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.args(arguments).env("KUBECONFIG", kubeconfig);
-        for name in ["MODEL_UPDATE_SERVER", "MODEL_UPDATE_ADMIN", "MODEL_UPDATE_METADATA_STORE"] {
+        let addresses = ["SERVER", "ADMIN", "METADATA_STORE", "KFP_API", "KFP_CA", "KFP_TOKEN_FILE", "ARTIFACTS"];
+        for name in addresses.map(|name| format!("MODEL_UPDATE_{name}")) {
             command.env_remove(name);
         }
         command.env("LC_ALL", "C.UTF-8");

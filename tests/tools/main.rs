@@ -9,6 +9,7 @@ mod check;
 mod cluster;
 mod explain;
 mod harness;
+mod kubeflow_api;
 mod kubelet;
 mod lint;
 mod plugin;

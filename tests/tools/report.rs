@@ -70,6 +70,7 @@ async fn a_report_contains_everything_but_secrets() {
         ("server-1/statusz.json", RUN),
         ("kubernetes.json", "gitVersion"),
         ("rights.txt", "patch workflows.argoproj.io in all namespaces: yes"),
+        ("server-account.txt", "The server runs as system:serviceaccount:"),
         ("README.txt", "server-1/log-server.txt: not available: "),
     ] {
         let text = file(&files, name);

@@ -34,7 +34,7 @@ pub(super) fn table(runs: &[RunStory], with_namespace: bool, wide: bool, now: i6
         header.insert(0, "NAMESPACE");
     }
     if wide {
-        header.extend(["PIPELINE", "PHASE", "UID", "SOURCE", "MESSAGE"]);
+        header.extend(["PIPELINE", "PHASE", "UID", "SOURCE", "MODELS", "MESSAGE"]);
     }
     let mut table = Table::new(header);
     for run in runs {
@@ -51,7 +51,8 @@ pub(super) fn table(runs: &[RunStory], with_namespace: bool, wide: bool, now: i6
             }
             if wide {
                 row.push(plain(run.pipeline_name.as_deref().unwrap_or(ABSENT)));
-                row.extend([run.phase, &run.uid, &subscription.source, &subscription.message].map(plain));
+                let models = run.model_source.unwrap_or(ABSENT);
+                row.extend([run.phase, &run.uid, &subscription.source, models, &subscription.message].map(plain));
             }
             table.row(row);
         }
@@ -125,8 +126,13 @@ fn facts(text: &mut String, story: &Story, trace_url: Option<&str>) {
     let now = WallClock::default().now();
     let ended = run.finished.as_ref().map(|finished| format!("{finished} ({} ago)", age(now - run.since)));
     let record = story.record.as_ref().map(|record| {
-        let of = record.namespace.as_ref().map(|namespace| format!(", namespace {namespace}"));
-        format!("{} {} (id {}{})", record.kind, record.name, record.id, of.unwrap_or_default())
+        let facts = [
+            record.id.map(|id| format!("id {id}")),
+            record.namespace.as_ref().map(|namespace| format!("namespace {namespace}")),
+        ];
+        let facts: Vec<String> = facts.into_iter().flatten().collect();
+        let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
+        format!("{} {}{facts}", record.kind, record.name)
     });
     let failure = story.lookup_error.as_ref().map(|failure| format!("{}: {}", failure.code, failure.message));
     for (label, value) in [
@@ -137,8 +143,12 @@ fn facts(text: &mut String, story: &Story, trace_url: Option<&str>) {
         ("Phase", Some(run.phase.to_owned())),
         ("Created", run.created.clone()),
         ("Finished", ended),
-        ("ML Metadata", record.or_else(|| failure.clone())),
-        ("Lookup", failure.filter(|_| story.record.is_some())),
+        (
+            "Models from",
+            run.source
+                .map(|source| [Some(source.to_string()), record].into_iter().flatten().collect::<Vec<_>>().join(", ")),
+        ),
+        ("Lookup", failure),
         ("Trace", run.trace_id.clone()),
         ("", trace_url.map(ToOwned::to_owned)),
     ] {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 use super::{Cluster, ClusterError, MAX_BYTES, paged};
 use crate::{
     k8s::{
@@ -44,6 +46,22 @@ impl Cluster {
     /// # Errors
     /// See [`ClusterError`].
     pub async fn workflow(&self, namespace: &str, name: &str) -> Result<Option<VersionedWorkflow>, ClusterError> {
+        let Some((path, text)) = self.metadata_of(namespace, name).await? else { return Ok(None) };
+        let object = serde_json::from_slice(&text).map_err(|error| malformed(&path, &error))?;
+        versioned(&decoder(), object).map(Some).map_err(|error| malformed(&path, &error))
+    }
+
+    /// Returns one Workflow as an object that contains its metadata only; `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn workflow_metadata(&self, namespace: &str, name: &str) -> Result<Option<Value>, ClusterError> {
+        let Some((path, text)) = self.metadata_of(namespace, name).await? else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|error| malformed(&path, &error))
+    }
+
+    /// Returns the path of a Workflow, and its metadata as JSON.
+    async fn metadata_of(&self, namespace: &str, name: &str) -> Result<Option<(String, Vec<u8>)>, ClusterError> {
         // The API server takes another text for a path: that of another object, for example.
         if !is_object_name(name) {
             return Ok(None);
@@ -53,13 +71,11 @@ impl Cluster {
             // Writing to a string never fails.
             write!(path, "{part}").ok();
         }
-        let text = match self.read(&path, ONE, MAX_BYTES).await {
-            Ok(text) => text,
-            Err(ClusterError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let object = serde_json::from_slice(&text).map_err(|error| malformed(&path, &error))?;
-        versioned(&decoder(), object).map(Some).map_err(|error| malformed(&path, &error))
+        match self.read(&path, ONE, MAX_BYTES).await {
+            Ok(text) => Ok(Some((path, text))),
+            Err(ClusterError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the Workflows of a query, in the order of the API server: by namespace and name. Those that the server

@@ -1,5 +1,7 @@
+mod verdicts;
+
 use super::*;
-use crate::model::{PipelineName, fixtures::succeeded};
+use crate::model::{PipelineName, RunModels, fixtures::succeeded};
 
 const CREATED: i64 = 1_700_000_000;
 
@@ -63,12 +65,12 @@ fn select_of(run: &Workflow, tasks: &[(Task<'_>, Vec<ArtifactRow<'_>>)], now: i6
     let types = ArtifactTypes::default();
     let mut all = Tasks::of(run, &types);
     for (task, outputs) in tasks {
-        let (_, matters) = all.add(task);
+        let (_, matters) = all.add(task, &mut ());
         for (index, row) in outputs.iter().enumerate().filter(|_| matters) {
             all.add_output(task, &MODEL, index as i64, row);
         }
     }
-    all.select(now)
+    all.select(now, &mut ())
 }
 
 fn select(tasks: &[(Task<'_>, Vec<ArtifactRow<'_>>)]) -> Selection {
@@ -226,4 +228,23 @@ fn any_parents_have_an_end() {
     let selection = select(&[cycle[0].clone(), cycle[1].clone(), lost, of_cycle]);
     assert_eq!(uris(&selection), ["gs://1", "gs://2"]);
     assert_eq!(names(&selection).into_iter().collect::<HashSet<_>>().len(), 2);
+}
+
+/// A tenant may nest tasks with long names, of which each model has a copy.
+#[test]
+fn long_paths_of_many_models_are_too_large() {
+    let names: Vec<String> = (0..31).map(|depth| format!("{depth}{}", "x".repeat(1000))).collect();
+    let mut tasks = vec![(ROOT, vec![])];
+    let mut parent = "r";
+    for name in &names {
+        tasks.push((container(name, name, parent), vec![]));
+        parent = name;
+    }
+    let ids: Vec<String> = (0..40).map(|number| format!("gs://{number}")).collect();
+    let rows = |count: usize| ids[..count].iter().map(|id| model(id, id)).collect();
+    tasks.push((Task { parent: Some(parent), ..task("a", "push", 5) }, rows(30)));
+    assert_eq!(select(&tasks).models.len(), 30);
+    tasks.pop();
+    tasks.push((Task { parent: Some(parent), ..task("a", "push", 5) }, rows(40)));
+    assert_eq!(select_of(&run(), &tasks, CREATED + 1000), Err(LookupError::TooLarge));
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::model::{
-    ArtifactTypes, RunId,
+    ArtifactId, ArtifactTypes, RunId, SeenArtifact,
     fixtures::{number, succeeded},
 };
 
@@ -22,6 +22,12 @@ fn run(pipeline: PipelineName) -> Workflow {
         run_id: Some(RunId::new("0e1f")),
         ..succeeded(pipeline)
     }
+}
+
+/// The id of an artifact that was seen.
+fn number_of(seen: &SeenArtifact) -> i64 {
+    let ArtifactId::Number(id) = seen.id else { panic!("{seen:?} has no number") };
+    id
 }
 
 /// The run's context. That of KFP v2 belongs to the run's namespace.

@@ -1,17 +1,11 @@
 //! The verdicts of the rules about the artifacts of a run.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::{ContextArtifact, Event, Executions, Role, RunContext};
 use crate::{
-    delivery::{Explained, LookupError, RunRecord},
+    delivery::{Explained, LookupError, ModelSource, RunRecord},
+    lookup::seen::{MAX_TEXT, Seen, text},
     model::{ArtifactId, ArtifactVerdict, NotAModel, RunModels, SeenArtifact, text::beginning},
 };
-
-/// Maximum number of collected artifacts: more than a person reads, and at most a few megabytes.
-const MAX_ARTIFACTS: usize = 1000;
-/// Maximum length of a collected text in bytes.
-const MAX_TEXT: usize = 1024;
 
 /// Receives what the rules decide while they decide it.
 pub(in crate::mlmd) trait Verdicts: Send {
@@ -39,14 +33,11 @@ impl Verdicts for () {
     fn decided(&mut self, _: i64, _: ArtifactVerdict) {}
 }
 
-/// Collects the verdicts about a limited number of artifacts. Artifacts of other types make room for the rest.
+/// Collects the verdicts about a limited number of artifacts.
 #[derive(Debug, Default)]
 pub(in crate::mlmd) struct Collector {
     record: Option<RunRecord>,
-    artifacts: BTreeMap<i64, Collected>,
-    /// The collected artifacts of other types.
-    of_other_types: BTreeSet<i64>,
-    left_out: usize,
+    artifacts: Seen<i64, Collected>,
 }
 
 #[derive(Debug)]
@@ -79,28 +70,18 @@ impl Relation {
 impl Collector {
     /// Returns the collected verdicts with the result of the lookup.
     pub(in crate::mlmd) fn explained(self, found: Result<RunModels, LookupError>) -> Explained {
-        let mut artifacts: Vec<SeenArtifact> = self.artifacts.into_values().map(|collected| collected.seen).collect();
+        let Self { record, mut artifacts } = self;
         for model in found.iter().flat_map(|found| &found.models) {
             // The lookup knows more about the names of models.
             let ArtifactId::Number(id) = model.id else { continue };
-            if let Ok(index) = artifacts.binary_search_by_key(&id, |seen| seen.id) {
-                artifacts[index].node = text(&model.node);
-                artifacts[index].key = text(&model.key);
+            if let Some(Collected { seen, .. }) = artifacts.get_mut(&id) {
+                seen.node = text(&model.node);
+                seen.key = text(&model.key);
             }
         }
-        Explained { found, record: self.record, artifacts, left_out: self.left_out }
-    }
-
-    /// Makes room for another artifact. Returns `false` if there is none.
-    fn make_room(&mut self, is_of_other_type: bool) -> bool {
-        if self.artifacts.len() < MAX_ARTIFACTS {
-            return true;
-        }
-        self.left_out += 1;
-        if is_of_other_type {
-            return false;
-        }
-        self.of_other_types.pop_last().is_some_and(|id| self.artifacts.remove(&id).is_some())
+        let left_out = artifacts.left_out();
+        let artifacts = artifacts.into_artifacts().map(|(_, collected)| collected.seen).collect();
+        Explained { source: ModelSource::Mlmd, found, record, artifacts, left_out }
     }
 }
 
@@ -108,21 +89,14 @@ impl Verdicts for Collector {
     fn context(&mut self, context: &RunContext) {
         let RunContext { id, flavor, name, namespace } = context;
         let kind = flavor.context_type();
-        self.record = Some(RunRecord { kind, name: name.clone(), id: *id, namespace: namespace.clone() });
+        self.record = Some(RunRecord { kind, name: name.clone(), id: Some(*id), namespace: namespace.clone() });
     }
 
     fn artifact(&mut self, artifact: &ContextArtifact, verdict: Result<(), ArtifactVerdict>) {
         let is_of_other_type = verdict == Err(ArtifactVerdict::NotAModel(NotAModel::OtherType));
         let ContextArtifact { id, type_name, uri, name, output, .. } = artifact;
-        // A page may repeat a row of the one before.
-        if !self.artifacts.contains_key(id) && !self.make_room(is_of_other_type) {
-            return;
-        }
-        if is_of_other_type {
-            self.of_other_types.insert(*id);
-        }
         let seen = SeenArtifact {
-            id: *id,
+            id: (*id).into(),
             type_name: beginning(type_name, MAX_TEXT).to_owned(),
             name: name.as_deref().and_then(text),
             uri: beginning(uri, MAX_TEXT).to_owned(),
@@ -130,7 +104,8 @@ impl Verdicts for Collector {
             key: output.as_deref().and_then(text),
             verdict: verdict.err().unwrap_or(ArtifactVerdict::Undecided),
         };
-        self.artifacts.insert(*id, Collected { seen, relation: None });
+        // A page may repeat a row of the one before.
+        self.artifacts.insert(*id, is_of_other_type, Collected { seen, relation: None });
     }
 
     fn type_resolved(&mut self, artifact: &ContextArtifact, verdict: Result<(), ArtifactVerdict>) {
@@ -167,9 +142,4 @@ impl Verdicts for Collector {
             seen.verdict = verdict;
         }
     }
-}
-
-/// The beginning of a text that is not empty.
-fn text(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| beginning(text, MAX_TEXT).to_owned())
 }

@@ -6,11 +6,11 @@ use crate::{
         fake::{Fault, int, text},
         proto,
     },
-    model::{ArtifactVerdict, NotAModel, SeenArtifact},
+    model::{ArtifactId, ArtifactVerdict, NotAModel, SeenArtifact},
 };
 
-fn verdicts(seen: &[SeenArtifact]) -> Vec<(i64, ArtifactVerdict)> {
-    seen.iter().map(|seen| (seen.id, seen.verdict)).collect()
+fn verdicts(seen: &[SeenArtifact]) -> Vec<(ArtifactId, ArtifactVerdict)> {
+    seen.iter().map(|seen| (seen.id.clone(), seen.verdict)).collect()
 }
 
 fn of_type(name: &str) -> impl FnOnce(&mut proto::Artifact) {
@@ -34,10 +34,10 @@ async fn an_explained_lookup_finds_what_the_lookup_finds() {
     let explained = env.mlmd.explain(&compiled(), &env.types).await;
     assert_eq!(explained.found.as_ref(), env.find(&compiled()).await.as_deref());
     let expected = [
-        (5, ArtifactVerdict::Counts),
-        (6, ArtifactVerdict::NotAModel(NotAModel::OtherType)),
-        (7, ArtifactVerdict::NotAModel(NotAModel::Unblessed)),
-        (8, ArtifactVerdict::OnlyRead),
+        (5.into(), ArtifactVerdict::Counts),
+        (6.into(), ArtifactVerdict::NotAModel(NotAModel::OtherType)),
+        (7.into(), ArtifactVerdict::NotAModel(NotAModel::Unblessed)),
+        (8.into(), ArtifactVerdict::OnlyRead),
     ];
     assert_eq!(verdicts(&explained.artifacts), expected);
     let model = &explained.artifacts[0];
@@ -47,7 +47,7 @@ async fn an_explained_lookup_finds_what_the_lookup_finds() {
     );
     assert_eq!((model.node.as_deref(), model.key.as_deref()), (Some("Pusher"), Some("pushed_model")));
     let record = explained.record.unwrap();
-    assert_eq!((record.kind, &*record.name, record.id), ("pipeline_run", "penguin-x7k2p", 1));
+    assert_eq!((record.kind, &*record.name, record.id), ("pipeline_run", "penguin-x7k2p", Some(1)));
 }
 
 /// It answers the question of today, not that of the last lookup.
@@ -69,7 +69,7 @@ async fn what_was_seen_before_a_failure_is_explained() {
     let explained = env.mlmd.explain(&compiled(), &env.types).await;
     assert_eq!(explained.found.unwrap_err().code(), "unavailable");
     let other_type = ArtifactVerdict::NotAModel(NotAModel::OtherType);
-    assert_eq!(verdicts(&explained.artifacts), [(5, ArtifactVerdict::Undecided), (6, other_type)]);
+    assert_eq!(verdicts(&explained.artifacts), [(5.into(), ArtifactVerdict::Undecided), (6.into(), other_type)]);
 
     env.server.clear_faults();
     env.server.store().contexts[0].custom_properties.insert("namespace".into(), text("team-b"));

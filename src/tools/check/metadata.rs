@@ -2,39 +2,49 @@
 
 use std::time::Duration;
 
-use super::{Category, Options};
+use super::{
+    Category, Options,
+    cause::{Peer, cause},
+};
 use crate::{
     delivery::LookupError,
     k8s::Cluster,
-    mlmd::{self, LookupMetrics, Mlmd},
-    telemetry,
-    tools::endpoints::{self, Endpoint},
+    mlmd, telemetry,
+    tools::{endpoints::EndpointError, sources::SourceOptions},
 };
 
 /// The limit of the question: the server's own is longer, as it repeats it.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The versions of ML Metadata with which the server is tested, and those of Kubeflow in between.
 const KNOWN: [(u64, u64); 2] = [(1, 2), (1, 17)];
+/// The hint where new runs are elsewhere.
+const EARLIER_RUNS: &str =
+    "only runs from before the upgrade of Kubeflow need ML Metadata; --artifacts kfp does without";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/kubeflow/deployments/metadata-grpc-deployment";
 
-/// Checks that ML Metadata answers.
-pub(super) async fn check(cluster: Option<&Cluster>, options: &Options) -> Category {
+const PEER: Peer =
+    Peer { name: "ML Metadata", port: 8080, policy: "the chart's metadataStoreNetworkPolicy admits the server" };
+
+/// Checks that ML Metadata answers. Where Kubeflow's API has new runs, it is only needed for earlier ones.
+pub(super) async fn check(cluster: Option<&Cluster>, options: &Options, is_for_earlier_runs: bool) -> Category {
     let mut category = Category::new("ml-metadata");
-    let endpoint = match (&options.metadata_store, cluster) {
-        (Some(url), _) => Ok(Endpoint::at(url.clone())),
-        (None, Some(cluster)) => endpoints::metadata_store(cluster).await,
-        (None, None) => return category,
-    };
+    let Some(endpoint) = options.sources.mlmd(cluster).await else { return category };
     let endpoint = match endpoint {
         Ok(endpoint) => endpoint,
+        // Nothing is missing: Kubeflow Pipelines 3 has no ML Metadata.
+        Err(EndpointError::NoPod { .. }) if is_for_earlier_runs => return category,
         Err(error) => {
-            let hint = "without ML Metadata no run has models; install Kubeflow Pipelines, or give its address";
+            let hint = if is_for_earlier_runs {
+                EARLIER_RUNS
+            } else {
+                "without ML Metadata no run has models; install Kubeflow Pipelines, or give its address"
+            };
             category.warn("ML Metadata answers", error.to_string(), hint);
             return category;
         }
     };
     let description = format!("ML Metadata answers at {}", endpoint.describe());
-    match ask(&endpoint.url, options).await {
+    match ask(&endpoint.url, &options.sources).await {
         Ok(()) => category.ok(description),
         Err(Problem::Config(error)) => {
             category.fail(description, error, "correct --metadata-store and --metadata-store-ca");
@@ -42,10 +52,15 @@ pub(super) async fn check(cluster: Option<&Cluster>, options: &Options) -> Categ
         Err(Problem::Call { code, message }) => {
             let reason = endpoint.forward.as_ref().and_then(|forward| forward.last_error());
             let message = reason.unwrap_or(message);
-            category.fail(description, format!("{code}: {message}"), cause(code, &message));
+            let (error, hint) = (format!("{code}: {message}"), cause(PEER, code, &message));
+            if is_for_earlier_runs {
+                category.warn(description, error, format!("{EARLIER_RUNS}; {hint}"));
+            } else {
+                category.fail(description, error, hint);
+            }
         }
     }
-    if options.metadata_store.is_none()
+    if options.sources.metadata_store.is_none()
         && let Some(cluster) = cluster
         && let Ok(Some(deployment)) = cluster.get(DEPLOYMENT).await
     {
@@ -60,45 +75,14 @@ enum Problem {
     Call { code: &'static str, message: String },
 }
 
-async fn ask(url: &str, options: &Options) -> Result<(), Problem> {
+async fn ask(url: &str, sources: &SourceOptions) -> Result<(), Problem> {
     let config = |error: mlmd::Error| Problem::Config(telemetry::log::chain(&error));
-    let limits = mlmd::Options {
-        ca: options.metadata_store_ca.clone(),
-        call_timeout: TIMEOUT,
-        lookup_timeout: TIMEOUT,
-        ..mlmd::Options::default()
-    };
-    let store = Mlmd::new(url, &limits, LookupMetrics::new(&mut telemetry::registry())).map_err(config)?;
+    let limits = mlmd::Options { call_timeout: TIMEOUT, lookup_timeout: TIMEOUT, ..mlmd::Options::default() };
+    let store = sources.mlmd_client(url, limits).map_err(config)?;
     store.probe().await.map_err(|error| match error {
         LookupError::Failed { code, message } => Problem::Call { code, message },
         other => Problem::Call { code: other.code(), message: other.to_string() },
     })
-}
-
-/// The likely cause of a failure, by the way it fails.
-fn cause(code: &str, message: &str) -> &'static str {
-    let message = message.to_ascii_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
-    if says(&["refused"]) {
-        "nothing listens there: ML Metadata is not running, or the port is wrong (8080 in Kubeflow)"
-    } else if says(&["lookup address", "dns", "name or service"]) {
-        "the name is not known here: check the Service's name and namespace; names of Services resolve in Pods only"
-    } else if code == "timeout" || code == "deadline_exceeded" || says(&["timed out", "deadline"]) {
-        "packets are dropped: most likely a NetworkPolicy of Kubeflow's namespace does not admit this one; the chart's \
-         metadataStoreNetworkPolicy admits the server"
-    } else if says(&["not grpc"]) {
-        "an HTTP server answers, not ML Metadata: the address may be that of its web page, or of a proxy or mesh that refuses the \
-         call"
-    } else if code == "unimplemented" {
-        "another gRPC server answers: the address is not that of ML Metadata's grpc service"
-    } else if code == "permission_denied" || code == "unauthenticated" {
-        "a mesh refuses the call: admit the server's service account in an AuthorizationPolicy (see mesh.md in the documentation)"
-    } else if says(&["reset", "broken pipe", "closed", "http2", "h2", "frame", "tls", "certificate", "transport"]) {
-        "the other side ended the connection: most likely a mesh that requires mutual TLS, a server with another protocol, or \
-         https where http is meant (see mesh.md in the documentation)"
-    } else {
-        "see the log of ML Metadata"
-    }
 }
 
 fn version(category: &mut Category, image: &str) {
@@ -120,22 +104,6 @@ fn version(category: &mut Category, image: &str) {
 #[cfg(test)]
 mod tests {
     use super::{super::Outcome, *};
-
-    #[test]
-    fn the_way_of_a_failure_names_its_cause() {
-        for (code, message, words) in [
-            ("unavailable", "tcp connect error: Connection refused (os error 111)", "nothing listens"),
-            ("unavailable", "dns error: failed to lookup address information", "not known here"),
-            ("timeout", "no response within 10s", "NetworkPolicy"),
-            ("malformed", "the response is not gRPC (content type: text/html)", "an HTTP server answers"),
-            ("unimplemented", "", "another gRPC server"),
-            ("permission_denied", "RBAC: access denied", "AuthorizationPolicy"),
-            ("unavailable", "connection reset by peer", "mutual TLS"),
-            ("internal", "out of memory", "see the log"),
-        ] {
-            assert!(cause(code, message).contains(words), "{code} {message}: {}", cause(code, message));
-        }
-    }
 
     #[test]
     fn versions_are_known_or_not() {

@@ -42,17 +42,24 @@ pub(super) struct Flags {
     pub(super) kubernetes_events: bool,
     /// The namespaces that it serves. Empty for all.
     pub(super) namespaces: Vec<String>,
+    /// The address of Kubeflow's API.
+    pub(super) kfp_api: Option<String>,
+    /// The sources of models.
+    pub(super) artifacts: Option<String>,
 }
 
 impl Flags {
     fn of(pod: &Value) -> Self {
         let containers = pod["spec"]["containers"].as_array().map_or(&[][..], Vec::as_slice);
-        let value = |name: &str| containers.iter().find_map(|container| flag(container, name)).unwrap_or_default();
+        let given = |name: &str| containers.iter().find_map(|container| flag(container, name));
+        let value = |name: &str| given(name).unwrap_or_default();
         let namespaces = value("namespaces");
         Self {
             reviews: ["token", "audit"].contains(&value("auth").as_str()),
             kubernetes_events: ["true", "yes", "on", "1"].contains(&value("kubernetes-events").as_str()),
             namespaces: namespaces.split(',').filter(|name| !name.is_empty()).map(ToOwned::to_owned).collect(),
+            kfp_api: given("kfp-api"),
+            artifacts: given("artifacts"),
         }
     }
 }
@@ -71,6 +78,13 @@ fn flag(container: &Value, name: &str) -> Option<String> {
     given.or_else(set).map(ToOwned::to_owned)
 }
 
+impl Server {
+    /// Returns whether a Pod was found, which has the flags.
+    pub(super) fn has_pods(&self) -> bool {
+        matches!(self.pods, Ok((1.., _)))
+    }
+}
+
 /// Finds the server's Pods and Services.
 pub(super) async fn find(cluster: &Cluster) -> Server {
     let (pods, place) = match endpoints::server_pods(cluster).await {
@@ -84,15 +98,9 @@ pub(super) async fn find(cluster: &Cluster) -> Server {
         Ok(services) => (services, None),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let account = pods.iter().find_map(account);
+    let account = pods.iter().find_map(endpoints::account);
     let flags = pods.first().map(Flags::of).unwrap_or_default();
     Server { pods: Ok((pods.len(), place)), account, flags, services, unreadable }
-}
-
-fn account(pod: &Value) -> Option<String> {
-    let namespace = pod["metadata"]["namespace"].as_str()?;
-    let name = pod["spec"]["serviceAccountName"].as_str().unwrap_or("default");
-    Some(format!("system:serviceaccount:{namespace}:{name}"))
 }
 
 /// Checks that the server runs and is ready.
@@ -166,14 +174,40 @@ mod tests {
     fn flags_are_read_from_the_pod() {
         let pod = |arguments: Value, environment: Value| json!({"spec": {"containers": [{"name": "proxy"}, {"args": arguments, "env": environment}]}});
         let namespaces = vec!["a".to_owned(), "b".to_owned()];
-        let all = Flags { reviews: true, kubernetes_events: true, namespaces };
+        let (kfp_api, artifacts) = (Some("k:8887".to_owned()), Some("kfp".to_owned()));
+        let all = Flags { reviews: true, kubernetes_events: true, namespaces, kfp_api, artifacts };
         let variables = json!([
             {"name": "MODEL_UPDATE_AUTH", "value": "audit"}, {"name": "MODEL_UPDATE_NAMESPACES", "value": "a,b"},
             {"name": "MODEL_UPDATE_KUBERNETES_EVENTS", "value": "true"},
+            {"name": "MODEL_UPDATE_KFP_API", "value": "k:8887"}, {"name": "MODEL_UPDATE_ARTIFACTS", "value": "kfp"},
         ]);
         for pod in [
-            pod(json!(["serve", "--auth=token", "--kubernetes-events", "--namespaces=a,b"]), json!([])),
-            pod(json!(["serve", "--auth", "token", "--namespaces", "a,b", "--kubernetes-events=true"]), json!([])),
+            pod(
+                json!([
+                    "serve",
+                    "--auth=token",
+                    "--kubernetes-events",
+                    "--namespaces=a,b",
+                    "--kfp-api=k:8887",
+                    "--artifacts=kfp"
+                ]),
+                json!([]),
+            ),
+            pod(
+                json!([
+                    "serve",
+                    "--auth",
+                    "token",
+                    "--namespaces",
+                    "a,b",
+                    "--kubernetes-events=true",
+                    "--kfp-api",
+                    "k:8887",
+                    "--artifacts",
+                    "kfp"
+                ]),
+                json!([]),
+            ),
             pod(json!(["serve"]), variables),
         ] {
             assert_eq!(Flags::of(&pod), all, "{pod}");

@@ -50,8 +50,7 @@ async fn an_unreachable_cluster_is_an_error() {
         outage: Duration::from_secs(86400),
         tls: None,
         selector: "pipeline/runid".to_owned(),
-        metadata_store: None,
-        metadata_store_ca: None,
+        sources: SourceOptions::default(),
         admin: None,
         otlp: None,
     };

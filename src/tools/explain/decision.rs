@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::{
-    delivery::{CONTEXT_EXPECTED, LookupError},
+    delivery::{CONTEXT_EXPECTED, LookupError, ModelSource},
+    kfp,
     model::{
         FilterReason, PipelineName, RunModels, RunOutcome, SkipReason, Subscription, Workflow,
         event::{self, MAX_PAYLOAD},
@@ -164,18 +165,15 @@ pub fn needs_lookup(run: &Workflow) -> bool {
     run.outcome() != Some(RunOutcome::Failed) || run.pipeline == PipelineName::Unknown
 }
 
-/// Returns the decision about a run that [`before_lookup`] left open. `newer` is the newest delivered run that supersedes it.
+/// Returns the decision about a run that [`before_lookup`] left open, given its models. `newer` is the newest delivered run
+/// that supersedes it.
 pub fn after_lookup(
     run: &Workflow,
     subscription: &Subscription,
-    found: &Result<RunModels, LookupError>,
+    found: &RunModels,
     newer: Option<&Newer>,
     circumstances: &Circumstances<'_>,
 ) -> Decision {
-    let found = match found {
-        Ok(found) => found,
-        Err(error) => return failed_lookup(run, error, circumstances.now),
-    };
     if found.models.is_empty() && run.succeeded() {
         return Decision::new(Status::Never, SkipReason::NoModel.as_str(), SkipReason::NoModel.to_string());
     }
@@ -220,8 +218,17 @@ pub fn advice(decision: &Decision) -> &'static str {
         }
         ("running", _) => "Wait for the end of the run, for example with --watch",
         ("pending", _) => "Check that the EventSource's Pod runs and is connected; its log has the server's refusals",
-        ("no_context", _) => "Check that the pipeline records its run in this ML Metadata store (--metadata-store)",
-        ("foreign_context", _) => "Check who has recorded a run under this name or run id in ML Metadata",
+        ("no_context", _) => "Check that the run is recorded in this Kubeflow (--kfp-api, --metadata-store)",
+        ("foreign_context", _) => "Check who has recorded a run under this name or run id",
+        (kfp::UNFINISHED_CODE, _) => "Wait for the end of the task, for example with --watch",
+        ("unauthenticated", _) => {
+            "Give Kubeflow's API a token of the audience pipelines.kubeflow.org (--kfp-token-file), such as that of `kubectl \
+             create token NAME --audience pipelines.kubeflow.org`"
+        }
+        ("permission_denied", _) => {
+            "Grant the account get on runs.pipelines.kubeflow.org in the namespace of the run, by a binding to the account itself; \
+             or give the token of another one (--kfp-token-file)"
+        }
         ("no_model", _) => {
             "Compare the artifacts with the subscription's artifactTypes; a model that is not blessed is not pushed"
         }
@@ -234,7 +241,9 @@ pub fn advice(decision: &Decision) -> &'static str {
         (_, Some(FilterReason::Pipelines)) => "Compare pipelines in the EventSource's config with the pipeline's name",
         (_, Some(FilterReason::MaxAge)) => "Raise maxAge in the EventSource's config, or run the pipeline again",
         (_, Some(FilterReason::Statuses)) => "Add the outcome to statuses in the EventSource's config, if it is wanted",
-        _ => "Check that ML Metadata answers (--metadata-store); the server retries until it does",
+        _ => {
+            "Check that the source of models answers (`check` names the likely cause); the server retries until it does"
+        }
     }
 }
 
@@ -265,7 +274,8 @@ fn other_pipeline(subscription: &Subscription, name: &str) -> Decision {
     Decision::filtered("filtered", FilterReason::Pipelines, message)
 }
 
-fn failed_lookup(run: &Workflow, error: &LookupError, now: i64) -> Decision {
+/// Returns the decision about a run that [`before_lookup`] left open, and whose lookup failed in this source.
+pub fn failed_lookup(run: &Workflow, source: ModelSource, error: &LookupError, now: i64) -> Decision {
     match error {
         LookupError::NoContext => {
             let until = run.end().saturating_add(i64::try_from(CONTEXT_EXPECTED.as_secs()).unwrap_or(i64::MAX));
@@ -281,8 +291,13 @@ fn failed_lookup(run: &Workflow, error: &LookupError, now: i64) -> Decision {
             let message = format!("{error}, or its models' names and locations exceed {MAX_PAYLOAD} bytes");
             Decision::new(Status::Never, error.code(), message)
         }
+        LookupError::Failed { code: code @ kfp::UNFINISHED_CODE, message } => {
+            let left_out = run.finished.saturating_add(kfp::UNFINISHED);
+            let message = format!("{message}; it is left out {} after the end of the run", age(kfp::UNFINISHED));
+            Decision { until: Some(left_out), ..Decision::new(Status::Pending, code, message) }
+        }
         LookupError::Failed { code, message } => {
-            Decision::new(Status::Pending, code, format!("ML Metadata cannot be asked, the server retries: {message}"))
+            Decision::new(Status::Pending, code, format!("{source} cannot be asked, the server retries: {message}"))
         }
     }
 }

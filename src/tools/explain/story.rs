@@ -11,8 +11,8 @@ use super::{
     subscriptions::Known,
 };
 use crate::{
-    delivery::{Explained, LookupError},
-    model::{Phase, RunModels, SeenArtifact, Workflow, event, trace},
+    delivery::{Explained, LookupError, ModelSource},
+    model::{ArtifactId, Phase, RunModels, SeenArtifact, Workflow, event, trace},
 };
 
 /// A run and its decisions.
@@ -42,11 +42,17 @@ pub struct RunStory {
     /// The run's trace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
+    /// The source whose answer about the models it is: `kfp` or `mlmd`. `None`: no decision needed a lookup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_source: Option<&'static str>,
     /// The decisions.
     pub subscriptions: Vec<SubscriptionStory>,
     /// Seconds since the Unix epoch from which the age counts: the end, else the creation.
     #[serde(skip)]
     pub since: i64,
+    /// The source of `model_source`.
+    #[serde(skip)]
+    pub source: Option<ModelSource>,
 }
 
 /// The decision about a subscription.
@@ -87,7 +93,7 @@ pub struct Story {
     /// The run.
     #[serde(flatten)]
     pub run: RunStory,
-    /// The run in ML Metadata.
+    /// The run in the source of models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<Record>,
     /// The failure of the lookup.
@@ -111,20 +117,21 @@ pub struct Story {
     /// The event as it is sent.
     #[serde(skip)]
     pub payload: Option<String>,
-    /// The missing right without which the decision is not known.
+    /// The source that cannot be read for a missing right, so that the decision is not known.
     #[serde(skip)]
     pub blocked: Option<String>,
 }
 
-/// The run in ML Metadata.
+/// The run in the source of models.
 #[derive(Clone, Debug, Serialize)]
 pub struct Record {
-    /// The type of the context.
+    /// The type of the context in ML Metadata, or `run` in Kubeflow's API.
     pub kind: &'static str,
-    /// Its name.
+    /// Its name, or the run id.
     pub name: String,
-    /// Its id.
-    pub id: i64,
+    /// Its id in ML Metadata.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<i64>,
     /// The namespace that it names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
@@ -142,8 +149,8 @@ pub struct LookupFailure {
 /// An artifact, and whether it counts.
 #[derive(Clone, Debug, Serialize)]
 pub struct ArtifactStory {
-    /// Id in ML Metadata.
-    pub id: i64,
+    /// Id in the source of models: a number in ML Metadata, a text in Kubeflow's API.
+    pub id: ArtifactId,
     /// Its type.
     #[serde(rename = "type")]
     pub type_name: String,
@@ -184,10 +191,9 @@ fn is_zero(number: &usize) -> bool {
 
 impl RunStory {
     pub(super) fn new(run: &Workflow, decided: &[(Known, Decision)], lookups: &Lookups) -> Self {
-        let found = decided.iter().find_map(|(known, _)| {
-            let explained = lookups.get(&known.subscription.artifact_types)?;
-            explained.found.as_ref().ok()
-        });
+        let explained = || decided.iter().filter_map(|(known, _)| lookups.get(&known.subscription.artifact_types));
+        let found = explained().find_map(|explained| explained.found.as_ref().ok());
+        let source = explained().next().map(|explained| explained.source);
         let nothing = RunModels::default();
         let name = event::pipeline_name(run, found.unwrap_or(&nothing));
         Self {
@@ -205,6 +211,8 @@ impl RunStory {
             created: time(run.created),
             finished: time(run.finished),
             trace_id: trace::trace_id(run, |_| true).map(|id| id.to_string()),
+            model_source: source.map(ModelSource::as_str),
+            source,
             subscriptions: decided.iter().map(|(known, decision)| SubscriptionStory::new(known, decision)).collect(),
             since: run.end(),
         }

@@ -1,11 +1,20 @@
 //! `latestOnly`: the newer run that supersedes one.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use serde_json::Value;
 
-use super::{Explainer, Lookups, Newer, Selected, decision::Decision, subscriptions::Known};
+use super::{
+    Explainer, Lookups, Newer,
+    decision::{self, Decision},
+    subscriptions::Known,
+};
 use crate::{
     model::{
-        RunModels, Subscription, Workflow, event,
+        ArtifactTypes, RunModels, Subscription, Uid, Workflow, event,
         latest::{Lane, Recency},
         workflow::MARK_PREFIX,
     },
@@ -14,6 +23,9 @@ use crate::{
 
 /// Newer runs whose pipelines are looked up.
 const MAX_LOOKUPS: usize = 16;
+
+/// The lanes of runs that were looked up, by run and types: other runs are compared with the same ones.
+pub(super) type Lanes = Mutex<HashMap<(Uid, Arc<ArtifactTypes>), Option<Lane>>>;
 
 impl Explainer {
     /// Returns the newest delivered run that supersedes this one, for a subscription with `latestOnly`.
@@ -28,22 +40,13 @@ impl Explainer {
             return None;
         }
         let lane = Lane::of(run, found)?;
-        let recency = Recency::of(run);
-        let is_newer = |other: &&Workflow| {
-            other.outcome().is_some()
-                && recency.is_before(Recency::of(other))
-                && subscription.is_delivered(other, self.options.skip_labelled)
-        };
-        let mut newer: Vec<&Workflow> = others.iter().filter(is_newer).collect();
-        newer.sort_by_key(|other| std::cmp::Reverse(Recency::of(other)));
         let mut lookups = 0;
-        for other in newer {
+        for other in self.newer_delivered(run, subscription, others) {
             let lane_of_other = match Subscription::certain_pipeline(other) {
                 Some(name) => Lane::named(other, name),
                 None if lookups < MAX_LOOKUPS => {
                     lookups += 1;
-                    let found = self.ask_store(other, &subscription.artifact_types).await.found.ok()?;
-                    Lane::of(other, &found)
+                    self.looked_up_lane(other, subscription).await?
                 }
                 None => return None,
             };
@@ -54,8 +57,40 @@ impl Explainer {
         None
     }
 
+    /// The delivered runs that are newer than this one, newest first.
+    fn newer_delivered<'a>(
+        &self,
+        run: &Workflow,
+        subscription: &Subscription,
+        others: &'a [Workflow],
+    ) -> Vec<&'a Workflow> {
+        let recency = Recency::of(run);
+        let is_newer = |other: &&Workflow| {
+            other.outcome().is_some()
+                && recency.is_before(Recency::of(other))
+                && subscription.is_delivered(other, self.options.skip_labelled)
+        };
+        let mut newer: Vec<&Workflow> = others.iter().filter(is_newer).collect();
+        newer.sort_by_key(|other| std::cmp::Reverse(Recency::of(other)));
+        newer
+    }
+
+    /// Returns the lane of a run whose name is not certain. `None`: it is not known.
+    async fn looked_up_lane(&self, run: &Workflow, subscription: &Subscription) -> Option<Option<Lane>> {
+        let lanes = || self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (run.uid, subscription.artifact_types.clone());
+        let known = lanes().get(&key).cloned();
+        if known.is_some() {
+            return known;
+        }
+        let found = self.ask_sources(run, &subscription.artifact_types).await.found.ok()?;
+        let lane = Lane::of(run, &found);
+        lanes().insert(key, lane.clone());
+        Some(lane)
+    }
+
     /// Returns the newer run that has superseded one whose mark is that of a superseded run. Both marks are equal, but that
-    /// of a superseded run is written after the newer one has ended.
+    /// of a superseded run is written after the newer one has ended. `object` is the Workflow, if it was read.
     pub(super) async fn superseded_by_mark(
         &self,
         run: &Workflow,
@@ -63,19 +98,27 @@ impl Explainer {
         decision: &Decision,
         others: &[Workflow],
         lookups: &mut Lookups,
-        selected: &Selected,
+        object: Option<&Value>,
     ) -> Option<Newer> {
         let subscription = &known.subscription;
-        if decision.status != Status::Delivered || !subscription.latest_only {
+        let is_candidate = decision.status == Status::Delivered && subscription.latest_only;
+        if !is_candidate || self.newer_delivered(run, subscription, others).is_empty() {
             return None;
         }
-        let marked = mark_time(&selected.object, subscription)?;
-        let found = match lookups.get(&subscription.artifact_types) {
-            Some(explained) => explained.found.clone().ok()?,
-            None => RunModels::default(),
+        let found = if lookups.contains_key(&subscription.artifact_types)
+            || Subscription::certain_pipeline(run).is_none() && decision::needs_lookup(run)
+        {
+            self.look_up(run, &subscription.artifact_types, lookups).await.found.clone().ok()?
+        } else {
+            RunModels::default()
         };
         event::pipeline_name(run, &found)?;
         let newer = self.newest_delivered(run, &found, subscription, others).await?;
+        let marked = match object {
+            Some(object) => mark_time(object, subscription)?,
+            // Without the right to get it, the time is not known.
+            None => mark_time(&self.cluster.workflow_metadata(&run.namespace, &run.name).await.ok()??, subscription)?,
+        };
         (marked > newer.finished).then_some(newer)
     }
 }

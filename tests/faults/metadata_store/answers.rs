@@ -1,4 +1,4 @@
-//! A store that answers with errors, with malformed messages, or late.
+//! A source that answers with errors, with malformed messages, or late.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,10 +8,12 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::{
-    proxy::{ARTIFACTS, CALLS, CONTEXT, EVENTS, EXECUTIONS, Fault, StoreProxy},
+    proxy::{ARTIFACTS, CONTEXT, EVENTS, EXECUTIONS, Fault, GET_RUN, LIST_TASKS, StoreProxy},
     *,
 };
 
+/// The pause of late answers.
+const DELAY: Duration = Duration::from_secs(10);
 /// The metric's names of the gRPC codes 1 to 16.
 const CODES: [&str; 16] = [
     "cancelled",
@@ -32,17 +34,16 @@ const CODES: [&str; 16] = [
     "unauthenticated",
 ];
 
-/// Starts a server with a proxy before its store.
-async fn start_with_proxy(fault: &'static str) -> (StoreEnv, StoreProxy) {
-    let store = Peers::find().await.metadata_store().await;
+/// Starts a server with a proxy before its source.
+async fn start_with_proxy(fault: &str, source: Source) -> (StoreEnv, StoreProxy) {
+    let store = Store::start(source).await;
     let proxy = StoreProxy::start(&store.url()).await;
-    (StoreEnv::start(fault, store, proxy.url()).await, proxy)
+    (StoreEnv::start(fault, source, store, proxy.url()).await, proxy)
 }
 
 /// Injects a fault into the lookups of each of these runs, delivers other runs meanwhile, and clears the faults.
 async fn inject_all(env: &mut StoreEnv, proxy: &StoreProxy, faults: &[(String, &'static str, Fault)]) {
-    let runs: Vec<_> = faults.iter().map(|(run, ..)| (run.clone(), location_of(run))).collect();
-    env.base.writer.tfx_runs(PIPELINE, &runs).await;
+    env.store.push_models(&faults.iter().map(|(run, ..)| &**run).collect::<Vec<_>>()).await;
     for (run, call, fault) in faults {
         proxy.inject(run, &[call], *fault);
         env.create_succeeded(TEAM_A, run).await;
@@ -65,17 +66,34 @@ async fn inject_all(env: &mut StoreEnv, proxy: &StoreProxy, faults: &[(String, &
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn errors_never_mean_no_model_and_delay_no_other_run() {
-    let (mut env, proxy) = start_with_proxy("ML Metadata answers with errors of all 16 codes").await;
-    // Consecutive codes affect different calls. With NOT_FOUND, old servers answer that there is no such context.
-    let faults: Vec<_> = (1..=16)
-        .map(|number| (format!("code-{number}"), CALLS[number as usize % 4], Fault::Code(Code::from(number))))
-        .chain([("absent".to_owned(), CONTEXT, Fault::Code(Code::NotFound))])
+    errors(Source::Mlmd).await;
+}
+
+/// The same of Kubeflow's API.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn errors_of_kubeflows_api_never_mean_no_model() {
+    errors(Source::Kfp).await;
+}
+
+async fn errors(source: Source) {
+    let (mut env, proxy) = start_with_proxy("answers with errors of all codes", source).await;
+    let calls = source.calls();
+    // With NOT_FOUND, both say that there is no such run. With UNIMPLEMENTED, Kubeflow's API says that it has no runs, which
+    // is remembered.
+    let not_asked = |code: &str| source == Source::Kfp && code == "unimplemented";
+    let codes = (1..=16).filter(|&number| !not_asked(CODES[number as usize - 1]));
+    // Consecutive codes affect different calls.
+    let faults: Vec<_> = codes
+        .map(|number| (format!("code-{number}"), calls[number as usize % calls.len()], Fault::Code(Code::from(number))))
+        .chain([("absent".to_owned(), calls[0], Fault::Code(Code::NotFound))])
         .collect();
     inject_all(&mut env, &proxy, &faults).await;
-    for reason in CODES.into_iter().chain(["no_context"]) {
+    let is_unknown = |code: &str| not_asked(code) || (source == Source::Kfp && code == "not_found");
+    for reason in CODES.into_iter().filter(|code| !is_unknown(code)).chain(["no_context"]) {
         assert!(env.retries(reason).await >= 2.0, "{reason}");
     }
-    assert!(env.lookups("failed").await >= 32.0);
+    assert!(env.lookups("failed").await >= 2.0 * (faults.len() - 3) as f64);
     env.conclude().await;
 }
 
@@ -83,29 +101,44 @@ async fn errors_never_mean_no_model_and_delay_no_other_run() {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn malformed_answers_never_mean_no_model_or_delay_others() {
-    let (mut env, proxy) = start_with_proxy("ML Metadata answers with malformed messages").await;
+    malformed(Source::Mlmd).await;
+}
+
+/// The same of Kubeflow's API.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn malformed_answers_of_kubeflows_api_never_mean_no_model() {
+    malformed(Source::Kfp).await;
+}
+
+async fn malformed(source: Source) {
+    let (mut env, proxy) = start_with_proxy("answers with malformed messages", source).await;
+    // With the reasons of ML Metadata's calls, of `ListTasks`, and of `GetRun`, which is read piece by piece.
     let kinds = [
-        ("http-503", Fault::Http(StatusCode::SERVICE_UNAVAILABLE), "unavailable"),
-        ("http-404", Fault::Http(StatusCode::NOT_FOUND), "unimplemented"),
-        ("html-page", Fault::HtmlPage, "malformed"),
-        ("invalid-message", Fault::InvalidMessage, "malformed"),
-        ("not-compressed", Fault::NotCompressed, "internal"),
-        ("truncated", Fault::Truncated, "internal"),
-        ("no-status", Fault::NoStatus, "unknown"),
-        ("no-message", Fault::NoMessage, "internal"),
-        ("error-after-message", Fault::ErrorAfterMessage, "data_loss"),
-        ("reset", Fault::Reset, "internal"),
+        ("http-503", Fault::Http(StatusCode::SERVICE_UNAVAILABLE), ["unavailable", "unavailable", "unavailable"]),
+        ("http-404", Fault::Http(StatusCode::NOT_FOUND), ["unimplemented", "unavailable", "unknown"]),
+        ("html-page", Fault::HtmlPage, ["malformed", "malformed", "malformed"]),
+        ("invalid-message", Fault::InvalidMessage, ["malformed", "malformed", "malformed"]),
+        ("not-compressed", Fault::NotCompressed, ["internal", "internal", "malformed"]),
+        ("truncated", Fault::Truncated, ["internal", "internal", "malformed"]),
+        ("no-status", Fault::NoStatus, ["unknown", "unknown", "malformed"]),
+        ("no-message", Fault::NoMessage, ["internal", "internal", "malformed"]),
+        ("error-after-message", Fault::ErrorAfterMessage, ["data_loss", "data_loss", "data_loss"]),
+        ("reset", Fault::Reset, ["internal", "internal", "internal"]),
     ];
-    let mut faults = Vec::new();
-    for (name, fault, _) in kinds {
-        let each = |call: &&'static str| (format!("{name}-{}", call.to_lowercase()), *call, fault);
-        faults.extend(CALLS.iter().map(each));
+    let (mut faults, mut expected) = (Vec::new(), BTreeMap::new());
+    for (name, fault, [of_mlmd, of_list, of_run]) in kinds {
+        for &call in source.calls() {
+            faults.push((format!("{name}-{}", call.to_lowercase()), call, fault));
+            let reason = match call {
+                LIST_TASKS => of_list,
+                GET_RUN => of_run,
+                _ => of_mlmd,
+            };
+            *expected.entry(reason).or_insert(0.0) += 2.0;
+        }
     }
     inject_all(&mut env, &proxy, &faults).await;
-    let mut expected = BTreeMap::new();
-    for (_, _, reason) in kinds {
-        *expected.entry(reason).or_insert(0.0) += 2.0 * CALLS.len() as f64;
-    }
     for (reason, times) in expected {
         assert!(env.retries(reason).await >= times, "{reason}");
     }
@@ -117,14 +150,13 @@ async fn malformed_answers_never_mean_no_model_or_delay_others() {
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn late_answers_count_and_delay_no_other_run() {
-    const DELAY: Duration = Duration::from_secs(10);
-    let (mut env, proxy) = start_with_proxy("ML Metadata answers after 10 s, or not at all").await;
+    let (mut env, proxy) = start_with_proxy("answers after 10 s, or not at all", Source::Mlmd).await;
     for (run, calls) in [
         ("late-context", &[CONTEXT][..]),
         ("late-artifacts", &[ARTIFACTS]),
         ("late-executions", &[EXECUTIONS]),
         ("late-events", &[EVENTS]),
-        ("late-all", &CALLS),
+        ("late-all", Source::Mlmd.calls()),
     ] {
         proxy.inject(run, calls, Fault::Delay(DELAY));
         env.succeed(TEAM_A, run).await;
@@ -139,9 +171,34 @@ async fn late_answers_count_and_delay_no_other_run() {
     env.succeed(TEAM_A, "unanswered").await;
     proxy.injected("unanswered", 1).await;
 
+    let slowest = deliver_others(&mut env, &[TEAM_A, TEAM_B]).await;
+    assert!(slowest < DELAY, "other runs wait for late answers: {slowest:?}");
+    conclude_late(env, &proxy, slowest).await;
+}
+
+/// Late answers of Kubeflow's API count, and delay no run of another namespace. Few calls about one are made at a time.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn late_answers_of_kubeflows_api_delay_no_other_namespace() {
+    let (mut env, proxy) = start_with_proxy("answers after 10 s, or not at all", Source::Kfp).await;
+    proxy.inject("unanswered", &[GET_RUN], Fault::Unanswered);
+    env.succeed(TEAM_A, "unanswered").await;
+    proxy.injected("unanswered", 1).await;
+    for call in Source::Kfp.calls() {
+        let run = format!("late-{}", call.to_lowercase());
+        proxy.inject(&run, &[call], Fault::Delay(DELAY));
+        env.succeed(TEAM_A, &run).await;
+    }
+    let slowest = deliver_others(&mut env, &[TEAM_B]).await;
+    assert!(slowest < DELAY / 3, "other runs wait for late answers: {slowest:?}");
+    conclude_late(env, &proxy, slowest).await;
+}
+
+/// Creates and delivers runs with a healthy source, and returns the longest time for one.
+async fn deliver_others(env: &mut StoreEnv, teams: &[usize]) -> Duration {
     let mut slowest = Duration::ZERO;
     for number in 0..5 {
-        for team in [TEAM_A, TEAM_B] {
+        for &team in teams {
             let (run, started) = (format!("healthy-{number}-{team}"), Instant::now());
             env.succeed(team, &run).await;
             if team == TEAM_A {
@@ -152,9 +209,12 @@ async fn late_answers_count_and_delay_no_other_run() {
             slowest = slowest.max(started.elapsed());
         }
     }
-    assert!(slowest < DELAY, "other runs wait for late answers: {slowest:?}");
-    report(format!("ML Metadata answers late: other runs are created and delivered within {slowest:?}"));
+    slowest
+}
 
+/// Waits for everything after late answers.
+async fn conclude_late(env: StoreEnv, proxy: &StoreProxy, slowest: Duration) {
+    report(format!("{:?} answers late: other runs are created and delivered within {slowest:?}", env.source));
     // The lookup without an answer is retried.
     eventually(3 * DELAY, "a retry after a timeout", async || env.retries("timeout").await >= 1.0).await;
     proxy.injected("unanswered", 2).await;

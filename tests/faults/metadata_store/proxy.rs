@@ -1,4 +1,4 @@
-//! A proxy of the real store that forwards calls and injects faults, chosen by the name of the run and by the call. So
+//! A proxy of a source of models that forwards calls and injects faults, chosen by the name of the run and by the call. So
 //! some runs have a faulty store while the same store serves others.
 
 use std::{
@@ -16,7 +16,8 @@ use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use test_support::{
-    CATCH_UP,
+    CATCH_UP, eventually,
+    kfp_api::{GetRunRequest, ListTasksRequest},
     ml_metadata::{
         GetArtifactsByContextRequest, GetArtifactsByContextResponse, GetContextByTypeAndNameRequest,
         GetContextByTypeAndNameResponse, GetEventsByArtifactIDsRequest,
@@ -40,8 +41,8 @@ pub(crate) const ARTIFACTS: &str = "GetArtifactsByContext";
 pub(crate) const EXECUTIONS: &str = "GetExecutionsByContext";
 pub(crate) const EVENTS: &str = "GetEventsByArtifactIDs";
 
-/// The calls of the lookup of a compiled run with a named model.
-pub(crate) const CALLS: [&str; 4] = [CONTEXT, ARTIFACTS, EXECUTIONS, EVENTS];
+pub(crate) const LIST_TASKS: &str = "ListTasks";
+pub(crate) const GET_RUN: &str = "GetRun";
 
 /// Length of the prefix of a gRPC message: a flag and a length.
 const PREFIX: usize = 5;
@@ -93,6 +94,8 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
+    /// No call is answered.
+    is_paused: bool,
     /// The fault of each run, with its calls.
     faults: HashMap<String, (Vec<&'static str>, Fault)>,
     /// The runs of contexts.
@@ -120,6 +123,24 @@ impl StoreProxy {
     /// Injects this fault into these calls for a run, from now on.
     pub(crate) fn inject(&self, run: &str, calls: &[&'static str], fault: Fault) {
         self.inner.state().faults.insert(run.to_owned(), (calls.to_vec(), fault));
+    }
+
+    /// Answers no call from now on.
+    pub(crate) fn pause(&self) {
+        self.inner.state().is_paused = true;
+    }
+
+    /// Ends the connections, and accepts no further ones.
+    pub(crate) fn kill(&self) {
+        self.serving.abort();
+    }
+
+    /// Listens again at the same address after [`StoreProxy::kill`], and answers calls.
+    pub(crate) async fn restart(&mut self) {
+        self.inner.state().is_paused = false;
+        let listener =
+            eventually(CATCH_UP, "the address is free", async || TcpListener::bind(self.address).await).await;
+        self.serving = tokio::spawn(serve(listener, self.inner.clone()));
     }
 
     /// Forwards every call from now on.
@@ -173,6 +194,9 @@ impl Inner {
         let call = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let (parts, body) = request.into_parts();
         let request_bytes = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        if self.state().is_paused {
+            std::future::pending::<()>().await;
+        }
         let run = self.state().run(&call, &request_bytes);
         let fault = run.as_ref().and_then(|run| self.state().fault(run, &call));
         if let (Some(run), Some(_)) = (&run, fault) {
@@ -227,6 +251,8 @@ impl State {
                 let first = *GetEventsByArtifactIDsRequest::decode(message).ok()?.artifact_ids.first()?;
                 self.artifacts.get(&first).cloned()
             }
+            LIST_TASKS => Some(ListTasksRequest::decode(message).ok()?.run_id),
+            GET_RUN => Some(GetRunRequest::decode(message).ok()?.run_id),
             _ => None,
         }
     }

@@ -15,12 +15,23 @@ const REPORTED: Duration = Duration::from_secs(180);
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn runs_that_ml_metadata_does_not_know_cause_no_alert() {
-    let mut env = StoreEnv::with_store("runs that ML Metadata does not know").await;
+    unknown_runs(Source::Mlmd).await;
+}
+
+/// The same of Kubeflow's API.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn runs_that_kubeflows_api_does_not_know_cause_no_alert() {
+    unknown_runs(Source::Kfp).await;
+}
+
+async fn unknown_runs(source: Source) {
+    let mut env = StoreEnv::with_store("does not know runs", source).await;
     let begin = Instant::now();
     for run in 0..RUNS {
-        create_succeeded(&env.teams[TEAM_A].workflows, &format!("unknown-{run}")).await;
+        source.create_succeeded(&env.teams[TEAM_A].workflows, &format!("unknown-{run}")).await;
     }
-    let server = &env.base.server;
+    let server = &env.server;
     let gauges = async || {
         let pending = server.metric("modelupdate_runs_pending", &[]).await;
         let oldest = server.metric("modelupdate_oldest_pending_run_timestamp_seconds", &[]).await;
@@ -33,7 +44,7 @@ async fn runs_that_ml_metadata_does_not_know_cause_no_alert() {
         if now == (0.0, false, runs) { Ok(()) } else { Err(now) }
     })
     .await;
-    report(format_args!("runs that ML Metadata does not know: pending for {:.0?}", begin.elapsed()));
+    report(format_args!("runs that {source:?} does not know: pending for {:.0?}", begin.elapsed()));
     assert_eq!(server.metric("modelupdate_runs_skipped_total", &["reason=\"no_context\""]).await, runs);
 
     for run in 0..RUNS {
@@ -43,11 +54,11 @@ async fn runs_that_ml_metadata_does_not_know_cause_no_alert() {
     env.succeed(TEAM_A, "known").await;
     env.assert_next(TEAM_A, "known").await;
     eventually(CATCH_UP, "nothing is pending", async || {
-        let server = &env.base.server;
+        let server = &env.server;
         let oldest = server.metric("modelupdate_oldest_pending_run_timestamp_seconds", &[]).await;
         (server.metric("modelupdate_runs_pending", &[]).await, oldest) == (0.0, 0.0)
     })
     .await;
-    let expired = env.base.server.metric("modelupdate_runs_skipped_total", &["reason=\"expired\""]).await;
+    let expired = env.server.metric("modelupdate_runs_skipped_total", &["reason=\"expired\""]).await;
     assert_eq!(expired, 0.0);
 }

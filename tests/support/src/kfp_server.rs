@@ -85,6 +85,7 @@ struct State {
 #[derive(Debug)]
 struct StoredRun {
     namespace: String,
+    workflow: String,
     run: Run,
     tasks: Vec<PipelineTask>,
 }
@@ -184,6 +185,11 @@ impl KfpServer {
         let mut stored = self.shared.lock();
         let mut tasks = stored.runs.values_mut().flat_map(|run| &mut run.tasks);
         tasks.find(|task| task.task_id == task_id).expect("the task exists").set_state(state);
+    }
+
+    /// Loses its database.
+    pub fn forget_runs(&self) {
+        self.shared.lock().runs.clear();
     }
 
     /// Returns the size of a run's tasks in bytes.

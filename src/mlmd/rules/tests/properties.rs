@@ -191,8 +191,8 @@ impl History {
         assert_eq!(again, found, "a collector changes nothing");
         let seen = collector.explained(Err(LookupError::NoContext)).artifacts;
         let all: Vec<i64> = self.artifacts.iter().map(|artifact| artifact.id).collect();
-        assert_eq!(seen.iter().map(|seen| seen.id).collect::<Vec<_>>(), all, "each artifact has a verdict");
-        let counts: Vec<i64> = seen.iter().filter(|seen| seen.verdict.counts()).map(|seen| seen.id).collect();
+        assert_eq!(seen.iter().map(number_of).collect::<Vec<_>>(), all, "each artifact has a verdict");
+        let counts: Vec<i64> = seen.iter().filter(|seen| seen.verdict.counts()).map(number_of).collect();
         assert_eq!(counts, ids(&found), "those that count are the models");
         assert!(seen.iter().all(|seen| seen.verdict != ArtifactVerdict::Undecided), "{seen:?}");
 

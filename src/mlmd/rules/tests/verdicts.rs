@@ -1,14 +1,14 @@
 //! The verdict about each artifact, and the limits of what is collected.
 
 use super::*;
-use crate::model::{ArtifactVerdict, NotAModel, SeenArtifact};
+use crate::model::{ArtifactVerdict, NotAModel};
 
 fn seen(collector: Collector) -> Vec<SeenArtifact> {
     collector.explained(Err(LookupError::NoContext)).artifacts
 }
 
 fn verdicts(seen: &[SeenArtifact]) -> Vec<(i64, ArtifactVerdict)> {
-    seen.iter().map(|seen| (seen.id, seen.verdict)).collect()
+    seen.iter().map(|seen| (number_of(seen), seen.verdict)).collect()
 }
 
 #[test]
@@ -125,6 +125,6 @@ fn a_limited_number_of_artifacts_and_bytes_is_collected() {
     }
     let explained = collector.explained(Err(LookupError::NoContext));
     assert_eq!((explained.artifacts.len(), explained.left_out), (1000, 2000));
-    assert!(explained.artifacts.iter().all(|seen| seen.id > 2000), "those of other types made room");
+    assert!(explained.artifacts.iter().all(|seen| number_of(seen) > 2000), "those of other types made room");
     assert!(explained.artifacts.iter().all(|seen| seen.type_name.len() <= 1024 && seen.uri.len() <= 1024));
 }

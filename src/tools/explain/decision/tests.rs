@@ -35,8 +35,10 @@ fn circumstances(server: ServerWord<'_>) -> Circumstances<'_> {
 fn decide(run: &Workflow, keys: &str, found: &Result<RunModels, LookupError>) -> Decision {
     let circumstances = circumstances(ServerWord::Unknown);
     let subscription = subscription(keys);
-    before_lookup(run, &subscription, &circumstances)
-        .unwrap_or_else(|| after_lookup(run, &subscription, found, None, &circumstances))
+    before_lookup(run, &subscription, &circumstances).unwrap_or_else(|| match found {
+        Ok(found) => after_lookup(run, &subscription, found, None, &circumstances),
+        Err(error) => failed_lookup(run, ModelSource::Mlmd, error, NOW),
+    })
 }
 
 #[track_caller]
@@ -78,7 +80,8 @@ fn every_run_has_a_state_a_reason_and_facts() {
     let foreign = LookupError::ForeignContext { namespace: "team-b".to_owned() };
     assert_decided(&decide(&run(), "", &Err(foreign)), Never, "foreign_context", "team-b");
     let down = LookupError::Failed { code: "unavailable", message: "refused".to_owned() };
-    assert_decided(&decide(&run(), "", &Err(down)), Pending, "unavailable", "refused");
+    let down = decide(&run(), "", &Err(down));
+    assert_decided(&down, Pending, "unavailable", "ML Metadata cannot be asked, the server retries: refused");
 }
 
 /// The name that only ML Metadata has is compared after the lookup.
@@ -102,12 +105,22 @@ fn an_absent_context_is_expected_for_two_minutes() {
     assert_eq!(decision.until, None);
 }
 
+/// A task with a model that never ends is left out after two minutes.
+#[test]
+fn an_unfinished_task_is_waited_for_until_a_known_time() {
+    let message = "the task \"push\" has a model and is still running".to_owned();
+    let unfinished = LookupError::Failed { code: kfp::UNFINISHED_CODE, message };
+    let decision = failed_lookup(&run(), ModelSource::Kfp, &unfinished, NOW);
+    assert_decided(&decision, Status::Pending, "unfinished", "still running; it is left out 2m after");
+    assert_eq!(decision.until, Some(FINISHED + 120));
+}
+
 #[test]
 fn only_latest_only_supersedes() {
     let newer = Newer { name: "run-y".to_owned(), finished: FINISHED + 1 };
     let decide = |keys| {
         let circumstances = circumstances(ServerWord::Unknown);
-        after_lookup(&run(), &subscription(keys), &found(), Some(&newer), &circumstances)
+        after_lookup(&run(), &subscription(keys), &found().unwrap(), Some(&newer), &circumstances)
     };
     assert_decided(&decide("latestOnly: true"), Status::Never, "superseded", "run-y");
     assert_decided(&decide(""), Status::Pending, "pending", "");
@@ -118,7 +131,7 @@ fn the_server_knows_more_than_the_workflow() {
     let decide = |server, run: &Workflow| {
         let (circumstances, subscription) = (circumstances(server), subscription(""));
         before_lookup(run, &subscription, &circumstances)
-            .unwrap_or_else(|| after_lookup(run, &subscription, &found(), None, &circumstances))
+            .unwrap_or_else(|| after_lookup(run, &subscription, &found().unwrap(), None, &circumstances))
     };
     let time = "2026-01-01T00:00:00Z";
     assert_decided(&decide(ServerWord::Delivered(time), &run()), Status::Delivered, "delivered", time);
@@ -160,8 +173,19 @@ fn the_payload_is_that_of_the_server() {
 
 #[test]
 fn every_decision_has_an_advice() {
-    for reason in ["delivered", "running", "pending", "no_context", "no_model", "superseded", "unavailable", "timeout"]
-    {
+    for reason in [
+        "delivered",
+        "running",
+        "pending",
+        "no_context",
+        "no_model",
+        "superseded",
+        "unavailable",
+        "timeout",
+        "unfinished",
+        "unauthenticated",
+        "permission_denied",
+    ] {
         assert!(advice(&Decision::new(Status::Pending, reason, "")).len() > 10);
     }
 }

@@ -8,8 +8,9 @@ use serde_json::Value as Json;
 use super::{State, StoredRun, Users};
 pub use crate::kfp_api::pipeline_task::{TaskState, TaskType as TaskKind};
 use crate::kfp_api::{
-    Artifact, InputOutputs, IoArtifact, IoProducer, IoType, PipelineTask, Run, artifact::ArtifactType,
-    pipeline_task::TypeAttributes,
+    Artifact, InputOutputs, IoArtifact, IoProducer, IoType, PipelineTask, Run,
+    artifact::ArtifactType,
+    pipeline_task::{TaskPod, TypeAttributes},
 };
 
 /// A run.
@@ -21,6 +22,23 @@ pub struct KfpRun {
     pub namespace: String,
     /// The name in the specification of its pipeline. `None`: the run only refers to a version of a pipeline.
     pub pipeline: Option<String>,
+    /// The name of its Workflow, with which the names of its Pods begin.
+    pub workflow: String,
+}
+
+impl KfpRun {
+    /// A run of this pipeline, with a Workflow of the same name as the run.
+    pub fn new(id: &str, namespace: &str, pipeline: &str) -> Self {
+        let (id, pipeline) = (id.to_owned(), Some(pipeline.to_owned()));
+        Self { workflow: id.clone(), id, namespace: namespace.to_owned(), pipeline }
+    }
+
+    /// Sets the name of the Workflow.
+    #[must_use]
+    pub fn of_workflow(mut self, name: &str) -> Self {
+        self.workflow = name.to_owned();
+        self
+    }
 }
 
 /// An artifact of a task.
@@ -186,6 +204,7 @@ impl State {
         });
         let stored = StoredRun {
             namespace: run.namespace.clone(),
+            workflow: run.workflow.clone(),
             run: Run { run_id: run.id.clone(), pipeline_spec: spec, ..Run::default() },
             tasks: Vec::new(),
         };
@@ -232,6 +251,7 @@ impl State {
             display_name: format!("The task {}", new.name),
             task_id: id.clone(),
             run_id: run_id.to_owned(),
+            pods: vec![TaskPod { name: format!("{}-system-driver-1", stored.workflow) }],
             create_time: Some(Timestamp { seconds: created, nanos: 0 }),
             end_time: Some(Timestamp { seconds: created, nanos: 0 }),
             state: new.state.into(),
