@@ -49,6 +49,10 @@ documentation:
 test *arguments:
     tests/run {{ arguments }}
 
+# Figures of docs/performance.md, with their baselines; arguments are those of benches/run
+bench *arguments:
+    benches/run {{ arguments }}
+
 # Generated tables in the documentation
 update-docs:
     UPDATE_DOCS=1 cargo test --test documentation

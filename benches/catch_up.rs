@@ -1,5 +1,6 @@
 //! The cost of delivery itself: how fast subscribers catch up with succeeded runs if ML Metadata and the API server answer
-//! at once. `cargo bench --bench catch_up -- [runs] [subscribers]` prints events per second. No assertions.
+//! at once. `cargo bench --bench catch_up -- [runs] [subscribers] [--json]` prints events per second, with `--json` as rows
+//! of the report. No assertions.
 
 use std::{
     sync::{Arc, atomic::AtomicUsize},
@@ -18,6 +19,7 @@ use model_update_eventsource::{
     store::Store,
 };
 use prometheus_client::registry::Registry;
+use test_support::bench::{Budget, Row, json_lines};
 use tokio_util::sync::CancellationToken;
 
 /// A lookup that finds one model for every run, at once.
@@ -94,7 +96,7 @@ async fn read(mut stream: Attached, runs: usize) -> (Instant, Instant) {
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
-async fn measure(runs: usize, subscribers: usize) {
+async fn measure(runs: usize, subscribers: usize, json: bool) {
     let store = Arc::new(Store::default());
     (0..runs).for_each(|number| store.apply(run(number)));
     let model = Artifact {
@@ -124,6 +126,15 @@ async fn measure(runs: usize, subscribers: usize) {
     let last = times.iter().map(|(_, last)| *last - begin).max().unwrap_or_default();
     let events = (runs * subscribers) as f64;
     let patches = marker.0.load(std::sync::atomic::Ordering::Relaxed);
+    if json {
+        let row = Row::new(
+            format!("catch-up of {runs} runs to {subscribers} subscribers"),
+            events / last.as_secs_f64(),
+            "events/s",
+        );
+        print!("{}", json_lines(&[row.within(Budget::AtLeast(5_000.0))]));
+        return;
+    }
     println!(
         "{runs} runs to {subscribers} subscribers: first event after {:.1} ms, all after {:.1} ms, {:.0} events/s, \
          {patches} patches",
@@ -134,11 +145,12 @@ async fn measure(runs: usize, subscribers: usize) {
 }
 
 fn main() {
+    let json = std::env::args().any(|argument| argument == "--json");
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let chosen = numbers.next().map(|runs| vec![(runs, numbers.next().unwrap_or(1))]);
     let cases = chosen.unwrap_or_else(|| vec![(10_000, 1), (10_000, 20), (100_000, 1)]);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().expect("a runtime");
     for (runs, subscribers) in cases {
-        runtime.block_on(measure(runs, subscribers));
+        runtime.block_on(measure(runs, subscribers, json));
     }
 }

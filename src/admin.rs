@@ -10,17 +10,19 @@
 //! | `/`, `/statusz.json` | the status, for people and programs |
 //!
 //! Probes and metrics are unauthenticated, so they show no more of a tenant's runs than counts. The status names runs, and
-//! needs the right of a subscription (`reader`). Connections are limited: see `connections`. With a listener of their own,
+//! needs the right of a subscription (`reader`), or without tokens at least a host that is no web site's (`host`). Connections are limited: see `connections`. With a listener of their own,
 //! metrics are on that one only, so that a NetworkPolicy can distinguish scrapers from the kubelet.
 
 mod connections;
 mod exposition;
+mod host;
 mod html;
 mod page;
 mod reader;
 mod statusz;
 mod trace_url;
 
+pub use host::{HostName, HostNameError, HostNames};
 pub use trace_url::{TraceUrl, TraceUrlError};
 
 use std::{
@@ -77,6 +79,8 @@ pub struct Admin {
     pub limits: LimitHits,
     /// Whether the status is served.
     pub has_status: bool,
+    /// Further host names of the status.
+    pub hosts: HostNames,
     /// The rights of the readers of the status.
     pub access: Access,
     /// The status of the delivery task.
@@ -175,12 +179,16 @@ async fn log_level(State(served): State<Arc<Served>>) -> String {
 async fn set_log_level(
     State(served): State<Arc<Served>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
     body: String,
 ) -> Response {
     if !is_local(peer.ip()) {
         let refusal =
             "the log level can be changed from 127.0.0.1 or ::1 only, for example through kubectl port-forward\n";
         return (StatusCode::FORBIDDEN, refusal).into_response();
+    }
+    if let Err(refused) = served.admin.hosts.check(&headers) {
+        return refused.into_response();
     }
     let level: log::Level = match body.trim().parse() {
         Ok(level) => level,
@@ -230,6 +238,9 @@ async fn status_page(
     headers: HeaderMap,
 ) -> Response {
     let admin = &served.admin;
+    if let Err(refused) = served.check_host(&headers) {
+        return refused.into_response();
+    }
     let has_token = reader::has_token(&headers);
     let (code, page) = match reader::namespace_of(query.as_deref()) {
         Err(Refused { status, text }) => (status, page::health(admin, "", &text, false)),
@@ -255,6 +266,7 @@ async fn statusz_json(
     headers: HeaderMap,
 ) -> Response {
     let status = async {
+        served.check_host(&headers)?;
         let namespace = reader::namespace_of(query.as_deref())?;
         served.status(&headers, &namespace, peer.ip()).await
     };
@@ -264,14 +276,23 @@ async fn statusz_json(
             error!(%error, "cannot encode the status");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
-        Err(Refused { status, text }) => {
-            let challenge = (status == StatusCode::UNAUTHORIZED).then_some([(header::WWW_AUTHENTICATE, "Bearer")]);
-            (status, challenge, private("text/plain; charset=utf-8"), format!("{text}\n")).into_response()
-        }
+        Err(refused) => refused.into_response(),
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let challenge = (self.status == StatusCode::UNAUTHORIZED).then_some([(header::WWW_AUTHENTICATE, "Bearer")]);
+        (self.status, challenge, private("text/plain; charset=utf-8"), format!("{}\n", self.text)).into_response()
     }
 }
 
 impl Served {
+    /// Refuses a host that may be a web site's, unless the reader needs a token, which such a site does not have.
+    fn check_host(&self, headers: &HeaderMap) -> Result<(), Refused> {
+        if self.admin.access.needs_token() { Ok(()) } else { self.admin.hosts.check(headers) }
+    }
+
     /// Returns the status that a reader asks for.
     async fn status(&self, headers: &HeaderMap, namespace: &Arc<str>, peer: IpAddr) -> Result<Statusz, Refused> {
         self.readers.check(headers, namespace, peer).await?;

@@ -212,6 +212,7 @@ impl Bound {
             log: self.config.log.clone(),
             limits: self.limits,
             has_status: self.config.status_page,
+            hosts: self.config.status_page_hosts.clone(),
             access: self.access,
             delivery: self.status,
             store: self.store,

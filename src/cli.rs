@@ -24,7 +24,7 @@ mod version;
 use std::{
     env,
     io::{self, Write},
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
 use anyhow::Context as _;
@@ -81,8 +81,12 @@ struct LogArgs {
 }
 
 impl Cli {
-    /// Parses the command line of this process. Usage errors, `--help` and `--version` end the process.
+    /// Parses the command line of this process. Usage errors, `--help`, `--version` and a shell that asks for completions end
+    /// the process.
     pub fn from_process() -> Self {
+        if completion::answer() {
+            process::exit(0);
+        }
         let command = plugin::named(Self::command(), env::args_os().next().as_deref());
         let matches = command.get_matches();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())

@@ -22,7 +22,9 @@ mod selector;
 mod watch;
 
 pub use client::{Client, ConnectError};
-pub use cluster::{Cluster, ClusterError, ClusterOptions, Forward, Right, VersionedWorkflow, WorkflowQuery};
+pub use cluster::{
+    Cluster, ClusterError, ClusterOptions, Forward, KubeconfigNames, Right, VersionedWorkflow, WorkflowQuery,
+};
 pub use events::EventRecorder;
 pub use marker::PatchMarker;
 pub use metrics::KubernetesMetrics;

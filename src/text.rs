@@ -27,15 +27,30 @@ pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if is_unsafe(c) { ' ' } else { c }).collect()
 }
 
+/// Returns the text without the characters of [`is_unsafe`], but with its lines and tabs.
+pub fn lines(text: &str) -> String {
+    text.replace("\r\n", "\n").chars().map(|c| if is_unsafe(c) && !"\n\t".contains(c) { ' ' } else { c }).collect()
+}
+
 /// Returns JSON with escapes for the characters of [`is_unsafe`] beyond ASCII. They occur only in strings, so the value
 /// stays the same.
 pub fn escaped_json(json: &str) -> String {
+    escaped(json, |c| c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect())
+}
+
+/// Returns YAML of JSON, with escapes as [`escaped_json`]. YAML has one escape for a character, and no surrogates.
+pub fn escaped_yaml(json: &str) -> String {
+    escaped(
+        json,
+        |c| if c > '\u{ffff}' { format!("\\U{:08x}", u32::from(c)) } else { format!("\\u{:04x}", u32::from(c)) },
+    )
+}
+
+fn escaped(json: &str, escape: impl Fn(char) -> String) -> String {
     let mut escaped = String::with_capacity(json.len());
     for c in json.chars() {
         if is_unsafe(c) && (c == '\u{7f}' || !c.is_ascii()) {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                escaped.push_str(&format!("\\u{unit:04x}"));
-            }
+            escaped.push_str(&escape(c));
         } else {
             escaped.push(c);
         }
@@ -52,6 +67,7 @@ mod tests {
         let hostile = "a\x1b]0;t\x07b\r\n\u{9b}2Jc\u{7f}d\u{202e}e\u{2066}f\u{200b}g\u{2028}h\u{e0041}";
         assert_eq!(one_line(hostile), "a ]0;t b   2Jc d e f g h ");
         assert_eq!(one_line("größe 模型 ✓ e\u{301}"), "größe 模型 ✓ e\u{301}");
+        assert_eq!(lines("a\r\n\tb\x1b[31mc\n"), "a\n\tb [31mc\n");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! - [`sources`]: which sources of models are asked
 //! - [`admin`]: requests to the server's admin port
 //! - [`names`]: subscriptions as people name them
+//! - [`known_names`]: names of a cluster, for shell completions
 //! - [`explain`]: why a run's event arrived, has not arrived yet, or never will
 //! - [`lint`]: problems of EventSources and Sensors, from their manifests
 //! - [`report`]: one archive for a bug report
@@ -18,6 +19,7 @@ pub mod admin;
 pub mod check;
 pub mod endpoints;
 pub mod explain;
+pub mod known_names;
 pub mod lint;
 pub mod names;
 pub mod redeliver;

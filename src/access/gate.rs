@@ -92,6 +92,11 @@ impl Access {
         })))
     }
 
+    /// Returns whether a request without a valid token is refused: only with the mode `token`.
+    pub fn needs_token(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.options.mode == Mode::Token)
+    }
+
     /// Decides about a request for the runs of a namespace. Returns the grant, and with the mode `audit` the refusal that
     /// the mode `token` would have given.
     ///

@@ -44,6 +44,7 @@ fn admin() -> Admin {
         log: log::Handle::default(),
         limits: LimitHits::default(),
         has_status: true,
+        hosts: ["status.example.com".parse().unwrap()].into_iter().collect(),
         access: Access::default(),
         delivery: fake::status(DeliveryStatus::default()),
         store: Arc::default(),
@@ -161,16 +162,15 @@ async fn metrics_may_have_a_listener_of_their_own() {
 async fn the_log_level_can_be_changed() {
     let server = running().await;
     assert!(get(server.address, "/loglevel", "").await.ends_with("\r\n\r\ninfo\n"));
-    let put = async |level: &str| {
+    let put_at = async |host: &str, level: &str| {
         let length = level.len();
-        request(
-            server.address,
-            &format!("PUT /loglevel HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{level}"),
-        )
-        .await
+        let head = format!("PUT /loglevel HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n");
+        request(server.address, &(head + level)).await
     };
+    let put = async |level: &str| put_at("localhost:8080", level).await;
     assert!(put("debug,kube=info\n").await.ends_with("\r\n\r\ndebug,kube=info\n"));
     assert!(get(server.address, "/loglevel", "").await.ends_with("\r\n\r\ndebug,kube=info\n"));
+    assert!(put_at("evil.example", "trace").await.starts_with("HTTP/1.1 421"), "a web site");
     assert!(put("inof").await.starts_with("HTTP/1.1 400"));
     assert!(put(&"x".repeat(MAX_BODY + 1)).await.starts_with("HTTP/1.1 413"));
     assert!(get(server.address, "/loglevel", "").await.ends_with("debug,kube=info\n"), "a refusal changes nothing");
@@ -182,7 +182,8 @@ async fn the_log_level_is_changed_from_the_pod_only() {
     for peer in [[192, 0, 2, 1], [127, 0, 0, 6]] {
         let peer = ConnectInfo(SocketAddr::from((peer, 1)));
         let served = Served { readers: Readers::new(Access::default()), admin: admin() };
-        let response = set_log_level(State(Arc::new(served)), peer, "trace".to_owned()).await;
+        let headers = HeaderMap::new();
+        let response = set_log_level(State(Arc::new(served)), peer, headers, "trace".to_owned()).await;
         assert_eq!(response.status(), StatusCode::FORBIDDEN, "{peer:?}");
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     access,
-    admin::TraceUrl,
+    admin::{HostNames, TraceUrl},
     clock::WallClock,
     eventsource::{Limits, TlsFiles},
     lookup::Artifacts,
@@ -30,6 +30,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// The admin port serves the status.
     pub status_page: bool,
+    /// Further host names of the status, for browsers.
+    pub status_page_hosts: HostNames,
     /// The addresses of traces, for the status.
     pub trace_url_template: Option<TraceUrl>,
     /// The URL of ML Metadata's gRPC service, or its `HOST:PORT`.
@@ -81,6 +83,7 @@ impl Default for Config {
             admin_listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8080)),
             metrics_listen: None,
             status_page: true,
+            status_page_hosts: HostNames::default(),
             trace_url_template: None,
             metadata_store: "http://metadata-grpc-service.kubeflow:8080".to_owned(),
             metadata_store_ca: None,

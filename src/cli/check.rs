@@ -177,6 +177,7 @@ impl Check {
             selector: self.selector,
             sources: self.sources.into(),
             admin: self.admin.given().map(ToOwned::to_owned),
+            server_namespaces: self.admin.server_namespaces().to_vec(),
             otlp: self.otlp_endpoint.filter(|url| !url.trim().is_empty()),
         }
     }

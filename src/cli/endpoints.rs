@@ -58,13 +58,18 @@ pub struct ServerArgs {
     server: Option<String>,
 }
 
-/// The address of the server's admin port.
+/// The address of the server's admin port, and the place of its Pods.
 #[derive(Clone, Debug, Args)]
 pub struct AdminArgs {
     /// Address of the server's admin port [default: a ready Pod, through a port-forward]
     #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_ADMIN", value_name = "HOST:PORT",
         value_parser = values::admin)]
     admin: Option<String>,
+
+    /// Namespace of the server's Pods [default: kfp-operator-system and kubeflow; Pods elsewhere may be those of a team]
+    #[arg(long, help_heading = HEADING, env = "MODEL_UPDATE_SERVER_NAMESPACE", value_name = "NAMESPACE",
+        value_delimiter = ',', value_parser = values::one_namespace)]
+    server_namespace: Vec<String>,
 }
 
 /// The token for a server with access control.
@@ -105,14 +110,6 @@ impl ServerArgs {
     pub fn given(&self) -> Option<&str> {
         self.server.as_deref()
     }
-
-    /// Returns the address that was given, else that of a ready Pod.
-    pub async fn resolve(&self, cluster: &Cluster) -> Result<Endpoint, EndpointError> {
-        match &self.server {
-            Some(url) => Ok(Endpoint::at(url.clone())),
-            None => endpoints::server(cluster, ServerPort::Grpc).await,
-        }
-    }
 }
 
 impl AdminArgs {
@@ -125,7 +122,12 @@ impl AdminArgs {
     pub async fn resolve(&self, cluster: &Cluster) -> Result<Endpoint, EndpointError> {
         match &self.admin {
             Some(url) => Ok(Endpoint::at(url.clone())),
-            None => endpoints::server(cluster, ServerPort::Admin).await,
+            None => endpoints::server(cluster, ServerPort::Admin, &self.server_namespace).await,
         }
+    }
+
+    /// The namespaces of the server's Pods that were given.
+    pub fn server_namespaces(&self) -> &[String] {
+        &self.server_namespace
     }
 }

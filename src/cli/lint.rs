@@ -65,7 +65,7 @@ pub(super) struct Lint {
     namespace: Option<Arc<str>>,
 
     /// Check only entries with this url, where others are for another server; may be repeated
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = values::grpc_target)]
     service: Vec<String>,
 }
 

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 pub use crate::text::one_line;
-use crate::text::{escaped_json, is_unsafe};
+use crate::text::{escaped_json, escaped_yaml, is_unsafe};
 
 /// The cell of an absent value, as kubectl's.
 pub const ABSENT: &str = "<none>";
@@ -170,7 +170,10 @@ fn json(value: &impl Serialize) -> anyhow::Result<String> {
 /// YAML. Where its text would act on a terminal, it is JSON with escapes, which is YAML, too.
 fn yaml(value: &impl Serialize) -> anyhow::Result<String> {
     let text = serde_saphyr::to_string(value).context("cannot write YAML")?;
-    if text.chars().any(|c| is_unsafe(c) && c != '\n') { json(value) } else { Ok(format!("{}\n", text.trim_end())) }
+    if !text.chars().any(|c| is_unsafe(c) && c != '\n') {
+        return Ok(format!("{}\n", text.trim_end()));
+    }
+    Ok(escaped_yaml(&serde_json::to_string_pretty(value).context("cannot write YAML")?) + "\n")
 }
 
 #[cfg(test)]
@@ -203,6 +206,17 @@ mod tests {
         let back: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(back, value, "{text}");
         assert!(text.starts_with("a:"), "{text}");
+    }
+
+    /// Above U+FFFF, JSON has two escapes for one character, which YAML does not know.
+    #[test]
+    fn yaml_has_no_surrogates() {
+        let plain = yaml(&serde_json::json!({"a": "🎉 模型", "b": ["🎉"]})).unwrap();
+        assert!(plain.contains("🎉 模型") && !plain.contains('\\'), "{plain}");
+        let value = serde_json::json!({"a": "🎉", "b": "\u{e0041}\u{202e}"});
+        let text = yaml(&value).unwrap();
+        assert!(text.contains("🎉") && text.contains("\\U000e0041\\u202e"), "{text}");
+        assert_eq!(serde_saphyr::from_str::<serde_json::Value>(&text).unwrap(), value, "{text}");
     }
 
     #[test]

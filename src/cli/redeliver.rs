@@ -62,7 +62,7 @@ Examples:
   # Never send a run to this subscription
   model-update-eventsource redeliver -n team-a penguin-x7k2p --subscription deployer --mark
 
-Exit status: 0 done, or nothing to do; 1 failure, or not delivered within --timeout; 2 usage error, or --yes is missing.")]
+Exit status: 0 done, nothing to do, or the answer was no; 1 failure, or not delivered within --timeout; 2 usage error, or --yes is missing.")]
 pub(super) struct Redeliver {
     /// Names of Workflows
     #[arg(value_name = "WORKFLOW", conflicts_with_all = ["since", "all", "pipeline"])]
@@ -165,7 +165,7 @@ impl Redeliver {
         require_right(&cluster, &namespace).await?;
         if !self.yes && !self.confirmed(&steps)? {
             say("Nothing was changed.")?;
-            return Ok(ExitCode::FAILURE);
+            return Ok(ExitCode::SUCCESS);
         }
         let mut outcome = self.apply(&cluster, steps.clone()).await?;
         if self.wait && !outcome.changed.is_empty() {

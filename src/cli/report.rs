@@ -48,7 +48,7 @@ impl Report {
         let entries = runtime.block_on(async {
             let cluster = self.cluster.connect().await;
             let cluster = cluster.as_ref().map_err(|error| format!("{error:#}"));
-            report::collect(cluster, self.admin.given(), &now.to_string()).await
+            report::collect(cluster, self.admin.given(), self.admin.server_namespaces(), &now.to_string()).await
         });
         // Tasks of port-forwards may still run.
         runtime.shutdown_background();

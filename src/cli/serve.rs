@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::{LogArgs, signals::Signals, values};
 use crate::{
     access::{self, Mode},
-    admin::TraceUrl,
+    admin::{HostName, TraceUrl},
     app::{self, Config, shutdown},
     clock::WallClock,
     eventsource::{Limits, TlsFiles},
@@ -89,6 +89,13 @@ pub(super) struct Serve {
     #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_STATUS_PAGE", value_name = "ON|OFF", value_enum,
         default_value_t = values::Switch::On)]
     status_page: values::Switch,
+
+    /// Further host names of the status, such as that of an Ingress, separated by commas; may be repeated
+    ///
+    /// Without --auth token, the status is for requests to an IP address, localhost, or the name of a Service, so that no web
+    /// site can read it in the browser of a person who reaches the port.
+    #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_STATUS_PAGE_HOST", value_name = "NAME,...", value_delimiter = ',')]
+    status_page_host: Vec<HostName>,
 
     /// Address of a run's trace, to which the status links; {trace_id} is replaced
     ///
@@ -254,6 +261,7 @@ impl From<Serve> for Config {
             admin_listen: serve.admin_listen,
             metrics_listen: serve.metrics_listen,
             status_page: serve.status_page == values::Switch::On,
+            status_page_hosts: serve.status_page_host.into_iter().collect(),
             trace_url_template: serve.trace_url_template,
             metadata_store: serve.metadata_store,
             metadata_store_ca: serve.metadata_store_ca,

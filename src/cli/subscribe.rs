@@ -158,6 +158,7 @@ impl Subscribe {
         let destination = Destination {
             server: self.server.given().map(ToOwned::to_owned),
             cluster: cluster.clone(),
+            server_namespaces: self.admin.server_namespaces().to_vec(),
             token_file: self.token.token_file.clone(),
             ca: ca.transpose()?,
         };

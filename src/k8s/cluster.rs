@@ -6,6 +6,7 @@
 mod config;
 mod error;
 mod forward;
+mod names;
 mod workflows;
 
 use std::{fmt, time::Duration};
@@ -20,6 +21,7 @@ pub use self::{
     config::ClusterOptions,
     error::ClusterError,
     forward::Forward,
+    names::KubeconfigNames,
     workflows::{VersionedWorkflow, WorkflowQuery},
 };
 use super::{

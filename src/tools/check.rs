@@ -57,6 +57,8 @@ pub struct Options {
     pub sources: SourceOptions,
     /// The URL of the server's admin port. `None`: a ready Pod.
     pub admin: Option<String>,
+    /// The namespaces in which the user says that the server is.
+    pub server_namespaces: Vec<String>,
     /// The URL to which traces are exported.
     pub otlp: Option<String>,
 }
@@ -107,6 +109,21 @@ pub struct Report {
     pub categories: Vec<Category>,
 }
 
+/// The document about each subject: a runbook, which the program contains, or a page and its heading.
+const DOCUMENTS: [(&str, &str); 11] = [
+    ("kubernetes-api", "`model-update-eventsource runbook ModelUpdateWatchDown`"),
+    ("server", "`model-update-eventsource runbook ModelUpdateEventsourceDown`"),
+    ("server-rights", "`model-update-eventsource runbook ModelUpdateWatchDown`"),
+    ("pre-install-rights", "helm/README.md#install"),
+    ("argo-workflows", "`model-update-eventsource runbook ModelUpdateRunsLost`"),
+    ("argo-events", "`model-update-eventsource runbook ModelUpdateSubscriberGone`"),
+    ("event-sources", "docs/tools.md#rules"),
+    ("ml-metadata", "`model-update-eventsource runbook ModelUpdateLookupsFailing`"),
+    ("kubeflow-api", "`model-update-eventsource runbook ModelUpdateLookupsFailing`"),
+    ("traces", "docs/tracing.md#enable-tracing"),
+    ("tls", "docs/security.md#tls"),
+];
+
 impl Category {
     fn new(category_name: &'static str) -> Self {
         Self { category_name, checks: Vec::new() }
@@ -114,7 +131,11 @@ impl Category {
 
     fn push(&mut self, description: impl Into<String>, result: Outcome, problem: Option<(String, String)>) {
         let (error, hint) = problem.unzip();
-        let hint = hint.filter(|hint| !hint.is_empty());
+        let document = DOCUMENTS.iter().find(|(category, _)| *category == self.category_name);
+        let see = document.map(|(_, document)| format!("see {document}")).unwrap_or_default();
+        let parts =
+            |hint: String| [hint.trim_end_matches('.').to_owned(), see].into_iter().filter(|text| !text.is_empty());
+        let hint = hint.map(|hint| parts(hint).collect::<Vec<_>>().join("; ")).filter(|hint| !hint.is_empty());
         self.checks.push(Check { description: description.into(), result, hint, error });
     }
 
@@ -170,7 +191,7 @@ pub async fn run(options: &Options) -> Report {
     categories.push(api);
     let mut flags = None;
     if let Some(cluster) = &cluster {
-        let server = server::find(cluster).await;
+        let server = server::find(cluster, &options.server_namespaces).await;
         if options.pre {
             categories.push(rights::to_install(cluster, options).await);
         } else {

@@ -3,8 +3,6 @@
 //! An address that the user gives is used as it is. Otherwise a command in a Pod uses the cluster's own addresses, and one
 //! on another machine a port-forward of its own, with the user's rights.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use crate::k8s::{Cluster, ClusterError, Forward};
@@ -24,8 +22,8 @@ const KFP_API: Service =
 /// The label of the server's Pods, as the chart sets it.
 pub const SERVER_SELECTOR: &str = "app.kubernetes.io/name=model-update-eventsource";
 /// Namespaces of platforms, in which the server is usually installed. Users who may not list the Pods of all namespaces look
-/// for it there and in the namespace of their context. Its Pods there precede others, because each team may give this label to
-/// a Pod of its own, which would then receive tokens.
+/// for it there and in the namespace of their context. Its Pods there hide others, because each team may give this label to
+/// a Pod of its own, which would then receive tokens. See [`is_trusted`].
 const SERVER_NAMESPACES: [&str; 2] = ["kfp-operator-system", KUBEFLOW];
 
 /// An address, with the port-forward that it needs.
@@ -92,13 +90,14 @@ pub enum EndpointError {
         /// The flag.
         flag: &'static str,
     },
-    /// Several namespaces have Pods with the label, and none is one of a platform.
+    /// Only Pods have the label that a team may have created.
     #[error(
-        "the namespaces {namespaces} all have Pods with the label of the server; give the address of the right one with {flag} HOST:PORT"
+        "only Pods that a team may have created have the label of the server ({pods}), and would receive your token; if the server is \
+         one of them, name its namespace with --server-namespace, or give its address with {flag} HOST:PORT"
     )]
-    Ambiguous {
-        /// The namespaces.
-        namespaces: String,
+    Untrusted {
+        /// The Pods, as `NAMESPACE/NAME`.
+        pods: String,
         /// The flag.
         flag: &'static str,
     },
@@ -115,27 +114,32 @@ pub enum EndpointError {
 }
 
 const SERVER: &str = "the server";
-/// Namespaces in a message.
+/// Pods in a message.
 const MAX_NAMED: usize = 10;
 
-/// Returns the address of a port of the server: a ready Pod with the chart's label, in a namespace of a platform if there
-/// is one.
+/// Returns the address of a port of the server: a ready Pod with the chart's label that no team can have created. `named` are
+/// the namespaces in which the person says that the server is.
 ///
 /// # Errors
-/// No Pod is found, or there is no port-forward to it.
-pub async fn server(cluster: &Cluster, port: ServerPort) -> Result<Endpoint, EndpointError> {
+/// No such Pod is found, or there is no port-forward to it.
+pub async fn server(cluster: &Cluster, port: ServerPort, named: &[String]) -> Result<Endpoint, EndpointError> {
     let (name, number) = port.port();
-    let (pods, place) = server_pods(cluster).await.map_err(failed(SERVER, port.flag()))?;
-    let ready: Vec<PodPort> = pods.iter().filter_map(|pod| PodPort::of(pod, &Value::from(name), number)).collect();
-    let Some(pod) = ready.first().cloned() else {
-        return Err(EndpointError::NoPod { what: SERVER, place, flag: port.flag() });
-    };
-    let namespaces: BTreeSet<&str> = ready.iter().map(|pod| &*pod.namespace).collect();
-    if namespaces.len() > 1 && !is_of_platform(&pod.namespace) {
-        let names: Vec<&str> = namespaces.into_iter().take(MAX_NAMED).collect();
-        return Err(EndpointError::Ambiguous { namespaces: names.join(", "), flag: port.flag() });
+    let (pods, place) = server_pods(cluster, named).await.map_err(failed(SERVER, port.flag()))?;
+    // A Pod may use every account of its namespace, so a token of that is none to hide from others there.
+    let own = cluster.is_in_pod().then(|| cluster.default_namespace());
+    let mut untrusted = Vec::new();
+    for pod in &pods {
+        let Some(found) = PodPort::of(pod, &Value::from(name), number) else { continue };
+        if own == Some(&*found.namespace) || named.contains(&found.namespace) || is_trusted(pod) {
+            return reach(cluster, found).await.map_err(failed(SERVER, port.flag()));
+        }
+        untrusted.push(format!("{}/{}", found.namespace, found.name));
     }
-    reach(cluster, pod).await.map_err(failed(SERVER, port.flag()))
+    if untrusted.is_empty() {
+        return Err(EndpointError::NoPod { what: SERVER, place, flag: port.flag() });
+    }
+    untrusted.truncate(MAX_NAMED);
+    Err(EndpointError::Untrusted { pods: untrusted.join(", "), flag: port.flag() })
 }
 
 /// Returns the address of ML Metadata: Kubeflow's Service in a Pod, else a ready Pod behind it.
@@ -227,6 +231,20 @@ fn is_of_platform(namespace: &str) -> bool {
     SERVER_NAMESPACES.contains(&namespace)
 }
 
+/// Returns whether only those who run the platform can have created a Pod: it is in one of its namespaces, and part of a
+/// workload. A step of a pipeline is a Pod, too, with labels of the pipeline's author, and the runs of a Kubeflow without
+/// profiles are in its own namespace.
+fn is_trusted(pod: &Value) -> bool {
+    let is_workload = |owner: &Value| {
+        let kind = (owner["apiVersion"].as_str(), owner["kind"].as_str());
+        owner["controller"] == true
+            && matches!(kind, (Some("apps/v1"), Some("ReplicaSet" | "StatefulSet" | "DaemonSet")))
+    };
+    let metadata = &pod["metadata"];
+    metadata["namespace"].as_str().is_some_and(is_of_platform)
+        && metadata["ownerReferences"].as_array().is_some_and(|owners| owners.iter().any(is_workload))
+}
+
 /// Leaves only the Pods in namespaces of platforms, if there are any.
 fn preferred(mut pods: Vec<Value>) -> Vec<Value> {
     let is_preferred = |pod: &Value| pod["metadata"]["namespace"].as_str().is_some_and(is_of_platform);
@@ -236,12 +254,20 @@ fn preferred(mut pods: Vec<Value>) -> Vec<Value> {
     pods
 }
 
-/// Returns the server's Pods and the namespaces in which they were looked for. Those in namespaces of platforms hide others.
+/// Returns the server's Pods and the namespaces in which they were looked for: those that are named, else all. Pods in
+/// namespaces of platforms hide others.
 ///
 /// # Errors
 /// The user may list Pods in none of these namespaces.
-pub async fn server_pods(cluster: &Cluster) -> Result<(Vec<Value>, String), ClusterError> {
+pub async fn server_pods(cluster: &Cluster, named: &[String]) -> Result<(Vec<Value>, String), ClusterError> {
     let query = [("labelSelector", SERVER_SELECTOR)];
+    if !named.is_empty() {
+        let mut pods = Vec::new();
+        for namespace in named {
+            pods.extend(cluster.list(&format!("/api/v1/namespaces/{namespace}/pods"), &query).await?);
+        }
+        return Ok((pods, format!("the namespaces {}", named.join(", "))));
+    }
     let forbidden = match cluster.list("/api/v1/pods", &query).await {
         Ok(pods) => return Ok((preferred(pods), "all namespaces".to_owned())),
         Err(error) if error.is_forbidden() => error,
@@ -353,6 +379,18 @@ mod tests {
         let (team, other, platform) = (of("a-team"), of("other"), of("kfp-operator-system"));
         assert_eq!(preferred(vec![team.clone(), platform.clone()]), [platform]);
         assert_eq!(preferred(vec![team.clone(), other.clone()]), [team, other]);
+    }
+
+    #[test]
+    fn a_pod_that_a_team_may_have_created_is_not_trusted() {
+        let pod = |namespace: &str, version: &str, kind: &str| {
+            let owner = json!({"apiVersion": version, "kind": kind, "name": "x", "controller": true});
+            json!({"metadata": {"namespace": namespace, "ownerReferences": [owner]}})
+        };
+        assert!(is_trusted(&pod("kubeflow", "apps/v1", "ReplicaSet")));
+        assert!(!is_trusted(&pod("team-a", "apps/v1", "ReplicaSet")), "of a team");
+        assert!(!is_trusted(&pod("kubeflow", "argoproj.io/v1alpha1", "Workflow")), "a step of a pipeline");
+        assert!(!is_trusted(&json!({"metadata": {"namespace": "kubeflow"}})), "a Pod of its own");
     }
 
     #[test]

@@ -261,6 +261,7 @@ pub fn check(
     }
     event_sources::check_shared(&sources, findings);
     let known: Vec<EventSource> = sources.iter().map(|(source, _)| source.clone()).collect();
+    let known = sensors::Sources::new(&known);
     for object in objects.iter().filter(|object| object.kind == Kind::Sensor) {
         sensors::check(object, &known, findings);
     }

@@ -16,6 +16,7 @@ use super::endpoints;
 use crate::{
     k8s::{Cluster, Right},
     telemetry::{REVISION, VERSION},
+    text::lines,
 };
 
 /// Pods of the server in a report: more replicas are rare, and equal.
@@ -58,7 +59,8 @@ impl Files {
     fn add(&mut self, name: impl Into<String>, found: Result<String, String>) {
         let name = name.into();
         let entry = match found {
-            Ok(text) => Entry { name, text: redact::text(&text), problem: None },
+            // Logs and pages contain the words of tenants, and people look through the files on a terminal.
+            Ok(text) => Entry { name, text: redact::text(&lines(&text)), problem: None },
             Err(problem) => {
                 let problem = redact::text(&problem);
                 Entry { name, text: format!("not available: {problem}\n"), problem: Some(problem) }
@@ -74,14 +76,19 @@ impl Files {
 }
 
 /// Collects the report. `admin` is the address of an admin port that the user gives.
-pub async fn collect(cluster: Result<&Cluster, String>, admin: Option<&str>, time: &str) -> Vec<Entry> {
+pub async fn collect(
+    cluster: Result<&Cluster, String>,
+    admin: Option<&str>,
+    server_namespaces: &[String],
+    time: &str,
+) -> Vec<Entry> {
     let mut files = Files::default();
     files.json("version.json", Ok(json!({"version": VERSION, "revision": REVISION})));
     if let Some(address) = admin {
         admin_pages(&mut files, "", address).await;
     }
     match cluster {
-        Ok(cluster) => of_cluster(&mut files, cluster, admin.is_none()).await,
+        Ok(cluster) => of_cluster(&mut files, cluster, admin.is_none(), server_namespaces).await,
         Err(problem) => files.add("cluster.txt", Err(problem)),
     }
     files.0.insert(0, readme(&files.0, time));
@@ -104,11 +111,11 @@ fn readme(files: &[Entry], time: &str) -> Entry {
     Entry { name: "README.txt".to_owned(), text, problem: None }
 }
 
-async fn of_cluster(files: &mut Files, cluster: &Cluster, has_admin: bool) {
+async fn of_cluster(files: &mut Files, cluster: &Cluster, has_admin: bool, server_namespaces: &[String]) {
     files.json("kubernetes.json", got(cluster.get("/version").await));
     files.add("rights.txt", rights(cluster).await);
     files.add("neighbors.txt", neighbors(cluster).await);
-    let pods = match endpoints::server_pods(cluster).await {
+    let pods = match endpoints::server_pods(cluster, server_namespaces).await {
         Ok((pods, place)) if pods.is_empty() => {
             return files.add("pods.json", Err(format!("no Pod of the server in {place}")));
         }
@@ -312,7 +319,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
-        let files = collect(Err("no kubeconfig".to_owned()), Some(&closed), "now").await;
+        let files = collect(Err("no kubeconfig".to_owned()), Some(&closed), &[], "now").await;
         let problem = |name: &str| files.iter().find(|file| file.name == name).unwrap().problem.clone();
         assert_eq!(problem("cluster.txt").as_deref(), Some("no kubeconfig"));
         assert!(problem("readyz.txt").is_some() && problem("version.json").is_none());

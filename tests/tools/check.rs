@@ -207,6 +207,9 @@ async fn check_finds_the_server_by_its_pod_and_service() {
     // The server's own account, which the administrator impersonates.
     let account = site.cluster.service_account(&site.namespace, "default").await;
     let (_, outcomes) = site.outcomes(&[]).await;
+    assert_outcome(&outcomes, "server: the server is ready", "warning", "a team may have created");
+    let there = ["--server-namespace", &site.namespace];
+    let (_, outcomes) = site.outcomes(&there).await;
     assert_outcome(&outcomes, &format!("{} can patch workflows", account.user()), "error", "the right to patch");
     site.cluster.grant(&account, None, vec![rule("argoproj.io", "workflows", &["list", "watch", "patch"])]).await;
     let entry = |url: String| json!({"url": url, "insecure": true, "config": "kfpNamespace: team\nremember: false"});
@@ -216,7 +219,7 @@ async fn check_finds_the_server_by_its_pod_and_service() {
         "elsewhere": {"url": "other:50051"},
     }});
     site.apply("EventSource", "other", other).await;
-    let (code, outcomes) = site.outcomes(&[]).await;
+    let (code, outcomes) = site.outcomes(&there).await;
     assert_eq!(code, 1, "{outcomes:#?}");
     assert_outcome(&outcomes, "server: the server has Pods (1)", "success", "");
     assert_outcome(&outcomes, "server: the server is ready", "success", "");

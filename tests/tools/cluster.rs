@@ -68,7 +68,7 @@ async fn the_server_is_found_and_reached_through_its_pod() {
     // The label of the server's Pods is one for the whole cluster.
     let cluster = Peers::find().await.private_cluster().await;
     let connection = admin(&cluster).await;
-    let none = endpoints::server(&connection, ServerPort::Admin).await.unwrap_err();
+    let none = endpoints::server(&connection, ServerPort::Admin, &[]).await.unwrap_err();
     assert!(matches!(none, EndpointError::NoPod { .. }) && none.to_string().contains("--admin HOST:PORT"), "{none}");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -82,12 +82,20 @@ async fn the_server_is_found_and_reached_through_its_pod() {
     let ports = vec![("admin", 8888, address)];
     Pod { namespace: &namespace, name: "server-0", labels, ports }.start(&cluster).await;
 
-    let endpoint = endpoints::server(&connection, ServerPort::Admin).await.unwrap();
+    // Whoever may create Pods in a namespace may give them the label.
+    let untrusted = endpoints::server(&connection, ServerPort::Admin, &[]).await.unwrap_err();
+    let named = format!("({namespace}/server-0)");
+    assert!(
+        untrusted.to_string().contains(&named) && untrusted.to_string().contains("--server-namespace"),
+        "{untrusted}"
+    );
+    let there = [namespace.clone()];
+    let endpoint = endpoints::server(&connection, ServerPort::Admin, &there).await.unwrap();
     for _ in 0..2 {
         assert_eq!(plain_http::get(&format!("{}/page", endpoint.url)).await.unwrap(), page);
     }
     assert!(endpoint.describe().contains("server-0, port 8888"), "{}", endpoint.describe());
-    let silent = endpoints::server(&connection, ServerPort::Grpc).await.unwrap();
+    let silent = endpoints::server(&connection, ServerPort::Grpc, &there).await.unwrap();
     plain_http::get(&silent.url).await.unwrap_err();
     let forward = silent.forward.expect("a port-forward");
     eventually(CATCH_UP, "the reason", async || {
@@ -99,7 +107,7 @@ async fn the_server_is_found_and_reached_through_its_pod() {
     let account = cluster.service_account(&namespace, "reader").await;
     cluster.grant(&account, None, vec![rule("", "pods", &["list"])]).await;
     let reader = connect(cluster.admin_kubeconfig_file(), Some(&account)).await;
-    let error = endpoints::server(&reader, ServerPort::Admin).await.unwrap_err();
+    let error = endpoints::server(&reader, ServerPort::Admin, &there).await.unwrap_err();
     let EndpointError::Cluster { error: ClusterError::Forbidden { message }, .. } = error else { panic!("{error}") };
     assert!(message.contains("pods/portforward"), "{message}");
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 /// The deadline of a command on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A command line of the program.
 #[derive(Debug)]
@@ -49,6 +49,11 @@ impl Tool {
         command.env("LC_ALL", "C.UTF-8");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         Self(command)
+    }
+
+    /// The command, for another way to run it.
+    pub(crate) fn into_command(self) -> Command {
+        self.0
     }
 
     /// Runs the command to its end.

@@ -7,6 +7,7 @@
 mod browser;
 mod check;
 mod cluster;
+mod completion;
 mod explain;
 mod harness;
 mod kubeflow_api;
@@ -17,6 +18,7 @@ mod redeliver;
 mod report;
 mod status_page;
 mod subscribe;
+mod terminal;
 
 use serde_json::{Value, json};
 use test_support::{CATCH_UP, Cluster, Peers, SOON, TestEnv, eventually, rule};

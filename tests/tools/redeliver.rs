@@ -120,3 +120,34 @@ async fn a_missing_right_is_named_and_nothing_changes() {
     assert!(one.code == 1 && one.stderr.contains(&right), "{one:?}");
     assert_eq!(env.marks("run-x").await.get(&mark("deployer")), Some(&uid));
 }
+
+/// The question, and what a terminal shows while the command waits. No server runs.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_terminal_is_asked_and_sees_the_progress() {
+    let env = TestEnv::start(Peers::find().await).await;
+    let new = NewWorkflow::tfx_v1("run-x", PIPELINE).phase("Succeeded");
+    let uid = env.workflows.create(new).await.metadata.uid.expect("a UID");
+    env.workflows.annotate("run-x", &mark("deployer"), Some(&uid)).await;
+    let namespace = &env.namespace;
+    let line = format!("redeliver -n {namespace} run-x --subscription deployer --wait --timeout 1s");
+    let start = || {
+        let arguments: Vec<_> = line.split(' ').collect();
+        Tool::new(&env.cluster.admin_kubeconfig_file(), &arguments).start_on_terminal()
+    };
+    for answer in ["n\n", "\n", "\u{4}"] {
+        let mut asked = start();
+        asked.shown("Send again? [y/N]").await;
+        assert!(asked.screen().contains("run-x"), "the table precedes the question: {}", asked.screen());
+        asked.type_in(answer);
+        assert_eq!(asked.ended().await, 0, "{}", asked.screen());
+        asked.shown("Nothing was changed.").await;
+        assert_eq!(env.marks("run-x").await.get(&mark("deployer")), Some(&uid));
+    }
+    let mut agreed = start();
+    agreed.shown("Send again? [y/N]").await;
+    agreed.type_in("y\n");
+    agreed.shown("waiting for the delivery of 1 of 1 run").await;
+    assert_eq!(agreed.ended().await, 1, "no server delivers it: {}", agreed.screen());
+    assert!(env.marks("run-x").await.is_empty());
+}

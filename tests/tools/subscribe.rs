@@ -126,3 +126,34 @@ async fn refusals_and_contradictions_have_their_exit_status() {
         Tool::new(&folder.path().join("none"), &["subscribe", "-n", "team", "--server", "127.0.0.1:1"]).run().await;
     assert!(unreachable.code == 1 && unreachable.stderr.contains("127.0.0.1:1"), "{unreachable:?}");
 }
+
+/// Without the authority, the certificate is refused. The admin port has the numbers.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_server_with_tls_and_its_numbers_of_runs() {
+    let env = TestEnv::start(Peers::find().await).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("the folder is writable");
+        path.display().to_string()
+    };
+    let cert = file("tls.crt", signed.cert.pem());
+    let key = file("tls.key", signed.signing_key.serialize_pem());
+    let flags = [format!("--tls-cert={cert}"), format!("--tls-key={key}"), format!("--namespaces={}", env.namespace)];
+    let server = env.start_server(&[], &flags.each_ref().map(String::as_str)).await;
+    let url = format!("--server https://{}", server.listen);
+    let unknown = tool(&env, &server, &format!("{url} --once")).run().await;
+    assert!(unknown.code == 1 && unknown.stderr.contains("certificate"), "{unknown:?}");
+    // Without TLS, the connection breaks off, which may pass.
+    let plaintext = tool(&env, &server, "--once --timeout 1s").run().await;
+    assert!(plaintext.code == 1 && plaintext.stderr.contains("connecting again in"), "{plaintext:?}");
+
+    let numbers = format!("{url} --ca {cert} --admin {} --once --timeout 60s", server.admin);
+    let mut stream = connected(&env, &server, &numbers).await;
+    stream.said(&format!("In {}: 0 pending", env.namespace), 1).await;
+    env.succeed("run-x").await;
+    assert_eq!(stream.line().await, Some(payload("run-x")));
+    assert_eq!(stream.ended().await, 0, "{}", stream.words());
+}

@@ -244,6 +244,27 @@ async fn the_page_shows_health_only_without_the_right() {
     assert!(code == 200 && page.contains("<code>deploy</code>"), "{page}");
 }
 
+/// A site whose name has the address of this port (DNS rebinding). Its scripts have no token.
+#[tokio::test]
+async fn web_sites_cannot_read_the_status() {
+    let server = running_on(listener(), admin_with_status(), None);
+    let code = async |server: &Running, host: &str, path: &str| {
+        let answer = request(server.address, &format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        let code: u16 = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        assert!(code == 200 || !answer.contains("deploy"), "{answer}");
+        code
+    };
+    for path in ["/", "/statusz.json"] {
+        for host in ["127.0.0.1:8080", "localhost:8080", "server.team.svc:8080", "status.example.com"] {
+            assert_eq!(code(&server, host, path).await, 200, "{host}{path}");
+        }
+        assert_eq!(code(&server, "evil.example:8080", path).await, 421, "{path}");
+    }
+    assert_eq!(code(&server, "evil.example:8080", "/readyz").await, 200, "probes and scrapers have any host");
+    let protected = running_on(listener(), protected(), None);
+    assert_eq!(code(&protected, "any.example", "/").await, 200, "it needs a token, which the site does not have");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_delivery_task_is_reported() {
     let server = running_on(listener(), Admin { delivery: fake::no_status(), ..admin() }, None);

@@ -1,6 +1,6 @@
-//! The maximum age of streams. After a roll-out, most streams are attached to the replica that was ready first, and stay
-//! there. With a maximum age, each of them ends once in a while, and its client reconnects to a replica that the Service
-//! selects.
+//! The maximum age of streams. Streams stay on the replica to which they are connected: one that was added or restarted has
+//! none, and after a roll-out those that were ready first have more than the others. With a maximum age, each stream ends
+//! once in a while, and its client reconnects to a replica that the Service selects.
 //!
 //! A stream ends only while nothing is open for it: no run is pending, no event is unconfirmed, and the mark of every
 //! delivery was seen. So the next replica repeats nothing. Streams with `remember: false` never end by age, since they

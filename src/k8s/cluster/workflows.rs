@@ -1,6 +1,6 @@
 //! Workflows as the server sees them: metadata only, read by its own decoder.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, ops::ControlFlow};
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ use crate::{
 
 /// The media types of the metadata of one object and of a list, without the rest.
 const ONE: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-const MANY: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+pub(super) const MANY: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 
 /// The longest name of an object.
 const MAX_NAME: usize = 253;
@@ -84,19 +84,38 @@ impl Cluster {
     /// # Errors
     /// See [`ClusterError`].
     pub async fn workflows(&self, query: WorkflowQuery<'_>) -> Result<Vec<VersionedWorkflow>, ClusterError> {
+        let mut workflows = Vec::new();
+        self.workflow_pages(query, |page| {
+            workflows.extend(page);
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(workflows)
+    }
+
+    /// Calls `found` with the Workflows of a query, page by page, until it breaks.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn workflow_pages(
+        &self,
+        query: WorkflowQuery<'_>,
+        mut found: impl FnMut(Vec<VersionedWorkflow>) -> ControlFlow<()>,
+    ) -> Result<(), ClusterError> {
         let path = workflows_path(query.namespace);
         let selector: &[_] = if query.selector.is_empty() { &[] } else { &[("labelSelector", query.selector)] };
         let decoder = decoder();
-        let mut workflows = Vec::new();
         let mut token = String::new();
         let mut bytes = 0;
         loop {
+            let mut workflows = Vec::new();
             let page = paged(&path, selector, &token);
             let read = self.page(&page, &decoder, &mut workflows, &mut bytes);
             let ListMetadata { token: next, .. } = self.timed(read).await??;
+            let ended = found(workflows).is_break();
             match next.filter(|next| !next.is_empty()) {
-                Some(next) => token = next,
-                None => return Ok(workflows),
+                Some(next) if !ended => token = next,
+                _ => return Ok(()),
             }
         }
     }

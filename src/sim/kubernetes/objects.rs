@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -170,8 +171,10 @@ impl Objects {
                            start a new list without the continue parameter.";
             return Err(failure(410, "Expired", message, Value::Null));
         }
-        let inside = self.live.iter().filter(|(key, _)| key.starts_with(&selection.prefix()));
-        let mut rest = inside.skip_while(|(key, _)| key.as_str() <= last).peekable();
+        let prefix = selection.prefix();
+        let begin = if last.is_empty() { Bound::Included(prefix.as_str()) } else { Bound::Excluded(last) };
+        let behind = self.live.range::<str, _>((begin, Bound::Unbounded));
+        let mut rest = behind.take_while(|(key, _)| key.starts_with(&prefix)).peekable();
         let mut page = Page { items: Vec::new(), version, next: None };
         while let Some((key, object)) = rest.next() {
             if selection.matches(object) {

@@ -86,8 +86,8 @@ impl Server {
 }
 
 /// Finds the server's Pods and Services.
-pub(super) async fn find(cluster: &Cluster) -> Server {
-    let (pods, place) = match endpoints::server_pods(cluster).await {
+pub(super) async fn find(cluster: &Cluster, named: &[String]) -> Server {
+    let (pods, place) = match endpoints::server_pods(cluster, named).await {
         Ok(found) => found,
         Err(error) => {
             let (flags, services) = (Flags::default(), Vec::new());
@@ -119,7 +119,7 @@ pub(super) async fn check(cluster: &Cluster, options: &Options, server: &Server)
     }
     let endpoint = match &options.admin {
         Some(url) => Ok(Endpoint::at(url.clone())),
-        None => endpoints::server(cluster, ServerPort::Admin).await,
+        None => endpoints::server(cluster, ServerPort::Admin, &options.server_namespaces).await,
     };
     let description = "the server is ready";
     match endpoint {
@@ -150,11 +150,11 @@ pub(super) async fn check(cluster: &Cluster, options: &Options, server: &Server)
         Err(EndpointError::NoPod { .. }) => {
             category.fail(description, "no Pod of the server is ready", "see `kubectl describe pod` and the Pod's log");
         }
-        Err(error @ EndpointError::Ambiguous { .. }) => {
+        Err(error @ EndpointError::Untrusted { .. }) => {
             category.warn(
                 description,
                 error.to_string(),
-                "not checked: remove the label from Pods that are not the server's",
+                "not checked: name the namespace of the server with --server-namespace",
             );
         }
         Err(error @ EndpointError::Cluster { .. }) => {

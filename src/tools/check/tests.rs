@@ -10,13 +10,14 @@ fn the_report_has_the_form_of_linkerd() {
     category.ok("can query the API");
     category.warn("is new", "it is old", "upgrade");
     let report = Report::of(vec![category.clone(), Category::new("empty")]);
+    let see = "see `model-update-eventsource runbook ModelUpdateWatchDown`";
     let expected = json!({
         "success": true,
         "categories": [{
             "categoryName": "kubernetes-api",
             "checks": [
                 {"description": "can query the API", "result": "success"},
-                {"description": "is new", "result": "warning", "hint": "upgrade", "error": "it is old"},
+                {"description": "is new", "result": "warning", "hint": format!("upgrade; {see}"), "error": "it is old"},
             ],
         }],
     });
@@ -25,7 +26,29 @@ fn the_report_has_the_form_of_linkerd() {
     let report = Report::of(vec![category]);
     assert!(!report.success);
     let failed: Vec<_> = report.with(Outcome::Error).map(|(name, check)| (name, check.hint.clone())).collect();
-    assert_eq!(failed, [("kubernetes-api", None)]);
+    assert_eq!(failed, [("kubernetes-api", Some(see.to_owned()))]);
+}
+
+/// A renamed runbook or heading would leave a hint without its document.
+#[test]
+fn every_hint_names_a_document_that_exists() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (category, document) in DOCUMENTS {
+        if let Some(runbook) = document.trim_matches('`').strip_prefix("model-update-eventsource runbook ") {
+            assert!(crate::tools::runbooks::find(runbook).is_ok(), "{category}: {document}");
+            continue;
+        }
+        let (file, anchor) = document.split_once('#').unwrap();
+        let page = std::fs::read_to_string(folder.join(file)).unwrap();
+        let slug = |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        let has = page.lines().any(|line| line.starts_with('#') && slug(line) == anchor);
+        assert!(has, "{category}: {document}");
+    }
+    let sources = std::fs::read_dir(folder.join("src/tools/check")).unwrap();
+    let text: String = sources.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+    for name in text.split("let mut category = Category::new(\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert!(name == "test" || DOCUMENTS.iter().any(|(category, _)| *category == name), "{name}");
+    }
 }
 
 /// Nothing is checked through a cluster that cannot be reached, and nothing hangs.
@@ -52,6 +75,7 @@ async fn an_unreachable_cluster_is_an_error() {
         selector: "pipeline/runid".to_owned(),
         sources: SourceOptions::default(),
         admin: None,
+        server_namespaces: Vec::new(),
         otlp: None,
     };
     let report = run(&options).await;

@@ -71,6 +71,13 @@ pub struct Entry {
     subscription: Subscription,
 }
 
+impl Entry {
+    /// The subscription that it has.
+    pub fn subscription(&self) -> &Subscription {
+        &self.subscription
+    }
+}
+
 /// Reads the entries of EventSources. Returns also what is wrong with those that seem to be for this server.
 pub fn entries(event_sources: &[Value]) -> (Vec<Entry>, Vec<String>) {
     let (mut entries, mut problems) = (Vec::new(), Vec::new());

@@ -1,6 +1,6 @@
 //! Rules for Sensors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Findings, Object, Severity,
@@ -22,8 +22,41 @@ enum Source {
     Unknown,
 }
 
-/// Checks a Sensor. `sources` are the known EventSources of all namespaces.
-pub(super) fn check(object: &Object, sources: &[EventSource], findings: &mut Findings) {
+/// The known EventSources of all namespaces, found by name and by namespace: a dependency is compared with few of them, however
+/// many there are.
+pub(super) struct Sources<'a> {
+    all: &'a [EventSource],
+    by_name: HashMap<&'a str, Vec<&'a EventSource>>,
+    by_namespace: HashMap<Option<&'a str>, Vec<&'a EventSource>>,
+}
+
+impl<'a> Sources<'a> {
+    pub(super) fn new(all: &'a [EventSource]) -> Self {
+        let (mut by_name, mut by_namespace) = (HashMap::<_, Vec<_>>::new(), HashMap::<_, Vec<_>>::new());
+        for source in all {
+            by_name.entry(&*source.name).or_default().push(source);
+            by_namespace.entry(source.namespace.as_deref()).or_default().push(source);
+        }
+        Self { all, by_name, by_namespace }
+    }
+
+    fn named(&self, name: &str) -> &[&'a EventSource] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The EventSources that a Sensor of this namespace may see. A manifest without a namespace is applied to that of the
+    /// others.
+    fn seen_from<'s>(&'s self, namespace: Option<&'s str>) -> Box<dyn Iterator<Item = &'s EventSource> + 's> {
+        let of = |namespace| self.by_namespace.get(&namespace).into_iter().flatten().copied();
+        match namespace {
+            None => Box::new(self.all.iter()),
+            Some(_) => Box::new(of(namespace).chain(of(None))),
+        }
+    }
+}
+
+/// Checks a Sensor.
+pub(super) fn check(object: &Object, sources: &Sources<'_>, findings: &mut Findings) {
     let spec = object.root.get("spec");
     let mut checker = Checker { object, findings };
     let dependencies = checker.dependencies(spec, sources);
@@ -43,7 +76,7 @@ impl Checker<'_> {
         self.findings.add(&self.object.subject, at.or(self.object.root.at), rule, message);
     }
 
-    fn dependencies<'a>(&mut self, spec: Option<&'a Node>, sources: &[EventSource]) -> Dependencies<'a> {
+    fn dependencies<'a>(&mut self, spec: Option<&'a Node>, sources: &Sources<'_>) -> Dependencies<'a> {
         let list = spec.and_then(|spec| spec.entry("dependencies"));
         let items = list.map_or(&[][..], |(_, list)| list.items());
         if items.is_empty() {
@@ -87,18 +120,16 @@ impl Checker<'_> {
     }
 
     /// Finds the event of a dependency.
-    fn resolve(&mut self, dependency: &Node, source: &str, event: &str, sources: &[EventSource]) -> Source {
+    fn resolve(&mut self, dependency: &Node, source: &str, event: &str, sources: &Sources<'_>) -> Source {
         let namespace = &self.object.namespace;
-        // A manifest without a namespace is applied to that of the others.
         let same =
             |other: &&EventSource| other.namespace == *namespace || other.namespace.is_none() || namespace.is_none();
-        let of_namespace: Vec<&EventSource> = sources.iter().filter(same).collect();
-        let named: Vec<&EventSource> = of_namespace.iter().copied().filter(|known| *known.name == *source).collect();
+        let named: Vec<&EventSource> = sources.named(source).iter().copied().filter(same).collect();
         let at = |field| dependency.get(field).and_then(|node| node.at);
         if named.is_empty() {
-            let names = of_namespace.iter().map(|known| &*known.name);
-            let meant = similar(source, names);
-            let known_elsewhere = sources.iter().find(|known| *known.name == *source);
+            let seen = || sources.seen_from(namespace.as_deref());
+            let meant = similar(source, seen().map(|known| &*known.name));
+            let known_elsewhere = sources.named(source).first();
             let message = match (meant, known_elsewhere) {
                 (Some(meant), _) => format!("there is no EventSource {source} here; did you mean {meant}?"),
                 (None, Some(other)) => format!(
@@ -109,7 +140,7 @@ impl Checker<'_> {
                     format!("there is no EventSource {source} here; correct eventSourceName, or lint its manifest too")
                 }
             };
-            if !of_namespace.is_empty() || known_elsewhere.is_some() {
+            if seen().next().is_some() || known_elsewhere.is_some() {
                 self.add(at("eventSourceName"), &rules::UNKNOWN_EVENT_SOURCE, message);
             }
             return Source::Unknown;

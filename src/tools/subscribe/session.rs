@@ -29,6 +29,8 @@ pub struct Destination {
     pub server: Option<String>,
     /// The cluster in which the server is found without an address.
     pub cluster: Option<Cluster>,
+    /// The namespaces in which the user says that it is.
+    pub server_namespaces: Vec<String>,
     /// The file with a token. It is read for each connection, as kubelets renew it.
     pub token_file: Option<PathBuf>,
     /// The certificates of the authorities of a server with TLS, in PEM.
@@ -148,10 +150,10 @@ impl Session {
     }
 
     async fn connect(&mut self) -> Result<String, SessionError> {
-        let Destination { server, cluster, token_file, ca } = &self.destination;
+        let Destination { server, cluster, server_namespaces, token_file, ca } = &self.destination;
         let endpoint = match (server, cluster) {
             (Some(server), _) => Endpoint::at(server.clone()),
-            (None, Some(cluster)) => endpoints::server(cluster, ServerPort::Grpc).await?,
+            (None, Some(cluster)) => endpoints::server(cluster, ServerPort::Grpc, server_namespaces).await?,
             (None, None) => Endpoint::at("127.0.0.1:50051"),
         };
         let read = |path: &PathBuf| {

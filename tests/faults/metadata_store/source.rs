@@ -1,6 +1,6 @@
 //! The sources of models under test: the real ML Metadata, and the test server of Kubeflow's API.
 
-use model_update_eventsource::app::{Artifacts, Config};
+use model_update_eventsource::{app::Config, lookup::Artifacts};
 use test_support::{
     KfpArtifact, KfpRun, KfpServer, KfpTask, MetadataStore, NewWorkflow, Peers, Task, Workflows, Writer,
 };
@@ -48,7 +48,7 @@ impl Source {
 pub(super) enum Store {
     Mlmd {
         store: MetadataStore,
-        writer: Writer,
+        writer: Box<Writer>,
     },
     /// Its connections are those of the proxy, which also plays its outages.
     Kfp {
@@ -62,7 +62,7 @@ impl Store {
         match source {
             Source::Mlmd => {
                 let store = Peers::find().await.metadata_store().await;
-                Self::Mlmd { writer: store.writer().await, store }
+                Self::Mlmd { writer: Box::new(store.writer().await), store }
             }
             Source::Kfp => {
                 let server = KfpServer::start().await;
@@ -127,7 +127,7 @@ impl Store {
         match self {
             Self::Mlmd { store, writer } => {
                 store.restart().await;
-                *writer = store.writer().await;
+                **writer = store.writer().await;
             }
             Self::Kfp { proxy, .. } => proxy.restart().await,
         }
@@ -138,7 +138,7 @@ impl Store {
         match self {
             Self::Mlmd { store, writer } => {
                 store.restart_empty().await;
-                *writer = store.writer().await;
+                **writer = store.writer().await;
             }
             Self::Kfp { server, proxy } => {
                 proxy.kill();

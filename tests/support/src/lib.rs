@@ -45,6 +45,10 @@
 //! [`TestServer`] runs in the test's process, [`ServerProcess`] and [`RunningServer`] are the program as users start
 //! it.
 //!
+//! # Benchmarks
+//!
+//! [`bench`] has the rows of their report, and what the kernel knows of a process.
+//!
 //! # Processes and waiting
 //!
 //! Every process ends with the test that started it, also when the test binary is killed ([`ChildProcess`]). Each
@@ -52,6 +56,7 @@
 //! until a deadline.
 
 mod api_proxy;
+pub mod bench;
 mod child_process;
 mod eventually;
 pub mod examples;

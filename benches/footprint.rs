@@ -1,0 +1,212 @@
+//! What the real program takes on the simulation: memory at the start, with Workflows and with idle subscribers, the time
+//! to readiness over a bare paged list, and CPU while nothing happens.
+//!
+//! ```sh
+//! cargo bench --bench footprint -- [--json] [--workflows NUMBER,...] [--subscribers NUMBER,...] [--idle SECONDS]
+//!     [--server-binary PATH]
+//! ```
+//!
+//! Each Workflow has 10 KB of annotations, as Kubeflow writes them. `--server-binary` measures another build of the program,
+//! whose size is printed, too. No assertions. Linux only.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::Parser;
+use futures::future::try_join_all;
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
+};
+use model_update_eventsource::{
+    eventsource::Subscriber,
+    sim::{NewWorkflow, Sim},
+};
+use test_support::{
+    RunningServer, ServerProcess,
+    bench::{Budget, Row, cpu_time, json_lines, table},
+    eventually, plain_kubeconfig,
+};
+use tokio::time::{Instant, sleep};
+
+/// The annotations of a Workflow, beside its specification's.
+const ANNOTATIONS: usize = 10_000;
+/// Namespaces of Workflows and subscribers.
+const NAMESPACES: usize = 1_000;
+/// Connections that are opened concurrently.
+const CONCURRENT: usize = 50;
+/// Workflows of a page of the bare list: the page size that kubectl and client-go use.
+const PAGE: u32 = 500;
+/// The time after which memory is read: allocators return memory late.
+const SETTLED: Duration = Duration::from_secs(3);
+/// The time limit of a start.
+const START: Duration = Duration::from_secs(300);
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// Measures memory, starts and idle CPU.
+#[derive(Parser)]
+struct Options {
+    /// Numbers of Workflows
+    #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000")]
+    workflows: Vec<usize>,
+    /// Numbers of idle subscribers
+    #[arg(long, value_delimiter = ',', default_value = "10,100,1000")]
+    subscribers: Vec<usize>,
+    /// Seconds for which CPU is measured
+    #[arg(long, default_value_t = 60)]
+    idle: u64,
+    /// Print lines of JSON
+    #[arg(long)]
+    json: bool,
+    /// Measure this program instead of the current one
+    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_model-update-eventsource"))]
+    server_binary: PathBuf,
+    /// Cargo passes this flag to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// A started program, and the times from its start.
+struct Started {
+    server: RunningServer,
+    listening: Duration,
+    ready: Duration,
+    // The folder of its kubeconfig.
+    _folder: tempfile::TempDir,
+}
+
+async fn start(binary: &Path, sim: &Sim) -> anyhow::Result<Started> {
+    let folder = tempfile::tempdir()?;
+    let kubeconfig = plain_kubeconfig(folder.path(), sim.kube_config().cluster_url.to_string().trim_end_matches('/'));
+    let begin = Instant::now();
+    let flags = ["--max-streams=10000", "--max-streams-per-peer=10000"];
+    let server = ServerProcess::start_build(binary, &kubeconfig, &sim.metadata_url(), &flags).listening().await;
+    let listening = begin.elapsed();
+    eventually(START, "readiness", async || server.get("/readyz").await).await;
+    Ok(Started { server, listening, ready: begin.elapsed(), _folder: folder })
+}
+
+/// The resident memory in bytes, after a while.
+async fn settled(server: &RunningServer) -> f64 {
+    sleep(SETTLED).await;
+    server.resident_kib() as f64 * 1024.0
+}
+
+fn namespace(number: usize) -> String {
+    format!("team-{}", number % NAMESPACES)
+}
+
+fn create(sim: &Sim, numbers: std::ops::Range<usize>) -> anyhow::Result<()> {
+    let padding = "x".repeat(ANNOTATIONS);
+    for number in numbers {
+        let new = NewWorkflow::tfx_v1(&format!("penguin-pipeline-{number:07}"), "penguin-pipeline")
+            .annotation("pipelines.kubeflow.org/run_log", &padding)
+            .phase("Succeeded");
+        sim.create_workflow(&namespace(number), new).context("the simulation accepts the Workflow")?;
+    }
+    Ok(())
+}
+
+/// Lists the metadata of every Workflow in pages, and decodes nothing else: the least that a program has to do before it
+/// can watch.
+async fn bare_list(sim: &Sim) -> anyhow::Result<Duration> {
+    let client = Client::try_from(sim.kube_config())?;
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Workflow"));
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    let begin = Instant::now();
+    let mut page = ListParams::default().labels("pipeline/runid").limit(PAGE);
+    loop {
+        let list = api.list_metadata(&page).await?;
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(begin.elapsed()),
+        }
+    }
+}
+
+async fn with_workflows(options: &Options, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    let sim = Sim::start().await?;
+    let mut last: Option<(usize, f64)> = None;
+    let mut numbers = options.workflows.clone();
+    numbers.sort_unstable();
+    let most = numbers.last().copied();
+    let mut created = 0;
+    for number in numbers {
+        create(&sim, created..number)?;
+        created = number;
+        let bare = bare_list(&sim).await?;
+        let started = start(&options.server_binary, &sim).await?;
+        let memory = settled(&started.server).await;
+        let row =
+            Row::new(format!("memory with {number} Workflows of {ANNOTATIONS} B of annotations"), memory / MIB, "MiB");
+        rows.push(if number == 100_000 { row.within(Budget::AtMost(60.0)) } else { row });
+        if most == Some(number) {
+            let row = Row::new(format!("start to ready with {number} Workflows"), started.ready.as_secs_f64(), "s");
+            rows.push(row.over(bare.as_secs_f64()).within(Budget::Ratio(1.2)));
+            if let Some((fewer, before)) = last {
+                let each = (memory - before) / (number - fewer) as f64;
+                rows.push(Row::new("memory of a record", each, "B").within(Budget::AtMost(260.0)));
+            }
+        }
+        last = Some((number, memory));
+        started.server.stop().await;
+    }
+    Ok(())
+}
+
+async fn with_subscribers(options: &Options, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    let sim = Sim::start().await?;
+    let started = start(&options.server_binary, &sim).await?;
+    let server = &started.server;
+    rows.push(Row::new("start to listening", started.listening.as_secs_f64() * 1e3, "ms"));
+    let before = settled(server).await;
+    rows.push(Row::new("memory at the start", before / MIB, "MiB"));
+    let mut connected = Vec::new();
+    let mut numbers = options.subscribers.clone();
+    numbers.sort_unstable();
+    let most = numbers.last().copied();
+    for number in numbers {
+        while connected.len() < number {
+            let next = connected.len()..number.min(connected.len() + CONCURRENT);
+            let subscribe = async |number: usize| {
+                let mut subscriber = Subscriber::connect(format!("http://{}", server.listen)).await?;
+                let config = format!("kfpNamespace: {}", namespace(number));
+                anyhow::Ok(subscriber.subscribe(&format!("subscriber-{number}"), &config).await?)
+            };
+            connected.extend(try_join_all(next.map(subscribe)).await?);
+        }
+        let each = (settled(server).await - before) / number as f64 / 1024.0;
+        let row = Row::new(format!("memory of each of {number} idle subscribers"), each, "KiB");
+        // The first ones pay for threads, tables and caches.
+        rows.push(if most == Some(number) { row.within(Budget::AtMost(32.0)) } else { row });
+    }
+    let pid = server.process.pid();
+    let used = cpu_time(pid);
+    sleep(Duration::from_secs(options.idle)).await;
+    let busy = (cpu_time(pid) - used).as_secs_f64() / options.idle as f64;
+    let row = Row::new(format!("CPU with {} idle subscribers, of one core", connected.len()), busy * 100.0, "%");
+    rows.push(row.within(Budget::AtMost(1.0)));
+    let watches = server.metric("modelupdate_watch_scope_up", &[]).await;
+    rows.push(
+        Row::new(format!("watches for {} subscribers", connected.len()), watches, "").within(Budget::AtMost(1.0)),
+    );
+    drop(connected);
+    started.server.stop().await;
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let size = std::fs::metadata(&options.server_binary)?.len() as f64;
+    let mut rows = vec![Row::new("size of the program", size / MIB, "MiB").within(Budget::AtMost(20.0))];
+    tokio::runtime::Runtime::new()?.block_on(async {
+        with_subscribers(&options, &mut rows).await?;
+        with_workflows(&options, &mut rows).await
+    })?;
+    print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
+    Ok(())
+}
