@@ -41,7 +41,7 @@ pub use options::{LookupLimits, Options, PatchLimits};
 pub use recent::{RecentDelivery, RecentProblem};
 pub use status::{DeliveryStatus, StatusReader, StreamStatus};
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::ready, sync::Arc};
 
 use futures::future::BoxFuture;
 
@@ -60,6 +60,16 @@ pub trait ArtifactLookup: Send + Sync + 'static {
         run: &'a Workflow,
         types: &'a Arc<ArtifactTypes>,
     ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>>;
+
+    /// Asks for what can be known about a run that has not ended, so that [`ArtifactLookup::find`] takes less time once it
+    /// has. Such an answer must not change what `find` returns: until the run ends, all that is recorded about it may still
+    /// change. The caller asks again later after [`LookupError::NoContext`] or [`LookupError::Failed`].
+    ///
+    /// A source in which a lookup is one call has nothing to ask ahead, which is the default.
+    fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<(), LookupError>> {
+        let _ = run;
+        Box::pin(ready(Ok(())))
+    }
 
     /// Forgets every remembered answer about a run, including answers to calls in flight: the run was restarted.
     fn forget(&self, run: Uid);

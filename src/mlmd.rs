@@ -1,7 +1,7 @@
 //! The adapter for ML Metadata: which serving models a run produced.
 //!
 //! - [`rules`]: what makes an artifact a run's model, as pure functions of plain data
-//! - [`lookup`]: the sequence of calls
+//! - [`lookup`]: the sequence of calls; [`ahead`]: the contexts of runs that have not ended
 //! - [`reader`]: the calls of one lookup, its listings by [`pages`], and what it keeps; [`convert`] turns messages into
 //!   plain data by [`wire`]
 //! - [`method`]: the calls, made by the module `lookup` of the crate, which also bounds and caches the answers
@@ -9,6 +9,7 @@
 //! Only calls that ML Metadata supports since 1.2 (Kubeflow Pipelines 1.8) are used. An error is never read as "no
 //! model": it is returned to the caller, who retries.
 
+mod ahead;
 mod convert;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -44,7 +45,8 @@ use crate::{
     model::{ArtifactTypes, RunModels, Uid, Workflow},
     telemetry::LimitHits,
 };
-use rules::{Collector, Verdicts};
+use ahead::{Ahead, AheadMetrics};
+use rules::{Collector, RunContext, Verdicts};
 
 /// Full name of the service.
 const SERVICE: &str = "ml_metadata.MetadataStoreService";
@@ -56,12 +58,15 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// The metrics of lookups in ML Metadata. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct LookupMetrics(Metrics);
+pub struct LookupMetrics {
+    metrics: Metrics,
+    ahead: AheadMetrics,
+}
 
 impl LookupMetrics {
     /// Creates the metrics and registers them.
     pub fn new(registry: &mut Registry) -> Self {
-        Self(Metrics::new(registry, "mlmd", "ML Metadata"))
+        Self { metrics: Metrics::new(registry, "mlmd", "ML Metadata"), ahead: AheadMetrics::new(registry) }
     }
 }
 
@@ -119,6 +124,7 @@ pub fn check_url(url: &str) -> Result<(), Error> {
 pub struct Mlmd {
     lookup: lookup::Lookup,
     cache: Cache,
+    ahead: Ahead,
     lookup_timeout: Duration,
     metrics: Metrics,
 }
@@ -152,11 +158,13 @@ impl Mlmd {
     }
 
     fn over(endpoint: &Endpoint, channel: Channel, options: &Options, metrics: LookupMetrics) -> Self {
-        let LookupMetrics(metrics) = metrics;
+        let LookupMetrics { metrics, ahead } = metrics;
+        let ahead = Ahead::new(ahead);
         let client = options.client(endpoint, channel, metrics.clone());
         Self {
-            lookup: lookup::Lookup::new(client, options.clock.clone()),
+            lookup: lookup::Lookup::new(client, options.clock.clone(), ahead.clone()),
             cache: Cache::new(options.cache_bytes, options.cache_ttl),
+            ahead,
             lookup_timeout: options.lookup_timeout,
             metrics,
         }
@@ -173,7 +181,7 @@ impl Mlmd {
     /// Looks up the models of a run without the cache, and collects the verdict about each artifact that was seen.
     pub async fn explain(&self, run: &Workflow, types: &ArtifactTypes) -> Explained {
         let mut collector = Collector::default();
-        let found = self.look_up_within_limit(run, types, &mut collector).await;
+        let found = self.look_up_within_limit(run, types, None, &mut collector).await;
         collector.explained(found)
     }
 
@@ -181,14 +189,21 @@ impl Mlmd {
         &self,
         run: &Workflow,
         types: &ArtifactTypes,
+        expected: Option<&RunContext>,
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
-        within(self.lookup_timeout, "the lookup as a whole", self.lookup.models(run, types, verdicts).boxed()).await
+        let models = self.lookup.models(run, types, expected, verdicts);
+        within(self.lookup_timeout, "the lookup as a whole", models.boxed()).await
     }
 
     async fn look_up(&self, run: &Workflow, types: &ArtifactTypes) -> Result<RunModels, LookupError> {
         let started = Instant::now();
-        let answer = self.look_up_within_limit(run, types, &mut ()).await;
+        let expected = self.ahead.get(run.uid);
+        let answer = self.look_up_within_limit(run, types, expected.as_deref(), &mut ()).await;
+        if answer.is_ok() {
+            // Further lookups are rare: they are of other artifact types.
+            self.ahead.forget(run.uid);
+        }
         self.metrics.answered(&answer, started.elapsed());
         answer
     }
@@ -203,7 +218,19 @@ impl ArtifactLookup for Mlmd {
         self.cache.answer(run, types, &self.metrics, self.look_up(run, types)).boxed()
     }
 
+    fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<(), LookupError>> {
+        async {
+            if self.ahead.get(run.uid).is_some() {
+                return Ok(());
+            }
+            let context = self.lookup.context(run).boxed();
+            self.ahead.asked(run.uid, within(self.lookup_timeout, "the lookup ahead", context).await)
+        }
+        .boxed()
+    }
+
     fn forget(&self, run: Uid) {
+        self.ahead.forget(run);
         self.cache.forget(run);
     }
 }

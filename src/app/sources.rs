@@ -1,6 +1,9 @@
 //! The sources of models: ML Metadata, Kubeflow's own API, or both, by the rule of [`crate::lookup::sources`].
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use anyhow::{Context as _, Result};
 use futures::{FutureExt, future::BoxFuture};
@@ -8,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::Config;
 use crate::{
-    delivery::{ArtifactLookup, LookupError},
+    delivery::{ArtifactLookup, LookupError, ModelSource},
     kfp::{self, Kfp},
     lookup::{
         Memory,
@@ -58,7 +61,7 @@ pub(super) fn sources(config: &Config, limits: &LimitHits, registry: &mut Regist
     }
     let mlmd = Mlmd::new(&config.metadata_store, &options, mlmd_metrics).context("--metadata-store")?;
     Ok(match kfp {
-        Some(kfp) => Arc::new(Auto { kfp: Arc::new(kfp), mlmd: Arc::new(mlmd) }),
+        Some(kfp) => Arc::new(Auto::new(Arc::new(kfp), Arc::new(mlmd))),
         None => Arc::new(mlmd),
     })
 }
@@ -67,6 +70,14 @@ pub(super) fn sources(config: &Config, limits: &LimitHits, registry: &mut Regist
 struct Auto {
     kfp: Arc<dyn ArtifactLookup>,
     mlmd: Arc<dyn ArtifactLookup>,
+    /// ML Metadata gave the last answer.
+    mlmd_decides: AtomicBool,
+}
+
+impl Auto {
+    fn new(kfp: Arc<dyn ArtifactLookup>, mlmd: Arc<dyn ArtifactLookup>) -> Self {
+        Self { kfp, mlmd, mlmd_decides: AtomicBool::new(false) }
+    }
 }
 
 impl ArtifactLookup for Auto {
@@ -75,7 +86,17 @@ impl ArtifactLookup for Auto {
         run: &'a Workflow,
         types: &'a Arc<ArtifactTypes>,
     ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>> {
-        async move { sources::in_turn(self.kfp.find(run, types), || self.mlmd.find(run, types)).await.1 }.boxed()
+        async move {
+            let (source, answer) = sources::in_turn(self.kfp.find(run, types), || self.mlmd.find(run, types)).await;
+            self.mlmd_decides.store(source == ModelSource::Mlmd, Ordering::Relaxed);
+            answer
+        }
+        .boxed()
+    }
+
+    /// Kubeflow's API is asked a single question. ML Metadata is asked ahead only where it decides.
+    fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<(), LookupError>> {
+        if self.mlmd_decides.load(Ordering::Relaxed) { self.mlmd.look_ahead(run) } else { self.kfp.look_ahead(run) }
     }
 
     fn forget(&self, run: Uid) {
@@ -100,6 +121,10 @@ mod tests {
             futures::future::ready(self.0.clone()).boxed()
         }
 
+        fn look_ahead<'a>(&'a self, _: &'a Workflow) -> BoxFuture<'a, Result<(), LookupError>> {
+            futures::future::ready(self.0.clone().map(drop)).boxed()
+        }
+
         fn forget(&self, _: Uid) {}
     }
 
@@ -109,8 +134,21 @@ mod tests {
         let named = |name: &str| RunModels { pipeline: Some(name.into()), ..RunModels::default() };
         let old = LookupError::Failed { code: sources::OLD_SERVER, message: String::new() };
         for (native, expected) in [(Ok(named("kfp").into()), "kfp"), (Err(old), "mlmd")] {
-            let auto = Auto { kfp: Arc::new(Source(native)), mlmd: Arc::new(Source(Ok(named("mlmd").into()))) };
+            let auto = Auto::new(Arc::new(Source(native)), Arc::new(Source(Ok(named("mlmd").into()))));
             assert_eq!(*auto.find(&run, &Arc::default()).await.unwrap(), named(expected));
+        }
+    }
+
+    /// Before anything is known, and from an upgrade on, ML Metadata may be gone.
+    #[tokio::test]
+    async fn ml_metadata_is_asked_ahead_only_where_it_decides() {
+        let run = succeeded(PipelineName::Unknown);
+        let old = || LookupError::Failed { code: sources::OLD_SERVER, message: String::new() };
+        for (native, asked) in [(Err(old()), true), (Ok(Arc::default()), false)] {
+            let auto = Auto::new(Arc::new(Source(native.clone())), Arc::new(Source(Err(LookupError::TooLarge))));
+            assert_eq!(auto.look_ahead(&run).await, native.map(drop));
+            assert!(auto.find(&run, &Arc::default()).await.is_ok() != asked);
+            assert_eq!(auto.look_ahead(&run).await == Err(LookupError::TooLarge), asked);
         }
     }
 }

@@ -78,6 +78,7 @@ struct ToStream {
 /// The result of a lookup or patch.
 enum TaskResult {
     Lookup { id: LookupId, workflow: Arc<Workflow>, step: Option<Step>, answer: Result<Arc<RunModels>, LookupError> },
+    LookupAhead { workflow: Arc<Workflow>, answer: Result<(), LookupError> },
     Patch { patch: MarkPatch, step: Option<Step>, result: Result<(), MarkError> },
 }
 
@@ -317,6 +318,7 @@ impl Driver {
                 self.observer.lookup_ended(step, &workflow, &answer);
                 self.ledger.handle_answer(id, answer, now);
             }
+            TaskResult::LookupAhead { workflow, answer } => self.ledger.handle_answer_ahead(&workflow, &answer, now),
             TaskResult::Patch { patch, step, result } => {
                 FailPoint::Marked.pass();
                 self.observer.patch_ended(step, &patch, &result);
@@ -344,6 +346,13 @@ impl Driver {
                     let answer = lookup.find(&workflow, &types).await;
                     TaskResult::Lookup { id, workflow, step, answer }
                 }));
+            }
+            Action::LookAhead(workflow) => {
+                let lookup = self.lookup.clone();
+                self.tasks.spawn(async move {
+                    let answer = lookup.look_ahead(&workflow).await;
+                    TaskResult::LookupAhead { workflow, answer }
+                });
             }
             Action::Patch { patch, attempt } => {
                 FailPoint::Confirmed.pass();

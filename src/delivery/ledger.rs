@@ -35,6 +35,7 @@
 //! |---|---|
 //! | `ledger` | the entry points, in the order in which the driver calls them |
 //! | `decisions`, `next` | the hand-offs, lookups and patches that follow from the inputs |
+//! | `ahead` | lookups of runs that have not ended |
 //! | `runs`, `answers` | the consequences of changes of Workflows, and of answers and confirmations |
 //! | `offers` | the offers of runs to streams |
 //! | `registry` | attached streams by namespace and subscription, and what is known of their runs |
@@ -52,6 +53,7 @@
 //! | `wall_clock` | runs excluded by a wall clock that was wrong |
 //! | `timers`, `types` | timers, and plain values |
 
+mod ahead;
 mod answers;
 mod budget;
 mod connection_age;
@@ -85,6 +87,7 @@ use std::{
 use rand::{SeedableRng, rngs::SmallRng};
 
 use self::{
+    ahead::LookupsAhead,
     deleted::DeletedRuns,
     filters::Steps,
     flow::Flow,
@@ -121,6 +124,7 @@ pub(super) struct Ledger {
     has_notices: bool,
     registry: Registry,
     lookups: Lookups,
+    ahead: LookupsAhead,
     marks: Marks,
     deleted: DeletedRuns,
     flow: Flow,
@@ -155,6 +159,7 @@ impl Ledger {
             has_notices: options.notices.is_some(),
             registry: Registry::new(options.in_use.clone()),
             lookups: Lookups::new(options.lookups),
+            ahead: LookupsAhead::default(),
             marks: Marks::new(options.patches, options.mark_rate),
             deleted: DeletedRuns::default(),
             flow: Flow::default(),
@@ -190,8 +195,9 @@ impl Ledger {
                 Timer::SlowLookup(lookup) => self.lookups.slow(lookup, now.instant, &mut self.timers),
                 Timer::RetryMark(run) => self.marks.queue_retry(run, &mut self.timers),
                 Timer::SlowPatch(run) => self.marks.slow(run, &mut self.timers),
-                // The next patch begins with the decisions that follow.
-                Timer::MarkRate => {}
+                Timer::LookAhead(namespace, run) => self.ahead.queue(&namespace, run),
+                // The next patch or lookup begins with the decisions that follow.
+                Timer::MarkRate | Timer::LookAheadRate => {}
                 Timer::DropDeleted(run) => {
                     if let Some(dropped) = self.deleted.remove(run, &mut self.timers) {
                         self.expire(dropped);

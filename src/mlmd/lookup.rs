@@ -7,7 +7,8 @@
 //! 4  TFX only: the nodes of executions that may be of the same node, then of those that produced a model without a name
 //! ```
 //!
-//! Each line is one round trip, or one for each page. A run without candidates ends after the second line, most runs
+//! Each line is one round trip, or one for each page. Where the context was asked ahead ([`super::ahead`]), the first two are
+//! one. A run without candidates ends after the second line, most runs
 //! end after the third. For a failed run only the pipeline's name is looked up.
 //!
 //! A slow lookup may begin in one store and end in another one, which was created empty or from a backup in between. If
@@ -15,13 +16,18 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{
+    StreamExt, TryStreamExt,
+    future::{join, try_join_all},
+    stream,
+};
 use moka::sync::Cache;
 use tokio::time::Instant;
 use tonic::Code;
 use tracing::info;
 
 use super::{
+    ahead::Ahead,
     error::{CallCode, CallError},
     reader::Reader,
     rules::{self, Candidates, ContextNames, Executions, Outputs, Places, RunContext, RunFlavor, Verdicts},
@@ -50,6 +56,7 @@ const TYPE_IDS: u64 = 1024;
 pub(super) struct Lookup {
     client: Client,
     clock: WallClock,
+    ahead: Ahead,
     /// Ids of artifact types by name, for servers that do not return the names of types with artifacts.
     type_ids: Cache<Box<str>, i64>,
 }
@@ -57,21 +64,82 @@ pub(super) struct Lookup {
 /// The contexts of executions.
 type Contexts = HashMap<i64, ContextNames>;
 
+/// The artifacts of a context that may be serving models, and its executions.
+struct Listed<'a> {
+    candidates: Candidates<'a>,
+    executions: Executions,
+}
+
+impl<'a> Listed<'a> {
+    async fn of(
+        reader: &Reader<'_>,
+        run: &Workflow,
+        types: &'a ArtifactTypes,
+        context: &RunContext,
+        verdicts: &mut dyn Verdicts,
+    ) -> Result<Self, CallError> {
+        let mut candidates = Candidates::of(types);
+        let mut executions = Executions::of(run, context);
+        tokio::try_join!(
+            reader.artifacts(context.id, |artifact| candidates.add(artifact, verdicts)),
+            reader.executions(context.id, |execution| executions.add(execution)),
+        )?;
+        Ok(Self { candidates, executions })
+    }
+}
+
 impl Lookup {
-    pub(super) fn new(client: Client, clock: WallClock) -> Self {
-        Self { client, clock, type_ids: Cache::builder().max_capacity(TYPE_IDS).time_to_live(TYPE_ID_TTL).build() }
+    pub(super) fn new(client: Client, clock: WallClock, ahead: Ahead) -> Self {
+        let type_ids = Cache::builder().max_capacity(TYPE_IDS).time_to_live(TYPE_ID_TTL).build();
+        Self { client, clock, ahead, type_ids }
     }
 
+    /// Returns the context of a run that may not have ended.
+    pub(super) async fn context(&self, run: &Workflow) -> Result<RunContext, LookupError> {
+        let context = find_context(&Reader::new(&self.client, &run.namespace), run, 1).await?;
+        rules::check_namespace(&context, run)?;
+        Ok(context)
+    }
+
+    /// Looks up the models of a run. Its context may be the `expected` one, about whose artifacts there are no verdicts.
     pub(super) async fn models(
         &self,
         run: &Workflow,
         types: &ArtifactTypes,
+        expected: Option<&RunContext>,
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
-        let reader = Reader::new(&self.client, &run.namespace);
-        let context = find_context(&reader, run).await?;
+        let mut reader = Reader::new(&self.client, &run.namespace);
+        let mut started = Instant::now();
+        let mut early = None;
+        let expected = expected.filter(|_| run.succeeded()).and_then(|expected| Some((expected, expected.place(run)?)));
+        let context = match expected {
+            Some((expected, place)) => {
+                let (context, listed) = join(
+                    // The flavors that precede the expected one would be preferred to it.
+                    find_context(&reader, run, place + 1),
+                    Listed::of(&reader, run, types, expected, &mut ()),
+                )
+                .await;
+                let is_confirmed = context.as_ref().is_ok_and(|context| context == expected);
+                if is_confirmed {
+                    early = Some(listed?);
+                } else {
+                    // Releases what was kept of the listings.
+                    reader = Reader::new(&self.client, &run.namespace);
+                    started = Instant::now();
+                }
+                let context = context?;
+                self.ahead.used(is_confirmed);
+                context
+            }
+            None => {
+                let context = find_context(&reader, run, 1).await?;
+                started = Instant::now();
+                context
+            }
+        };
         verdicts.context(&context);
-        let started = Instant::now();
         rules::check_namespace(&context, run)?;
         if run.outcome() == Some(RunOutcome::Failed) {
             return Ok(RunModels {
@@ -79,7 +147,11 @@ impl Lookup {
                 ..RunModels::default()
             });
         }
-        let found = self.models_in(&reader, run, types, &context, verdicts).await?;
+        let listed = match early {
+            Some(listed) => listed,
+            None => Listed::of(&reader, run, types, &context, verdicts).await?,
+        };
+        let found = self.models_in(&reader, run, types, &context, listed, verdicts).await?;
         if found.models.is_empty() {
             if started.elapsed() >= MIN_STORE_REPLACEMENT {
                 verify(&reader, &context).await?;
@@ -105,14 +177,10 @@ impl Lookup {
         run: &Workflow,
         types: &ArtifactTypes,
         context: &RunContext,
+        listed: Listed<'_>,
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
-        let mut candidates = Candidates::of(types);
-        let mut executions = Executions::of(run, context);
-        tokio::try_join!(
-            reader.artifacts(context.id, |artifact| candidates.add(artifact, verdicts)),
-            reader.executions(context.id, |execution| executions.add(execution)),
-        )?;
+        let Listed { mut candidates, executions } = listed;
         if candidates.has_unnamed_types() {
             candidates.resolve_types(&self.type_names(reader, types).await?, verdicts);
         }
@@ -193,9 +261,16 @@ impl Lookup {
     }
 }
 
-async fn find_context(reader: &Reader<'_>, run: &Workflow) -> Result<RunContext, LookupError> {
-    for (flavor, name) in rules::run_contexts(run) {
-        if let Some(context) = reader.run_context(flavor, &name).await? {
+/// Returns the run's context. The first flavors, this number, are asked for at the same time.
+async fn find_context(reader: &Reader<'_>, run: &Workflow, together: usize) -> Result<RunContext, LookupError> {
+    let contexts = rules::run_contexts(run);
+    let (first, others) = contexts.split_at(together);
+    let first = try_join_all(first.iter().map(|(flavor, name)| reader.run_context(*flavor, name))).await?;
+    if let Some(context) = first.into_iter().flatten().next() {
+        return Ok(context);
+    }
+    for (flavor, name) in others {
+        if let Some(context) = reader.run_context(*flavor, name).await? {
             return Ok(context);
         }
     }

@@ -111,6 +111,13 @@ pub(super) struct RunContext {
     pub(super) namespace: Option<String>,
 }
 
+impl RunContext {
+    /// Returns the place of this context among those that the run may have, see [`run_contexts`].
+    pub(super) fn place(&self, run: &Workflow) -> Option<usize> {
+        run_contexts(run).iter().position(|(flavor, name)| *flavor == self.flavor && *name == self.name)
+    }
+}
+
 /// Refuses a context with the run's name that belongs to another namespace.
 pub(super) fn check_namespace(context: &RunContext, run: &Workflow) -> Result<(), LookupError> {
     match &context.namespace {

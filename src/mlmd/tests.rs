@@ -1,5 +1,6 @@
 //! The adapter as a whole, over gRPC, with a server in memory.
 
+mod ahead;
 mod answers;
 mod connection;
 mod explained;

@@ -13,7 +13,7 @@ use model_update_eventsource::{
     mlmd::{LookupMetrics, Mlmd, Options},
     model::{ArtifactTypes, Phase, PipelineName, RunId, RunModels, Workflow, event},
 };
-use prometheus_client::registry::Registry;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use test_support::{
     MetadataStore, Model, Peers, StoredRun, Task, Writer,
     ml_metadata::{Artifact, artifact, event::Type, execution::State},
@@ -29,19 +29,29 @@ struct Harness {
     store: MetadataStore,
     writer: Writer,
     mlmd: Mlmd,
+    registry: Registry,
 }
 
 impl Harness {
     async fn start() -> Self {
         let store = Peers::find().await.metadata_store().await;
         let writer = store.writer().await;
-        let metrics = LookupMetrics::new(&mut Registry::default());
+        let mut registry = Registry::default();
+        let metrics = LookupMetrics::new(&mut registry);
         let mlmd = Mlmd::new(&store.url(), &Options::default(), metrics).expect("a URL");
-        Self { store, writer, mlmd }
+        Self { store, writer, mlmd, registry }
     }
 
     async fn find(&self, run: &Workflow) -> Result<Arc<RunModels>, LookupError> {
         self.mlmd.find(run, &Arc::default()).await
+    }
+
+    /// Returns the sum of the metrics whose lines contain all of these texts.
+    fn metrics(&self, texts: &[&str]) -> f64 {
+        let mut page = String::new();
+        encode(&mut page, &self.registry).expect("the metrics");
+        let lines = page.lines().filter(|line| !line.starts_with('#') && texts.iter().all(|text| line.contains(text)));
+        lines.map(|line| line.rsplit(' ').next().expect("a value").parse::<f64>().expect("a number")).sum()
     }
 
     /// Returns the locations of the models in the event of this run.
@@ -128,6 +138,25 @@ async fn a_tfx_run_is_found_by_the_name_of_its_workflow() {
     let found = harness.find(&recurring).await.expect("models");
     assert_eq!(found.pipeline.as_deref(), Some("penguin"));
     assert_models(&recurring, &found, &expected);
+}
+
+/// One call while it runs; after its success those that every lookup makes, of which the first verifies what was asked
+/// ahead. The model appears in between.
+#[tokio::test]
+#[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
+async fn a_run_asked_for_ahead_costs_no_further_call() {
+    let harness = Harness::start().await;
+    let run = harness.writer.tfx_run("penguin", "run-x").await;
+    run.task(Task::new("Trainer")).await;
+    let succeeded = compiled("run-x");
+    let running = Workflow { phase: Phase::Active, ..succeeded.clone() };
+    harness.mlmd.look_ahead(&running).await.expect("a context");
+    assert_eq!(harness.metrics(&["mlmd_calls_total"]), 1.0);
+    let model = Model::pushed("gs://root/1").property("name", "penguin:run-x:Pusher:pushed_model:0");
+    run.task(Task::new("Pusher").output(model)).await;
+    assert_eq!(harness.locations(&succeeded).await, ["gs://root/1"]);
+    assert_eq!(harness.metrics(&["mlmd_calls_total"]), 1.0 + 4.0, "the context, artifacts, executions and events");
+    assert_eq!(harness.metrics(&["mlmd_contexts_expected_total", "confirmed"]), 1.0);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The driver with the real store, under paused time: its waits end at once, or after exactly their time.
 
+mod ahead;
 mod slices;
 mod status;
 
@@ -37,6 +38,7 @@ enum Behavior {
 struct FakeLookup {
     behaviors: Mutex<HashMap<String, Behavior>>,
     forgotten: Mutex<Vec<Uid>>,
+    looked_ahead: Mutex<Vec<Uid>>,
 }
 
 impl ArtifactLookup for FakeLookup {
@@ -50,6 +52,11 @@ impl ArtifactLookup for FakeLookup {
                 Behavior::Fails => unavailable(),
             }
         })
+    }
+
+    fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<(), LookupError>> {
+        lock(&self.looked_ahead).push(run.uid);
+        Box::pin(async move { self.find(run, &Arc::default()).await.map(drop) })
     }
 
     fn forget(&self, run: Uid) {

@@ -83,6 +83,9 @@ impl Ledger {
         }
         self.dirty.extend(unfinished);
         self.has_lookups = !self.draining && !self.begin_lookups(now);
+        if !self.draining {
+            self.begin_lookups_ahead(now);
+        }
         self.actions.extend(std::iter::from_fn(|| self.marks.next_patch(now.instant, &mut self.timers)));
         // For the offers before the next turn.
         self.steps.begin_turn();

@@ -48,6 +48,7 @@ impl Ledger {
         self.limit_subscriptions(&subscription.namespace);
         self.schedule_forgetting(&subscription.namespace, now);
         if is_idle {
+            self.ahead.stop(&subscription.namespace, &mut self.timers);
             self.timers.set(now + RETENTION, Timer::DropNamespace(subscription.namespace.clone()));
             self.registry.idle.insert((now, subscription.namespace.clone()));
             self.registry.namespace_of(subscription).idle = Some(now);
@@ -106,6 +107,7 @@ impl Ledger {
         if let Some(since) = self.registry.namespaces.remove(name).and_then(|namespace| namespace.idle) {
             self.registry.idle.remove(&(since, name.clone()));
         }
+        self.ahead.forget(name, &mut self.timers);
         self.timers.cancel(&Timer::DropNamespace(name.clone()));
         self.timers.cancel(&Timer::ForgetSubscriptions(name.clone()));
         self.actions.push(Action::Unfollow(name.clone()));

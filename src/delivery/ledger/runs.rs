@@ -40,8 +40,10 @@ impl Ledger {
             self.forget_lookups(workflow);
         }
         if workflow.outcome().is_none() {
+            self.look_ahead(workflow, now);
             return;
         }
+        self.stop_looking_ahead(workflow);
         self.marks_seen(workflow, now);
         if self.skip_labelled && workflow.events_published {
             self.label_seen(workflow, now);
@@ -56,6 +58,7 @@ impl Ledger {
     pub(super) fn workflow_deleted(&mut self, workflow: &Arc<Workflow>, now: Now) {
         let uid = workflow.uid;
         self.marks.forget(uid, &mut self.timers);
+        self.stop_looking_ahead(workflow);
         let mut pending_for = HashSet::new();
         let mut kept = workflow.clone();
         for id in self.registry.streams_of(&workflow.namespace) {

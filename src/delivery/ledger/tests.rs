@@ -1,6 +1,7 @@
 //! The promises of the ledger, one in each test. `harness` plays the driver, the store and time; `properties` runs random
 //! inputs.
 
+mod ahead;
 mod attaching;
 mod connection_age;
 mod deleted;

@@ -17,6 +17,10 @@ pub(super) enum Timer {
     RetryLookup(LookupId),
     /// Finds a lookup slow.
     SlowLookup(LookupId),
+    /// Looks a run up that has not ended.
+    LookAhead(Arc<str>, Uid),
+    /// Begins the next lookup of such a run, which the rate did not allow earlier.
+    LookAheadRate,
     /// Retries a failed patch.
     RetryMark(Uid),
     /// Finds a patch slow.

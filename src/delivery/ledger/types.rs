@@ -53,6 +53,8 @@ pub(in crate::delivery) type Encode<'a> =
 pub(in crate::delivery) enum Action {
     /// Look up the models of a run, then call [`super::Ledger::handle_answer`].
     Lookup { id: LookupId, workflow: Arc<Workflow>, types: Arc<ArtifactTypes>, attempt: u32 },
+    /// Look up what can be known about a run that has not ended, then call [`super::Ledger::handle_answer_ahead`].
+    LookAhead(Arc<Workflow>),
     /// Drop the remembered answers about a run: it was restarted, or is looked up by other fields now.
     Forget(Uid),
     /// Give an event to a stream.

@@ -46,7 +46,7 @@ impl SizedServer {
         let endpoint = endpoint::endpoint(&url, &options.connection()).unwrap();
         let channel = endpoint.connect_lazy();
         let metrics = LookupMetrics::new(&mut Registry::default());
-        (options.client(&endpoint, channel, metrics.0), sender)
+        (options.client(&endpoint, channel, metrics.metrics), sender)
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Harness {
     pub(super) store: BTreeMap<String, Arc<Workflow>>,
     /// Lookups in flight.
     pub(super) lookups: Vec<InFlight>,
+    /// Lookups ahead in flight.
+    pub(super) ahead: Vec<Arc<Workflow>>,
     /// Patches in flight.
     pub(super) patches: Vec<MarkPatch>,
     /// Every hand-off so far. [`Harness::events`] takes those of a stream.
@@ -71,6 +73,7 @@ impl Harness {
             now: Now { instant: Instant::now(), unix: BEGIN },
             store: BTreeMap::new(),
             lookups: Vec::new(),
+            ahead: Vec::new(),
             patches: Vec::new(),
             handoffs: Vec::new(),
             reports: Vec::new(),
@@ -125,6 +128,7 @@ impl Harness {
                         redelivery,
                     });
                 }
+                Action::LookAhead(workflow) => self.ahead.push(workflow),
                 Action::Patch { patch, .. } => self.patches.push(patch),
                 Action::Forget(uid) => self.forgotten.push(uid),
                 Action::Close(stream, reason) => {
@@ -328,6 +332,7 @@ pub(super) fn assert_empty(ledger: &Ledger) {
     assert_eq!(ledger.timers.running().collect::<Vec<_>>(), Vec::<&Timer>::new());
     assert!(ledger.registry.namespaces.is_empty() && ledger.registry.streams.is_empty(), "{ledger:#?}");
     assert!(ledger.lookups.is_empty(), "{:#?}", ledger.lookups);
+    assert!(ledger.ahead.is_empty(), "{:#?}", ledger.ahead);
     assert!(ledger.dirty.is_empty());
     assert_eq!((ledger.flow.unacknowledged.total(), ledger.flow.ready.total()), (0, 0));
     assert!(ledger.registry.idle.is_empty(), "{:?}", ledger.registry.idle);

@@ -359,6 +359,9 @@ impl TestEnv {
         for action in self.ledger.poll_actions(self.now, &encode) {
             match action {
                 Action::Lookup { id, workflow, .. } => self.lookups.push(InFlight { id, workflow }),
+                Action::LookAhead(workflow) => {
+                    self.ledger.handle_answer_ahead(&workflow, &Err(LookupError::NoContext), self.now);
+                }
                 Action::Patch { patch, .. } => {
                     self.oracle.patching(&patch);
                     self.patches.push(PatchInFlight { patch, begun: self.now.instant });

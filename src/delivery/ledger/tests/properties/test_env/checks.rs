@@ -54,6 +54,9 @@ impl TestEnv {
                 Timer::CheckClock => false,
                 Timer::RetryMark(run) | Timer::SlowPatch(run) => self.ledger.marks.contains(*run),
                 Timer::CheckReaders => self.ledger.flow.unacknowledged.is_exhausted(),
+                Timer::LookAhead(namespace, run) => self.ledger.ahead.is_young(namespace, *run),
+                // It ends by itself after a fraction of a second.
+                Timer::LookAheadRate => true,
                 // The rate is not limited here.
                 Timer::MarkRate => false,
             };

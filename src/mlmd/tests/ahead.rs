@@ -1,0 +1,158 @@
+//! What is asked before the run ends saves round trips after it, and changes no answer.
+
+use tokio::sync::Barrier;
+use tonic::Code;
+
+use super::*;
+use crate::{
+    mlmd::fake::{Fault, Store, text},
+    model::Phase,
+};
+
+/// The run before its end.
+fn running(run: Workflow) -> Workflow {
+    Workflow { phase: Phase::Active, finished: 0, ..run }
+}
+
+impl TestEnv {
+    /// Asks ahead. Returns the calls, and forgets them.
+    async fn ask_ahead(&self, run: &Workflow) -> (Vec<Method>, Result<(), LookupError>) {
+        self.server.calls();
+        let answer = self.mlmd.look_ahead(&running(run.clone())).await;
+        (self.server.calls(), answer)
+    }
+
+    /// Has the answers to these calls, this number in all, wait for each other.
+    fn expect_together(&self, methods: &[Method], calls: usize) {
+        let barrier = Arc::new(Barrier::new(calls));
+        methods.iter().for_each(|method| self.server.inject(*method, Fault::Barrier(barrier.clone())));
+    }
+}
+
+/// The calls after the success are those without asking ahead: the context is verified, and everything else could have
+/// changed until then.
+#[tokio::test(start_paused = true)]
+async fn a_run_asked_for_ahead_costs_two_round_trips_after_success() {
+    for (env, run, ahead, contexts) in [
+        (TestEnv::tfx(), compiled(), vec![CONTEXT], 1),
+        // The flavor that is more likely is absent.
+        (TestEnv::tfx(), recurring(), vec![CONTEXT; 2], 2),
+        (TestEnv::kfp_v2(), recurring(), vec![CONTEXT], 1),
+    ] {
+        env.server.store().add_model(5, 10, &[1]);
+        assert_eq!(env.ask_ahead(&run).await, (ahead, Ok(())));
+        assert_eq!(env.ask_ahead(&run).await, (vec![], Ok(())), "it is known");
+        env.expect_together(&[CONTEXT, ARTIFACTS, EXECUTIONS], contexts + 2);
+        let found = env.find(&run).await.unwrap();
+        let mut calls = env.server.calls();
+        env.server.clear_faults();
+        assert_eq!(env.find_uncached(&run).await, Ok(found));
+        let mut without = env.server.calls();
+        calls.sort_unstable();
+        without.sort_unstable();
+        assert_eq!(calls, without);
+        assert_eq!(calls.iter().filter(|call| **call == CONTEXT).count(), contexts);
+        env.assert_counted("mlmd_contexts_expected_total{result=\"confirmed\"} 1");
+        env.assert_counted("mlmd_contexts_expected_total{result=\"outdated\"} 0");
+        env.assert_counted("mlmd_lookups_ahead_total{outcome=\"found\"} 1");
+    }
+}
+
+/// Whatever happens to the store between the question and the end of the run: the answer is that of a lookup that did not
+/// ask ahead.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_changes_before_success_is_asked_anew() {
+    type Change = fn(&mut Store);
+    let changes: [(&str, Change); 6] = [
+        ("the same", |_| {}),
+        ("the model is recorded later", |store| store.add_model(7, 10, &[1])),
+        ("the record is removed", |store| drop(store.contexts.remove(0))),
+        ("the store is empty", |store| *store = Store::default()),
+        ("the id belongs to another run in a restored store", |store| {
+            store.contexts[0].name = Some("other-run".to_owned());
+            let context = store.add_context("pipeline_run", "penguin-x7k2p");
+            store.add_execution(20, DURING_MS, &[context]);
+            store.add_model(21, 20, &[context]);
+        }),
+        ("the context names another namespace", |store| {
+            store.contexts[0].custom_properties.insert("namespace".into(), text("team-b"));
+        }),
+    ];
+    for (name, change) in changes {
+        let env = TestEnv::tfx();
+        env.server.store().add_model(5, 10, &[1]);
+        assert_eq!(env.ask_ahead(&compiled()).await.1, Ok(()));
+        change(&mut env.server.store());
+        let found = env.find(&compiled()).await;
+        assert_eq!(found, env.find_uncached(&compiled()).await, "{name}");
+        match (name, found) {
+            ("the record is removed" | "the store is empty", found) => assert_eq!(found, Err(LookupError::NoContext)),
+            ("the context names another namespace", found) => {
+                assert!(matches!(found, Err(LookupError::ForeignContext { .. })), "{found:?}");
+            }
+            (_, found) => {
+                let ids: Vec<_> = found.unwrap().models.iter().map(number).collect();
+                let expected = if name.contains("another run") { vec![21] } else { env.ids(&compiled()).await };
+                assert_eq!(ids, expected, "{name}");
+            }
+        }
+    }
+}
+
+/// The metadata-writer of KFP v1 recorded a Pod of the run before the run's own context existed.
+#[tokio::test(start_paused = true)]
+async fn a_context_of_a_preferred_flavor_replaces_the_expected_one() {
+    let env = TestEnv::new();
+    {
+        let mut store = env.server.store();
+        let writer = store.add_context("KfpRun", "penguin-x7k2p");
+        store.add_execution(9, DURING_MS, &[writer]);
+    }
+    assert_eq!(env.ask_ahead(&compiled()).await.1, Ok(()));
+    {
+        let mut store = env.server.store();
+        let context = store.add_context("pipeline_run", "penguin-x7k2p");
+        store.add_execution(10, DURING_MS, &[context]);
+        store.add_model(5, 10, &[context]);
+    }
+    assert_eq!(env.find(&compiled()).await.unwrap().models.len(), 1);
+    env.assert_counted("mlmd_contexts_expected_total{result=\"outdated\"} 1");
+}
+
+/// An error is never "no model", also if only what the expected context contains could not be listed.
+#[tokio::test(start_paused = true)]
+async fn a_failure_beside_the_expected_context_is_retried() {
+    let env = TestEnv::tfx();
+    env.server.store().add_model(5, 10, &[1]);
+    for method in [CONTEXT, ARTIFACTS, EXECUTIONS, EVENTS] {
+        env.ask_ahead(&compiled()).await.1.unwrap();
+        env.server.inject(method, Fault::Status(Code::Unavailable));
+        assert_eq!(failure(env.find(&compiled()).await).0, "unavailable", "{method}");
+        env.server.clear_faults();
+        assert_eq!(env.find(&compiled()).await.unwrap().models.len(), 1, "the expected context serves the retry");
+        env.mlmd.forget(compiled().uid);
+    }
+    // What another run's context contains is not read, so its failure does not matter.
+    env.ask_ahead(&compiled()).await.1.unwrap();
+    env.server.store().contexts.remove(0);
+    env.server.inject(ARTIFACTS, Fault::Status(Code::Internal));
+    assert_eq!(env.find(&compiled()).await, Err(LookupError::NoContext));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unknown_or_foreign_ahead_is_not_expected() {
+    let env = TestEnv::tfx();
+    env.server.store().contexts[0].custom_properties.insert("namespace".into(), text("team-b"));
+    let foreign = Err(LookupError::ForeignContext { namespace: "team-b".to_owned() });
+    assert_eq!(env.ask_ahead(&compiled()).await.1, foreign);
+    env.server.store().contexts.clear();
+    assert_eq!(env.ask_ahead(&compiled()).await.1, Err(LookupError::NoContext));
+    env.server.inject(CONTEXT, Fault::Status(Code::Unavailable));
+    assert!(env.ask_ahead(&compiled()).await.1.is_err());
+    for outcome in ["foreign_context", "no_context", "failed"] {
+        env.assert_counted(&format!("mlmd_lookups_ahead_total{{outcome=\"{outcome}\"}} 1"));
+    }
+    env.server.clear_faults();
+    assert_eq!(env.find(&compiled()).await, Err(LookupError::NoContext));
+    assert_eq!(env.server.calls(), vec![CONTEXT; 3], "one for each flavor, one after another");
+}
