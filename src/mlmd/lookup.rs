@@ -115,11 +115,12 @@ impl Lookup {
         let expected = expected.filter(|_| run.succeeded()).and_then(|expected| Some((expected, expected.place(run)?)));
         let context = match expected {
             Some((expected, place)) => {
-                let (context, listed) = join(
+                // Boxed, because it is large, and most lookups expect no context.
+                let (context, listed) = Box::pin(join(
                     // The flavors that precede the expected one would be preferred to it.
                     find_context(&reader, run, place + 1),
                     Listed::of(&reader, run, types, expected, &mut ()),
-                )
+                ))
                 .await;
                 let is_confirmed = context.as_ref().is_ok_and(|context| context == expected);
                 if is_confirmed {
