@@ -29,7 +29,7 @@ const ENTRY_BYTES: usize = 300;
 
 /// The outcomes of lookups ahead.
 const OUTCOMES: [&str; 4] = ["found", "no_context", "foreign_context", "failed"];
-/// Whether a lookup found the context that it expected.
+/// Results of lookups that expected a context.
 const RESULTS: [&str; 2] = ["confirmed", "outdated"];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
