@@ -47,7 +47,7 @@
 //!
 //! # Benchmarks
 //!
-//! [`bench`] has the rows of their report, and what the kernel knows of a process.
+//! [`mod@bench`] has the rows of their report, and what the kernel knows of a process.
 //!
 //! # Processes and waiting
 //!
