@@ -26,7 +26,7 @@ pub mod workflow;
 
 pub use artifact::{Artifact, ArtifactId, ArtifactTypes, NotAModel, RunModels};
 pub use event::{Include, IncludeField, SkipReason};
-pub use ids::{RunId, TraceId, Uid};
+pub use ids::{ResourceVersion, RunId, TraceId, Uid};
 pub use in_use::SubscriptionsInUse;
 pub use seen::{ArtifactVerdict, SeenArtifact};
 pub use subscription::{FilterReason, PipelineFilter, Statuses, Subscription, SubscriptionName};

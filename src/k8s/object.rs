@@ -117,7 +117,7 @@ impl Decoder {
             events_published: labels.events_published,
             pipeline: self.pipeline(&annotations.pipeline, &generate_name, &mut names),
             run_id: labels.run_id.as_deref().map(RunId::new),
-            trace_id: annotations.trace_id,
+            trace_id: annotations.trace_id.map(Box::new),
             resource_version: object
                 .metadata
                 .resource_version

@@ -44,7 +44,7 @@ fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
 /// `argo resubmit` copies Argo's annotation, so a resubmitted run is part of the original run's trace. A tenant can write
 /// the annotation, too: the store accepts only ids that belong to no run of another namespace.
 pub fn trace_id(workflow: &Workflow, is_accepted: impl FnOnce(TraceId) -> bool) -> Option<TraceId> {
-    let argo = workflow.trace_id.filter(|id| is_accepted(*id));
+    let argo = workflow.trace_id.as_deref().copied().filter(|id| is_accepted(*id));
     argo.or_else(|| TraceId::from_bytes(*workflow.uid.as_bytes()))
 }
 
@@ -74,7 +74,7 @@ mod tests {
     const UID_AS_TRACE: &str = "0123456789ab4cde8f0123456789abcd";
 
     fn workflow(trace_id: Option<&str>) -> Workflow {
-        let trace_id = trace_id.map(|id| TraceId::parse(id).unwrap());
+        let trace_id = trace_id.map(|id| TraceId::parse(id).unwrap().into());
         Workflow { uid: Uid::from(UID), trace_id, ..succeeded(PipelineName::Unknown) }
     }
 

@@ -260,7 +260,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// A run with Argo's trace id.
 fn traced(namespace: &str, name: &str, uid: u128) -> Workflow {
-    Workflow { trace_id: TraceId::parse(TRACE), ..workflow(namespace, name, uid) }
+    Workflow { trace_id: TraceId::parse(TRACE).map(Box::new), ..workflow(namespace, name, uid) }
 }
 
 #[test]

@@ -46,16 +46,16 @@ impl TraceClaims {
     /// Adds a run.
     pub(super) fn add(&mut self, run: &Workflow) {
         self.uids.insert(beginning(run.uid.as_bytes()));
-        if let Some(id) = run.trace_id {
-            self.claim(id, &run.namespace);
+        if let Some(id) = run.trace_id.as_deref() {
+            self.claim(*id, &run.namespace);
         }
     }
 
     /// Removes a run that was added.
     pub(super) fn remove(&mut self, run: &Workflow) {
         self.uids.remove(&beginning(run.uid.as_bytes()));
-        if let Some(id) = run.trace_id {
-            self.release(id, &run.namespace);
+        if let Some(id) = run.trace_id.as_deref() {
+            self.release(*id, &run.namespace);
         }
     }
 

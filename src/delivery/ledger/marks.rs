@@ -98,7 +98,8 @@ impl Marks {
 
     /// Removes the marks of outcomes that a restarted run has left, and adds none of those.
     pub(super) fn remove_stale(&mut self, workflow: &Workflow, timers: &mut Timers) {
-        let Some(resource_version) = workflow.resource_version.clone() else { return };
+        let Some(version) = &workflow.resource_version else { return };
+        let resource_version = version.as_str().into();
         let subscriptions: BTreeSet<_> = workflow.stale_marks().map(|mark| mark.subscription.clone()).collect();
         let subscriptions = subscriptions.into_iter().collect();
         self.change_of(workflow, timers, |pending| {

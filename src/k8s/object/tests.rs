@@ -45,7 +45,7 @@ fn a_kfp_v1_run_becomes_a_record() {
     assert!(workflow.succeeded() && !workflow.events_published);
     assert_eq!(workflow.pipeline, PipelineName::Spec("penguin-pipeline".into()));
     assert_eq!(workflow.run_id.as_ref().unwrap().to_string(), "9c3a0f0e-8f5b-4f6e-9a35-2f8a4d1c9b77");
-    assert_eq!(workflow.trace_id.unwrap().to_string(), "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(workflow.trace_id.as_deref().unwrap().to_string(), "0af7651916cd43dd8448eb211c80319c");
     assert_eq!(
         marks(&workflow),
         [("update", RunOutcome::Succeeded)],
@@ -89,7 +89,7 @@ fn a_restarted_run_keeps_its_resource_version() {
         "uid": UID, "resourceVersion": "77", "annotations": marks, "labels": {PHASE_LABEL: "Running"},
     }));
     assert!(workflow.is_restarted());
-    assert_eq!(workflow.resource_version.as_deref(), Some("77"));
+    assert_eq!(workflow.resource_version, Some("77".into()));
 }
 
 #[test]
