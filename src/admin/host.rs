@@ -3,7 +3,7 @@
 //! A web site can give its own name the address of this port (DNS rebinding), for example that of a port-forward on the
 //! visitor's machine. To the browser, the port is then part of the site, whose scripts may read it. The Host header shows this: it
 //! has a name that the site's owner has registered. So the status, where it needs no token, and changes of the log level are for
-//! requests whose host nobody can register.
+//! requests whose host is not a domain that can be registered.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -11,12 +11,12 @@ use crate::lookup::{
     wire::{Field, fields, map_entry},
 };
 
-/// The fields of a task with the artifacts that it reads, and those that it puts out.
+/// The fields of a task with its inputs and its outputs.
 const INPUTS: u32 = 16;
 const OUTPUTS: u32 = 17;
 /// The field with the Pods of a task.
 const PODS: u32 = 5;
-/// `IOType`: the links from a task to what it put out.
+/// `IOType`: the links from a task to its outputs.
 const ITERATOR_OUTPUT: i64 = 8;
 const OUTPUT: i64 = 9;
 /// Maximum length of a task's name in bytes. Each of its models has a copy, and Kubeflow's database has room for less.

@@ -266,7 +266,7 @@ impl<'a> Tasks<'a> {
         }
     }
 
-    /// Returns the rule that excludes an output of a task, whatever other tasks put out.
+    /// Returns the rule that excludes an output of a task, regardless of the outputs of other tasks.
     fn excluded_output(&self, task: &Task<'_>, row: &ArtifactRow<'_>) -> Option<ArtifactVerdict> {
         let of_artifact = || {
             if !row.namespace.is_empty() && *row.namespace != *self.run.namespace {
@@ -286,7 +286,7 @@ impl<'a> Tasks<'a> {
         self.types.check(&row.type_name, row.uri, row.pushed)
     }
 
-    /// Tells the verdict about an artifact that a task is linked to.
+    /// Reports the verdict about an artifact that a task is linked to.
     pub(super) fn judge(
         &self,
         task: &Task<'_>,

@@ -15,8 +15,9 @@ use tracing::{info, warn};
 
 /// Age at which the file is read again.
 const MAX_AGE: Duration = Duration::from_secs(5);
-/// Maximum time of reading. The file may be on a volume that does not answer.
-const READ_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum time of reading. The file may be on a volume that does not answer, and the time is part of the call: shorter
+/// than what makes a call long or slow (`limit`).
+const READ_TIMEOUT: Duration = Duration::from_millis(250);
 /// Maximum size of the file in bytes. Tokens of service accounts have one or two thousand.
 const MAX_SIZE: u64 = 64 * 1024;
 

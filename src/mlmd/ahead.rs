@@ -1,11 +1,11 @@
 //! The contexts of runs that have not ended, asked ahead of their lookups.
 //!
-//! The rule: **what was asked ahead is never an answer, only a guess of the next questions.** A lookup that expects a context
+//! The rule: **what was asked ahead is never an answer, only a guess of the next calls.** A lookup that expects a context
 //! asks for it by its name all the same, and at the same time for what the expected one contains. If both are the same
 //! context, all of its answers were given after the run had ended, as without this. Otherwise (the store was replaced, the
-//! record was removed, or one of another flavor exists by now) what the expected context contains is dropped unread, and the
-//! lookup begins with the right one. So a guess saves one round trip, and one for each flavor that the run is not of; it
-//! saves and costs no call.
+//! record was removed, or one of another flavor exists by now) the listings end unread, and the lookup begins with the
+//! right one. So a correct guess saves one round trip, and one for each flavor that the run is not of, and costs no call; a
+//! wrong one costs the calls that it began.
 //!
 //! Only contexts are asked for ahead: executions and artifacts change until the run ends. A context whose namespace is
 //! another one is not kept, because it would never be used.

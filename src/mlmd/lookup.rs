@@ -18,7 +18,7 @@ use std::{collections::HashMap, time::Duration};
 
 use futures::{
     StreamExt, TryStreamExt,
-    future::{join, try_join_all},
+    future::{try_join, try_join_all},
     stream,
 };
 use moka::sync::Cache;
@@ -115,22 +115,29 @@ impl Lookup {
         let expected = expected.filter(|_| run.succeeded()).and_then(|expected| Some((expected, expected.place(run)?)));
         let context = match expected {
             Some((expected, place)) => {
-                // Boxed, because it is large, and most lookups expect no context.
-                let (context, listed) = Box::pin(join(
+                let confirmed = async {
                     // The flavors that precede the expected one would be preferred to it.
-                    find_context(&reader, run, place + 1),
-                    Listed::of(&reader, run, types, expected, &mut ()),
-                ))
-                .await;
-                let is_confirmed = context.as_ref().is_ok_and(|context| context == expected);
-                if is_confirmed {
-                    early = Some(listed?);
-                } else {
-                    // Releases what was kept of the listings.
-                    reader = Reader::new(&self.client, &run.namespace);
-                    started = Instant::now();
-                }
-                let context = context?;
+                    match find_context(&reader, run, place + 1).await {
+                        Ok(context) if context == *expected => Ok(context),
+                        other => Err(other),
+                    }
+                };
+                let listed = async { Ok(Listed::of(&reader, run, types, expected, &mut ()).await) };
+                // Any other answer ends the listings. Boxed, because it is large, and most lookups expect no context.
+                let joined = Box::pin(try_join(confirmed, listed)).await;
+                let is_confirmed = joined.is_ok();
+                let context = match joined {
+                    Ok((context, listed)) => {
+                        early = Some(listed?);
+                        context
+                    }
+                    Err(other) => {
+                        // Releases what was kept of the listings.
+                        reader = Reader::new(&self.client, &run.namespace);
+                        started = Instant::now();
+                        other?
+                    }
+                };
                 self.ahead.used(is_confirmed);
                 context
             }

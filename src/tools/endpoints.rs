@@ -234,7 +234,7 @@ fn is_of_platform(namespace: &str) -> bool {
 /// Returns whether only those who run the platform can have created a Pod: it is in one of its namespaces, and part of a
 /// workload. A step of a pipeline is a Pod, too, with labels of the pipeline's author, and the runs of a Kubeflow without
 /// profiles are in its own namespace.
-fn is_trusted(pod: &Value) -> bool {
+pub(super) fn is_trusted(pod: &Value) -> bool {
     let is_workload = |owner: &Value| {
         let kind = (owner["apiVersion"].as_str(), owner["kind"].as_str());
         owner["controller"] == true

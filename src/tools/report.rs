@@ -258,8 +258,8 @@ fn server_account(pods: &[Value]) -> String {
     let accounts: BTreeSet<String> = pods.iter().filter_map(endpoints::account).collect();
     let accounts: Vec<String> = accounts.into_iter().collect();
     format!(
-        "The server runs as {}.\nIts rights are not those of rights.txt: `check` reviews them, and what keeps the server from being \
-         ready, such as a scope that it may not list, it says itself in readyz.txt.\n",
+        "The server runs as {}.\nIts rights are not those of rights.txt; `check` reviews them. readyz.txt contains \
+         the reason why the server is not ready, such as a scope that it may not list.\n",
         accounts.join(", ")
     )
 }

@@ -20,11 +20,11 @@ use crate::{
     tools::endpoints::Endpoint,
 };
 
-/// The limit of the question: the server's own is longer, as it repeats it.
+/// Timeout of one probe. The server's own is longer, because it retries.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Workflows of which some are chosen for questions with a token. Each costs Kubeflow two reviews.
+/// Workflows of which some are chosen for probes with a token. Each costs Kubeflow two reviews.
 const SAMPLE: usize = 20;
-const MAX_QUESTIONS: usize = 3;
+const MAX_PROBES: usize = 3;
 const PEER: Peer = Peer {
     name: "Kubeflow's API",
     port: 8887,
@@ -230,7 +230,7 @@ fn chosen(workflows: &[Value]) -> Vec<(Arc<str>, RunId)> {
         namespaces.push(namespace.clone());
         is_known
     });
-    runs.truncate(MAX_QUESTIONS);
+    runs.truncate(MAX_PROBES);
     runs
 }
 

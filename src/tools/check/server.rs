@@ -98,8 +98,10 @@ pub(super) async fn find(cluster: &Cluster, named: &[String]) -> Server {
         Ok(services) => (services, None),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let account = pods.iter().find_map(endpoints::account);
-    let flags = pods.first().map(Flags::of).unwrap_or_default();
+    // A tenant's Pod may have the server's label.
+    let of_server = pods.iter().find(|pod| endpoints::is_trusted(pod)).or(pods.first());
+    let account = of_server.and_then(endpoints::account);
+    let flags = of_server.map(Flags::of).unwrap_or_default();
     Server { pods: Ok((pods.len(), place)), account, flags, services, unreadable }
 }
 

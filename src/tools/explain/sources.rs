@@ -52,7 +52,7 @@ pub trait Explain {
     /// The source.
     const SOURCE: ModelSource;
 
-    /// Looks up the models of a run, and tells the verdict about each artifact.
+    /// Looks up the models of a run, and reports the verdict about each artifact.
     fn explain<'a>(&'a self, run: &'a Workflow, types: &'a ArtifactTypes) -> BoxFuture<'a, Explained>;
 }
 
