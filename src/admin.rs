@@ -10,8 +10,9 @@
 //! | `/`, `/statusz.json` | the status, for people and programs |
 //!
 //! Probes and metrics are unauthenticated, so they show no more of a tenant's runs than counts. The status names runs, and
-//! needs the right of a subscription (`reader`), or without tokens at least a host that is no web site's (`host`). Connections are limited: see `connections`. With a listener of their own,
-//! metrics are on that one only, so that a NetworkPolicy can distinguish scrapers from the kubelet.
+//! needs the right of a subscription (`reader`), or without tokens at least a host that is no web site's (`host`).
+//! Connections are limited: see `connections`. With a listener of their own, metrics are on that one only, so that a
+//! NetworkPolicy can distinguish scrapers from the kubelet.
 
 mod connections;
 mod exposition;

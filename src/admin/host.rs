@@ -1,9 +1,9 @@
 //! The names under which a browser may have reached the admin port.
 //!
 //! A web site can give its own name the address of this port (DNS rebinding), for example that of a port-forward on the
-//! visitor's machine. To the browser, the port is then part of the site, whose scripts may read it. The Host header shows this: it
-//! has a name that the site's owner has registered. So the status, where it needs no token, and changes of the log level are for
-//! requests whose host is not a domain that can be registered.
+//! visitor's machine. To the browser, the port is then part of the site, whose scripts may read it. The Host header shows
+//! this: it has a name that the site's owner has registered. So the status, where it needs no token, and changes of the log
+//! level are for requests whose host is not a domain that can be registered.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_nobody_can_register_are_accepted() {
+    fn hosts_that_are_no_registrable_domain_are_accepted() {
         for host in [
             "127.0.0.1:8080",
             "10.1.2.3",

@@ -1,5 +1,5 @@
-//! A budget of bytes, or of other units, that all lookups share. It is fair between namespaces, because tenants decide how large the answers
-//! about their runs are.
+//! A budget of bytes, or of other units, that all lookups share. It is fair between namespaces, because tenants decide how
+//! large the answers about their runs are.
 //!
 //! - A namespace never holds more than its share, so one tenant cannot take everything.
 //! - Of the requests that wait, the one whose namespace holds the least comes first, then the oldest.

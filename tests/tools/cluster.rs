@@ -82,7 +82,7 @@ async fn the_server_is_found_and_reached_through_its_pod() {
     let ports = vec![("admin", 8888, address)];
     Pod { namespace: &namespace, name: "server-0", labels, ports }.start(&cluster).await;
 
-    // Whoever may create Pods in a namespace may give them the label.
+    // A tenant with the right to create Pods may give them the label.
     let untrusted = endpoints::server(&connection, ServerPort::Admin, &[]).await.unwrap_err();
     let named = format!("({namespace}/server-0)");
     assert!(

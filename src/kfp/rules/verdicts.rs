@@ -68,7 +68,7 @@ struct Collected {
 }
 
 /// The order of links: of several, the last one is named, because it says most about the artifact. One artifact is linked to
-/// the task that put it out, to each task that contains that one, and to those that read it.
+/// the task whose output it is, to each task that contains that one, and to those that read it.
 fn rank(exclusion: Option<ArtifactVerdict>) -> u8 {
     match exclusion {
         Some(ArtifactVerdict::OnlyRead) => 1,
