@@ -63,16 +63,26 @@ pub trait ArtifactLookup: Send + Sync + 'static {
 
     /// Asks for what can be known about a run that has not ended, so that [`ArtifactLookup::find`] takes less time once it
     /// has. Such an answer must not change what `find` returns: until the run ends, all that is recorded about it may still
-    /// change. The caller asks again later after [`LookupError::NoContext`] or [`LookupError::Failed`].
+    /// change. The caller asks again later after [`LookupError::NoContext`] or [`LookupError::Failed`], and after
+    /// [`KnownAhead::SoFar`] once the Workflow has changed.
     ///
     /// A source in which a lookup is one call has nothing to ask ahead, which is the default.
-    fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<(), LookupError>> {
+    fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<KnownAhead, LookupError>> {
         let _ = run;
-        Box::pin(ready(Ok(())))
+        Box::pin(ready(Ok(KnownAhead::All)))
     }
 
     /// Forgets every remembered answer about a run, including answers to calls in flight: the run was restarted.
     fn forget(&self, run: Uid);
+}
+
+/// How much is known of a run that has not ended, see [`ArtifactLookup::look_ahead`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownAhead {
+    /// All that can be known before its end.
+    All,
+    /// What its tasks have recorded so far. Further tasks will record more.
+    SoFar,
 }
 
 /// A failure of a lookup. None of these means "no model".

@@ -1,7 +1,8 @@
 //! The adapter for ML Metadata: which serving models a run produced.
 //!
 //! - [`rules`]: what makes an artifact a run's model, as pure functions of plain data
-//! - [`lookup`]: the sequence of calls; [`ahead`]: the contexts of runs that have not ended
+//! - [`lookup`]: the sequence of calls; [`ahead`]: what is expected of runs that have not ended
+//! - [`early`]: the events of expected executions
 //! - [`reader`]: the calls of one lookup, its listings by [`pages`], and what it keeps; [`convert`] turns messages into
 //!   plain data by [`wire`]
 //! - [`method`]: the calls, made by the module `lookup` of the crate, which also bounds and caches the answers
@@ -11,6 +12,7 @@
 
 mod ahead;
 mod convert;
+mod early;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -31,7 +33,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     clock::WallClock,
-    delivery::{ArtifactLookup, Explained, LookupError},
+    delivery::{ArtifactLookup, Explained, KnownAhead, LookupError},
     lookup::{
         Memory, Peer, allowance,
         cache::Cache,
@@ -45,8 +47,8 @@ use crate::{
     model::{ArtifactTypes, RunModels, Uid, Workflow},
     telemetry::LimitHits,
 };
-use ahead::{Ahead, AheadMetrics};
-use rules::{Collector, RunContext, Verdicts};
+use ahead::{Ahead, AheadMetrics, Expected};
+use rules::{Collector, Verdicts};
 
 /// Full name of the service.
 const SERVICE: &str = "ml_metadata.MetadataStoreService";
@@ -189,7 +191,7 @@ impl Mlmd {
         &self,
         run: &Workflow,
         types: &ArtifactTypes,
-        expected: Option<&RunContext>,
+        expected: Option<&Expected>,
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
         let models = self.lookup.models(run, types, expected, verdicts);
@@ -218,13 +220,12 @@ impl ArtifactLookup for Mlmd {
         self.cache.answer(run, types, &self.metrics, self.look_up(run, types)).boxed()
     }
 
-    fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<(), LookupError>> {
+    fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<KnownAhead, LookupError>> {
         async {
-            if self.ahead.get(run.uid).is_some() {
-                return Ok(());
-            }
-            let context = self.lookup.context(run).boxed();
-            self.ahead.asked(run.uid, within(self.lookup_timeout, "the lookup ahead", context).await)
+            let asked = self.lookup.ahead(run).boxed();
+            let answer = within(self.lookup_timeout, "the lookup ahead", asked).await;
+            self.ahead.asked(&answer);
+            answer
         }
         .boxed()
     }

@@ -2,7 +2,7 @@
 //!
 //! There is no queue per subscriber: the delivery task reads a namespace's records once, in pages, and its changes from
 //! the journal from then on. The journal holds only changes that matter (a record equal to the held one keeps its
-//! allocation and wakes no task), and only those of followed namespaces, plus the restarted Workflows of all namespaces,
+//! allocation, and wakes no task unless the run has not ended: its tasks have changed), and only those of followed namespaces, plus the restarted Workflows of all namespaces,
 //! whose marks are removed with or without a subscriber. The delivery task drains the whole journal and waits for
 //! nothing else, so the journal does not grow.
 //!
@@ -306,7 +306,11 @@ impl Inner {
         complete(&mut workflow, held.as_deref(), clock);
         if held.as_deref() == Some(&workflow) {
             slots.get_mut(&*workflow.name).into_iter().for_each(|listed| *listed = epoch);
-            return false;
+            let record = held.filter(|held| held.phase == Phase::Active);
+            return record.is_some_and(|record| {
+                let before = Some(Before::of(&record, &record));
+                self.record(Change::Applied { workflow: record, before }, false)
+            });
         }
         let record = Arc::new(workflow);
         slots.remove(&*record.name);

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::Config;
 use crate::{
-    delivery::{ArtifactLookup, LookupError, ModelSource},
+    delivery::{ArtifactLookup, KnownAhead, LookupError, ModelSource},
     kfp::{self, Kfp},
     lookup::{
         Memory,
@@ -88,14 +88,17 @@ impl ArtifactLookup for Auto {
     ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>> {
         async move {
             let (source, answer) = sources::in_turn(self.kfp.find(run, types), || self.mlmd.find(run, types)).await;
-            self.mlmd_decides.store(source == ModelSource::Mlmd, Ordering::Relaxed);
+            // Kubeflow's API was not asked about a Workflow without a run id.
+            if run.run_id.as_ref().is_some_and(|id| !id.to_string().is_empty()) {
+                self.mlmd_decides.store(source == ModelSource::Mlmd, Ordering::Relaxed);
+            }
             answer
         }
         .boxed()
     }
 
     /// Kubeflow's API is asked a single question. ML Metadata is asked ahead only where it decides.
-    fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<(), LookupError>> {
+    fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<KnownAhead, LookupError>> {
         if self.mlmd_decides.load(Ordering::Relaxed) { self.mlmd.look_ahead(run) } else { self.kfp.look_ahead(run) }
     }
 
@@ -108,7 +111,7 @@ impl ArtifactLookup for Auto {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{PipelineName, fixtures::succeeded};
+    use crate::model::{PipelineName, RunId, fixtures::succeeded};
 
     struct Source(Result<Arc<RunModels>, LookupError>);
 
@@ -121,8 +124,8 @@ mod tests {
             futures::future::ready(self.0.clone()).boxed()
         }
 
-        fn look_ahead<'a>(&'a self, _: &'a Workflow) -> BoxFuture<'a, Result<(), LookupError>> {
-            futures::future::ready(self.0.clone().map(drop)).boxed()
+        fn look_ahead<'a>(&'a self, _: &'a Workflow) -> BoxFuture<'a, Result<KnownAhead, LookupError>> {
+            futures::future::ready(self.0.clone().map(|_| KnownAhead::All)).boxed()
         }
 
         fn forget(&self, _: Uid) {}
@@ -142,11 +145,14 @@ mod tests {
     /// Before anything is known, and from an upgrade on, ML Metadata may be gone.
     #[tokio::test]
     async fn ml_metadata_is_asked_ahead_only_where_it_decides() {
-        let run = succeeded(PipelineName::Unknown);
+        let unidentified = succeeded(PipelineName::Unknown);
+        let run = Workflow { run_id: Some(RunId::new("r")), ..unidentified.clone() };
         let old = || LookupError::Failed { code: sources::OLD_SERVER, message: String::new() };
         for (native, asked) in [(Err(old()), true), (Ok(Arc::default()), false)] {
             let auto = Auto::new(Arc::new(Source(native.clone())), Arc::new(Source(Err(LookupError::TooLarge))));
-            assert_eq!(auto.look_ahead(&run).await, native.map(drop));
+            assert_eq!(auto.look_ahead(&run).await, native.clone().map(|_| KnownAhead::All));
+            drop(auto.find(&unidentified, &Arc::default()).await);
+            assert_eq!(auto.look_ahead(&run).await, native.clone().map(|_| KnownAhead::All), "it may be of any source");
             assert!(auto.find(&run, &Arc::default()).await.is_ok() != asked);
             assert_eq!(auto.look_ahead(&run).await == Err(LookupError::TooLarge), asked);
         }

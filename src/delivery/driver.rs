@@ -15,8 +15,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArtifactLookup, CloseReason, Deliveries, DeliveryMetrics, LookupError, MarkError, MarkPatch, Marker, Options,
-    StreamId,
+    ArtifactLookup, CloseReason, Deliveries, DeliveryMetrics, KnownAhead, LookupError, MarkError, MarkPatch, Marker,
+    Options, StreamId,
     backlog::{Backlog, Slice},
     handle::StreamMessage,
     ledger::{Action, Ledger, LookupId, Now},
@@ -78,7 +78,7 @@ struct ToStream {
 /// The result of a lookup or patch.
 enum TaskResult {
     Lookup { id: LookupId, workflow: Arc<Workflow>, step: Option<Step>, answer: Result<Arc<RunModels>, LookupError> },
-    LookupAhead { workflow: Arc<Workflow>, answer: Result<(), LookupError> },
+    LookupAhead { workflow: Arc<Workflow>, answer: Result<KnownAhead, LookupError> },
     Patch { patch: MarkPatch, step: Option<Step>, result: Result<(), MarkError> },
 }
 

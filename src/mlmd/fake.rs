@@ -254,6 +254,20 @@ impl MetadataStoreService for FakeServer {
         .await
     }
 
+    async fn get_events_by_execution_i_ds(
+        &self,
+        request: Request<proto::GetEventsByExecutionIDsRequest>,
+    ) -> Result<Response<proto::GetEventsByExecutionIDsResponse>, Status> {
+        let ids = request.into_inner().execution_ids;
+        self.respond(Method::GetEventsByExecutionIDs, |store, fault| {
+            let requested = |event: &&proto::Event| ids.contains(&event.execution_id());
+            let mut events: Vec<_> = store.events.iter().filter(requested).cloned().collect();
+            remove_ids(&mut events, fault, |event| &mut event.execution_id);
+            Ok(proto::GetEventsByExecutionIDsResponse { events })
+        })
+        .await
+    }
+
     async fn get_contexts_by_execution(
         &self,
         request: Request<proto::GetContextsByExecutionRequest>,

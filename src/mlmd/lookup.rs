@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Each line is one round trip, or one for each page. Where the context was asked ahead ([`super::ahead`]), the first two are
-//! one. A run without candidates ends after the second line, most runs
+//! one, and the first three if its executions were, too. A run without candidates ends after the second line, most runs
 //! end after the third. For a failed run only the pipeline's name is looked up.
 //!
 //! A slow lookup may begin in one store and end in another one, which was created empty or from a backup in between. If
@@ -17,8 +17,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use futures::{
-    StreamExt, TryStreamExt,
-    future::{try_join, try_join_all},
+    FutureExt, StreamExt, TryStreamExt,
+    future::{try_join_all, try_join3},
     stream,
 };
 use moka::sync::Cache;
@@ -27,14 +27,15 @@ use tonic::Code;
 use tracing::info;
 
 use super::{
-    ahead::Ahead,
+    ahead::{self, Ahead, Expected},
+    early::EarlyEvents,
     error::{CallCode, CallError},
     reader::Reader,
     rules::{self, Candidates, ContextNames, Executions, Outputs, Places, RunContext, RunFlavor, Verdicts},
 };
 use crate::{
     clock::WallClock,
-    delivery::LookupError,
+    delivery::{KnownAhead, LookupError},
     lookup::client::Client,
     model::{ArtifactTypes, PipelineName, RunModels, RunOutcome, Workflow, event::MAX_PAYLOAD},
 };
@@ -94,11 +95,21 @@ impl Lookup {
         Self { client, clock, ahead, type_ids }
     }
 
-    /// Returns the context of a run that may not have ended.
-    pub(super) async fn context(&self, run: &Workflow) -> Result<RunContext, LookupError> {
-        let context = find_context(&Reader::new(&self.client, &run.namespace), run, 1).await?;
-        rules::check_namespace(&context, run)?;
-        Ok(context)
+    /// Asks for what is expected of a run that has not ended.
+    pub(super) async fn ahead(&self, run: &Workflow) -> Result<KnownAhead, LookupError> {
+        let reader = Reader::new(&self.client, &run.namespace);
+        let expected = match self.ahead.get(run.uid) {
+            Some(expected) => expected,
+            None => {
+                let context = find_context(&reader, run, 1).await?;
+                rules::check_namespace(&context, run)?;
+                self.ahead.found(run.uid, context)
+            }
+        };
+        if !ahead::are_recorded_early(&expected.context) {
+            return Ok(KnownAhead::All);
+        }
+        Ok(self.ahead.listed(run.uid, &expected, reader.execution_ids(expected.context.id).await?))
     }
 
     /// Looks up the models of a run. Its context may be the `expected` one, about whose artifacts there are no verdicts.
@@ -106,29 +117,33 @@ impl Lookup {
         &self,
         run: &Workflow,
         types: &ArtifactTypes,
-        expected: Option<&RunContext>,
+        expected: Option<&Expected>,
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
         let mut reader = Reader::new(&self.client, &run.namespace);
         let mut started = Instant::now();
         let mut early = None;
-        let expected = expected.filter(|_| run.succeeded()).and_then(|expected| Some((expected, expected.place(run)?)));
+        let mut early_events = None;
+        let expected =
+            expected.filter(|_| run.succeeded()).and_then(|expected| Some((expected, expected.context.place(run)?)));
         let context = match expected {
             Some((expected, place)) => {
                 let confirmed = async {
                     // The flavors that precede the expected one would be preferred to it.
                     match find_context(&reader, run, place + 1).await {
-                        Ok(context) if context == *expected => Ok(context),
+                        Ok(context) if context == expected.context => Ok(context),
                         other => Err(other),
                     }
                 };
-                let listed = async { Ok(Listed::of(&reader, run, types, expected, &mut ()).await) };
+                let listed = async { Ok(Listed::of(&reader, run, types, &expected.context, &mut ()).await) };
+                let events = EarlyEvents::of(&reader, &expected.executions).map(Ok);
                 // Any other answer ends the listings. Boxed, because it is large, and most lookups expect no context.
-                let joined = Box::pin(try_join(confirmed, listed)).await;
+                let joined = Box::pin(try_join3(confirmed, listed, events)).await;
                 let is_confirmed = joined.is_ok();
                 let context = match joined {
-                    Ok((context, listed)) => {
+                    Ok((context, listed, events)) => {
                         early = Some(listed?);
+                        early_events = events;
                         context
                     }
                     Err(other) => {
@@ -159,7 +174,7 @@ impl Lookup {
             Some(listed) => listed,
             None => Listed::of(&reader, run, types, &context, verdicts).await?,
         };
-        let found = self.models_in(&reader, run, types, &context, listed, verdicts).await?;
+        let found = self.models_in(&reader, run, types, &context, (listed, early_events), verdicts).await?;
         if found.models.is_empty() {
             if started.elapsed() >= MIN_STORE_REPLACEMENT {
                 verify(&reader, &context).await?;
@@ -185,7 +200,7 @@ impl Lookup {
         run: &Workflow,
         types: &ArtifactTypes,
         context: &RunContext,
-        listed: Listed<'_>,
+        (listed, early_events): (Listed<'_>, Option<EarlyEvents>),
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
         let Listed { mut candidates, executions } = listed;
@@ -222,7 +237,15 @@ impl Lookup {
             }
             pipeline_name(reader, run, context, Some(latest), &mut contexts).await
         };
-        let ((), pipeline) = tokio::try_join!(reader.events(&ids, |event| outputs.add(event, verdicts)), pipeline)?;
+        let are_used = early_events.as_ref().map(|early| early.are_enough(&ids, &executions));
+        are_used.into_iter().for_each(|are_used| self.ahead.events_used(are_used));
+        let pipeline = match early_events {
+            Some(early) if are_used == Some(true) => {
+                early.add_to(&mut outputs, &ids, verdicts);
+                pipeline.await?
+            }
+            _ => tokio::try_join!(reader.events(&ids, |event| outputs.add(event, verdicts)), pipeline)?.1,
+        };
 
         if context.flavor == RunFlavor::Tfx {
             request_contexts(reader, rules::ambiguous_executions(&executions, &outputs), &mut contexts).await?;

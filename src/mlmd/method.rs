@@ -11,6 +11,7 @@ pub(super) enum Method {
     GetContextByTypeAndName,
     GetContextsByExecution,
     GetEventsByArtifactIDs,
+    GetEventsByExecutionIDs,
     GetExecutionsByContext,
     GetParentContextsByContext,
 }
@@ -23,6 +24,7 @@ impl Method {
             Self::GetContextByTypeAndName => "GetContextByTypeAndName",
             Self::GetContextsByExecution => "GetContextsByExecution",
             Self::GetEventsByArtifactIDs => "GetEventsByArtifactIDs",
+            Self::GetEventsByExecutionIDs => "GetEventsByExecutionIDs",
             Self::GetExecutionsByContext => "GetExecutionsByContext",
             Self::GetParentContextsByContext => "GetParentContextsByContext",
         }

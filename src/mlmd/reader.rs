@@ -6,6 +6,7 @@ use prost::Message;
 use tonic::Code;
 
 use super::{
+    ahead::MAX_EXECUTIONS,
     allowance::Allowance,
     convert,
     error::{CallCode, CallError},
@@ -73,6 +74,40 @@ impl<'a> Reader<'a> {
     ) -> Result<(), CallError> {
         let request = |options| proto::GetExecutionsByContextRequest { context_id: Some(context), options };
         self.list(Method::GetExecutionsByContext, request, |row| Ok(add(&convert::execution(row)?))).await
+    }
+
+    /// Returns the ids of the executions of a context, or `None` if there is more than one page of them.
+    pub(super) async fn execution_ids(&self, context: i64) -> Result<Option<Vec<i64>>, CallError> {
+        let rows_of_page = i32::try_from(MAX_EXECUTIONS).unwrap_or(i32::MAX);
+        let options = proto::ListOperationOptions { max_result_size: Some(rows_of_page), next_page_token: None };
+        let request = proto::GetExecutionsByContextRequest { context_id: Some(context), options: Some(options) };
+        let answer = self.call(Method::GetExecutionsByContext, request, |message| {
+            let (mut ids, mut is_last) = (Vec::new(), true);
+            fields(message, |number, field| {
+                match number {
+                    1 => ids.push(convert::execution(field.bytes()?)?.id),
+                    2 => is_last = field.text()?.is_empty(),
+                    _ => {}
+                }
+                Ok(())
+            })?;
+            Ok((is_last && ids.len() <= MAX_EXECUTIONS).then_some(ids))
+        });
+        match answer.await {
+            Err(CallError { code: CallCode::TooLarge, .. }) => Ok(None),
+            answer => answer,
+        }
+    }
+
+    /// Passes every event of these executions, in one call.
+    pub(super) async fn events_of_executions(
+        &self,
+        executions: &[i64],
+        mut add: impl FnMut(&Event<'_>) -> Result<(), CallError>,
+    ) -> Result<(), CallError> {
+        let request = proto::GetEventsByExecutionIDsRequest { execution_ids: executions.to_vec() };
+        self.call(Method::GetEventsByExecutionIDs, request, |message| rows(message, |row| add(&convert::event(row)?)))
+            .await
     }
 
     /// Passes every event of these artifacts, in all runs. `add` returns the bytes that it keeps.

@@ -26,6 +26,7 @@ const CONTEXT: Method = Method::GetContextByTypeAndName;
 const ARTIFACTS: Method = Method::GetArtifactsByContext;
 const EXECUTIONS: Method = Method::GetExecutionsByContext;
 const EVENTS: Method = Method::GetEventsByArtifactIDs;
+const EVENTS_OF_EXECUTIONS: Method = Method::GetEventsByExecutionIDs;
 const PARENTS: Method = Method::GetParentContextsByContext;
 const CONTEXTS_OF: Method = Method::GetContextsByExecution;
 const TYPE: Method = Method::GetArtifactType;

@@ -237,6 +237,17 @@ impl MetadataStoreService for Metadata {
         Ok(Response::new(GetEventsByArtifactIDsResponse { events }))
     }
 
+    async fn get_events_by_execution_i_ds(
+        &self,
+        request: Request<GetEventsByExecutionIDsRequest>,
+    ) -> Answer<GetEventsByExecutionIDsResponse> {
+        let ids = request.into_inner().execution_ids;
+        let store = self.store();
+        let tasks = store.tasks.iter().filter(|task| ids.contains(&task.execution.id()));
+        let events = tasks.flat_map(|task| &task.events).cloned().collect();
+        Ok(Response::new(GetEventsByExecutionIDsResponse { events }))
+    }
+
     async fn get_contexts_by_execution(
         &self,
         request: Request<GetContextsByExecutionRequest>,

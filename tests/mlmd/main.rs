@@ -140,8 +140,8 @@ async fn a_tfx_run_is_found_by_the_name_of_its_workflow() {
     assert_models(&recurring, &found, &expected);
 }
 
-/// One call while it runs; after its success those that every lookup makes, of which the first verifies what was asked
-/// ahead. The model appears in between.
+/// Two calls while it runs, and one when its Workflow has changed; after its success as many as every lookup makes, in one
+/// round trip: none depends on the answer to another. The model appears in between.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_run_asked_for_ahead_costs_no_further_call() {
@@ -151,11 +151,18 @@ async fn a_run_asked_for_ahead_costs_no_further_call() {
     let succeeded = compiled("run-x");
     let running = Workflow { phase: Phase::Active, ..succeeded.clone() };
     harness.mlmd.look_ahead(&running).await.expect("a context");
-    assert_eq!(harness.metrics(&["mlmd_calls_total"]), 1.0);
+    run.task(Task::new("Evaluator")).await;
+    harness.mlmd.look_ahead(&running).await.expect("a context");
+    assert_eq!(harness.metrics(&["mlmd_calls_total"]), 3.0);
     let model = Model::pushed("gs://root/1").property("name", "penguin:run-x:Pusher:pushed_model:0");
     run.task(Task::new("Pusher").output(model)).await;
+    // Its execution is recorded when it begins.
+    harness.mlmd.look_ahead(&running).await.expect("a context");
     assert_eq!(harness.locations(&succeeded).await, ["gs://root/1"]);
-    assert_eq!(harness.metrics(&["mlmd_calls_total"]), 1.0 + 4.0, "the context, artifacts, executions and events");
+    assert_eq!(harness.metrics(&["mlmd_calls_total"]), 4.0 + 4.0, "the context, artifacts, executions and events");
+    assert_eq!(harness.metrics(&["mlmd_calls_total", "GetEventsByExecutionIDs"]), 1.0);
+    assert_eq!(harness.metrics(&["mlmd_calls_total", "GetEventsByArtifactIDs"]), 0.0);
+    assert_eq!(harness.metrics(&["mlmd_events_expected_total", "\"used\""]), 1.0);
     assert_eq!(harness.metrics(&["mlmd_contexts_expected_total", "confirmed"]), 1.0);
 }
 

@@ -4,8 +4,10 @@
 //! few, and give way to everything else:
 //!
 //! - only for runs of namespaces with an attached stream;
-//! - at most one for each of [`AGES`], until one is answered, and then no more before the run ends: a run that waits for
-//!   days costs no more than one that takes minutes, and one that ends within seconds costs none;
+//! - at most one for each of [`AGES`], until one is answered; one that ends within seconds costs none;
+//! - then, as long as further tasks will record more, at most one for the changes of the Workflow within [`AFTER_CHANGE`],
+//!   and [`MAX_ANSWERS`] in all: a run that waits for days costs no more than one that takes minutes. Argo changes a
+//!   Workflow when a task begins or ends, and a task makes more calls itself;
 //! - beside the places of other lookups, a few at a time, at a limited rate, one of a namespace, and namespaces take turns;
 //! - for a limited number of runs, of which the namespace with the most gives way. Others are looked up as without this.
 //!
@@ -24,12 +26,16 @@ use super::{
     types::{Action, Now},
 };
 use crate::{
-    delivery::LookupError,
+    delivery::{KnownAhead, LookupError},
     model::{Phase, Uid, Workflow},
 };
 
 /// Ages of a run in seconds at which it is looked up. The first task of a run records it, once its image is there.
 pub(super) const AGES: [i64; 3] = [15, 120, 600];
+/// The time from a change of a Workflow until its run is looked up again: a task that has just begun records itself.
+pub(super) const AFTER_CHANGE: Duration = Duration::from_secs(10);
+/// Lookups of a run, from the first that was answered, after which it is not looked up again.
+pub(super) const MAX_ANSWERS: u8 = 32;
 /// Lookups in flight in all.
 pub(super) const IN_FLIGHT: usize = 4;
 /// The shortest interval between the beginnings of two lookups: after a restart, thousands of runs are due at once.
@@ -65,29 +71,50 @@ struct Namespace {
 /// The state of a run.
 #[derive(Debug)]
 enum State {
-    /// It is younger than the age of this place in [`AGES`], and its timer runs.
-    Young(Arc<Workflow>, usize),
+    /// Its timer runs.
+    Young(Arc<Workflow>, Progress),
     /// It waits for its turn.
-    Queued(Arc<Workflow>, usize),
-    InFlight(usize),
+    Queued(Arc<Workflow>, Progress),
+    InFlight {
+        workflow: Arc<Workflow>,
+        progress: Progress,
+        /// The Workflow has changed meanwhile.
+        changed: bool,
+    },
+    /// It is looked up again once its Workflow changes.
+    Known(Progress),
     /// It is not looked up again before it ends.
     Done,
 }
 
+/// The lookups of a run so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// The place in [`AGES`] of the last one, or of the next one if none was answered.
+    place: usize,
+    answers: u8,
+}
+
 impl LookupsAhead {
-    /// Adds a run that has not ended, or replaces its record.
-    fn add(&mut self, workflow: &Arc<Workflow>, now: Now, timers: &mut Timers) {
+    /// Adds a run that has not ended, or replaces its record. `is_change`: its Workflow has changed.
+    fn add(&mut self, workflow: &Arc<Workflow>, is_change: bool, now: Now, timers: &mut Timers) {
         let (name, uid) = (&workflow.namespace, workflow.uid);
         let state = self.namespaces.get_mut(name).and_then(|namespace| namespace.runs.get_mut(&uid));
         match state {
             Some(State::Young(record, _) | State::Queued(record, _)) => return record.clone_from(workflow),
-            Some(State::InFlight(_) | State::Done) => return,
+            Some(State::InFlight { workflow: record, changed, .. }) => {
+                record.clone_from(workflow);
+                *changed |= is_change;
+                return;
+            }
+            Some(state @ State::Known(_)) if is_change => return state.await_change(workflow.clone(), now, timers),
+            Some(State::Known(_) | State::Done) => return,
             None => {}
         }
         if self.make_room(name, timers) {
             self.shares.add(name, 1);
             let runs = &mut self.namespaces.entry(name.clone()).or_default().runs;
-            runs.insert(uid, State::Young(workflow.clone(), 0));
+            runs.insert(uid, State::Young(workflow.clone(), Progress::default()));
             timers.set(now.instant + time_until(AGES[0], workflow, now), Timer::LookAhead(name.clone(), uid));
         }
     }
@@ -119,7 +146,7 @@ impl LookupsAhead {
         match state {
             State::Young(..) => timers.cancel(&Timer::LookAhead(name.clone(), run)),
             State::Queued(..) => namespace.queue.retain(|queued| *queued != run),
-            State::InFlight(_) | State::Done => {}
+            State::InFlight { .. } | State::Known(_) | State::Done => {}
         }
         self.schedule(name);
     }
@@ -141,12 +168,12 @@ impl LookupsAhead {
         removed.into_iter().for_each(|run| self.remove(name, run, timers));
     }
 
-    /// Queues a run that has reached an age of [`AGES`].
+    /// Queues a run whose timer has ended.
     pub(super) fn queue(&mut self, name: &Arc<str>, run: Uid) {
         let namespace = self.namespaces.get_mut(name).expect("the timer of a run ends with it");
         let state = namespace.runs.get_mut(&run).expect("the timer of a run ends with it");
-        if let State::Young(workflow, place) = state {
-            *state = State::Queued(workflow.clone(), *place);
+        if let State::Young(workflow, progress) = state {
+            *state = State::Queued(workflow.clone(), *progress);
             namespace.queue.push_back(run);
         }
         self.schedule(name);
@@ -170,9 +197,11 @@ impl LookupsAhead {
             }
             let Some(run) = namespace.queue.pop_front() else { continue };
             let state = namespace.runs.get_mut(&run).expect("a queued run is kept");
-            let State::Queued(workflow, place) = state else { unreachable!("the queue has the runs that are queued") };
-            let (workflow, place) = (workflow.clone(), *place);
-            *state = State::InFlight(place);
+            let State::Queued(workflow, progress) = state else {
+                unreachable!("the queue has the runs that are queued")
+            };
+            let (workflow, progress) = (workflow.clone(), *progress);
+            *state = State::InFlight { workflow: workflow.clone(), progress, changed: false };
             namespace.is_in_flight = true;
             self.in_flight += 1;
             self.not_before = Some(now + INTERVAL);
@@ -181,26 +210,43 @@ impl LookupsAhead {
     }
 
     /// Handles an answer. The run may have ended meanwhile.
-    fn end(&mut self, workflow: &Arc<Workflow>, answer: &Result<(), LookupError>, now: Now, timers: &mut Timers) {
+    fn end(
+        &mut self,
+        workflow: &Arc<Workflow>,
+        answer: &Result<KnownAhead, LookupError>,
+        now: Now,
+        timers: &mut Timers,
+    ) {
         let (name, uid) = (&workflow.namespace, workflow.uid);
         self.in_flight -= 1;
         let namespace = self.namespaces.get_mut(name).expect("a namespace with a lookup in flight is kept");
         namespace.is_in_flight = false;
         if let Some(state) = namespace.runs.get_mut(&uid)
-            && let State::InFlight(place) = *state
+            && let State::InFlight { workflow, progress, changed } = std::mem::replace(state, State::Done)
         {
-            let again = match answer {
-                Err(LookupError::NoContext | LookupError::Failed { .. }) => next_place(place, workflow, now),
-                Ok(()) | Err(LookupError::ForeignContext { .. } | LookupError::TooLarge) => None,
-            };
-            *state = match again {
-                Some(place) => {
-                    let at = now.instant + time_until(AGES[place], workflow, now);
-                    timers.set(at, Timer::LookAhead(name.clone(), uid));
-                    State::Young(workflow.clone(), place)
+            let Progress { place, answers } = progress;
+            match answer {
+                Ok(KnownAhead::SoFar) if answers + 1 < MAX_ANSWERS => {
+                    *state = State::Known(Progress { place, answers: answers + 1 });
                 }
-                None => State::Done,
-            };
+                // Once it is known, the next change has it looked up again.
+                Err(LookupError::NoContext | LookupError::Failed { .. }) if answers > 0 => {
+                    if answers + 1 < MAX_ANSWERS {
+                        *state = State::Known(Progress { place, answers: answers + 1 });
+                    }
+                }
+                Err(LookupError::NoContext | LookupError::Failed { .. }) => {
+                    if let Some(place) = next_place(place, &workflow, now) {
+                        let at = now.instant + time_until(AGES[place], &workflow, now);
+                        timers.set(at, Timer::LookAhead(name.clone(), uid));
+                        *state = State::Young(workflow.clone(), Progress { place, answers });
+                    }
+                }
+                Ok(_) | Err(LookupError::ForeignContext { .. } | LookupError::TooLarge) => {}
+            }
+            if changed {
+                state.await_change(workflow, now, timers);
+            }
         }
         self.schedule(name);
     }
@@ -240,6 +286,16 @@ impl LookupsAhead {
     }
 }
 
+impl State {
+    /// Has a known run looked up again, because its Workflow has changed.
+    fn await_change(&mut self, workflow: Arc<Workflow>, now: Now, timers: &mut Timers) {
+        if let Self::Known(progress) = *self {
+            timers.set(now.instant + AFTER_CHANGE, Timer::LookAhead(workflow.namespace.clone(), workflow.uid));
+            *self = Self::Young(workflow, progress);
+        }
+    }
+}
+
 /// The age of a run in seconds. Clocks differ.
 fn age(workflow: &Workflow, now: Now) -> i64 {
     now.unix.saturating_sub(workflow.created).max(0)
@@ -256,10 +312,10 @@ fn time_until(next: i64, workflow: &Workflow, now: Now) -> Duration {
 }
 
 impl Ledger {
-    /// Has a run looked up ahead, if it has not ended and its namespace has a stream.
-    pub(super) fn look_ahead(&mut self, workflow: &Arc<Workflow>, now: Now) {
+    /// Has a run looked up ahead, if it has not ended and its namespace has a stream. `is_change`: its Workflow has changed.
+    pub(super) fn look_ahead(&mut self, workflow: &Arc<Workflow>, is_change: bool, now: Now) {
         if workflow.phase == Phase::Active && self.streams_in(&workflow.namespace) > 0 {
-            self.ahead.add(workflow, now, &mut self.timers);
+            self.ahead.add(workflow, is_change, now, &mut self.timers);
         }
     }
 
@@ -279,7 +335,7 @@ impl Ledger {
     pub(in crate::delivery) fn handle_answer_ahead(
         &mut self,
         workflow: &Arc<Workflow>,
-        answer: &Result<(), LookupError>,
+        answer: &Result<KnownAhead, LookupError>,
         now: Now,
     ) {
         self.ahead.end(workflow, answer, now, &mut self.timers);

@@ -111,7 +111,7 @@ impl Ledger {
         }
         for (offered, workflow) in records.iter().enumerate() {
             self.workflow_returned(workflow, now);
-            self.look_ahead(workflow, now);
+            self.look_ahead(workflow, false, now);
             if !self.offer(id, workflow, News::Record, now) {
                 return Some(offered);
             }

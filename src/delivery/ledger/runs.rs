@@ -40,7 +40,7 @@ impl Ledger {
             self.forget_lookups(workflow);
         }
         if workflow.outcome().is_none() {
-            self.look_ahead(workflow, now);
+            self.look_ahead(workflow, true, now);
             return;
         }
         self.stop_looking_ahead(workflow);

@@ -150,8 +150,13 @@ impl Executions {
         self.by_id.iter().rev().find(|(_, execution)| execution.is_own).map(|(id, _)| *id)
     }
 
+    /// The executions of the run that may have made a model.
+    pub(in crate::mlmd) fn producers(&self) -> impl Iterator<Item = i64> {
+        self.by_id.keys().copied().filter(|id| self.role(*id) == Role::Producer)
+    }
+
     /// Returns the role of the execution of this id.
-    pub(super) fn role(&self, id: i64) -> Role {
+    pub(in crate::mlmd) fn role(&self, id: i64) -> Role {
         match self.by_id.get(&id) {
             None => Role::Unknown,
             Some(execution) if !execution.is_own => Role::Foreign,

@@ -16,7 +16,7 @@ fn running(run: Workflow) -> Workflow {
 
 impl TestEnv {
     /// Asks ahead. Returns the calls, and forgets them.
-    async fn ask_ahead(&self, run: &Workflow) -> (Vec<Method>, Result<(), LookupError>) {
+    async fn ask_ahead(&self, run: &Workflow) -> (Vec<Method>, Result<KnownAhead, LookupError>) {
         self.server.calls();
         let answer = self.mlmd.look_ahead(&running(run.clone())).await;
         (self.server.calls(), answer)
@@ -29,22 +29,26 @@ impl TestEnv {
     }
 }
 
-/// The calls after the success are those without asking ahead: the context is verified, and everything else could have
-/// changed until then.
+/// There are as many calls after the success as without asking ahead: the context is verified, and everything else could
+/// have changed until then. The model is recorded in between.
 #[tokio::test(start_paused = true)]
-async fn a_run_asked_for_ahead_costs_two_round_trips_after_success() {
+async fn a_run_asked_for_ahead_costs_one_round_trip_after_success() {
     for (env, run, ahead, contexts) in [
-        (TestEnv::tfx(), compiled(), vec![CONTEXT], 1),
-        // The flavor that is more likely is absent.
-        (TestEnv::tfx(), recurring(), vec![CONTEXT; 2], 2),
-        (TestEnv::kfp_v2(), recurring(), vec![CONTEXT], 1),
+        (TestEnv::tfx(), compiled(), vec![CONTEXT, EXECUTIONS], 1),
+        // The flavor that is more likely is absent. Its pipeline's name takes a second round trip.
+        (TestEnv::tfx(), recurring(), vec![CONTEXT, CONTEXT, EXECUTIONS], 2),
+        (TestEnv::kfp_v2(), recurring(), vec![CONTEXT, EXECUTIONS], 1),
     ] {
+        assert_eq!(env.ask_ahead(&run).await, (ahead, Ok(KnownAhead::SoFar)));
+        assert_eq!(env.ask_ahead(&run).await, (vec![EXECUTIONS], Ok(KnownAhead::SoFar)), "its context is known");
         env.server.store().add_model(5, 10, &[1]);
-        assert_eq!(env.ask_ahead(&run).await, (ahead, Ok(())));
-        assert_eq!(env.ask_ahead(&run).await, (vec![], Ok(())), "it is known");
-        env.expect_together(&[CONTEXT, ARTIFACTS, EXECUTIONS], contexts + 2);
+        env.expect_together(&[CONTEXT, ARTIFACTS, EXECUTIONS, EVENTS_OF_EXECUTIONS], contexts + 3);
         let found = env.find(&run).await.unwrap();
         let mut calls = env.server.calls();
+        for call in &mut calls {
+            assert_ne!(*call, EVENTS);
+            *call = if *call == EVENTS_OF_EXECUTIONS { EVENTS } else { *call };
+        }
         env.server.clear_faults();
         assert_eq!(env.find_uncached(&run).await, Ok(found));
         let mut without = env.server.calls();
@@ -54,8 +58,61 @@ async fn a_run_asked_for_ahead_costs_two_round_trips_after_success() {
         assert_eq!(calls.iter().filter(|call| **call == CONTEXT).count(), contexts);
         env.assert_counted("mlmd_contexts_expected_total{result=\"confirmed\"} 1");
         env.assert_counted("mlmd_contexts_expected_total{result=\"outdated\"} 0");
-        env.assert_counted("mlmd_lookups_ahead_total{outcome=\"found\"} 1");
+        env.assert_counted("mlmd_lookups_ahead_total{outcome=\"found\"} 2");
+        env.assert_counted("mlmd_events_expected_total{result=\"used\"} 1");
     }
+}
+
+/// A guess that is not complete costs one call, and neither a round trip nor a model.
+#[tokio::test(start_paused = true)]
+async fn events_of_expected_executions_count_only_if_complete() {
+    type Change = fn(&TestEnv);
+    let changes: [(&str, Change); 4] = [
+        ("another task has begun", |env| {
+            let mut store = env.server.store();
+            store.add_execution(20, DURING_MS, &[1]);
+            store.add_model(21, 20, &[1]);
+        }),
+        ("a model that another run made is read", |env| {
+            let mut store = env.server.store();
+            let other = store.add_context("pipeline_run", "other-run");
+            store.add_execution(30, DURING_MS, &[other]);
+            store.add_model(31, 30, &[1]);
+        }),
+        ("the call fails", |env| {
+            env.server.inject(EVENTS_OF_EXECUTIONS, Fault::Status(Code::Unimplemented));
+        }),
+        ("there are too many outputs", |env| {
+            let mut store = env.server.store();
+            (1000..1300).for_each(|id| store.add_model(id, 10, &[]));
+        }),
+    ];
+    for (name, change) in changes {
+        let env = TestEnv::tfx();
+        assert_eq!(env.ask_ahead(&compiled()).await.1, Ok(KnownAhead::SoFar));
+        env.server.store().add_model(5, 10, &[1]);
+        change(&env);
+        let found = env.find(&compiled()).await.unwrap();
+        let calls = env.server.calls();
+        assert_eq!(calls.iter().filter(|call| [EVENTS, EVENTS_OF_EXECUTIONS].contains(call)).count(), 2, "{name}");
+        assert!(!found.models.is_empty(), "{name}");
+        assert_eq!(env.find_uncached(&compiled()).await, Ok(found), "{name}");
+        assert_eq!(env.count_calls(EVENTS_OF_EXECUTIONS), 0);
+    }
+}
+
+/// More executions than a page has are no guess, and not asked for again; nor are those of KFP v1's metadata-writer.
+#[tokio::test(start_paused = true)]
+async fn many_or_late_executions_are_not_expected() {
+    let env = TestEnv::tfx();
+    env.server.store().add_model(5, 10, &[1]);
+    (100..200).for_each(|id| env.server.store().add_execution(id, DURING_MS, &[1]));
+    assert_eq!(env.ask_ahead(&compiled()).await, (vec![CONTEXT, EXECUTIONS], Ok(KnownAhead::All)));
+    assert_eq!(env.find(&compiled()).await.unwrap().models.len(), 1);
+    assert_eq!(env.count_calls(EVENTS_OF_EXECUTIONS), 0);
+    let env = TestEnv::new();
+    env.server.store().add_context("KfpRun", "penguin-x7k2p");
+    assert_eq!(env.ask_ahead(&compiled()).await, (vec![CONTEXT; 3], Ok(KnownAhead::All)));
 }
 
 /// Whatever happens to the store between the question and the end of the run: the answer is that of a lookup that did not
@@ -81,7 +138,7 @@ async fn a_store_that_changes_before_success_is_asked_anew() {
     for (name, change) in changes {
         let env = TestEnv::tfx();
         env.server.store().add_model(5, 10, &[1]);
-        assert_eq!(env.ask_ahead(&compiled()).await.1, Ok(()));
+        assert_eq!(env.ask_ahead(&compiled()).await.1, Ok(KnownAhead::SoFar));
         change(&mut env.server.store());
         let found = env.find(&compiled()).await;
         assert_eq!(found, env.find_uncached(&compiled()).await, "{name}");
@@ -108,7 +165,7 @@ async fn a_context_of_a_preferred_flavor_replaces_the_expected_one() {
         let writer = store.add_context("KfpRun", "penguin-x7k2p");
         store.add_execution(9, DURING_MS, &[writer]);
     }
-    assert_eq!(env.ask_ahead(&compiled()).await.1, Ok(()));
+    assert_eq!(env.ask_ahead(&compiled()).await.1, Ok(KnownAhead::All));
     {
         let mut store = env.server.store();
         let context = store.add_context("pipeline_run", "penguin-x7k2p");
@@ -124,7 +181,7 @@ async fn a_context_of_a_preferred_flavor_replaces_the_expected_one() {
 async fn a_failure_beside_the_expected_context_is_retried() {
     let env = TestEnv::tfx();
     env.server.store().add_model(5, 10, &[1]);
-    for method in [CONTEXT, ARTIFACTS, EXECUTIONS, EVENTS] {
+    for method in [CONTEXT, ARTIFACTS, EXECUTIONS] {
         env.ask_ahead(&compiled()).await.1.unwrap();
         env.server.inject(method, Fault::Status(Code::Unavailable));
         assert_eq!(failure(env.find(&compiled()).await).0, "unavailable", "{method}");

@@ -3,13 +3,13 @@
 use super::{
     super::{
         Timer,
-        ahead::{AGES, IN_FLIGHT, INTERVAL, MAX_RUNS_OF_NAMESPACE},
+        ahead::{AFTER_CHANGE, AGES, IN_FLIGHT, INTERVAL, MAX_ANSWERS, MAX_RUNS_OF_NAMESPACE},
     },
     harness::*,
 };
 use crate::{
-    delivery::LookupError,
-    model::{Phase, Workflow},
+    delivery::{KnownAhead, LookupError},
+    model::{Phase, RunId, Workflow},
 };
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl Harness {
         self.ahead.iter().map(|workflow| &*workflow.name).collect()
     }
 
-    fn answer_ahead(&mut self, run: &str, answer: Result<(), LookupError>) {
+    fn answer_ahead(&mut self, run: &str, answer: Result<KnownAhead, LookupError>) {
         let at = self.ahead.iter().position(|workflow| *workflow.name == *run).unwrap();
         let workflow = self.ahead.remove(at);
         self.ledger.handle_answer_ahead(&workflow, &answer, self.now);
@@ -43,7 +43,7 @@ fn a_run_is_looked_up_ahead_once_it_is_known() {
     assert!(harness.ahead.is_empty(), "its first task may not have begun");
     harness.wait(SECOND);
     assert_eq!(harness.looked_ahead(), ["slow"]);
-    harness.answer_ahead("slow", Ok(()));
+    harness.answer_ahead("slow", Ok(KnownAhead::All));
     // Neither time nor changes nor other streams have it looked up again.
     harness.change("slow", |workflow| workflow.events_published = true);
     harness.attach(subscription("b"));
@@ -51,6 +51,51 @@ fn a_run_is_looked_up_ahead_once_it_is_known() {
     assert!(harness.ahead.is_empty());
     harness.change("slow", |workflow| workflow.phase = Phase::Succeeded);
     assert_eq!((harness.looked_up(), harness.ledger.ahead.len()), (vec!["slow"], 0));
+}
+
+/// Argo changes the Workflow when a task begins: that of the last one is followed by a lookup, whatever came before it.
+#[test]
+fn a_changed_run_is_looked_up_again_a_limited_number_of_times() {
+    let mut harness = Harness::new();
+    harness.attach(subscription("a"));
+    harness.apply(running("team", "slow"));
+    harness.wait(15 * SECOND);
+    for lookups in 1..=MAX_ANSWERS {
+        assert_eq!(harness.looked_ahead(), ["slow"], "{lookups}");
+        if lookups % 2 == 0 {
+            harness.apply(running("team", "slow"));
+        }
+        // A failure costs as much as an answer.
+        let answer = if lookups % 3 == 0 { unavailable_ahead() } else { Ok(KnownAhead::SoFar) };
+        harness.answer_ahead("slow", answer);
+        harness.attach(subscription(&format!("b{lookups}")));
+        harness.wait(SECOND);
+        if lookups % 2 == 1 {
+            harness.wait(3600 * SECOND);
+            assert!(harness.ahead.is_empty(), "no change");
+        }
+        // Further changes, until the lookup.
+        for _ in 0..8 {
+            harness.apply(running("team", "slow"));
+            harness.wait(SECOND);
+            assert!(harness.ahead.is_empty());
+        }
+        harness.wait(AFTER_CHANGE - 8 * SECOND);
+    }
+    assert!(harness.ahead.is_empty() && !harness.has_timer(|timer| matches!(timer, Timer::LookAhead(..))));
+}
+
+/// Its record may name the pipeline by then, and its run.
+#[test]
+fn a_retry_uses_the_record_of_its_time() {
+    let mut harness = Harness::new();
+    harness.attach(subscription("a"));
+    harness.apply(running("team", "slow"));
+    harness.wait(15 * SECOND);
+    harness.change("slow", |workflow| workflow.run_id = Some(RunId::new("r")));
+    harness.answer_ahead("slow", Err(LookupError::NoContext));
+    harness.wait(Duration::from_secs((AGES[1] - AGES[0]) as u64));
+    assert_eq!(harness.ahead[0].run_id, Some(RunId::new("r")));
 }
 
 #[test]
@@ -69,8 +114,8 @@ fn a_run_that_is_not_known_is_looked_up_thrice() {
     assert!(harness.ahead.is_empty());
 }
 
-fn unavailable_ahead() -> Result<(), LookupError> {
-    unavailable().map(drop)
+fn unavailable_ahead() -> Result<KnownAhead, LookupError> {
+    unavailable().map(|_| KnownAhead::All)
 }
 
 /// An old one is looked up once more, at once: the process may have been restarted.
@@ -114,7 +159,7 @@ fn an_answer_after_the_end_of_the_run_or_namespace_is_ignored() {
     harness.wait(16 * SECOND);
     let first = harness.looked_ahead()[0].to_owned();
     harness.change(&first, |workflow| workflow.phase = Phase::Succeeded);
-    harness.answer_ahead(&first, Ok(()));
+    harness.answer_ahead(&first, Ok(KnownAhead::All));
     harness.wait(SECOND);
     let second = harness.looked_ahead()[0].to_owned();
     assert_ne!(first, second);
@@ -134,7 +179,7 @@ fn a_restarted_run_is_looked_up_ahead_again() {
     harness.apply(running("team", "slow"));
     for _ in 0..2 {
         harness.wait(15 * SECOND);
-        harness.answer_ahead("slow", Ok(()));
+        harness.answer_ahead("slow", Ok(KnownAhead::All));
         harness.change("slow", |workflow| workflow.phase = Phase::Failed);
         harness.change("slow", |workflow| workflow.phase = Phase::Active);
     }
@@ -152,7 +197,7 @@ fn a_tenant_with_many_running_runs_delays_no_other() {
     harness.apply(running("team", "slow"));
     harness.wait(15 * SECOND + 2 * INTERVAL);
     assert_eq!(harness.ahead.len(), 2);
-    harness.answer_ahead("slow", Ok(()));
+    harness.answer_ahead("slow", Ok(KnownAhead::All));
     harness.wait(60 * SECOND);
     assert_eq!(harness.ahead.len(), 1, "a namespace has one in flight");
     harness.change("slow", |workflow| workflow.phase = Phase::Succeeded);
@@ -176,7 +221,7 @@ fn lookups_ahead_are_few_at_a_time_and_have_a_rate() {
     assert_eq!(harness.ahead.len(), IN_FLIGHT);
     while let Some(workflow) = harness.ahead.first() {
         let name = workflow.name.to_string();
-        harness.answer_ahead(&name, Ok(()));
+        harness.answer_ahead(&name, Ok(KnownAhead::All));
         harness.wait(INTERVAL);
     }
     assert_eq!(harness.ledger.ahead.len(), 2 * IN_FLIGHT, "each was looked up, and is remembered until it ends");
