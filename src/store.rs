@@ -303,10 +303,11 @@ impl Inner {
         }
         let slots = self.namespaces.get_mut(&*workflow.namespace).expect("inserted above");
         let held = slots.get_key_value(&*workflow.name).map(|(ByName(record), _)| record.clone());
+        let says_nothing = workflow.phase == Phase::Unknown;
         complete(&mut workflow, held.as_deref(), clock);
         if held.as_deref() == Some(&workflow) {
             slots.get_mut(&*workflow.name).into_iter().for_each(|listed| *listed = epoch);
-            let record = held.filter(|held| held.phase == Phase::Active);
+            let record = held.filter(|held| held.phase == Phase::Active && !says_nothing);
             return record.is_some_and(|record| {
                 let before = Some(Before::of(&record, &record));
                 self.record(Change::Applied { workflow: record, before }, false)

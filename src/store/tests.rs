@@ -114,6 +114,22 @@ fn a_list_sweeps_unlisted_records_at_its_end() {
     assert_eq!(size(&store), (2, 1));
 }
 
+/// Argo changes the Workflow of a run with each of its tasks, and nothing of that is in its record.
+#[test]
+fn an_equal_record_is_a_change_only_until_its_run_ends() {
+    let store = following("a");
+    for (phase, expected) in [(Phase::Active, vec!["+a/one"]), (Phase::Succeeded, vec![])] {
+        let record = || Workflow { phase, finished: 0, ..workflow("a", "one", 1) };
+        store.apply(record());
+        changes(&store);
+        store.apply(record());
+        assert_eq!(changes(&store), expected, "{phase:?}");
+    }
+    store.apply(Workflow { phase: Phase::Active, ..workflow("not-followed", "one", 2) });
+    store.apply(Workflow { phase: Phase::Active, ..workflow("not-followed", "one", 2) });
+    assert!(changes(&store).is_empty());
+}
+
 #[test]
 fn an_interrupted_list_sweeps_nothing() {
     let store = following("a");
