@@ -58,7 +58,7 @@ async fn a_run_asked_for_ahead_costs_two_round_trips_after_success() {
     }
 }
 
-/// Whatever happens to the store between the question and the end of the run: the answer is that of a lookup that did not
+/// Whatever happens to the store between the lookup ahead and the end of the run: the answer is that of a lookup that did not
 /// ask ahead.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_changes_before_success_is_asked_anew() {
