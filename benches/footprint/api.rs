@@ -90,11 +90,16 @@ impl Workflows {
 }
 
 impl Shared {
+    /// The number of the namespace of a Workflow. A list is ordered by namespace, as that of a real API server.
+    fn namespace(&self, number: usize) -> usize {
+        number * NAMESPACES / self.number.load(Ordering::Relaxed).max(NAMESPACES)
+    }
+
     fn item(&self, number: usize) -> String {
         let uid = format!("0b64ec22-9e1f-4c8e-8a2f-{number:012x}");
         format!(
             r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{{"name":"penguin-pipeline-{number:07}","namespace":"team-{}","uid":"{uid}","resourceVersion":"{}","creationTimestamp":"2026-08-01T10:00:00Z","labels":{{"pipeline/runid":"{uid}","workflows.argoproj.io/completed":"true","workflows.argoproj.io/phase":"Succeeded"}},{}}}}}"#,
-            number % NAMESPACES,
+            self.namespace(number),
             number + 1,
             self.common
         )
