@@ -86,6 +86,9 @@ impl Figures {
     }
 }
 
+/// The begin and the end of a time that counts, as far as they were seen.
+type Interval = (Option<Instant>, Option<Instant>);
+
 /// The times of one run.
 #[derive(Clone, Copy, Debug, Default)]
 struct Times {
@@ -281,8 +284,8 @@ pub(crate) async fn measure(binary: &Path, load: &Load) -> anyhow::Result<Figure
     server.stop().await;
 
     let counted: Vec<_> = (uncounted..runs.len()).map(|number| runs[&run_name(number)]).collect();
-    let between = |times: &dyn Fn(&Times) -> (Option<Instant>, Option<Instant>)| {
-        let time = |(from, to): (Option<Instant>, Option<Instant>)| Some(to?.saturating_duration_since(from?));
+    let between = |times: &dyn Fn(&Times) -> Interval| {
+        let time = |(from, to): Interval| Some(to?.saturating_duration_since(from?));
         Latencies::new(counted.iter().filter_map(|run| time(times(run))).collect())
     };
     Ok(Figures {
