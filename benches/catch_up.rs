@@ -1,16 +1,32 @@
 //! The cost of delivery itself: how fast subscribers catch up with succeeded runs if ML Metadata and the API server answer
-//! at once. `cargo bench --bench catch_up -- [runs] [subscribers] [--json]` prints events per second, with `--json` as rows
-//! of the report. No assertions.
+//! at once, and how many instructions one delivery takes.
+//!
+//! ```sh
+//! cargo bench --bench catch_up -- [RUNS] [SUBSCRIBERS] [--json]
+//! cargo bench --bench catch_up -- --instructions [--json]
+//! ```
+//!
+//! Everything runs in this process, so the profile of Cargo counts: `bench`, which is optimized. The instructions, which
+//! valgrind counts, depend on the compiler and not on the machine. No assertions.
 
 use std::{
-    sync::{Arc, atomic::AtomicUsize},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use anyhow::{Context as _, ensure};
+use clap::Parser;
 use futures::future::{BoxFuture, join_all};
 use model_update_eventsource::{
     clock::WallClock,
-    delivery::{ArtifactLookup, Attached, DeliveryMetrics, Driver, LookupError, MarkError, MarkPatch, Marker, Options},
+    delivery::{
+        ArtifactLookup, Attached, DeliveryMetrics, Driver, LookupError, MarkError, MarkPatch, Marker,
+        Options as Delivery,
+    },
     model::{
         Artifact, ArtifactTypes, Phase, PipelineFilter, PipelineName, RunModels, Statuses, Subscription,
         SubscriptionName, Uid, Workflow,
@@ -19,8 +35,46 @@ use model_update_eventsource::{
     store::Store,
 };
 use prometheus_client::registry::Registry;
-use test_support::bench::{Budget, Row, json_lines};
+use test_support::bench::{Budget, Row, json_lines, table};
 use tokio_util::sync::CancellationToken;
+
+/// The numbers of runs of which valgrind counts the instructions: few, and many.
+const COUNTED: (usize, usize) = (1_000, 5_000);
+/// The budget of instructions for a delivery: what was measured, and a quarter. Raise it only with a reason.
+const INSTRUCTIONS: f64 = 127_000.0;
+
+/// The most namespaces that subscribers and runs share evenly. The streams of one namespace may hold 131,072 runs in all, so
+/// 100 of them cannot catch up with 10,000 runs each there.
+const NAMESPACES: usize = 20;
+
+/// Measures catching up.
+#[derive(Parser)]
+struct Options {
+    /// Runs that have succeeded before the first subscriber connects
+    #[arg(default_value_t = 10_000)]
+    runs: usize,
+    /// Subscribers, each of which receives every run of its namespace
+    #[arg(default_value_t = 1)]
+    subscribers: usize,
+    /// Count the instructions of a delivery instead; needs valgrind
+    #[arg(long)]
+    instructions: bool,
+    /// Print lines of JSON
+    #[arg(long)]
+    json: bool,
+    /// Cargo passes this flag to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// The times from the first attachment, and the marks.
+struct Measured {
+    events: usize,
+    namespaces: usize,
+    first: Duration,
+    last: Duration,
+    patches: usize,
+}
 
 /// A lookup that finds one model for every run, at once.
 struct InstantLookup(Arc<RunModels>);
@@ -43,14 +97,14 @@ struct InstantMarker(AtomicUsize);
 
 impl Marker for InstantMarker {
     fn patch<'a>(&'a self, _: &'a MarkPatch) -> BoxFuture<'a, Result<(), MarkError>> {
-        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.0.fetch_add(1, Ordering::Relaxed);
         Box::pin(async { Ok(()) })
     }
 }
 
-fn run(number: usize) -> Workflow {
+fn run(number: usize, namespace: Arc<str>) -> Workflow {
     Workflow {
-        namespace: "team".into(),
+        namespace,
         name: format!("penguin-pipeline-{number:05}").into(),
         uid: Uid::from(number as u128 + 1),
         created: 1_700_000_000 + number as i64,
@@ -66,9 +120,9 @@ fn run(number: usize) -> Workflow {
     }
 }
 
-fn subscription(number: usize) -> Subscription {
+fn subscription(number: usize, namespace: Arc<str>) -> Subscription {
     Subscription {
-        namespace: "team".into(),
+        namespace,
         name: SubscriptionName::new(&format!("subscriber-{number}")).expect("a DNS label"),
         pipelines: PipelineFilter::matching(["penguin-*"]).expect("a pattern"),
         artifact_types: Arc::default(),
@@ -95,10 +149,12 @@ async fn read(mut stream: Attached, runs: usize) -> (Instant, Instant) {
     (first.unwrap_or(last), last)
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
-async fn measure(runs: usize, subscribers: usize, json: bool) {
+async fn measure(runs: usize, subscribers: usize) -> Measured {
     let store = Arc::new(Store::default());
-    (0..runs).for_each(|number| store.apply(run(number)));
+    let spread = subscribers.min(NAMESPACES);
+    let namespaces: Vec<Arc<str>> = (0..spread).map(|number| format!("team-{number}").into()).collect();
+    let namespace = |number: usize| namespaces[number % spread].clone();
+    (0..runs).for_each(|number| store.apply(run(number, namespace(number))));
     let model = Artifact {
         id: 1.into(),
         name: None,
@@ -111,46 +167,74 @@ async fn measure(runs: usize, subscribers: usize, json: bool) {
     let marker = Arc::new(InstantMarker::default());
     let (metrics, heartbeat) = (DeliveryMetrics::new(&mut Registry::default()), Heartbeat::default());
     let (deliveries, driver) =
-        Driver::new(store, lookup, marker.clone(), Options::default(), WallClock::default(), metrics, heartbeat);
+        Driver::new(store, lookup, marker.clone(), Delivery::default(), WallClock::default(), metrics, heartbeat);
     let drain = CancellationToken::new();
     let task = tokio::spawn(driver.run(drain.clone()));
 
     let begin = Instant::now();
-    let readers =
-        (0..subscribers).map(|number| tokio::spawn(read(deliveries.attach(subscription(number), None, None), runs)));
+    // The runs of the subscriber's namespace.
+    let wanted = |number: usize| (number % spread..runs).step_by(spread).len();
+    let readers = (0..subscribers).map(|number| {
+        let stream = deliveries.attach(subscription(number, namespace(number)), None, None);
+        tokio::spawn(read(stream, wanted(number)))
+    });
     let times: Vec<_> = join_all(readers).await.into_iter().map(|times| times.expect("a reader")).collect();
     drain.cancel();
     task.await.expect("the task").expect("no panic");
-
-    let first = times.iter().map(|(first, _)| *first - begin).min().unwrap_or_default();
-    let last = times.iter().map(|(_, last)| *last - begin).max().unwrap_or_default();
-    let events = (runs * subscribers) as f64;
-    let patches = marker.0.load(std::sync::atomic::Ordering::Relaxed);
-    if json {
-        let row = Row::new(
-            format!("catch-up of {runs} runs to {subscribers} subscribers"),
-            events / last.as_secs_f64(),
-            "events/s",
-        );
-        print!("{}", json_lines(&[row.within(Budget::AtLeast(5_000.0))]));
-        return;
+    Measured {
+        events: (0..subscribers).map(wanted).sum(),
+        namespaces: spread,
+        first: times.iter().map(|(first, _)| *first - begin).min().unwrap_or_default(),
+        last: times.iter().map(|(_, last)| *last - begin).max().unwrap_or_default(),
+        patches: marker.0.load(Ordering::Relaxed),
     }
-    println!(
-        "{runs} runs to {subscribers} subscribers: first event after {:.1} ms, all after {:.1} ms, {:.0} events/s, \
-         {patches} patches",
-        first.as_secs_f64() * 1e3,
-        last.as_secs_f64() * 1e3,
-        events / last.as_secs_f64(),
-    );
 }
 
-fn main() {
-    let json = std::env::args().any(|argument| argument == "--json");
-    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
-    let chosen = numbers.next().map(|runs| vec![(runs, numbers.next().unwrap_or(1))]);
-    let cases = chosen.unwrap_or_else(|| vec![(10_000, 1), (10_000, 20), (100_000, 1)]);
+fn case(runs: usize, subscribers: usize) -> Vec<Row> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().expect("a runtime");
-    for (runs, subscribers) in cases {
-        runtime.block_on(measure(runs, subscribers, json));
+    let measured = runtime.block_on(measure(runs, subscribers));
+    let what = format!(
+        "catch-up of {runs} runs in {} namespaces to {subscribers} subscribers: {} events",
+        measured.namespaces, measured.events
+    );
+    let rate = measured.events as f64 / measured.last.as_secs_f64();
+    vec![
+        Row::new(what.clone(), rate, "events/s").within(Budget::AtLeast(5_000.0)),
+        Row::new(format!("{what}; the first"), measured.first.as_secs_f64() * 1e3, "ms"),
+        Row::new(format!("{what}; the last"), measured.last.as_secs_f64() * 1e3, "ms"),
+        Row::new(format!("{what}; patches of marks"), measured.patches as f64, ""),
+    ]
+}
+
+/// Counts the instructions of this benchmark with so many runs and one subscriber, by valgrind.
+fn instructions(runs: usize) -> anyhow::Result<f64> {
+    let folder = tempfile::tempdir()?;
+    let profile = folder.path().join("callgrind");
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--quiet", "--error-exitcode=99"])
+        .arg(format!("--callgrind-out-file={}", profile.display()))
+        .arg(std::env::current_exe()?)
+        .args([runs.to_string(), "1".to_owned(), "--json".to_owned()])
+        .output()
+        .context("valgrind cannot be started: install it (apt install valgrind)")?;
+    ensure!(output.status.success(), "valgrind failed: {}", String::from_utf8_lossy(&output.stderr));
+    let profile = std::fs::read_to_string(&profile).context("valgrind wrote no profile")?;
+    let total = profile.lines().find_map(|line| line.strip_prefix("summary: ").or(line.strip_prefix("totals: ")));
+    Ok(total.context("the profile has no total")?.trim().parse()?)
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let mut rows = Vec::new();
+    if options.instructions {
+        // The difference leaves out the start of the process.
+        let (few, many) = COUNTED;
+        let each = (instructions(many)? - instructions(few)?) / (many - few) as f64;
+        rows.push(Row::new("instructions of a delivery", each, "").within(Budget::AtMost(INSTRUCTIONS)));
+    } else {
+        rows.extend(case(options.runs, options.subscribers));
     }
+    print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
+    Ok(())
 }

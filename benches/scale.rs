@@ -19,7 +19,11 @@ use std::{
 use clap::Parser;
 use model_update_eventsource::{access, app::Config, delivery::ConnectionAges};
 use rand::{RngExt as _, SeedableRng, rngs::SmallRng};
-use test_support::bench::{Row, json_lines, table};
+use test_support::bench::{
+    Row, json_lines,
+    plot::{Axis, Chart, Line, svg},
+    table,
+};
 
 /// Argo Events reconnects at the next tick of this interval.
 const RECONNECT: Duration = Duration::from_secs(5);
@@ -64,13 +68,13 @@ struct Options {
     #[arg(long, default_value_t = 50_000.0)]
     workflow_bytes: f64,
     /// Measured: bytes of a record
-    #[arg(long, default_value_t = 272.0)]
+    #[arg(long, default_value_t = 321.0)]
     record_bytes: f64,
     /// Measured: KiB of a subscriber
-    #[arg(long, default_value_t = 31.2)]
+    #[arg(long, default_value_t = 32.1)]
     subscriber_kib: f64,
     /// Measured: MiB of a server without Workflows and subscribers
-    #[arg(long, default_value_t = 17.6)]
+    #[arg(long, default_value_t = 15.4)]
     start_mib: f64,
     /// Calls of ML Metadata for a run: its context, artifacts beside executions, events
     #[arg(long, default_value_t = 4.0)]
@@ -295,42 +299,16 @@ fn spread(options: &Options, change: Change, age: Option<Duration>, rows: &mut V
     (fullest, imbalance)
 }
 
-/// Draws lines of the streams of the fullest replica over the average, on a logarithmic scale.
-fn plot(lines: &[(String, &str, Vec<f64>)]) -> String {
-    const WIDTH: f64 = 640.0;
-    const HEIGHT: f64 = 300.0;
-    const MARGIN: f64 = 40.0;
-    const MOST: f64 = 10.0;
-    let x = |quarter: f64| MARGIN + quarter / 4.0 / f64::from(HOURS) * (WIDTH - 2.0 * MARGIN);
-    let y = |value: f64| HEIGHT - MARGIN - value.max(1.0).log10() / MOST.log10() * (HEIGHT - 2.0 * MARGIN);
-    let text = |x: f64, y: f64, anchor: &str, color: &str, text: &str| {
-        format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{color}\">{text}</text>\n")
+/// Draws the streams of the fullest replica over the average, by quarters of an hour.
+fn plot(lines: Vec<Line>) -> String {
+    let hours = (0..=HOURS).step_by(6).map(|hour| (f64::from(hour), format!("{hour} h")));
+    let chart = Chart {
+        title: "streams of the fullest replica over the average, hours after a change".to_owned(),
+        x: Axis { ticks: hours.collect(), is_logarithmic: false },
+        y: Axis::logarithmic([1.0, 1.2, 1.5, 2.0, 5.0, 10.0]),
+        lines,
     };
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
-         font-size=\"11\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n"
-    );
-    svg +=
-        &text(MARGIN, 20.0, "start", "#444", "streams of the fullest replica over the average, hours after a change");
-    for value in [1.0, 1.2, 1.5, 2.0, 5.0, 10.0] {
-        svg += &format!(
-            "<line x1=\"{MARGIN}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>\n",
-            WIDTH - MARGIN,
-            at = y(value)
-        );
-        svg += &text(MARGIN - 6.0, y(value) + 4.0, "end", "#444", &value.to_string());
-    }
-    for hour in (0..=HOURS).step_by(6) {
-        svg += &text(x(f64::from(hour) * 4.0), HEIGHT - MARGIN + 16.0, "middle", "#444", &format!("{hour} h"));
-    }
-    for (number, (name, color, values)) in lines.iter().enumerate() {
-        let points: Vec<_> =
-            values.iter().enumerate().map(|(at, value)| format!("{:.1},{:.1}", x(at as f64), y(*value))).collect();
-        let points = points.join(" ");
-        svg += &format!("<polyline fill=\"none\" stroke=\"{color}\" stroke-width=\"2\" points=\"{points}\"/>\n");
-        svg += &text(WIDTH - MARGIN, 60.0 + 16.0 * number as f64, "end", color, name);
-    }
-    svg + "</svg>\n"
+    svg(&[chart], 640.0, 300.0)
 }
 
 /// What the replicas, the API server and ML Metadata carry.
@@ -424,11 +402,12 @@ fn main() -> std::io::Result<()> {
             fullest = fullest.max(most);
         }
         let name = age.map_or("no maximum age".to_owned(), |_| format!("{:.0} h", options.max_connection_age));
-        plots.push((format!("{}, {name}", change.name()), color, imbalance));
+        let points = imbalance.into_iter().enumerate().map(|(quarter, value)| (quarter as f64 / 4.0, value)).collect();
+        plots.push(Line { name: format!("{}, {name}", change.name()), color, points });
     }
     load(&options, fullest, &mut rows);
     if let Some(path) = &options.svg {
-        std::fs::write(path, plot(&plots))?;
+        std::fs::write(path, plot(plots))?;
     }
     print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
     Ok(())

@@ -172,7 +172,7 @@ impl Mlmd {
         }
     }
 
-    /// Asks for a context that no run has: a question that every version answers.
+    /// Asks for a context that no run has: a request that every version answers.
     ///
     /// # Errors
     /// There is no valid answer.

@@ -41,8 +41,8 @@ pub const DEFAULT_SELECTOR: &str = RUN_ID_LABEL;
 /// The API group of Argo, and its version.
 const ARGO: &str = "/apis/argoproj.io/v1alpha1";
 
-/// Returns the objects of one of Argo's resources in all namespaces. Without that right, or if they are too many, they are those of one namespace, and
-/// the refusal.
+/// Returns the objects of one of Argo's resources in all namespaces. Without that right, or if they are too many, they are
+/// those of one namespace, and the refusal.
 async fn list_widely(
     cluster: &Cluster,
     resource: &str,

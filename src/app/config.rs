@@ -97,6 +97,7 @@ impl Default for Config {
             max_connection_age: None,
             skip_labelled: false,
             kubernetes_events: false,
+            // A quarter of what a small API server gives, see "Marks" in docs/performance.md.
             mark_rate: const { NonZeroU32::new(100).expect("not zero") },
             access: access::Options::default(),
             tls: None,

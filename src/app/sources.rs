@@ -97,7 +97,7 @@ impl ArtifactLookup for Auto {
         .boxed()
     }
 
-    /// Kubeflow's API is asked a single question. ML Metadata is asked ahead only where it decides.
+    /// A lookup in Kubeflow's API is a single call. ML Metadata is asked ahead only where it decides.
     fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<KnownAhead, LookupError>> {
         if self.mlmd_decides.load(Ordering::Relaxed) { self.mlmd.look_ahead(run) } else { self.kfp.look_ahead(run) }
     }

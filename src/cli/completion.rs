@@ -79,19 +79,14 @@ fn script(shell: Shell, program: &Path, folder: Option<&Path>) -> anyhow::Result
 }
 
 /// Answers a shell that asks for completions. Returns whether one has asked.
-///
-/// A failure has no words: they would appear amid the line that the person types.
 pub(super) fn answer() -> bool {
     let mut arguments = env::args_os();
     let program = arguments.next().unwrap_or_default();
     let Some(line) = requested(&program, env::var_os(VARIABLE), arguments) else { return false };
     let folder = env::current_dir().ok();
-    let mut command = plugin::named(super::Cli::command(), Some(&program));
-    let mut text = Vec::new();
-    if line.complete(&mut command, folder.as_deref(), &mut text).is_ok() {
-        // A shell that has gone waits for nothing.
-        io::stdout().lock().write_all(&text).ok();
-    }
+    let text = line.complete(plugin::named(super::Cli::command(), Some(&program)), folder.as_deref());
+    // A shell that has gone waits for nothing.
+    io::stdout().lock().write_all(text.as_bytes()).ok();
     true
 }
 

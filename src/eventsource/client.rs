@@ -1,16 +1,18 @@
 //! A subscriber like Argo Events' generic EventSource, for the demo and for tests.
 
-use std::time::Duration;
+mod scheme;
+
+use std::{error::Error as _, time::Duration};
 
 use futures::{Stream, StreamExt};
 use tokio::time::timeout;
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri},
 };
 
-use super::proto::{EventSource, eventing_client::EventingClient};
+use super::proto::{Event, EventSource, eventing_client::EventingClient};
 use crate::telemetry::{grpc, log::chain};
 
 /// The time limit for the connection, and for the response to a subscription.
@@ -36,6 +38,12 @@ pub enum SubscribeError {
     /// The connection failed.
     #[error("no connection: {}", chain(.0))]
     Connect(#[from] tonic::transport::Error),
+    /// The connection has no TLS, but the server requires it.
+    #[error("the server uses TLS; write its address as https://HOST:PORT")]
+    WithTls,
+    /// The connection has TLS, but the server does not.
+    #[error("the server does not use TLS; write its address as http://HOST:PORT")]
+    WithoutTls,
     /// The peer did not respond. It may not be a gRPC server.
     #[error("connected, but the subscription was not answered within {} s", TIMEOUT.as_secs())]
     Silent,
@@ -48,11 +56,20 @@ pub enum SubscribeError {
 }
 
 impl SubscribeError {
+    /// Returns whether the server has not responded. Only errors on this side have a source.
+    fn is_unanswered(&self) -> bool {
+        match self {
+            Self::Silent => true,
+            Self::Status(status) => status.source().is_some(),
+            _ => false,
+        }
+    }
+
     /// Returns whether the same subscription may succeed later: the server is restarting, overloaded, or not there.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Silent => true,
-            Self::Token => false,
+            Self::Token | Self::WithTls | Self::WithoutTls => false,
             Self::Status(status) => matches!(
                 status.code(),
                 Code::Unavailable
@@ -81,6 +98,8 @@ pub struct Credentials {
 pub struct Subscriber {
     client: EventingClient<Channel>,
     token: Option<MetadataValue<Ascii>>,
+    /// The URL of a connection without TLS.
+    plaintext: Option<Uri>,
 }
 
 impl Subscriber {
@@ -113,7 +132,12 @@ impl Subscriber {
         }
         let token = credentials.token.as_ref().map(|token| format!("Bearer {}", token.trim()).parse());
         let token = token.transpose().map_err(|_invalid| SubscribeError::Token)?;
-        Ok(Self { client: EventingClient::new(endpoint.connect().await?), token })
+        let plaintext = (!has_tls).then(|| endpoint.uri().clone());
+        let channel = endpoint.connect().await.map_err(|error| match scheme::is_plaintext(&error) {
+            true => SubscribeError::WithoutTls,
+            false => error.into(),
+        })?;
+        Ok(Self { client: EventingClient::new(channel), token, plaintext })
     }
 
     /// Subscribes like an EventSource of this name with this configuration. The stream ends with an error, or never.
@@ -130,13 +154,23 @@ impl Subscriber {
         if let Some(token) = &self.token {
             request.metadata_mut().insert("authorization", token.clone());
         }
-        let answer = timeout(TIMEOUT, self.client.start_event_source(request)).await;
-        let events = answer.map_err(|_elapsed| SubscribeError::Silent)?.map_err(Box::new)?.into_inner();
-        Ok(events.map(|event| match event {
-            Ok(event) => Ok(ReceivedEvent { name: event.name, payload: event.payload }),
-            Err(status) => Err(Box::new(status).into()),
-        }))
+        let error = match timeout(TIMEOUT, self.client.start_event_source(request)).await {
+            Ok(Ok(events)) => return Ok(received(events.into_inner())),
+            Ok(Err(status)) => SubscribeError::from(Box::new(status)),
+            Err(_elapsed) => SubscribeError::Silent,
+        };
+        match &self.plaintext {
+            Some(url) if error.is_unanswered() && scheme::has_tls(url).await => Err(SubscribeError::WithTls),
+            _ => Err(error),
+        }
     }
+}
+
+fn received(events: Streaming<Event>) -> impl Stream<Item = Result<ReceivedEvent, SubscribeError>> + Unpin + use<> {
+    events.map(|event| match event {
+        Ok(event) => Ok(ReceivedEvent { name: event.name, payload: event.payload }),
+        Err(status) => Err(Box::new(status).into()),
+    })
 }
 
 #[cfg(test)]

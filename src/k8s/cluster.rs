@@ -1,7 +1,7 @@
 //! The connection of a command to a cluster, with the rights of the person who runs it.
 //!
 //! The server's own connection ([`Client`]) retries forever and reports to logs and metrics. A command asks once, within
-//! a time limit, and explains a failure to its user: [`ClusterError`] distinguishes what he can do about it.
+//! a time limit, and explains a failure to its user: [`ClusterError`] distinguishes what the user can do about it.
 
 mod config;
 mod error;

@@ -187,6 +187,7 @@ mod tests {
         of_a.pop();
         waiting.await.unwrap().unwrap();
     }
+
     /// With a single place, calls of a tenant without an answer delay another by half a second each, not until they end.
     #[tokio::test(start_paused = true)]
     async fn calls_that_take_long_leave_their_places() {

@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasher, Hash},
 };
 
-use crate::model::text::beginning;
+use crate::model::{Artifact, SeenArtifact, text::beginning};
 
 /// Maximum number of artifacts: more than a person reads, and at most a few megabytes.
 const MAX_ARTIFACTS: usize = 1000;
@@ -73,6 +73,14 @@ impl<K: Ord + Clone + Hash, T> Seen<K, T> {
             self.left_out.insert(left_out);
         }
         removed.is_some_and(|id| self.artifacts.remove(&id).is_some())
+    }
+}
+
+impl SeenArtifact {
+    /// Names the node and the key as the lookup does, which knows more about those of models.
+    pub(crate) fn set_output(&mut self, model: &Artifact) {
+        self.node = text(&model.node);
+        self.key = text(&model.key);
     }
 }
 

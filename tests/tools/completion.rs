@@ -89,4 +89,6 @@ async fn names_of_the_cluster_are_completed_in_shells() {
     assert_eq!((none.code, &*none.stdout, &*none.stderr), (0, ":0\n", ""));
     let unreachable = Tool::of(&plugin, Path::new("/none"), &["redeliver", "run-"]).run().await;
     assert_eq!((unreachable.code, &*unreachable.stdout, &*unreachable.stderr), (0, ":0\n", ""));
+    let failed = Tool::of(&plugin, &kubeconfig, &[]).run().await;
+    assert_eq!((failed.code, &*failed.stdout, &*failed.stderr), (0, ":1\n", ""), "the directive of an error");
 }

@@ -10,6 +10,7 @@ mod cluster;
 mod completion;
 mod explain;
 mod harness;
+mod in_pod;
 mod kubeflow_api;
 mod kubelet;
 mod lint;

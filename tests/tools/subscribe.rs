@@ -109,6 +109,13 @@ async fn refusals_and_contradictions_have_their_exit_status() {
     let without = tool(&env, &server, "--once --timeout 30s").run().await;
     assert!(without.code == 1 && without.stderr.contains("Unauthenticated: "), "{without:?}");
 
+    let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let ca = folder.path().join("ca.crt");
+    fs::write(&ca, signed.cert.pem()).expect("the folder is writable");
+    let with_tls = format!("--server https://{} --ca {} --once --timeout 60s", server.listen, ca.display());
+    let with_tls = tool(&env, &server, &with_tls).run().await;
+    assert!(with_tls.code == 1 && with_tls.stderr.contains("write its address as http://"), "{with_tls:?}");
+
     let with_token = async |name: &str| {
         let account = env.cluster.service_account(&env.namespace, name).await;
         let token = folder.path().join(name);
@@ -146,9 +153,8 @@ async fn a_server_with_tls_and_its_numbers_of_runs() {
     let url = format!("--server https://{}", server.listen);
     let unknown = tool(&env, &server, &format!("{url} --once")).run().await;
     assert!(unknown.code == 1 && unknown.stderr.contains("certificate"), "{unknown:?}");
-    // Without TLS, the connection breaks off, which may pass.
-    let plaintext = tool(&env, &server, "--once --timeout 1s").run().await;
-    assert!(plaintext.code == 1 && plaintext.stderr.contains("connecting again in"), "{plaintext:?}");
+    let plaintext = tool(&env, &server, "--once --timeout 60s").run().await;
+    assert!(plaintext.code == 1 && plaintext.stderr.contains("write its address as https://"), "{plaintext:?}");
 
     let numbers = format!("{url} --ca {cert} --admin {} --once --timeout 60s", server.admin);
     let mut stream = connected(&env, &server, &numbers).await;

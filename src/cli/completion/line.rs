@@ -22,6 +22,7 @@ enum Form {
 }
 
 /// Directives of cobra (`ShellCompDirective`).
+const ERROR: u8 = 1;
 const NO_SPACE: u8 = 2;
 const NO_FILES: u8 = 4;
 
@@ -58,18 +59,28 @@ impl Line {
         Self { form: Form::Kubectl, words, kept: 0 }
     }
 
-    /// Writes the answer.
-    pub(super) fn complete(&self, command: &mut Command, folder: Option<&Path>, out: &mut Vec<u8>) -> io::Result<()> {
-        let Some(index) = self.words.len().checked_sub(1).filter(|index| *index > 0) else { return Ok(()) };
-        let mut command = values::with_names(std::mem::take(command), &self.words[..index]);
+    /// Returns the answer. After a failure, it has no words: they would appear amid the line that the person types.
+    pub(super) fn complete(&self, command: Command, folder: Option<&Path>) -> String {
+        match self.candidates(command, folder) {
+            Ok(found) => self.text(&found),
+            Err(_) if self.form == Form::Kubectl => format!(":{ERROR}\n"),
+            Err(_) => String::new(),
+        }
+    }
+
+    fn candidates(&self, command: Command, folder: Option<&Path>) -> io::Result<Vec<CompletionCandidate>> {
+        let index = self.words.len().saturating_sub(1);
+        if index == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no word is completed"));
+        }
+        let mut command = values::with_names(command, &self.words[..index]);
         let mut found = engine::complete(&mut command, self.words.clone(), index, folder)?;
         // Flags only where they are meant, as kubectl does: they would hide the names.
         let is_flag = |candidate: &CompletionCandidate| candidate.get_value().to_string_lossy().starts_with('-');
         if !self.words[index].to_string_lossy().starts_with('-') && !found.iter().all(is_flag) {
             found.retain(|candidate| !is_flag(candidate));
         }
-        out.extend(self.text(&found).into_bytes());
-        Ok(())
+        Ok(found)
     }
 
     fn text(&self, found: &[CompletionCandidate]) -> String {

@@ -4,9 +4,7 @@ use super::*;
 
 fn complete(words: &[&str]) -> String {
     let words = std::iter::once("x").chain(words.iter().copied()).map(OsString::from).collect();
-    let mut text = Vec::new();
-    Line::of_kubectl(words).complete(&mut super::super::Cli::command(), None, &mut text).unwrap();
-    String::from_utf8(text).unwrap()
+    Line::of_kubectl(words).complete(super::super::Cli::command(), None)
 }
 
 #[test]
@@ -18,6 +16,14 @@ fn commands_flags_and_runbooks_are_completed() {
     assert!(complete(&["runbook", ""]).lines().count() == runbook_count() + 1, "{}", complete(&["runbook", ""]));
     assert_eq!(complete(&["man", "redel"]), "redeliver\n:4\n");
     assert_eq!(complete(&["explain", "-o", "ya"]).lines().next(), Some("yaml\tYAML"));
+}
+
+/// kubectl asks at least for an empty word; without any, there is nothing to complete.
+#[test]
+fn after_an_error_kubectl_gets_its_directive_only() {
+    assert_eq!(complete(&[]), ":1\n");
+    let line = Line::of_shell("fish", vec![OsString::from("x")], None);
+    assert_eq!(line.complete(super::super::Cli::command(), None), "");
 }
 
 fn runbook_count() -> usize {

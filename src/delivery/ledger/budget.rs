@@ -5,10 +5,12 @@
 //! next one as each of them holds; the same is true of the streams of a namespace. Only very many of those use it up, and
 //! then a small event may still be held for each stream that holds nothing: no stream starves.
 //!
-//! A reservation ends when it is dropped. A stream that finds no room waits, and is woken once there is room.
+//! A reservation ends when it is dropped. A stream that finds no room waits, and is woken once there is room: then it is
+//! its turn. It may not use the room, since its run may have been restarted or delivered meanwhile. Then its turn passes to
+//! the next ones that wait.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -24,6 +26,8 @@ pub(super) struct Budget {
     held: Arc<Mutex<Held>>,
     /// The streams that wait for room.
     waiting: BTreeMap<StreamId, Waiting>,
+    /// The streams whose turn it is: they were woken.
+    woken: BTreeSet<StreamId>,
     /// The last stream that was woken: the next ones are those behind it.
     last_woken: StreamId,
 }
@@ -32,7 +36,7 @@ pub(super) struct Budget {
 struct Held {
     total: usize,
     by_namespace: HashMap<Arc<str>, usize>,
-    /// Bytes were released since the last wake-up.
+    /// Bytes were released, or a turn was passed on, since the last wake-up.
     freed: bool,
 }
 
@@ -54,7 +58,7 @@ pub(super) struct Reservation {
 
 impl Budget {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, held: Arc::default(), waiting: BTreeMap::new(), last_woken: StreamId(0) }
+        Self { limit, held: Arc::default(), waiting: BTreeMap::new(), woken: BTreeSet::new(), last_woken: StreamId(0) }
     }
 
     /// Reserves bytes for a stream of this namespace that holds `own` of them, if there is room.
@@ -78,6 +82,7 @@ impl Budget {
 
     /// Lets a stream wait until there is room for a run. Returns whether it did not wait before.
     pub(super) fn wait(&mut self, stream: StreamId, namespace: &Arc<str>, run: Uid, bytes: usize) -> bool {
+        self.pass_turn(stream);
         self.waiting.insert(stream, Waiting { namespace: namespace.clone(), run, bytes }).is_none()
     }
 
@@ -94,10 +99,29 @@ impl Budget {
     /// Lets a stream no longer wait.
     pub(super) fn cancel(&mut self, stream: StreamId) {
         self.waiting.remove(&stream);
+        self.pass_turn(stream);
     }
 
-    /// Takes the streams for which there is room now, if bytes were released since the last call. `own` returns the bytes
-    /// that a stream holds.
+    /// Ends the turn of a stream that has reserved bytes: their release wakes the next ones.
+    pub(super) fn use_turn(&mut self, stream: StreamId) {
+        self.woken.remove(&stream);
+    }
+
+    /// Ends the turn of a stream that does not use the room, if it is its turn.
+    pub(super) fn pass_turn(&mut self, stream: StreamId) {
+        if self.woken.remove(&stream) {
+            lock(&self.held).freed = true;
+        }
+    }
+
+    /// Returns whether [`Budget::wake`] may find streams for which there is room.
+    pub(super) fn may_wake(&self) -> bool {
+        self.is_exhausted() && lock(&self.held).freed
+    }
+
+    /// Takes the streams for which there is room now, if bytes were released or turns passed on since the last call. The
+    /// turn of each then ends by [`Budget::use_turn`], [`Budget::pass_turn`] or another wait. `own` returns the bytes that a
+    /// stream holds.
     pub(super) fn wake(&mut self, own: impl Fn(StreamId) -> usize) -> Vec<StreamId> {
         if !std::mem::take(&mut lock(&self.held).freed) {
             return Vec::new();
@@ -117,9 +141,16 @@ impl Budget {
         lock(&self.held).freed = false;
         for id in &woken {
             self.waiting.remove(id);
+            self.woken.insert(*id);
             self.last_woken = *id;
         }
         woken
+    }
+
+    /// Returns whether streams wait although nothing is held and it is nobody's turn: nothing would wake them.
+    #[cfg(test)]
+    pub(super) fn is_stuck(&self) -> bool {
+        self.is_exhausted() && self.woken.is_empty() && self.total() == 0
     }
 
     /// The bytes that are held.
@@ -212,6 +243,32 @@ mod tests {
         drop(fill(&budget, "team", 1));
         assert_eq!(budget.wake(|_| 0), [StreamId(3), StreamId(1)]);
         assert!(!budget.is_exhausted());
+    }
+
+    #[test]
+    fn a_turn_passes_on_unless_the_room_is_used() {
+        let mut budget = Budget::new(100);
+        for stream in 1..=4 {
+            budget.wait(StreamId(stream), &"team".into(), run(), 40);
+        }
+        drop(fill(&budget, "team", 1));
+        assert_eq!(budget.wake(|_| 0), [StreamId(1)]);
+        assert!(!budget.may_wake(), "it is the turn of the first stream");
+        budget.pass_turn(StreamId(1));
+        assert!(budget.may_wake());
+        assert_eq!(budget.wake(|_| 0), [StreamId(2)]);
+        // It waits again, for more than there is.
+        budget.wait(StreamId(2), &"team".into(), run(), 200);
+        assert_eq!(budget.wake(|_| 0), [StreamId(3)]);
+        let reservation = budget.reserve(&"team".into(), 0, 40);
+        budget.use_turn(StreamId(3));
+        assert!(!budget.may_wake(), "it has used its turn");
+        drop(reservation);
+        assert_eq!(budget.wake(|_| 0), [StreamId(4)]);
+        // The stream has ended.
+        budget.cancel(StreamId(4));
+        budget.cancel(StreamId(2));
+        assert!(!budget.is_exhausted() && !budget.may_wake());
     }
 
     #[test]

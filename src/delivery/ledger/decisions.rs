@@ -72,14 +72,13 @@ impl Ledger {
                 self.close_if_drained(id);
                 continue;
             }
-            self.recheck_ready(id);
-            if !self.hand_off_ready(id, &mut quota, now, encode) {
+            self.recheck_waits(id);
+            if self.hand_off_ready(id, &mut quota, now, encode) {
+                self.flow.unacknowledged.pass_turn(id);
+            } else {
                 unfinished.push(id);
             }
-            let stream = self.registry.stream(id);
-            if stream.has_demand() {
-                self.lookups.queue_stream(&stream.subscription.namespace, id);
-            }
+            self.queue_if_demanding(id);
         }
         self.dirty.extend(unfinished);
         self.has_lookups = !self.draining && !self.begin_lookups(now);
@@ -93,7 +92,11 @@ impl Ledger {
 
     /// Returns whether there is more to decide than one turn allowed: [`Ledger::poll_actions`] is to be called again soon.
     pub(in crate::delivery) fn has_more(&self) -> bool {
-        !self.dirty.is_empty() || self.has_lookups || !self.ended.is_empty() || !self.unawaited.is_empty()
+        !self.dirty.is_empty()
+            || self.has_lookups
+            || self.may_wake_waiting()
+            || !self.ended.is_empty()
+            || !self.unawaited.is_empty()
     }
 
     /// Takes a stream about which there may be something to decide. Last come those that have waited for room.
@@ -236,10 +239,13 @@ impl Ledger {
         }
     }
 
+    /// Queues a stream that has demand. One that awaits no first lookup either leaves the room for models to others.
     fn queue_if_demanding(&mut self, id: StreamId) {
         let stream = self.registry.stream(id);
         if stream.has_demand() {
             self.lookups.queue_stream(&stream.subscription.namespace, id);
+        } else if stream.queues.first_lookups.is_empty() {
+            self.flow.ready.pass_turn(id);
         }
     }
 

@@ -85,10 +85,15 @@ impl Ledger {
         let namespace = stream.subscription.namespace.clone();
         let bytes = found.bytes;
         if probe_at.is_none() && !stream.may_hold_ready(bytes) {
+            flow.ready.pass_turn(id);
             return stream.postpone(run, bytes);
         }
         found.space = found.space.take().or_else(|| flow.ready.reserve(&namespace, 0, bytes).map(Arc::new));
         if found.space.is_some() || (bytes <= SMALL && stream.holds_nothing()) {
+            match found.space {
+                Some(_) => flow.ready.use_turn(id),
+                None => flow.ready.pass_turn(id),
+            }
             let ready = ReadyModels { models: found.models.clone(), bytes, _space: found.space.clone() };
             return stream.models_found(run, ready, probe_at, now);
         }
@@ -110,6 +115,7 @@ impl Ledger {
             budget.reserve(&namespace, own, bytes)
         };
         if reserved.is_some() {
+            budget.use_turn(id);
             budget.cancel(id);
         } else if budget.wait(id, &namespace, run, bytes) {
             self.report(Report::LimitHit(Limit::UnacknowledgedBytes));
@@ -141,14 +147,24 @@ impl Ledger {
         }
     }
 
-    /// Lets a stream proceed that waits for room for models which it may hold by now, or whose run it no longer has.
-    pub(super) fn recheck_ready(&mut self, id: StreamId) {
-        let Some((run, bytes)) = self.flow.ready.waits_for(id) else { return };
+    /// Lets a stream no longer wait for room for a run that it no longer has, or for models which it may hold by now.
+    pub(super) fn recheck_waits(&mut self, id: StreamId) {
+        let Flow { unacknowledged, ready } = &mut self.flow;
         let stream = self.registry.stream(id);
-        if !stream.runs.contains_key(&run) || (bytes <= SMALL && stream.holds_nothing()) {
-            self.flow.ready.cancel(id);
+        if unacknowledged.waits_for(id).is_some_and(|(run, _)| !stream.runs.contains_key(&run)) {
+            unacknowledged.cancel(id);
+        }
+        if let Some((run, bytes)) = ready.waits_for(id)
+            && (!stream.runs.contains_key(&run) || (bytes <= SMALL && stream.holds_nothing()))
+        {
+            ready.cancel(id);
             stream.resume_lookups();
         }
+    }
+
+    /// Returns whether streams that wait may proceed.
+    pub(super) fn may_wake_waiting(&self) -> bool {
+        !self.draining && (self.flow.unacknowledged.may_wake() || self.flow.ready.may_wake())
     }
 
     /// Counts that a stream has reached its own limit.

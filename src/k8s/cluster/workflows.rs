@@ -1,6 +1,6 @@
 //! Workflows as the server sees them: metadata only, read by its own decoder.
 
-use std::{fmt::Write as _, ops::ControlFlow};
+use std::ops::ControlFlow;
 
 use serde_json::Value;
 
@@ -66,11 +66,7 @@ impl Cluster {
         if !is_object_name(name) {
             return Ok(None);
         }
-        let mut path = workflows_path(Some(namespace));
-        for part in ["/", name] {
-            // Writing to a string never fails.
-            write!(path, "{part}").ok();
-        }
+        let path = format!("{}/{name}", workflows_path(Some(namespace)));
         match self.read(&path, ONE, MAX_BYTES).await {
             Ok(text) => Ok(Some((path, text))),
             Err(ClusterError::NotFound { .. }) => Ok(None),

@@ -56,6 +56,11 @@ impl WatchError {
         self.code() == 410
     }
 
+    /// Returns whether the connection failed, or the request was not answered in time.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(self, Self::List(RequestError::Unanswered(_)) | Self::Start(RequestError::Unanswered(_)))
+    }
+
     /// Returns whether a watch may continue from its last version. Otherwise the Workflows are listed again.
     pub(super) fn is_resumable(&self) -> bool {
         match self {

@@ -23,8 +23,14 @@ use crate::{
     telemetry::{LogThrottle, log::chain},
 };
 
-/// The pauses between attempts. Short: after a restart of the API server the first event is due within two seconds.
+/// The pauses after errors that the API server, or a proxy, answers with.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(2) };
+/// The pauses while the API server does not answer, and in [`STARTING`]. Short: once it is back the first event is due within
+/// half a second. An attempt without an answer costs it nothing.
+const RECONNECT: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_millis(300) };
+/// The time after the last unanswered attempt in which errors are those of a starting API server. Until it knows its
+/// CustomResourceDefinitions and roles, it answers with 403, 404 and 503.
+const STARTING: Duration = Duration::from_secs(10);
 /// The age at which an established watch has recovered, without receiving anything.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// Lists at shorter intervals do not reset the backoff.
@@ -48,6 +54,8 @@ pub(super) struct Status {
     stable_at: Option<Instant>,
     /// Failures in a row.
     failures: u32,
+    /// The last attempt without an answer, in this outage.
+    unanswered: Option<Instant>,
     outage: Option<Outage>,
     logged_errors: LogThrottle<(WatchErrorKind, u16)>,
     logged_malformed: LogThrottle<()>,
@@ -80,6 +88,7 @@ impl Status {
             up: false,
             stable_at: None,
             failures: 0,
+            unanswered: None,
             outage: None,
             logged_errors: LogThrottle::new(LOGGED),
             logged_malformed: LogThrottle::new(1),
@@ -172,7 +181,18 @@ impl Status {
             self.condition.block(outage.reason());
         }
         self.failures = self.failures.saturating_add(1);
-        BACKOFF.pause(self.failures, &mut rand::rng())
+        // Normal after a restart, and a list is the remedy. Lists that expire again and again have pauses.
+        if expected && self.last_list.is_some_and(|last| last.elapsed() >= MIN_LIST_INTERVAL) {
+            return Duration::ZERO;
+        }
+        if error.is_unanswered() {
+            self.unanswered = Some(Instant::now());
+        }
+        let backoff = match self.unanswered {
+            Some(last) if last.elapsed() < STARTING => RECONNECT,
+            _ => BACKOFF,
+        };
+        backoff.pause(self.failures, &mut rand::rng())
     }
 
     /// Handles a Workflow that is ignored.
@@ -235,6 +255,7 @@ impl Status {
 
     fn recovered(&mut self) {
         self.failures = 0;
+        self.unanswered = None;
         self.stable_at = None;
         let Some(outage) = self.outage.take() else { return };
         if outage.unready {

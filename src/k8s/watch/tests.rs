@@ -245,7 +245,7 @@ async fn pauses_grow_to_two_seconds_and_reset_after_a_success() {
     for _ in 0..8 {
         let (pause, refused) = pause_before_next(&mut watched.api).await;
         assert!((longest / 2..=longest).contains(&pause.as_millis()), "{pause:?}, at most {longest} ms");
-        refused.reset();
+        refused.refuse(503, "the server is currently unable to handle the request");
         longest = (longest * 2).min(2000);
     }
     let watch = watched.api.next().await.answer_watch();
@@ -254,6 +254,45 @@ async fn pauses_grow_to_two_seconds_and_reset_after_a_success() {
     watch.reset();
     let (pause, _refused) = pause_before_next(&mut watched.api).await;
     assert!((125..=250).contains(&pause.as_millis()), "{pause:?}");
+}
+
+/// An API server that restarts refuses connections, then answers with errors, and has forgotten the version.
+#[tokio::test(start_paused = true)]
+async fn pauses_stay_short_while_the_api_server_restarts() {
+    let (mut watched, watch) = RunningWatch::started(&[]).await;
+    advance(Duration::from_secs(10)).await;
+    watch.reset();
+    let mut request = watched.api.next().await;
+    for number in 0..70 {
+        if number < 60 {
+            request.reset()
+        } else {
+            request.refuse(404, "404 page not found")
+        }
+        let (pause, next) = pause_before_next(&mut watched.api).await;
+        assert!((125..=300).contains(&pause.as_millis()), "{pause:?} after {number}");
+        request = next;
+    }
+    request.refuse(410, "too old resource version");
+    let (pause, list) = pause_before_next(&mut watched.api).await;
+    assert_eq!(pause, Duration::ZERO);
+    list.answer_list(&[workflow("a", 9)], None);
+    watched.holds(&["a"]).await;
+}
+
+/// The errors of an API server that has been back for a while are not those of its start.
+#[tokio::test(start_paused = true)]
+async fn pauses_grow_while_a_started_api_server_refuses() {
+    let (mut watched, watch) = RunningWatch::started(&[]).await;
+    watch.reset();
+    watched.api.next().await.reset();
+    let since = Instant::now();
+    let mut attempts = 0;
+    while since.elapsed() < Duration::from_secs(60) {
+        watched.api.next().await.refuse(403, "no");
+        attempts += 1;
+    }
+    assert!((60..=125).contains(&attempts), "{attempts} in a minute");
 }
 
 #[tokio::test(start_paused = true)]

@@ -87,11 +87,9 @@ impl Collector {
     pub(in crate::kfp) fn explained(self, found: Result<RunModels, LookupError>) -> Explained {
         let Self { record, mut artifacts } = self;
         for model in found.iter().flat_map(|found| &found.models) {
-            // The lookup knows more about the names of models.
             let ArtifactId::Text(id) = &model.id else { continue };
             if let Some(Collected { seen, .. }) = artifacts.get_mut(id) {
-                seen.node = text(&model.node);
-                seen.key = text(&model.key);
+                seen.set_output(model);
             }
         }
         let left_out = artifacts.left_out();

@@ -115,7 +115,7 @@ async fn many_or_late_executions_are_not_expected() {
     assert_eq!(env.ask_ahead(&compiled()).await, (vec![CONTEXT; 3], Ok(KnownAhead::All)));
 }
 
-/// Whatever happens to the store between the question and the end of the run: the answer is that of a lookup that did not
+/// Whatever happens to the store between the lookup ahead and the end of the run: the answer is that of a lookup that did not
 /// ask ahead.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_changes_before_success_is_asked_anew() {

@@ -50,7 +50,7 @@ async fn an_explained_lookup_finds_what_the_lookup_finds() {
     assert_eq!((record.kind, &*record.name, record.id), ("pipeline_run", "penguin-x7k2p", Some(1)));
 }
 
-/// It answers the question of today, not that of the last lookup.
+/// The answer is the store's current one, not that of the last lookup.
 #[tokio::test(start_paused = true)]
 async fn an_explained_lookup_is_not_cached() {
     let env = TestEnv::tfx();

@@ -175,6 +175,8 @@ async fn token(category: &mut Category, cluster: Option<&Cluster>, options: &Opt
             "not checked: repeat the check when a run exists that Kubeflow's API knows and this account may list";
         category.warn(ACCEPTED, "Kubeflow reviews tokens only for runs that it knows, and none was found", hint);
     } else {
+        // The runs of a namespace are not side by side.
+        accepted.sort_unstable();
         accepted.dedup();
         category.ok(format!("{ACCEPTED} for runs of {}", accepted.join(", ")));
     }

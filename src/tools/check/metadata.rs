@@ -13,7 +13,7 @@ use crate::{
     tools::{endpoints::EndpointError, sources::SourceOptions},
 };
 
-/// The limit of the question: the server's own is longer, as it repeats it.
+/// Timeout of one probe. The server's own is longer, because it retries.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The versions of ML Metadata with which the server is tested, and those of Kubeflow in between.
 const KNOWN: [(u64, u64); 2] = [(1, 2), (1, 17)];

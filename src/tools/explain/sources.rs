@@ -7,6 +7,7 @@ use std::{
 
 use futures::future::{BoxFuture, FutureExt as _};
 
+use super::CONCURRENT_RUNS;
 use crate::{
     delivery::{Explained, LookupError, ModelSource},
     kfp::Kfp,
@@ -17,6 +18,11 @@ use crate::{
 
 /// The code of a lookup without a connection.
 pub(super) const UNAVAILABLE: &str = "unavailable";
+/// The code of a lookup that took too long.
+const TIMEOUT: &str = "timeout";
+/// Timeouts in a row after which a source counts as hanging. A single run may have so much in the store that its lookup takes too
+/// long; of a source that hangs, all the runs that are looked up at once show it together.
+const MAX_TIMEOUTS: usize = CONCURRENT_RUNS;
 
 /// The sources of models that are asked.
 #[derive(Clone, Debug)]
@@ -74,16 +80,37 @@ impl Explain for Mlmd {
 
 /// Failures that every other run would wait for, too, by source. They hold for one explanation.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<HashMap<ModelSource, LookupError>>);
+pub(super) struct Failures(Mutex<HashMap<ModelSource, Failure>>);
+
+#[derive(Debug, Default)]
+struct Failure {
+    /// The answer for all further runs.
+    of_all: Option<LookupError>,
+    /// Timeouts since the last answer.
+    timeouts: usize,
+}
 
 impl Failures {
     fn of(&self, source: ModelSource) -> Option<LookupError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&source).cloned()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&source)?.of_all.clone()
     }
 
     fn note(&self, explained: &Explained) {
-        if let Err(error @ LookupError::Failed { code: UNAVAILABLE | "timeout" | OLD_SERVER, .. }) = &explained.found {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(explained.source, error.clone());
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = failures.entry(explained.source).or_default();
+        let is_of_all = match &explained.found {
+            Err(LookupError::Failed { code: UNAVAILABLE | OLD_SERVER, .. }) => true,
+            Err(LookupError::Failed { code: TIMEOUT, .. }) => {
+                failure.timeouts += 1;
+                failure.timeouts >= MAX_TIMEOUTS
+            }
+            _ => {
+                failure.timeouts = 0;
+                false
+            }
+        };
+        if let (true, Err(error)) = (is_of_all, &explained.found) {
+            failure.of_all = Some(error.clone());
         }
     }
 }
@@ -161,6 +188,47 @@ mod tests {
 
     fn unreachable<T>(message: &str, is_forbidden: bool) -> Access<T> {
         Access::Unreachable(Unreachable { message: message.to_owned(), is_forbidden })
+    }
+
+    /// Answers in this order, and counts the lookups.
+    #[derive(Debug)]
+    struct Script(Mutex<Vec<Result<RunModels, LookupError>>>);
+
+    impl Explain for Script {
+        const SOURCE: ModelSource = ModelSource::Mlmd;
+
+        fn explain<'a>(&'a self, _: &'a Workflow, _: &'a ArtifactTypes) -> BoxFuture<'a, Explained> {
+            let found = self.0.lock().unwrap().pop().expect("one more answer");
+            futures::future::ready(Explained { found, ..unanswered(Self::SOURCE, LookupError::NoContext) }).boxed()
+        }
+    }
+
+    /// A run whose lookup takes too long says nothing about other runs, but a source that hangs is not waited for again and again.
+    #[tokio::test]
+    async fn only_timeouts_in_a_row_answer_for_later_runs() {
+        let failed = |code| Err(LookupError::Failed { code, message: String::new() });
+        let lookups_of = async |mut script: Vec<Result<RunModels, LookupError>>, runs: usize| {
+            script.reverse();
+            let length = script.len();
+            let source = Access::Reachable(Box::new(Script(Mutex::new(script))));
+            let (run, failures) = (succeeded(PipelineName::Unknown), Failures::default());
+            let mut last = failed(TIMEOUT);
+            for _ in 0..runs {
+                last = source.ask(&run, &ArtifactTypes::default(), &failures).await.found;
+            }
+            let Access::Reachable(source) = source else { unreachable!("as above") };
+            (length - source.0.lock().unwrap().len(), last)
+        };
+        let found = || Ok(RunModels::default());
+        let slow = vec![failed(TIMEOUT); MAX_TIMEOUTS - 1];
+        let between = [&slow[..], &[found()], &slow[..], &[found()]].concat();
+        let count = between.len();
+        assert_eq!(lookups_of(between, count).await, (count, found()));
+        let hangs = vec![failed(TIMEOUT); 100];
+        assert_eq!(lookups_of(hangs, 100).await, (MAX_TIMEOUTS, failed(TIMEOUT)));
+        for code in [UNAVAILABLE, OLD_SERVER] {
+            assert_eq!(lookups_of(vec![failed(code), found()], 2).await, (1, failed(code)));
+        }
     }
 
     /// Nothing is concluded from ML Metadata while Kubeflow's API cannot be asked, and the reason is that of the API.

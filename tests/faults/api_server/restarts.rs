@@ -8,8 +8,8 @@ use super::*;
 use crate::exclusive;
 
 const RESTARTS: usize = 5;
-/// Limit of the median delay. The design requires 2 s; a busy machine needs more.
-const MAX_MEDIAN: Duration = Duration::from_secs(6);
+/// Limit of the median delay. The budget is 0.5 s; a busy machine needs more.
+const MAX_MEDIAN: Duration = Duration::from_secs(4);
 
 /// A run that succeeds right after a restart is delivered within seconds, and a mark whose patch met the outage is
 /// written later.
@@ -45,7 +45,7 @@ async fn events_and_marks_resume_after_an_api_server_restart() {
 
     delays.sort();
     let median = delays[delays.len() / 2];
-    report(format_args!("API server restarted: first event after {delays:.2?}, median {median:.2?}, target 2 s"));
+    report(format_args!("API server restarted: first event after {delays:.2?}, median {median:.2?}, target 0.5 s"));
     assert!(median < MAX_MEDIAN, "{delays:?}");
     tally.conclude(0);
 }

@@ -1,9 +1,14 @@
-//! What the benchmarks share: the rows of the report, percentiles, and what the kernel knows of a process.
+//! What the benchmarks share: the rows of the report, percentiles, plots, and what the kernel knows of a process.
+
+mod latencies;
+pub mod plot;
 
 use std::{fmt::Write as _, fs, time::Duration};
 
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
+
+pub use self::latencies::Latencies;
 
 /// A row of the report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use kube::{
     api::{DeleteParams, ObjectMeta, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
+use rustix::process::Pid;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -197,6 +198,11 @@ impl Cluster {
         let page = self.request_text("/metrics").await.expect("metrics");
         let labels = [&*format!("resource=\"{resource}\""), "verb=\"WATCH\""];
         metrics::sum(&page, "apiserver_longrunning_requests", &labels) as u64
+    }
+
+    /// Returns the processes of the API server and of etcd.
+    pub fn pids(&self) -> [Pid; 2] {
+        [self.api_server.pid(), self.etcd.process.pid()]
     }
 
     /// Sends SIGKILL to the API server; etcd continues.

@@ -49,6 +49,9 @@ pub(super) struct Oracle {
     last_step: u64,
     streams: HashMap<StreamId, Stream>,
     delivered: HashMap<Claimant, HashMap<Uid, Delivered>>,
+    /// Deliveries that the ledger has confirmed and may mark. Patches that fail are retried even if the namespace has had
+    /// no stream for long, when all else about its deliveries is forgotten.
+    confirmed: HashSet<(Claimant, Uid)>,
     unmarked: HashSet<(Uid, SubscriptionName)>,
     /// Runs whose Workflow was deleted or has left the selector, and the time of that.
     gone: HashMap<Uid, Instant>,
@@ -74,6 +77,7 @@ impl Oracle {
             last_step: 0,
             streams: HashMap::new(),
             delivered: HashMap::new(),
+            confirmed: HashSet::new(),
             unmarked: HashSet::new(),
             gone: HashMap::new(),
             detached: HashMap::new(),
@@ -106,6 +110,7 @@ impl Oracle {
             self.delivered.values_mut().for_each(|runs| {
                 runs.remove(&uid);
             });
+            self.confirmed.retain(|(_, run)| *run != uid);
             for stream in self.streams.values_mut() {
                 stream.received.remove(&uid);
                 stream.sent.iter_mut().filter(|event| event.uid == uid).for_each(|event| event.cancelled = true);
@@ -125,6 +130,7 @@ impl Oracle {
                 && runs.get(&uid).is_some_and(|delivered| delivered.mark_seen)
             {
                 runs.remove(&uid);
+                self.confirmed.remove(&(claimant.clone(), uid));
                 let streams = self.streams.values_mut().filter(|stream| stream.claimant == *claimant);
                 streams.for_each(|stream| {
                     stream.received.remove(&uid);
@@ -185,14 +191,15 @@ impl Oracle {
         }
     }
 
-    /// Forgets the deliveries of a subscription that has had no stream for long, if their marks were written but not seen.
-    pub(super) fn forget_unseen(&mut self, subscription: &Subscription, written: &HashSet<Uid>, now: Instant) {
+    /// Forgets the deliveries of a subscription that has had no stream for long, if their marks were not seen:
+    /// they were written, or the Workflow is gone. `unwritten` has the runs that are there without a mark.
+    pub(super) fn forget_unseen(&mut self, subscription: &Subscription, unwritten: &HashSet<Uid>, now: Instant) {
         let claimant = (subscription.namespace.clone(), subscription.name.clone());
         let since = self.detached.get(&claimant);
         if since.is_some_and(|since| now.saturating_duration_since(*since) >= RETENTION) {
             self.newest.forget(|forgotten| *forgotten == claimant);
             let runs = self.delivered.entry(claimant).or_default();
-            runs.retain(|run, delivered| delivered.mark_seen || !written.contains(run));
+            runs.retain(|run, delivered| delivered.mark_seen || unwritten.contains(run));
         }
     }
 
@@ -209,14 +216,23 @@ impl Oracle {
 
     pub(super) fn time_passed(&mut self, now: Instant) {
         let step = self.step();
+        let mut confirmed = Vec::new();
         for stream in self.streams.values_mut() {
             let due = |at: Instant| at + self.confirm_after <= now;
             for event in stream.sent.extract_if(.., |event| event.acknowledged.is_some_and(due)) {
                 if !event.cancelled {
-                    let new = Delivered { since: step, by_us: true, mark_seen: false };
-                    self.delivered.entry(stream.claimant.clone()).or_default().entry(event.uid).or_insert(new);
+                    confirmed.push((stream.claimant.clone(), event.uid));
                 }
             }
+        }
+        confirmed.into_iter().for_each(|(claimant, uid)| self.confirm(claimant, uid, step));
+    }
+
+    /// Records a delivery by the ledger, unless it is known from a mark.
+    fn confirm(&mut self, claimant: Claimant, uid: Uid, step: u64) {
+        let new = Delivered { since: step, by_us: true, mark_seen: false };
+        if self.delivered.entry(claimant.clone()).or_default().entry(uid).or_insert(new).by_us {
+            self.confirmed.insert((claimant, uid));
         }
     }
 
@@ -227,6 +243,7 @@ impl Oracle {
     /// The memory is lost: only marks count from now on.
     pub(super) fn crashed(&mut self) {
         self.delivered.clear();
+        self.confirmed.clear();
         self.streams.clear();
         self.deleted.clear();
         self.gone.clear();
@@ -270,9 +287,8 @@ impl Oracle {
         let MarkChange::Set(marks) = &patch.change else { return };
         assert!(!marks.is_empty(), "an empty patch");
         for mark in marks {
-            let runs = self.delivered.get(&(patch.namespace.clone(), mark.subscription.clone()));
-            let delivered = runs.and_then(|runs| runs.get(&patch.uid));
-            assert!(delivered.is_some_and(|delivered| delivered.by_us), "a mark for an unconfirmed run");
+            let claimant = (patch.namespace.clone(), mark.subscription.clone());
+            assert!(self.confirmed.contains(&(claimant, patch.uid)), "a mark for an unconfirmed run");
         }
     }
 

@@ -255,7 +255,7 @@ impl TestEnv {
         let id = StreamId(self.next_stream);
         self.store.follow(&wanted.namespace);
         self.read_journal();
-        self.oracle.forget_unseen(&wanted, &self.written(&wanted), self.now.instant);
+        self.oracle.forget_unseen(&wanted, &self.unwritten(&wanted), self.now.instant);
         self.oracle.attached(id, &wanted);
         self.subscriptions.insert(id, wanted.clone());
         self.ledger.attach(id, wanted, None, self.now);

@@ -53,7 +53,7 @@ impl Oracle {
     pub(in super::super) fn superseded(&mut self, subscription: &Subscription, workflow: &Workflow) {
         let claimant = (subscription.namespace.clone(), subscription.name.clone());
         self.newest.check_superseded(&claimant, workflow);
-        let new = Delivered { since: self.step(), by_us: true, mark_seen: false };
-        self.delivered.entry(claimant).or_default().entry(workflow.uid).or_insert(new);
+        let step = self.step();
+        self.confirm(claimant, workflow.uid, step);
     }
 }

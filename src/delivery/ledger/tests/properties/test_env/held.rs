@@ -95,6 +95,7 @@ impl TestEnv {
         assert_eq!(unacknowledged.total(), self.held.total());
         let beyond = SMALL * self.held.streams.len();
         assert!(unacknowledged.total() <= UNACKNOWLEDGED + beyond && ready.total() <= READY, "{:?}", self.ledger.flow);
+        assert!(!unacknowledged.is_stuck() && !ready.is_stuck(), "streams wait for ever: {:?}", self.ledger.flow);
         for id in self.streams.clone() {
             let stream = self.ledger.registry.stream(id);
             if stream.has_unacknowledged() {

@@ -81,13 +81,13 @@ impl TestEnv {
         self.perform_actions();
     }
 
-    /// The runs of a namespace that have the subscription's mark in the API server.
-    pub(super) fn written(&self, subscription: &Subscription) -> HashSet<Uid> {
+    /// The runs of a namespace that are in the API server without the subscription's mark.
+    pub(super) fn unwritten(&self, subscription: &Subscription) -> HashSet<Uid> {
         let objects = self.api.values().map(|object| &object.workflow);
-        let marked = objects.filter(|workflow| {
-            workflow.namespace == subscription.namespace && workflow.is_marked_for(&subscription.name)
+        let unmarked = objects.filter(|workflow| {
+            workflow.namespace == subscription.namespace && !workflow.is_marked_for(&subscription.name)
         });
-        marked.map(|workflow| workflow.uid).collect()
+        unmarked.map(|workflow| workflow.uid).collect()
     }
 
     /// Each namespace has the places that are its own, unless others hold all of them for less than a second.

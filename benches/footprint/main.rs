@@ -1,13 +1,16 @@
-//! What the real program takes on the simulation: memory at the start, with Workflows and with idle subscribers, the time
-//! to readiness over a bare paged list, and CPU while nothing happens.
+//! What the real program takes: memory at the start, with Workflows, after a relist, and with idle subscribers, the time to
+//! readiness over a bare paged list, and CPU while nothing happens.
 //!
 //! ```sh
 //! cargo bench --bench footprint -- [--json] [--workflows NUMBER,...] [--subscribers NUMBER,...] [--idle SECONDS]
 //!     [--server-binary PATH]
 //! ```
 //!
-//! Each Workflow has 10 KB of annotations, as Kubeflow writes them. `--server-binary` measures another build of the program,
-//! whose size is printed, too. No assertions. Linux only.
+//! Each Workflow has 10 KB of annotations and 3 KB of managed fields, as Kubeflow and Argo's controller write them. An API
+//! server in this process serves them from a template. `--server-binary` measures another build of the program, whose size
+//! is printed, too. No assertions. Linux only.
+
+mod api;
 
 use std::{
     path::{Path, PathBuf},
@@ -16,24 +19,28 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
-use futures::future::try_join_all;
+use futures::{Stream, future::try_join_all};
 use kube::{
-    Api, Client,
+    Api, Client, Config,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
 };
 use model_update_eventsource::{
-    eventsource::Subscriber,
-    sim::{NewWorkflow, Sim},
+    eventsource::{ReceivedEvent, SubscribeError, Subscriber},
+    sim::Sim,
 };
 use test_support::{
     RunningServer, ServerProcess,
     bench::{Budget, Row, cpu_time, json_lines, table},
     eventually, plain_kubeconfig,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-/// The annotations of a Workflow, beside its specification's.
+/// The bytes of the annotations of a Workflow, beside its specification's.
 const ANNOTATIONS: usize = 10_000;
+/// Workflows with much metadata: their number, and the bytes of the annotations of each.
+const LARGE: (usize, usize) = (2_000, 47_000);
+/// Subscribers beside them.
+const SUBSCRIBERS_OF_LARGE: [usize; 2] = [1, 10];
 /// Namespaces of Workflows and subscribers.
 const NAMESPACES: usize = 1_000;
 /// Connections that are opened concurrently.
@@ -78,12 +85,12 @@ struct Started {
     _folder: tempfile::TempDir,
 }
 
-async fn start(binary: &Path, sim: &Sim) -> anyhow::Result<Started> {
+async fn start(binary: &Path, api_server: &str, metadata_store: &str) -> anyhow::Result<Started> {
     let folder = tempfile::tempdir()?;
-    let kubeconfig = plain_kubeconfig(folder.path(), sim.kube_config().cluster_url.to_string().trim_end_matches('/'));
+    let kubeconfig = plain_kubeconfig(folder.path(), api_server.trim_end_matches('/'));
     let begin = Instant::now();
     let flags = ["--max-streams=10000", "--max-streams-per-peer=10000"];
-    let server = ServerProcess::start_build(binary, &kubeconfig, &sim.metadata_url(), &flags).listening().await;
+    let server = ServerProcess::start_build(binary, &kubeconfig, metadata_store, &flags).listening().await;
     let listening = begin.elapsed();
     eventually(START, "readiness", async || server.get("/readyz").await).await;
     Ok(Started { server, listening, ready: begin.elapsed(), _folder: folder })
@@ -99,21 +106,26 @@ fn namespace(number: usize) -> String {
     format!("team-{}", number % NAMESPACES)
 }
 
-fn create(sim: &Sim, numbers: std::ops::Range<usize>) -> anyhow::Result<()> {
-    let padding = "x".repeat(ANNOTATIONS);
-    for number in numbers {
-        let new = NewWorkflow::tfx_v1(&format!("penguin-pipeline-{number:07}"), "penguin-pipeline")
-            .annotation("pipelines.kubeflow.org/run_log", &padding)
-            .phase("Succeeded");
-        sim.create_workflow(&namespace(number), new).context("the simulation accepts the Workflow")?;
-    }
-    Ok(())
+/// The highest resident memory since the start, in bytes.
+fn peak(server: &RunningServer) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.pid().as_raw_nonzero()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the kernel knows the peak")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0)
+}
+
+type Events = Box<dyn Stream<Item = Result<ReceivedEvent, SubscribeError>> + Send + Unpin>;
+
+async fn subscribe(server: &RunningServer, number: usize) -> anyhow::Result<Events> {
+    let mut subscriber = Subscriber::connect(format!("http://{}", server.listen)).await?;
+    // Nothing is pending for it: the runs of the measurement have ended long ago.
+    let config = format!("kfpNamespace: {}\nmaxAge: 1h", namespace(number));
+    Ok(Box::new(subscriber.subscribe(&format!("subscriber-{number}"), &config).await?))
 }
 
 /// Lists the metadata of every Workflow in pages, and decodes nothing else: the least that a program has to do before it
 /// can watch.
-async fn bare_list(sim: &Sim) -> anyhow::Result<Duration> {
-    let client = Client::try_from(sim.kube_config())?;
+async fn bare_list(api_server: &str) -> anyhow::Result<Duration> {
+    let client = Client::try_from(Config::new(api_server.parse()?))?;
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Workflow"));
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
     let begin = Instant::now();
@@ -128,21 +140,20 @@ async fn bare_list(sim: &Sim) -> anyhow::Result<Duration> {
 }
 
 async fn with_workflows(options: &Options, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-    let sim = Sim::start().await?;
+    let (sim, workflows) = (Sim::start().await?, api::Workflows::start(ANNOTATIONS).await?);
+    let bytes = workflows.metadata_bytes();
     let mut last: Option<(usize, f64)> = None;
     let mut numbers = options.workflows.clone();
     numbers.sort_unstable();
     let most = numbers.last().copied();
-    let mut created = 0;
+    let limited = |row: Row, number| if number == 100_000 { row.within(Budget::AtMost(60.0)) } else { row };
     for number in numbers {
-        create(&sim, created..number)?;
-        created = number;
-        let bare = bare_list(&sim).await?;
-        let started = start(&options.server_binary, &sim).await?;
+        workflows.set_number(number);
+        let bare = bare_list(&workflows.url).await?;
+        let started = start(&options.server_binary, &workflows.url, &sim.metadata_url()).await?;
         let memory = settled(&started.server).await;
-        let row =
-            Row::new(format!("memory with {number} Workflows of {ANNOTATIONS} B of annotations"), memory / MIB, "MiB");
-        rows.push(if number == 100_000 { row.within(Budget::AtMost(60.0)) } else { row });
+        let with = format!("memory with {number} Workflows of {bytes} B of metadata");
+        rows.push(limited(Row::new(with.clone(), memory / MIB, "MiB"), number));
         if most == Some(number) {
             let row = Row::new(format!("start to ready with {number} Workflows"), started.ready.as_secs_f64(), "s");
             rows.push(row.over(bare.as_secs_f64()).within(Budget::Ratio(1.2)));
@@ -150,6 +161,11 @@ async fn with_workflows(options: &Options, rows: &mut Vec<Row>) -> anyhow::Resul
                 let each = (memory - before) / (number - fewer) as f64;
                 rows.push(Row::new("memory of a record", each, "B").within(Budget::AtMost(260.0)));
             }
+            timeout(START, workflows.relist()).await.context("the server did not list again")?;
+            let memory = settled(&started.server).await;
+            rows.push(limited(Row::new(format!("{with}, after a relist"), memory / MIB, "MiB"), number));
+            let highest = peak(&started.server)?;
+            rows.push(limited(Row::new(format!("{with}, the peak of start and relist"), highest / MIB, "MiB"), number));
         }
         last = Some((number, memory));
         started.server.stop().await;
@@ -157,9 +173,32 @@ async fn with_workflows(options: &Options, rows: &mut Vec<Row>) -> anyhow::Resul
     Ok(())
 }
 
+/// Workflows with much metadata, and a few subscribers.
+async fn with_large_workflows(options: &Options, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    let (number, annotations) = LARGE;
+    let (sim, workflows) = (Sim::start().await?, api::Workflows::start(annotations).await?);
+    workflows.set_number(number);
+    let started = start(&options.server_binary, &workflows.url, &sim.metadata_url()).await?;
+    let mut connected = Vec::new();
+    for subscribers in SUBSCRIBERS_OF_LARGE {
+        while connected.len() < subscribers {
+            connected.push(subscribe(&started.server, connected.len()).await?);
+        }
+        let what = format!(
+            "memory with {number} Workflows of {} B of metadata and {subscribers} subscribers",
+            workflows.metadata_bytes()
+        );
+        rows.push(Row::new(what, settled(&started.server).await / MIB, "MiB"));
+    }
+    drop(connected);
+    started.server.stop().await;
+    Ok(())
+}
+
 async fn with_subscribers(options: &Options, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let sim = Sim::start().await?;
-    let started = start(&options.server_binary, &sim).await?;
+    let api_server = sim.kube_config().cluster_url.to_string();
+    let started = start(&options.server_binary, &api_server, &sim.metadata_url()).await?;
     let server = &started.server;
     rows.push(Row::new("start to listening", started.listening.as_secs_f64() * 1e3, "ms"));
     let before = settled(server).await;
@@ -171,12 +210,7 @@ async fn with_subscribers(options: &Options, rows: &mut Vec<Row>) -> anyhow::Res
     for number in numbers {
         while connected.len() < number {
             let next = connected.len()..number.min(connected.len() + CONCURRENT);
-            let subscribe = async |number: usize| {
-                let mut subscriber = Subscriber::connect(format!("http://{}", server.listen)).await?;
-                let config = format!("kfpNamespace: {}", namespace(number));
-                anyhow::Ok(subscriber.subscribe(&format!("subscriber-{number}"), &config).await?)
-            };
-            connected.extend(try_join_all(next.map(subscribe)).await?);
+            connected.extend(try_join_all(next.map(|number| subscribe(server, number))).await?);
         }
         let each = (settled(server).await - before) / number as f64 / 1024.0;
         let row = Row::new(format!("memory of each of {number} idle subscribers"), each, "KiB");
@@ -205,7 +239,8 @@ fn main() -> anyhow::Result<()> {
     let mut rows = vec![Row::new("size of the program", size / MIB, "MiB").within(Budget::AtMost(20.0))];
     tokio::runtime::Runtime::new()?.block_on(async {
         with_subscribers(&options, &mut rows).await?;
-        with_workflows(&options, &mut rows).await
+        with_workflows(&options, &mut rows).await?;
+        with_large_workflows(&options, &mut rows).await
     })?;
     print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
     Ok(())
