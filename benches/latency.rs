@@ -197,7 +197,10 @@ async fn measure(options: &Options) -> anyhow::Result<[Path; 2]> {
         }
         tokio::time::sleep(RUNNING).await;
         for number in numbers {
-            for path in &mut paths {
+            // Neither of the two is always the first.
+            let first = number % 2;
+            for place in [first, 1 - first] {
+                let path = &mut paths[place];
                 if let Err(error) = path.measure(number).await {
                     let bare_error = if bare_task.is_finished() { bare_task.await?.err() } else { None };
                     return Err(bare_error.unwrap_or(error).context(format!("run {}-{number}", path.prefix)));

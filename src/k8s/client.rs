@@ -30,6 +30,9 @@ use super::KubernetesMetrics;
 
 /// The deadline for a connection, its TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most that is read at once over HTTP/1. By default it is 400 KiB, and between such buffers, which come and go during a
+/// list, the records leave holes that cost 70 bytes for each of 100,000 Workflows. HTTP/2 reads frames of 16 KiB.
+const READ_BUFFER: usize = 16 * 1024;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
@@ -91,7 +94,8 @@ impl Client {
         let https = config.rustls_https_connector_with_connector(http).map_err(Box::new)?;
         let mut connector = TimeoutConnector::new(https);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let http_client: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
+        let http_client: HttpClient<_, Body> =
+            HttpClient::builder(TokioExecutor::new()).http1_max_buf_size(READ_BUFFER).build(connector);
 
         let service = ServiceBuilder::new()
             .layer(config.base_uri_layer())
