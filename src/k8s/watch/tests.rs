@@ -15,6 +15,7 @@ use crate::k8s::{
     metrics::{Code, KubernetesMetrics, RequestLabels, ScopeLabel, Verb, WatchErrorKind, WatchErrorLabel},
 };
 
+mod allocations;
 mod scopes;
 mod streaming;
 
