@@ -2,15 +2,15 @@
 //! which the API server has accepted the success of a run until the event is at the subscriber.
 //!
 //! ```sh
-//! cargo bench --features peers --bench latency -- [RUNS] [--json] [--server-binary PATH]
+//! cargo bench --features peers --bench latency -- [RUNS] [--namespaces NUMBER] [--spec-bytes NUMBER] [--json]
+//!     [--server-binary PATH]
 //! ```
 //!
 //! The bare path is the least that any program has to do, compiled into this one: a watch of the Workflows' metadata, and
 //! the calls that the server makes for a run of TFX: the context, its artifacts beside its executions, their events. It does
-//! not ask ahead, as the server does. Runs
-//! of the two take turns, each in a namespace of its own, so that both have the same machine and the same peers. Prints
-//! p50, p90 and p99 of both, and their ratios, which count: times depend on the machine. `--server-binary` measures another
-//! build of the program. No assertions.
+//! not ask ahead, as the server does. Runs of the two take turns, each in namespaces of its own, so that both have the same
+//! machine and the same peers. Prints p50, p90 and p99 of both, and their ratios, which count: times depend on the machine.
+//! With several namespaces, each has a subscriber, and a watch of the bare path. No assertions.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -30,6 +30,7 @@ use test_support::{
 };
 use tokio::{
     sync::mpsc,
+    task::JoinSet,
     time::{Instant, timeout},
 };
 
@@ -51,6 +52,12 @@ struct Options {
     /// The number of runs of each path
     #[arg(default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
+    /// The number of namespaces of each path
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    namespaces: u64,
+    /// Bytes of the specification of each Workflow
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    spec_bytes: usize,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -67,7 +74,8 @@ type Arrival = (String, Instant);
 
 /// One of the two paths.
 struct Path {
-    workflows: Workflows,
+    /// Those of each namespace.
+    workflows: Vec<Workflows>,
     /// Begins the names of its runs.
     prefix: &'static str,
     arrivals: mpsc::UnboundedReceiver<Arrival>,
@@ -75,23 +83,28 @@ struct Path {
 }
 
 impl Path {
+    fn workflows_of(&self, number: usize) -> &Workflows {
+        &self.workflows[number % self.workflows.len()]
+    }
+
     fn location(&self, number: usize) -> String {
         format!("gs://root/{}-{number}", self.prefix)
     }
 
     /// Writes running runs with pushed models.
-    async fn create(&self, writer: &Writer, numbers: std::ops::Range<usize>) {
+    async fn create(&self, writer: &Writer, numbers: std::ops::Range<usize>, spec_bytes: usize) {
         let name = |number| format!("{}-{number}", self.prefix);
         let models: Vec<_> = numbers.clone().map(|number| (name(number), self.location(number))).collect();
         writer.tfx_runs(PIPELINE, &models).await;
         for number in numbers {
-            self.workflows.create(NewWorkflow::tfx_v1(&name(number), PIPELINE).phase("Running")).await;
+            let run = NewWorkflow::tfx_v1(&name(number), PIPELINE).phase("Running").spec_bytes(spec_bytes);
+            self.workflows_of(number).create(run).await;
         }
     }
 
     /// Lets a run succeed, and waits for its event.
     async fn measure(&mut self, number: usize) -> anyhow::Result<()> {
-        self.workflows.set_phase(&format!("{}-{number}", self.prefix), "Succeeded").await;
+        self.workflows_of(number).set_phase(&format!("{}-{number}", self.prefix), "Succeeded").await;
         let succeeded = Instant::now();
         let arrival = timeout(TIMEOUT, self.arrivals.recv()).await.context("no event in time")?;
         let (location, arrived) = arrival.context("the path has ended")?;
@@ -113,11 +126,11 @@ impl Path {
 /// Forwards the events of a subscriber.
 async fn subscribe(
     server: &RunningServer,
-    env: &TestEnv,
+    namespace: &str,
     arrivals: mpsc::UnboundedSender<Arrival>,
 ) -> anyhow::Result<()> {
     let mut subscriber = Subscriber::connect(format!("http://{}", server.listen)).await?;
-    let mut events = Box::pin(subscriber.subscribe("latency", &env.config()).await?);
+    let mut events = Box::pin(subscriber.subscribe("latency", &format!("kfpNamespace: {namespace}")).await?);
     tokio::spawn(async move {
         while let Some(event) = events.next().await.transpose()? {
             let arrived = Instant::now();
@@ -180,12 +193,21 @@ async fn measure(options: &Options) -> anyhow::Result<[Path; 2]> {
     server.ready().await;
 
     let (sender, arrivals) = mpsc::unbounded_channel();
-    subscribe(&server, &env, sender).await?;
-    let served = Path { workflows: env.workflows.clone(), prefix: "served", arrivals, latencies: Vec::new() };
-    let bare_namespace = cluster.namespace("bare").await;
-    let workflows = cluster.workflows(&bare_namespace).await;
+    let mut workflows = Vec::new();
+    for _ in 0..options.namespaces {
+        let namespace = cluster.namespace("served").await;
+        subscribe(&server, &namespace, sender.clone()).await?;
+        workflows.push(cluster.workflows(&namespace).await);
+    }
+    let served = Path { workflows, prefix: "served", arrivals, latencies: Vec::new() };
     let (sender, arrivals) = mpsc::unbounded_channel();
-    let bare_task = tokio::spawn(bare_path(workflows.clone(), env.store.writer().await, sender));
+    let mut workflows = Vec::new();
+    let mut bare_tasks = JoinSet::new();
+    for _ in 0..options.namespaces {
+        let of_namespace = cluster.workflows(&cluster.namespace("bare").await).await;
+        bare_tasks.spawn(bare_path(of_namespace.clone(), env.store.writer().await, sender.clone()));
+        workflows.push(of_namespace);
+    }
     let bare = Path { workflows, prefix: "bare", arrivals, latencies: Vec::new() };
 
     let mut paths = [served, bare];
@@ -193,7 +215,7 @@ async fn measure(options: &Options) -> anyhow::Result<[Path; 2]> {
     for begin in (0..pairs).step_by(BATCH) {
         let numbers = begin..pairs.min(begin + BATCH);
         for path in &paths {
-            path.create(&env.writer, numbers.clone()).await;
+            path.create(&env.writer, numbers.clone(), options.spec_bytes).await;
         }
         tokio::time::sleep(RUNNING).await;
         for number in numbers {
@@ -202,13 +224,13 @@ async fn measure(options: &Options) -> anyhow::Result<[Path; 2]> {
             for place in [first, 1 - first] {
                 let path = &mut paths[place];
                 if let Err(error) = path.measure(number).await {
-                    let bare_error = if bare_task.is_finished() { bare_task.await?.err() } else { None };
+                    let bare_error = bare_tasks.try_join_next().transpose()?.and_then(Result::err);
                     return Err(bare_error.unwrap_or(error).context(format!("run {}-{number}", path.prefix)));
                 }
             }
         }
     }
-    bare_task.abort();
+    bare_tasks.abort_all();
     server.stop().await;
     paths.iter_mut().for_each(|path| path.latencies.sort_unstable());
     Ok(paths)
@@ -227,6 +249,8 @@ fn main() -> anyhow::Result<()> {
         };
         let report = json!({
             "runs": options.runs,
+            "namespaces": options.namespaces,
+            "specBytes": options.spec_bytes,
             "serverMilliseconds": object(&|percent| served.percentile(percent)),
             "bareMilliseconds": object(&|percent| bare.percentile(percent)),
             "ratio": object(&ratio),

@@ -39,6 +39,8 @@ struct Percentiles {
 #[serde(rename_all = "camelCase")]
 struct Latency {
     runs: u64,
+    namespaces: u64,
+    spec_bytes: u64,
     server_milliseconds: Percentiles,
     bare_milliseconds: Percentiles,
 }
@@ -47,7 +49,11 @@ impl Latency {
     fn rows(&self) -> [Row; 3] {
         let (server, bare) = (&self.server_milliseconds, &self.bare_milliseconds);
         let row = |name, value, baseline| {
-            Row::new(format!("success accepted → event, {name} of {} runs", self.runs), value, "ms").over(baseline)
+            let Self { runs, namespaces, spec_bytes, .. } = self;
+            let places = if *namespaces > 1 { format!(" in {namespaces} namespaces") } else { String::new() };
+            let spec = if *spec_bytes > 0 { format!(" with {} KB of spec", spec_bytes / 1000) } else { String::new() };
+            Row::new(format!("success accepted → event, {name} of {runs} runs{places}{spec}"), value, "ms")
+                .over(baseline)
         };
         [
             row("p50", server.p50, bare.p50).within(Budget::Ratio(1.0)),

@@ -72,6 +72,13 @@ impl NewWorkflow {
         self.label(RUN_ID_LABEL, run_id)
     }
 
+    /// Makes the specification this number of bytes larger.
+    #[must_use]
+    pub fn spec_bytes(mut self, bytes: usize) -> Self {
+        self.0["spec"]["arguments"]["parameters"] = json!([{"name": "padding", "value": "x".repeat(bytes)}]);
+        self
+    }
+
     /// Sets a label.
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
