@@ -1,10 +1,10 @@
 //! Records of all Workflows by namespace, and the journal of their changes. No I/O.
 //!
 //! There is no queue per subscriber: the delivery task reads a namespace's records once, in pages, and its changes from
-//! the journal from then on. The journal holds only changes that matter (a record equal to the held one keeps its
-//! allocation, and wakes no task unless the run has not ended: its tasks have changed), and only those of followed namespaces, plus the restarted Workflows of all namespaces,
-//! whose marks are removed with or without a subscriber. The delivery task drains the whole journal and waits for
-//! nothing else, so the journal does not grow.
+//! the journal from then on. The journal holds only changes that matter: a record equal to the held one keeps its
+//! allocation, and wakes no task unless the run has not ended, because its tasks have changed then. It holds those of followed
+//! namespaces, and the restarted Workflows of all namespaces, whose marks are removed with or without a subscriber. The
+//! delivery task drains the whole journal and waits for nothing else, so the journal does not grow.
 //!
 //! A relist deletes nothing before it is complete: each record that it lists is stamped with the list's epoch, and its
 //! end sweeps the records with an older one.
