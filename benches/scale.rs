@@ -68,13 +68,13 @@ struct Options {
     #[arg(long, default_value_t = 50_000.0)]
     workflow_bytes: f64,
     /// Measured: bytes of a record
-    #[arg(long, default_value_t = 321.0)]
+    #[arg(long, default_value_t = 273.0)]
     record_bytes: f64,
     /// Measured: KiB of a subscriber
-    #[arg(long, default_value_t = 32.1)]
+    #[arg(long, default_value_t = 32.2)]
     subscriber_kib: f64,
     /// Measured: MiB of a server without Workflows and subscribers
-    #[arg(long, default_value_t = 15.4)]
+    #[arg(long, default_value_t = 16.0)]
     start_mib: f64,
     /// Calls of ML Metadata for a run: its context, artifacts beside executions, events
     #[arg(long, default_value_t = 4.0)]
