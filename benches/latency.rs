@@ -18,15 +18,17 @@ use anyhow::{Context as _, ensure};
 use clap::Parser;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::api::{WatchEvent, WatchParams};
-use model_update_eventsource::eventsource::Subscriber;
 use serde_json::{Value, json};
 use test_support::{
-    Cluster, NewWorkflow, PIPELINE, Peers, RunningServer, ServerProcess, TestEnv, Workflows, Writer,
+    Cluster, NewWorkflow, PIPELINE, Peers, ServerProcess, TestEnv, Workflows, Writer,
+    bench::{
+        Latencies,
+        arrivals::{Arrival, location_of, subscribe},
+    },
     ml_metadata::{
         GetArtifactsByContextRequest, GetContextByTypeAndNameRequest, GetEventsByArtifactIDsRequest,
         GetExecutionsByContextRequest,
     },
-    model_location,
 };
 use tokio::{
     sync::mpsc,
@@ -69,9 +71,6 @@ struct Options {
     bench: bool,
 }
 
-/// An event, or the end of the bare path: the location of the model, and the time.
-type Arrival = (String, Instant);
-
 /// One of the two paths.
 struct Path {
     /// Those of each namespace.
@@ -87,58 +86,35 @@ impl Path {
         &self.workflows[number % self.workflows.len()]
     }
 
-    fn location(&self, number: usize) -> String {
-        format!("gs://root/{}-{number}", self.prefix)
+    fn name(&self, number: usize) -> String {
+        format!("{}-{number}", self.prefix)
     }
 
     /// Writes running runs with pushed models.
     async fn create(&self, writer: &Writer, numbers: std::ops::Range<usize>, spec_bytes: usize) {
-        let name = |number| format!("{}-{number}", self.prefix);
-        let models: Vec<_> = numbers.clone().map(|number| (name(number), self.location(number))).collect();
+        let model = |name: String| (name.clone(), location_of(&name));
+        let models: Vec<_> = numbers.clone().map(|number| model(self.name(number))).collect();
         writer.tfx_runs(PIPELINE, &models).await;
         for number in numbers {
-            let run = NewWorkflow::tfx_v1(&name(number), PIPELINE).phase("Running").spec_bytes(spec_bytes);
+            let run = NewWorkflow::tfx_v1(&self.name(number), PIPELINE).phase("Running").spec_bytes(spec_bytes);
             self.workflows_of(number).create(run).await;
         }
     }
 
     /// Lets a run succeed, and waits for its event.
     async fn measure(&mut self, number: usize) -> anyhow::Result<()> {
-        self.workflows_of(number).set_phase(&format!("{}-{number}", self.prefix), "Succeeded").await;
+        let name = self.name(number);
+        self.workflows_of(number).set_phase(&name, "Succeeded").await;
         let succeeded = Instant::now();
         let arrival = timeout(TIMEOUT, self.arrivals.recv()).await.context("no event in time")?;
-        let (location, arrived) = arrival.context("the path has ended")?;
-        ensure!(location == self.location(number), "expected {}, received {location}", self.location(number));
+        let (run, arrived) = arrival.context("the path has ended")?;
+        ensure!(run == name, "expected {name}, received {run}");
         if number >= WARM_UP {
             // Zero if the event is here before the answer of the API server.
             self.latencies.push(arrived.saturating_duration_since(succeeded));
         }
         Ok(())
     }
-
-    /// The latency in milliseconds that this share of the runs does not exceed.
-    fn percentile(&self, percent: usize) -> f64 {
-        let rank = (self.latencies.len() * percent).div_ceil(100).max(1);
-        self.latencies[rank - 1].as_secs_f64() * 1e3
-    }
-}
-
-/// Forwards the events of a subscriber.
-async fn subscribe(
-    server: &RunningServer,
-    namespace: &str,
-    arrivals: mpsc::UnboundedSender<Arrival>,
-) -> anyhow::Result<()> {
-    let mut subscriber = Subscriber::connect(format!("http://{}", server.listen)).await?;
-    let mut events = Box::pin(subscriber.subscribe("latency", &format!("kfpNamespace: {namespace}")).await?);
-    tokio::spawn(async move {
-        while let Some(event) = events.next().await.transpose()? {
-            let arrived = Instant::now();
-            arrivals.send((model_location(&String::from_utf8(event.payload)?), arrived))?;
-        }
-        anyhow::Ok(())
-    });
-    Ok(())
 }
 
 /// The bare path: a watch, and for each succeeded run the calls of ML Metadata.
@@ -159,7 +135,10 @@ async fn bare_path(
             let phase = metadata.labels.as_ref().and_then(|labels| labels.get("workflows.argoproj.io/phase"));
             let name = metadata.name.context("a name")?;
             if phase.is_some_and(|phase| phase == "Succeeded") && sent.insert(name.clone()) {
-                arrivals.send((look_up(&writer, name).await?, Instant::now()))?;
+                let location = look_up(&writer, name.clone()).await?;
+                let arrived = Instant::now();
+                ensure!(location == location_of(&name), "{name} has the model {location}");
+                arrivals.send((name, arrived))?;
             }
         }
     }
@@ -183,7 +162,8 @@ async fn look_up(writer: &Writer, run: String) -> anyhow::Result<String> {
     artifact.uri.context("a location")
 }
 
-async fn measure(options: &Options) -> anyhow::Result<[Path; 2]> {
+/// Returns the times of the server, and those of the bare path.
+async fn measure(options: &Options) -> anyhow::Result<[Latencies; 2]> {
     let peers = Peers::find().await;
     let env = TestEnv::start(peers).await;
     let cluster: &Cluster = &env.cluster;
@@ -196,7 +176,8 @@ async fn measure(options: &Options) -> anyhow::Result<[Path; 2]> {
     let mut workflows = Vec::new();
     for _ in 0..options.namespaces {
         let namespace = cluster.namespace("served").await;
-        subscribe(&server, &namespace, sender.clone()).await?;
+        let config = format!("kfpNamespace: {namespace}");
+        tokio::spawn(subscribe(&server, "latency", &config, sender.clone()).await?);
         workflows.push(cluster.workflows(&namespace).await);
     }
     let served = Path { workflows, prefix: "served", arrivals, latencies: Vec::new() };
@@ -232,8 +213,7 @@ async fn measure(options: &Options) -> anyhow::Result<[Path; 2]> {
     }
     bare_tasks.abort_all();
     server.stop().await;
-    paths.iter_mut().for_each(|path| path.latencies.sort_unstable());
-    Ok(paths)
+    Ok(paths.map(|path| Latencies::new(path.latencies)))
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its results")]

@@ -21,13 +21,16 @@ use model_update_eventsource::eventsource::Subscriber;
 use serde_json::json;
 use test_support::{
     NewWorkflow, PIPELINE, Peers, RunningServer, ServerProcess, TestEnv, Workflows,
-    bench::{Latencies, Row, cpu_time, json_lines, table},
-    model_location,
+    bench::{
+        Latencies, Row,
+        arrivals::{Arrival, arrival_of, location_of, subscribe},
+        cpu_time, json_lines, table,
+    },
 };
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 /// The time limit of every step.
@@ -199,8 +202,8 @@ struct Others {
     workflows: Workflows,
     prefix: String,
     number: usize,
-    events: mpsc::UnboundedReceiver<(String, Instant)>,
-    watched: mpsc::UnboundedReceiver<(String, Instant)>,
+    events: mpsc::UnboundedReceiver<Arrival>,
+    watched: mpsc::UnboundedReceiver<Arrival>,
     latency: Vec<Duration>,
     bare: Vec<Duration>,
     _tasks: JoinSet<anyhow::Result<()>>,
@@ -210,23 +213,15 @@ impl Others {
     async fn start(env: &TestEnv, server: &RunningServer, rate: u32) -> anyhow::Result<Self> {
         let prefix = format!("other-{rate}");
         let names: Vec<_> = (0..OTHERS).map(|number| format!("{prefix}-{number}")).collect();
-        let models: Vec<_> = names.iter().map(|name| (name.clone(), format!("gs://root/{name}"))).collect();
+        let models: Vec<_> = names.iter().map(|name| (name.clone(), location_of(name))).collect();
         env.writer.tfx_runs(PIPELINE, &models).await;
         for name in &names {
             env.workflows.create(NewWorkflow::tfx_v1(name, PIPELINE).phase("Running")).await;
         }
         let mut tasks = JoinSet::new();
-        let mut subscriber = Subscriber::connect(server.listen.to_string()).await?;
-        let mut stream = subscriber.subscribe(&prefix, &format!("{}\nremember: false", env.config())).await?;
         let (sender, events) = mpsc::unbounded_channel();
-        tasks.spawn(async move {
-            while let Some(event) = stream.next().await.transpose()? {
-                let arrived = Instant::now();
-                let location = model_location(&String::from_utf8(event.payload)?);
-                sender.send((location.trim_start_matches("gs://root/").to_owned(), arrived))?;
-            }
-            Ok(())
-        });
+        let config = format!("{}\nremember: false", env.config());
+        tasks.spawn(subscribe(server, &prefix, &config, sender).await?);
         let (sender, watched) = mpsc::unbounded_channel();
         let workflows = env.workflows.clone();
         tasks.spawn(async move {
@@ -235,7 +230,7 @@ impl Others {
             let mut events = workflows.api().watch_metadata(&parameters, "0").await?.boxed();
             while let Some(event) = events.try_next().await? {
                 if let WatchEvent::Added(workflow) = event {
-                    sender.send((workflow.metadata.name.unwrap_or_default(), Instant::now()))?;
+                    sender.send((workflow.metadata.name.context("a name")?, Instant::now()))?;
                 }
             }
             Ok(())
@@ -255,23 +250,10 @@ impl Others {
         self.number += 1;
         let sent = Instant::now();
         self.workflows.set_phase(&name, "Succeeded").await;
-        self.latency.push(arrival(&name, &mut self.events).await?.duration_since(sent));
-        self.bare.push(arrival(&name, &mut self.watched).await?.duration_since(sent));
+        self.latency.push(arrival_of(&name, &mut self.events, TIMEOUT).await?.duration_since(sent));
+        self.bare.push(arrival_of(&name, &mut self.watched, TIMEOUT).await?.duration_since(sent));
         Ok(())
     }
-}
-
-/// Waits for a run. The watch begins with those of earlier measurements.
-async fn arrival(run: &str, arrivals: &mut mpsc::UnboundedReceiver<(String, Instant)>) -> anyhow::Result<Instant> {
-    let find = async {
-        loop {
-            let (name, at) = arrivals.recv().await.context("the stream has ended")?;
-            if name == run {
-                return Ok(at);
-            }
-        }
-    };
-    timeout(TIMEOUT, find).await.with_context(|| format!("{run} did not arrive"))?
 }
 
 async fn measure(options: &Options) -> anyhow::Result<Vec<Row>> {

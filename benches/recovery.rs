@@ -10,22 +10,24 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use clap::Parser;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::runtime::{
     WatchStreamExt as _,
     watcher::{self, Event, watcher},
 };
-use model_update_eventsource::eventsource::Subscriber;
 use test_support::{
-    NewWorkflow, PIPELINE, Peers, RunningServer, ServerProcess, Task, Workflows,
-    bench::{Budget, Latencies, Row, json_lines, table},
-    model_location,
+    NewWorkflow, PIPELINE, Peers, ServerProcess, Task, Workflows,
+    bench::{
+        Budget, Latencies, Row,
+        arrivals::{Arrival, arrival_of, location_of, subscribe},
+        json_lines, table,
+    },
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 /// The time limit of every step.
@@ -51,27 +53,6 @@ struct Options {
     bench: bool,
 }
 
-/// The name of a succeeded run, and the time at which it was seen.
-type Arrival = (String, Instant);
-
-async fn subscribe(
-    server: &RunningServer,
-    namespace: &str,
-    arrivals: mpsc::UnboundedSender<Arrival>,
-) -> anyhow::Result<()> {
-    let mut subscriber = Subscriber::connect(format!("http://{}", server.listen)).await?;
-    let mut events = subscriber.subscribe("recovery", &format!("kfpNamespace: {namespace}")).await?;
-    tokio::spawn(async move {
-        while let Some(event) = events.next().await.transpose()? {
-            let arrived = Instant::now();
-            let location = model_location(&String::from_utf8(event.payload)?);
-            arrivals.send((location.trim_start_matches("gs://root/").to_owned(), arrived))?;
-        }
-        anyhow::Ok(())
-    });
-    Ok(())
-}
-
 /// Watches with kube's watcher until the receiver is gone. Its errors are retried after its own pauses.
 async fn watch(workflows: Workflows, arrivals: mpsc::UnboundedSender<Arrival>) {
     let config = watcher::Config::default().labels("workflows.argoproj.io/phase=Succeeded");
@@ -90,19 +71,6 @@ async fn watch(workflows: Workflows, arrivals: mpsc::UnboundedSender<Arrival>) {
     }
 }
 
-/// Waits for the first arrival of a run. Earlier runs may arrive again: a watcher that lists sees all of them.
-async fn arrival(run: &str, arrivals: &mut mpsc::UnboundedReceiver<Arrival>) -> anyhow::Result<Instant> {
-    let find = async {
-        loop {
-            let (name, at) = arrivals.recv().await.context("the stream has ended")?;
-            if name == run {
-                return Ok(at);
-            }
-        }
-    };
-    timeout(TIMEOUT, find).await.with_context(|| format!("{run} did not arrive"))?
-}
-
 /// Returns the times of the server and of the watcher.
 async fn measure(options: &Options) -> anyhow::Result<[Latencies; 2]> {
     let peers = Peers::find().await;
@@ -115,7 +83,7 @@ async fn measure(options: &Options) -> anyhow::Result<[Latencies; 2]> {
     let server = ServerProcess::start_build(&options.server_binary, &kubeconfig, &store.url(), &[]).listening().await;
     server.ready().await;
     let (sender, mut events) = mpsc::unbounded_channel();
-    subscribe(&server, &namespace, sender).await?;
+    tokio::spawn(subscribe(&server, "recovery", &format!("kfpNamespace: {namespace}"), sender).await?);
     let (sender, mut watched) = mpsc::unbounded_channel();
     // A client of its own, whose connections the benchmark's requests do not mend.
     tokio::spawn(watch(cluster.workflows(&namespace).await, sender));
@@ -124,16 +92,16 @@ async fn measure(options: &Options) -> anyhow::Result<[Latencies; 2]> {
     for number in 0..options.repetitions {
         let run = format!("run-{number}");
         workflows.create(NewWorkflow::tfx_v1(&run, PIPELINE).phase("Running")).await;
-        writer.tfx_run(PIPELINE, &run).await.task(Task::pusher(&format!("gs://root/{run}"))).await;
+        writer.tfx_run(PIPELINE, &run).await.task(Task::pusher(&location_of(&run))).await;
         cluster.kill_api_server();
         // A different part of the pauses each time.
         sleep(AWAY + Duration::from_millis(237) * u32::try_from(number % 10)?).await;
         cluster.start_api_server().await;
         let back = Instant::now();
         workflows.set_phase(&run, "Succeeded").await;
-        let event = arrival(&run, &mut events).await?;
+        let event = arrival_of(&run, &mut events, TIMEOUT).await?;
         of_server.push(event.saturating_duration_since(back));
-        of_watcher.push(arrival(&run, &mut watched).await?.saturating_duration_since(back));
+        of_watcher.push(arrival_of(&run, &mut watched, TIMEOUT).await?.saturating_duration_since(back));
         ensure!(events.is_empty(), "an event was sent twice");
     }
     server.stop().await;

@@ -1,5 +1,6 @@
-//! What the benchmarks share: the rows of the report, percentiles, plots, and what the kernel knows of a process.
+//! What the benchmarks share: the rows of the report, percentiles, the arrivals of runs, plots, and what the kernel knows of a process.
 
+pub mod arrivals;
 mod latencies;
 pub mod plot;
 
