@@ -308,9 +308,9 @@ impl Inner {
         if held.as_deref() == Some(&workflow) {
             slots.get_mut(&*workflow.name).into_iter().for_each(|listed| *listed = epoch);
             let record = held.filter(|held| held.phase == Phase::Active && !says_nothing);
-            return record.is_some_and(|record| {
-                let before = Some(Before::of(&record, &record));
-                self.record(Change::Applied { workflow: record, before }, false)
+            return record.is_some_and(|workflow| {
+                let before = Some(Before { outcome: None, identity_changed: false });
+                self.record(Change::Applied { workflow, before }, false)
             });
         }
         let record = Arc::new(workflow);

@@ -89,7 +89,7 @@ impl ArtifactLookup for Auto {
         async move {
             let (source, answer) = sources::in_turn(self.kfp.find(run, types), || self.mlmd.find(run, types)).await;
             // Kubeflow's API was not asked about a Workflow without a run id.
-            if run.run_id.as_ref().is_some_and(|id| !id.to_string().is_empty()) {
+            if run.run_id.as_ref().is_some_and(|id| !id.is_empty()) {
                 self.mlmd_decides.store(source == ModelSource::Mlmd, Ordering::Relaxed);
             }
             answer

@@ -68,7 +68,7 @@ impl Lookup {
         types: &ArtifactTypes,
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
-        let Some(run_id) = run.run_id.as_ref().filter(|id| !id.to_string().is_empty()) else {
+        let Some(run_id) = run.run_id.as_ref().filter(|id| !id.is_empty()) else {
             return Err(LookupError::NoContext);
         };
         if run.outcome() == Some(RunOutcome::Failed) {

@@ -69,6 +69,8 @@ type Contexts = HashMap<i64, ContextNames>;
 struct Listed<'a> {
     candidates: Candidates<'a>,
     executions: Executions,
+    /// The events of the expected executions, if they were asked for at the same time.
+    early_events: Option<EarlyEvents>,
 }
 
 impl<'a> Listed<'a> {
@@ -85,7 +87,7 @@ impl<'a> Listed<'a> {
             reader.artifacts(context.id, |artifact| candidates.add(artifact, verdicts)),
             reader.executions(context.id, |execution| executions.add(execution)),
         )?;
-        Ok(Self { candidates, executions })
+        Ok(Self { candidates, executions, early_events: None })
     }
 }
 
@@ -123,7 +125,6 @@ impl Lookup {
         let mut reader = Reader::new(&self.client, &run.namespace);
         let mut started = Instant::now();
         let mut early = None;
-        let mut early_events = None;
         let expected =
             expected.filter(|_| run.succeeded()).and_then(|expected| Some((expected, expected.context.place(run)?)));
         let context = match expected {
@@ -141,9 +142,8 @@ impl Lookup {
                 let joined = Box::pin(try_join3(confirmed, listed, events)).await;
                 let is_confirmed = joined.is_ok();
                 let context = match joined {
-                    Ok((context, listed, events)) => {
-                        early = Some(listed?);
-                        early_events = events;
+                    Ok((context, listed, early_events)) => {
+                        early = Some(Listed { early_events, ..listed? });
                         context
                     }
                     Err(other) => {
@@ -174,7 +174,7 @@ impl Lookup {
             Some(listed) => listed,
             None => Listed::of(&reader, run, types, &context, verdicts).await?,
         };
-        let found = self.models_in(&reader, run, types, &context, (listed, early_events), verdicts).await?;
+        let found = self.models_in(&reader, run, types, &context, listed, verdicts).await?;
         if found.models.is_empty() {
             if started.elapsed() >= MIN_STORE_REPLACEMENT {
                 verify(&reader, &context).await?;
@@ -200,10 +200,10 @@ impl Lookup {
         run: &Workflow,
         types: &ArtifactTypes,
         context: &RunContext,
-        (listed, early_events): (Listed<'_>, Option<EarlyEvents>),
+        listed: Listed<'_>,
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
-        let Listed { mut candidates, executions } = listed;
+        let Listed { mut candidates, executions, early_events } = listed;
         if candidates.has_unnamed_types() {
             candidates.resolve_types(&self.type_names(reader, types).await?, verdicts);
         }

@@ -78,6 +78,11 @@ impl RunId {
             _ => Self::Other(text.into()),
         }
     }
+
+    /// Returns whether the label has no value.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Other(text) if text.is_empty())
+    }
 }
 
 impl fmt::Display for RunId {

@@ -225,25 +225,22 @@ impl LookupsAhead {
             && let State::InFlight { workflow, progress, changed } = std::mem::replace(state, State::Done)
         {
             let Progress { place, answers } = progress;
-            match answer {
-                Ok(KnownAhead::SoFar) if answers + 1 < MAX_ANSWERS => {
-                    *state = State::Known(Progress { place, answers: answers + 1 });
-                }
-                // Once it is known, the next change has it looked up again.
-                Err(LookupError::NoContext | LookupError::Failed { .. }) if answers > 0 => {
-                    if answers + 1 < MAX_ANSWERS {
-                        *state = State::Known(Progress { place, answers: answers + 1 });
-                    }
-                }
-                Err(LookupError::NoContext | LookupError::Failed { .. }) => {
-                    if let Some(place) = next_place(place, &workflow, now) {
+            let next = match answer {
+                Err(LookupError::NoContext | LookupError::Failed { .. }) if answers == 0 => {
+                    next_place(place, &workflow, now).map(|place| {
                         let at = now.instant + time_until(AGES[place], &workflow, now);
                         timers.set(at, Timer::LookAhead(name.clone(), uid));
-                        *state = State::Young(workflow.clone(), Progress { place, answers });
-                    }
+                        State::Young(workflow.clone(), Progress { place, answers })
+                    })
                 }
-                Ok(_) | Err(LookupError::ForeignContext { .. } | LookupError::TooLarge) => {}
-            }
+                // Once a run was found, the next change has it looked up again.
+                Ok(KnownAhead::SoFar) | Err(LookupError::NoContext | LookupError::Failed { .. }) => {
+                    let answers = answers + 1;
+                    (answers < MAX_ANSWERS).then_some(State::Known(Progress { place, answers }))
+                }
+                Ok(KnownAhead::All) | Err(LookupError::ForeignContext { .. } | LookupError::TooLarge) => None,
+            };
+            *state = next.unwrap_or(State::Done);
             if changed {
                 state.await_change(workflow, now, timers);
             }

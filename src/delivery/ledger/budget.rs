@@ -147,7 +147,7 @@ impl Budget {
         woken
     }
 
-    /// Returns whether streams wait although nothing is held and it is nobody's turn: nothing would wake them.
+    /// Returns whether streams wait although nothing is held and it is no stream's turn: nothing would wake them.
     #[cfg(test)]
     pub(super) fn is_stuck(&self) -> bool {
         self.is_exhausted() && self.woken.is_empty() && self.total() == 0
