@@ -1,5 +1,5 @@
-//! What the real program takes: memory at the start, with Workflows, after a relist, with idle subscribers, and after an
-//! event to each of them, the time to readiness over a bare paged list, and CPU while nothing happens.
+//! Cost of the real program: memory at the start, with Workflows, after a relist, with idle subscribers, and after an event
+//! to each of them, the time to readiness over a bare paged list, and CPU while nothing happens.
 //!
 //! ```sh
 //! cargo bench --bench footprint -- [--json] [--workflows NUMBER,...] [--subscribers NUMBER,...] [--idle SECONDS]
