@@ -124,17 +124,19 @@ async fn subscribe(server: &RunningServer, number: usize) -> anyhow::Result<Even
     Ok(Box::new(subscriber.subscribe(&format!("subscriber-{number}"), &config).await?))
 }
 
-/// Sends an event of about 300 B to each subscriber, and returns once all of them are confirmed and marked.
+/// Sends an event of about 300 B to each subscriber, a few at a time, and returns once all of them are confirmed and marked.
 async fn send_events(sim: &Sim, server: &RunningServer, connected: &mut [Events]) -> anyhow::Result<()> {
-    for number in 0..connected.len().min(NAMESPACES) {
-        let (namespace, run) = (namespace(number), format!("run-{number}"));
-        sim.create_workflow(&namespace, NewWorkflow::tfx_v1(&run, PIPELINE).phase("Running"))
-            .context("the simulation accepts a Workflow")?;
-        sim.put_task(&Run::tfx_v1(PIPELINE, &run), Task::pusher(&format!("gs://models/{run}")));
-        sim.set_phase(&namespace, &run, "Succeeded").context("the Workflow exists")?;
-    }
-    for events in &mut *connected {
-        timeout(START, events.next()).await.context("no event in time")?.context("a stream has ended")??;
+    for (part, events) in connected.chunks_mut(CONCURRENT).enumerate() {
+        for number in part * CONCURRENT..part * CONCURRENT + events.len() {
+            let (namespace, run) = (namespace(number), format!("run-{number}"));
+            sim.create_workflow(&namespace, NewWorkflow::tfx_v1(&run, PIPELINE).phase("Running"))
+                .context("the simulation accepts a Workflow")?;
+            sim.put_task(&Run::tfx_v1(PIPELINE, &run), Task::pusher(&format!("gs://models/{run}")));
+            sim.set_phase(&namespace, &run, "Succeeded").context("the Workflow exists")?;
+        }
+        for events in events {
+            timeout(START, events.next()).await.context("no event in time")?.context("a stream has ended")??;
+        }
     }
     server.metric_is("modelupdate_events_confirmed_total", &[], connected.len() as f64).await;
     server.metric_is("modelupdate_marks_pending", &[], 0.0).await;
