@@ -32,16 +32,16 @@ use crate::{
 
 /// Concurrent requests about the namespaces of a check.
 const CONCURRENT: usize = 8;
-/// The time in which requests about all namespaces of a check are answered: some hundred namespaces, at the pace of a slow API
-/// server.
+/// The time in which requests about all namespaces of a check are answered: some hundred namespaces, at the pace of a slow
+/// API server.
 const ALL_NAMESPACES: Duration = Duration::from_secs(60);
 
-/// What is checked, and with which addresses.
+/// The scope of the checks, and the addresses that they use.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The cluster and the rights.
     pub cluster: ClusterOptions,
-    /// Before an install: the rights to install, and the neighbors.
+    /// Before an install: the rights to install, and the dependencies.
     pub pre: bool,
     /// The only namespace with EventSources and runs. `None`: all.
     pub namespace: Option<String>,
