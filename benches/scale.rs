@@ -220,7 +220,7 @@ impl Installation {
     }
 }
 
-/// What happens to the replicas.
+/// A change of the replicas.
 #[derive(Clone, Copy)]
 enum Change {
     /// A rolling update with one Pod more at a time.
@@ -306,7 +306,7 @@ fn plot(lines: Vec<Line>) -> String {
     svg(&[chart], 640.0, 300.0)
 }
 
-/// What the replicas, the API server and ML Metadata carry.
+/// The load of the replicas, the API server and ML Metadata.
 fn load(options: &Options, fullest: f64, rows: &mut Vec<Row>) {
     let (workflows, subscribers, replicas) =
         (f64::from(options.workflows), f64::from(options.subscribers), f64::from(options.replicas));

@@ -1,4 +1,4 @@
-//! What the real program takes: memory at the start, with Workflows, after a relist, and with idle subscribers, the time to
+//! Cost of the real program: memory at the start, with Workflows, after a relist, and with idle subscribers, the time to
 //! readiness over a bare paged list, and CPU while nothing happens.
 //!
 //! ```sh

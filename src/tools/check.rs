@@ -28,12 +28,12 @@ use crate::{
     k8s::{Cluster, ClusterError, ClusterOptions},
 };
 
-/// What is checked, and with which addresses.
+/// The scope of the checks, and the addresses that they use.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The cluster and the rights.
     pub cluster: ClusterOptions,
-    /// Before an install: the rights to install, and the neighbors.
+    /// Before an install: the rights to install, and the dependencies.
     pub pre: bool,
     /// The only namespace with EventSources and runs. `None`: all.
     pub namespace: Option<String>,

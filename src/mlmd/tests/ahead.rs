@@ -1,4 +1,4 @@
-//! What is asked before the run ends saves round trips after it, and changes no answer.
+//! Calls before the run ends save round trips after it, and change no answer.
 
 use tokio::sync::Barrier;
 use tonic::Code;

@@ -1,4 +1,4 @@
-//! What the benchmarks share: the rows of the report, percentiles, the arrivals of runs, plots, and their flags.
+//! Shared parts of the benchmarks: the rows of the report, percentiles, the arrivals of runs, plots, and flags.
 
 pub mod arrivals;
 mod latencies;
