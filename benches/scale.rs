@@ -69,8 +69,8 @@ struct Options {
     /// Measured: bytes of a record
     #[arg(long, default_value_t = 273.0)]
     record_bytes: f64,
-    /// Measured: KiB of a subscriber
-    #[arg(long, default_value_t = 32.2)]
+    /// Measured and rounded up: KiB of an idle subscriber
+    #[arg(long, default_value_t = 30.0)]
     subscriber_kib: f64,
     /// Measured: MiB of a server without Workflows and subscribers
     #[arg(long, default_value_t = 16.0)]
