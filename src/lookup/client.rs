@@ -113,7 +113,8 @@ impl Client {
     {
         // Holds the bytes of the answer until it has been read.
         let account = Account::new(namespace.clone());
-        let answer = self.unary(method, request, account.clone());
+        // On the heap, as in `call_streamed`: otherwise a lookup has room for each of its calls from its beginning to its end.
+        let answer = Box::pin(self.unary(method, request, account.clone()));
         let call = async {
             match tokio::time::timeout(self.call_timeout, answer).await {
                 Ok(Ok(response)) => read(&response.into_inner()),
@@ -136,7 +137,7 @@ impl Client {
     where
         R: Message + 'static,
     {
-        let answer = streamed::call(self.channel.clone(), self.path(method), request, max, read);
+        let answer = Box::pin(streamed::call(self.channel.clone(), self.path(method), request, max, read));
         let call = async {
             let answer = tokio::time::timeout(self.call_timeout, answer).await;
             let answer = answer.unwrap_or_else(|_| Err(CallError::timeout(method, self.call_timeout)));
