@@ -81,7 +81,7 @@ struct Bench<'a> {
     namespaces: Vec<(String, Workflows)>,
 }
 
-/// What was measured with one rate.
+/// The measurements with one rate.
 struct Figures {
     /// Marks in a second.
     rate: f64,

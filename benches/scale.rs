@@ -70,8 +70,8 @@ struct Options {
     /// Measured: bytes of a record
     #[arg(long, default_value_t = 273.0)]
     record_bytes: f64,
-    /// Measured: KiB of a subscriber
-    #[arg(long, default_value_t = 32.2)]
+    /// Measured and rounded up: KiB of an idle subscriber
+    #[arg(long, default_value_t = 30.0)]
     subscriber_kib: f64,
     /// Measured: MiB of a server without Workflows and subscribers
     #[arg(long, default_value_t = 16.0)]
@@ -225,7 +225,7 @@ impl Installation {
     }
 }
 
-/// What happens to the replicas.
+/// A change of the replicas.
 #[derive(Clone, Copy)]
 enum Change {
     /// A rolling update with one Pod more at a time.
@@ -311,7 +311,7 @@ fn plot(lines: Vec<Line>) -> String {
     svg(&[chart], 640.0, 300.0)
 }
 
-/// What the replicas, the API server and ML Metadata carry.
+/// The load of the replicas, the API server and ML Metadata.
 fn load(options: &Options, fullest: f64, rows: &mut Vec<Row>) {
     let (workflows, subscribers, replicas) =
         (f64::from(options.workflows), f64::from(options.subscribers), f64::from(options.replicas));

@@ -78,7 +78,7 @@ pub struct Admin {
     pub log: log::Handle,
     /// The hits of this port's limits.
     pub limits: LimitHits,
-    /// Whether the status is served.
+    /// The status is served.
     pub has_status: bool,
     /// Further host names of the status.
     pub hosts: HostNames,

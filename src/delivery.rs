@@ -76,12 +76,12 @@ pub trait ArtifactLookup: Send + Sync + 'static {
     fn forget(&self, run: Uid);
 }
 
-/// How much is known of a run that has not ended, see [`ArtifactLookup::look_ahead`].
+/// The state of knowledge about a run that has not ended, see [`ArtifactLookup::look_ahead`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KnownAhead {
     /// All that can be known before its end.
     All,
-    /// What its tasks have recorded so far. Further tasks will record more.
+    /// The records of its tasks so far. Further tasks will record more.
     SoFar,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `cli` has the flags of each command and prints its results. Here are no flags, no colors and no questions to the user.
 //!
-//! - [`check`]: an installation and its neighbors, subject by subject
+//! - [`check`]: an installation and its dependencies, subject by subject
 //! - [`endpoints`]: the addresses of the server and of the sources of models, reached through a port-forward where needed
 //! - [`sources`]: which sources of models are asked
 //! - [`admin`]: requests to the server's admin port

@@ -1,5 +1,5 @@
-//! What the real program takes: memory at the start, with Workflows, after a relist, and with idle subscribers, the time to
-//! readiness over a bare paged list, and CPU while nothing happens.
+//! Cost of the real program: memory at the start, with Workflows, after a relist, with idle subscribers, and after an event
+//! to each of them, the time to readiness over a bare paged list, and CPU while nothing happens.
 //!
 //! ```sh
 //! cargo bench --bench footprint -- [--json] [--workflows NUMBER,...] [--subscribers NUMBER,...] [--idle SECONDS]
@@ -19,14 +19,14 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
-use futures::{Stream, future::try_join_all};
+use futures::{Stream, StreamExt as _, future::try_join_all};
 use kube::{
     Api, Client, Config,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
 };
 use model_update_eventsource::{
     eventsource::{ReceivedEvent, SubscribeError, Subscriber},
-    sim::Sim,
+    sim::{NewWorkflow, Run, Sim, Task},
 };
 use test_support::{
     RunningServer, ServerProcess,
@@ -43,6 +43,8 @@ const LARGE: (usize, usize) = (2_000, 47_000);
 const SUBSCRIBERS_OF_LARGE: [usize; 2] = [1, 10];
 /// Namespaces of Workflows and subscribers.
 const NAMESPACES: usize = 1_000;
+/// The pipeline of runs whose events are sent.
+const PIPELINE: &str = "penguin-pipeline";
 /// Connections that are opened concurrently.
 const CONCURRENT: usize = 50;
 /// Workflows of a page of the bare list: the page size that kubectl and client-go use.
@@ -120,6 +122,25 @@ async fn subscribe(server: &RunningServer, number: usize) -> anyhow::Result<Even
     // Nothing is pending for it: the runs of the measurement have ended long ago.
     let config = format!("kfpNamespace: {}\nmaxAge: 1h", namespace(number));
     Ok(Box::new(subscriber.subscribe(&format!("subscriber-{number}"), &config).await?))
+}
+
+/// Sends an event of about 300 B to each subscriber, a few at a time, and returns once all of them are confirmed and marked.
+async fn send_events(sim: &Sim, server: &RunningServer, connected: &mut [Events]) -> anyhow::Result<()> {
+    for (part, events) in connected.chunks_mut(CONCURRENT).enumerate() {
+        for number in part * CONCURRENT..part * CONCURRENT + events.len() {
+            let (namespace, run) = (namespace(number), format!("run-{number}"));
+            sim.create_workflow(&namespace, NewWorkflow::tfx_v1(&run, PIPELINE).phase("Running"))
+                .context("the simulation accepts a Workflow")?;
+            sim.put_task(&Run::tfx_v1(PIPELINE, &run), Task::pusher(&format!("gs://models/{run}")));
+            sim.set_phase(&namespace, &run, "Succeeded").context("the Workflow exists")?;
+        }
+        for events in events {
+            timeout(START, events.next()).await.context("no event in time")?.context("a stream has ended")??;
+        }
+    }
+    server.metric_is("modelupdate_events_confirmed_total", &[], connected.len() as f64).await;
+    server.metric_is("modelupdate_marks_pending", &[], 0.0).await;
+    Ok(())
 }
 
 /// Lists the metadata of every Workflow in pages, and decodes nothing else: the least that a program has to do before it
@@ -227,6 +248,10 @@ async fn with_subscribers(options: &Options, rows: &mut Vec<Row>) -> anyhow::Res
     rows.push(
         Row::new(format!("watches for {} subscribers", connected.len()), watches, "").within(Budget::AtMost(1.0)),
     );
+    send_events(&sim, server, &mut connected).await?;
+    let each = (settled(server).await - before) / connected.len() as f64 / 1024.0;
+    let what = format!("memory of each of {} subscribers after an event, its run included", connected.len());
+    rows.push(Row::new(what, each, "KiB"));
     drop(connected);
     started.server.stop().await;
     Ok(())

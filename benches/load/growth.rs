@@ -1,4 +1,4 @@
-//! How cost grows with Workflows, subscribers and the rate of runs: one at a time around a center.
+//! Growth of cost with Workflows, subscribers and the rate of runs: one at a time around a center.
 
 use std::{fs, path::Path, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What the real program takes under load, on the simulation, whose API server and ML Metadata answer at once: latency,
+//! Cost of the real program under load, on the simulation, whose API server and ML Metadata answer at once: latency,
 //! CPU, memory, watches, patches and the lag of marks. By default 1,000 subscribers in as many namespaces, and 100 runs a
 //! second for a minute. The baseline is a bare watch in this process, which sees the same successes.
 //!

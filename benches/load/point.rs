@@ -58,7 +58,7 @@ pub(crate) struct Load {
     pub(crate) duration: Duration,
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug)]
 pub(crate) struct Figures {
     /// Events that count.

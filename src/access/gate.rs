@@ -50,11 +50,11 @@ struct Inner {
     /// The same by peer: a peer without a token may try any number of them.
     peer_turns: moka::sync::Cache<Option<IpAddr>, Arc<Semaphore>>,
     tokens: Cache<TokenKey, Arc<Remembered<Authentication>>>,
-    rights: Cache<Question, Arc<Remembered<bool>>>,
+    rights: Cache<RightKey, Arc<Remembered<bool>>>,
 }
 
-/// The question whether a user has the right to a namespace.
-type Question = (Arc<User>, Arc<str>);
+/// The key of a right: a user, and the namespace.
+type RightKey = (Arc<User>, Arc<str>);
 
 /// An answer, and the time until which it counts.
 #[derive(Clone, Debug)]
@@ -312,7 +312,7 @@ fn hold(turn: PeerTurn, time: Duration) {
     });
 }
 
-/// Returns the remembered answer, or makes the review: once for equal questions at a time. Errors are not remembered.
+/// Returns the remembered answer, or makes the review: once for equal reviews at a time. Errors are not remembered.
 async fn remembered<K, T>(
     cache: &Cache<K, Arc<Remembered<T>>>,
     key: K,

@@ -56,7 +56,7 @@ pub struct Config {
     pub max_connection_age: Option<Duration>,
     /// Count runs with the label `pipelines.kubeflow.org/events-published=true` as delivered.
     pub skip_labelled: bool,
-    /// Whether Kubernetes Events on Workflows report what becomes of runs.
+    /// Reports of runs as Kubernetes Events on their Workflows.
     pub kubernetes_events: bool,
     /// The limit of mark patches per second.
     pub mark_rate: NonZeroU32,

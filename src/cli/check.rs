@@ -1,4 +1,4 @@
-//! `check`: checks an installation and its neighbors.
+//! `check`: checks an installation and its dependencies.
 
 use std::{
     env,
@@ -49,7 +49,7 @@ Examples:
 
 Exit status: 0 without errors, also with warnings; 1 with errors; 2 usage error.")]
 pub(super) struct Check {
-    /// Check before an install: the neighbors, and the rights of this account to install the chart
+    /// Check before an install: the dependencies, and the rights of this account to install the chart
     #[arg(long)]
     pre: bool,
 

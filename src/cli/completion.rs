@@ -1,8 +1,8 @@
 //! `completion`: shell completions for this command line.
 //!
-//! The scripts contain no words: they call this program at each Tab, with [`VARIABLE`] and the words of the line. kubectl
-//! calls it under the name [`KUBECTL_FILE`]. The rules of the command line are those of `clap_complete`'s engine; [`values`] adds
-//! the names of the cluster.
+//! The scripts contain no words: they call this program at each Tab, with [`VARIABLE`] and the words of the line.
+//! kubectl calls it under the name [`KUBECTL_FILE`]. The rules of the command line are those of `clap_complete`'s
+//! engine; [`values`] adds the names of the cluster.
 
 mod line;
 mod shells;

@@ -177,7 +177,7 @@ pub(super) struct Serve {
     #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_MARK_RATE", value_name = "NUMBER", default_value_t = Config::default().mark_rate)]
     mark_rate: NonZeroU32,
 
-    /// Who may subscribe
+    /// Access control of subscribers
     #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_AUTH", value_name = "MODE", value_enum,
         default_value_t = Config::default().access.mode)]
     auth: Mode,

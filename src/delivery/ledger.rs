@@ -338,7 +338,7 @@ impl Ledger {
             streams: self.registry.streams.len(),
             shared_subscriptions: self.registry.shared,
             namespaces,
-            runs_without_context: self.registry.streams.values().map(Stream::runs_without_context).sum(),
+            runs_without_context: self.registry.streams.values().map(|stream| stream.runs_without_context()).sum(),
             pending_marks: self.marks.len(),
         }
     }

@@ -15,7 +15,7 @@ pub trait NoticeSink: fmt::Debug + Send + Sync + 'static {
     fn notify(&self, notice: Notice);
 }
 
-/// What has become of a run. It contains no payload and no place of a model.
+/// The fate of a run, without payload and locations of models.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// The Workflow's namespace.
@@ -30,7 +30,7 @@ pub struct Notice {
     pub subscription: Option<SubscriptionName>,
     /// `delivered`, `filtered`, or a value of the label `reason` of `modelupdate_runs_skipped_total`.
     pub reason: &'static str,
-    /// Whether the owner should do something about it.
+    /// The owner should act on it.
     pub is_warning: bool,
     /// One sentence, with the subscription.
     pub text: String,

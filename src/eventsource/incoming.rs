@@ -36,8 +36,8 @@ const REMEMBERED: usize = 1024;
 
 /// A connection without or with TLS. The state of TLS is large, and not a part of connections without it.
 type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
-/// A connection that is ready for HTTP/2.
-pub(super) type Connection = Link<Socket<Transport>>;
+/// A connection that is ready for HTTP/2. Boxed, because tonic's task for a connection has two places for it.
+pub(super) type Connection = Box<Link<Socket<Transport>>>;
 
 /// See the module.
 pub(super) struct Incoming {
@@ -94,7 +94,7 @@ impl Incoming {
     fn connection(&self, transport: Transport, peer: SocketAddr, guard: ConnectionGuard) -> Connection {
         let observer = guard.usage_observer();
         let socket = Socket::new(transport, peer, WRITE_TIMEOUT, &self.metrics, guard);
-        Link::new(socket).with_peer_addr(peer).with_usage_observer(observer)
+        Box::new(Link::new(socket).with_peer_addr(peer).with_usage_observer(observer))
     }
 }
 

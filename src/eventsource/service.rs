@@ -126,8 +126,7 @@ impl Service {
                 biased;
                 () = drain.cancelled() => Some(status::shutting_down()),
                 status = permission.withdrawn() => Some(status),
-                // On the heap, because the memory of the largest state of the future is kept for the stream.
-                () = Box::pin(store.wait_listed(&subscription.namespace)) => None,
+                () = store.wait_listed(&subscription.namespace) => None,
             };
             if let Some(status) = ended {
                 let status = guard.end(status);
@@ -140,6 +139,7 @@ impl Service {
             }
             EventStream::new(attached, acks, connection, permission, guard).right_stream()
         };
-        attached.flatten_stream().boxed()
+        // The future is on the heap by itself, so that its memory is not kept for the stream that follows.
+        attached.boxed().flatten_stream().boxed()
     }
 }

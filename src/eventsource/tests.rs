@@ -3,5 +3,6 @@
 mod access;
 mod connections;
 mod harness;
+mod memory;
 mod requests;
 mod streams;

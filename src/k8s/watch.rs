@@ -6,6 +6,7 @@
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod reconnects;
 pub(super) mod split;
 mod status;
 #[cfg(test)]
@@ -20,11 +21,12 @@ use kube::{
 use serde::Deserialize;
 use tokio::{
     task::coop::consume_budget,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use self::{
     error::WatchError,
+    reconnects::Reconnects,
     split::{LineSplitter, ListMetadata, ListSplitter, MAX_OBJECT, Oversized, Piece},
     status::Status,
 };
@@ -67,6 +69,7 @@ pub struct Watches {
     readiness: Readiness,
     decoder: Decoder,
     limits: LimitHits,
+    reconnects: Arc<Reconnects>,
 }
 
 impl Watches {
@@ -81,7 +84,7 @@ impl Watches {
         limits: LimitHits,
     ) -> Self {
         let decoder = Decoder::new(in_use, limits.clone());
-        Self { client, selector, store, readiness, decoder, limits }
+        Self { client, selector, store, readiness, decoder, limits, reconnects: Arc::default() }
     }
 
     /// A watch of one scope. The scope is not served until its first list is complete, and again while the watch has been
@@ -89,7 +92,7 @@ impl Watches {
     pub fn watch(&self, scope: Scope) -> Watch {
         Watch {
             client: self.client.clone(),
-            status: Status::new(&scope, &self.readiness, self.client.metrics.clone()),
+            status: Status::new(&scope, &self.readiness, self.client.metrics.clone(), self.reconnects.clone()),
             path: workflows_path(namespace_of(&scope)),
             scope,
             selector: self.selector.clone(),
@@ -130,8 +133,7 @@ impl Watch {
                 if !error.is_resumable() {
                     self.version = None;
                 }
-                let pause = self.status.failed(&error);
-                self.status.during(sleep(pause)).await;
+                self.status.failed(&error).await;
             }
         }
     }

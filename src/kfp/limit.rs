@@ -2,8 +2,12 @@
 //! makes at most five requests a second there, for all its users together. So few calls are made at a time, fewer while
 //! they are slow or fail, and namespaces take turns.
 //!
-//! The server reads a whole run for each page, so a tenant with large runs decides how long calls about them take. A call
-//! that takes longer than [`LONG`] leaves its place to other namespaces, and stays in the share of its own.
+//! The server reads a whole run for each page, so a tenant with large runs decides how long calls about them take, and
+//! whether they fail. So:
+//!
+//! - a call that takes longer than [`LONG`] leaves its place to other namespaces, and stays in the share of its own;
+//! - the calls of one namespace alone never make the limit smaller. The server is slow if those of another are slow, too.
+//!   Until then there are more places than one namespace may have.
 
 use std::{
     pin::pin,
@@ -24,6 +28,8 @@ use crate::lookup::{
 
 /// Concurrent calls at the start.
 const FIRST: usize = 3;
+/// The least concurrent calls. With one, the calls of several slow tenants would be between those of another.
+const MIN: usize = 2;
 /// Concurrent calls of one namespace, those that take long included: it never has all places of the start.
 const PER_NAMESPACE: usize = 2;
 /// Waiting calls: as many as delivery has lookups in flight.
@@ -34,8 +40,9 @@ const WAITING_PER_NAMESPACE: usize = 64;
 const MAX_WAIT: Duration = Duration::from_secs(240);
 /// Duration of a call from which on the server is slow. A review takes milliseconds, unless it waits for its turn.
 const SLOW: Duration = Duration::from_secs(1);
-/// Duration of a call after which it leaves its place to other namespaces: half of what one may delay another.
-const LONG: Duration = Duration::from_millis(500);
+/// Duration of a call after which it leaves its place to other namespaces: a quarter of what one may delay another, because
+/// a lookup may have several calls, each of which waits for its turn.
+const LONG: Duration = Duration::from_millis(250);
 
 /// The limit. Clones share it.
 #[derive(Clone, Debug)]
@@ -53,10 +60,17 @@ struct Adaptive {
     limit: usize,
     /// Good calls since the last change.
     good: usize,
+    /// The namespace of the last call that was slow or failed.
+    last_bad: Option<Arc<str>>,
 }
 
 impl Adaptive {
-    fn ended(&mut self, error: Option<CallCode>, duration: Duration) {
+    fn new() -> Self {
+        Self { limit: FIRST, good: 0, last_bad: None }
+    }
+
+    /// Handles the end of a call for a run of this namespace.
+    fn ended(&mut self, namespace: &Arc<str>, error: Option<CallCode>, duration: Duration) {
         let limit = match error {
             // UNAUTHENTICATED may be a review that ran out of time.
             Some(
@@ -72,7 +86,14 @@ impl Adaptive {
                 return;
             }
         };
-        *self = Self { limit: limit.clamp(1, MAX_KFP_CALLS), good: 0 };
+        if limit <= self.limit {
+            let before = self.last_bad.replace(namespace.clone());
+            if before.is_none_or(|before| before == *namespace) {
+                return;
+            }
+        }
+        self.limit = limit.clamp(MIN, MAX_KFP_CALLS);
+        self.good = 0;
     }
 }
 
@@ -86,7 +107,7 @@ impl Calls {
             waiting_per_namespace: WAITING_PER_NAMESPACE,
         };
         gauge.set(FIRST as i64);
-        let adaptive = Arc::new(Mutex::new(Adaptive { limit: FIRST, good: 0 }));
+        let adaptive = Arc::new(Mutex::new(Adaptive::new()));
         let long = Budget::new(Limits {
             total: MAX_LONG_KFP_CALLS,
             per_namespace: PER_NAMESPACE,
@@ -117,7 +138,7 @@ impl Calls {
                 }
             },
         };
-        self.ended(&result, started.elapsed());
+        self.ended(namespace, &result, started.elapsed());
         result
     }
 
@@ -131,11 +152,11 @@ impl Calls {
     }
 
     /// Notes the end of a call.
-    fn ended<T>(&self, result: &Result<T, CallError>, duration: Duration) {
+    fn ended<T>(&self, namespace: &Arc<str>, result: &Result<T, CallError>, duration: Duration) {
         let limit = {
             let mut adaptive = self.adaptive.lock().unwrap_or_else(PoisonError::into_inner);
             let before = adaptive.limit;
-            adaptive.ended(result.as_ref().err().map(|error| error.code), duration);
+            adaptive.ended(namespace, result.as_ref().err().map(|error| error.code), duration);
             (adaptive.limit != before).then_some(adaptive.limit)
         };
         if let Some(limit) = limit {
@@ -147,25 +168,83 @@ impl Calls {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
 
     const FAST: Duration = Duration::from_millis(20);
 
     #[test]
     fn the_limit_grows_by_good_calls_and_shrinks_by_bad_ones() {
-        let mut adaptive = Adaptive { limit: FIRST, good: 0 };
-        (0..3 + 4 + 5).for_each(|_| adaptive.ended(None, FAST));
+        let mut adaptive = Adaptive::new();
+        let names: [Arc<str>; 2] = ["a".into(), "b".into()];
+        let mut calls = 0;
+        // The namespaces take turns.
+        let mut ended = |adaptive: &mut Adaptive, error, duration| {
+            calls += 1;
+            adaptive.ended(&names[calls % 2], error, duration);
+        };
+        (0..3 + 4 + 5).for_each(|_| ended(&mut adaptive, None, FAST));
         assert_eq!(adaptive.limit, 6);
-        (0..100).for_each(|_| adaptive.ended(Some(CallCode::Grpc(Code::NotFound)), FAST));
+        (0..100).for_each(|_| ended(&mut adaptive, Some(CallCode::Grpc(Code::NotFound)), FAST));
         assert_eq!(adaptive.limit, MAX_KFP_CALLS, "an answer, too");
-        adaptive.ended(Some(CallCode::Timeout), FAST);
+        ended(&mut adaptive, Some(CallCode::Timeout), FAST);
+        assert_eq!(adaptive.limit, MAX_KFP_CALLS, "of one namespace");
+        ended(&mut adaptive, Some(CallCode::Timeout), FAST);
         assert_eq!(adaptive.limit, 3);
-        adaptive.ended(None, SLOW);
+        ended(&mut adaptive, None, SLOW);
         assert_eq!(adaptive.limit, 2);
-        (0..9).for_each(|_| adaptive.ended(Some(CallCode::Grpc(Code::Unauthenticated)), FAST));
-        assert_eq!(adaptive, Adaptive { limit: 1, good: 0 });
-        adaptive.ended(None, FAST);
-        assert_eq!(adaptive.limit, 2);
+        (0..9).for_each(|_| ended(&mut adaptive, Some(CallCode::Grpc(Code::Unauthenticated)), FAST));
+        assert_eq!((adaptive.limit, adaptive.good), (MIN, 0));
+        (0..2).for_each(|_| ended(&mut adaptive, None, FAST));
+        assert_eq!(adaptive.limit, 3);
+    }
+
+    /// One tenant has many runs whose calls are slow, or have no answer. The lookups of another tenant, of three calls each,
+    /// take no longer than their calls; beside several such tenants, at most a second longer. (The calls of four tenants that
+    /// take many seconds fill the places of long calls.)
+    #[tokio::test(start_paused = true)]
+    async fn slow_calls_of_tenants_do_not_delay_another() {
+        let took = [150, 240, 400, 1000, 1100, 5000, 20_000].map(Duration::from_millis);
+        for (tenants, took, allowed) in [
+            (1, &took[..], Duration::ZERO),
+            (3, &took, Duration::from_secs(1)),
+            (6, &took[..4], Duration::from_secs(1)),
+        ] {
+            for took in took.iter().copied() {
+                let calls = Calls::new(Gauge::default());
+                // Nothing but the slow calls is known about the server. Each tenant has the lookups that delivery gives it.
+                let slow = (0..tenants * 32).map(|lookup| {
+                    let (calls, namespace) = (calls.clone(), Arc::from(format!("slow-{}", lookup % tenants)));
+                    tokio::spawn(async move {
+                        loop {
+                            let call = async {
+                                sleep(took).await;
+                                if took >= SLOW { Err(CallError::timeout("ListTasks", took)) } else { Ok(()) }
+                            };
+                            drop(calls.in_turn(&namespace, call).await);
+                        }
+                    })
+                });
+                let slow: Vec<_> = slow.collect();
+                let quick: Arc<str> = "quick".into();
+                let mut longest = Duration::ZERO;
+                for _ in 0..60 {
+                    sleep(Duration::from_millis(730)).await;
+                    let started = Instant::now();
+                    for _ in 0..3 {
+                        let call = async {
+                            sleep(FAST).await;
+                            Ok(())
+                        };
+                        calls.in_turn(&quick, call).await.unwrap();
+                    }
+                    longest = longest.max(started.elapsed().saturating_sub(3 * FAST));
+                }
+                slow.iter().for_each(tokio::task::JoinHandle::abort);
+                assert!(longest <= allowed + Duration::from_millis(10), "{tenants} tenants, {took:?}: {longest:?}");
+            }
+        }
     }
 
     #[tokio::test]
@@ -188,7 +267,8 @@ mod tests {
         waiting.await.unwrap().unwrap();
     }
 
-    /// With a single place, calls of a tenant without an answer delay another by half a second each, not until they end.
+    /// With a single place, calls of a tenant without an answer delay another by a quarter of a second each, not until
+    /// they end.
     #[tokio::test(start_paused = true)]
     async fn calls_that_take_long_leave_their_places() {
         let calls = Calls::new(Gauge::default());
@@ -197,7 +277,7 @@ mod tests {
             let calls = calls.clone();
             tokio::spawn(async move {
                 let call = async {
-                    tokio::time::sleep(Duration::from_secs(20)).await;
+                    sleep(Duration::from_secs(20)).await;
                     Ok(())
                 };
                 calls.in_turn(&namespace, call).await

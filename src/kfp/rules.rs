@@ -127,7 +127,7 @@ pub(super) struct ArtifactRow<'a> {
     pub(super) namespace: &'a str,
 }
 
-/// What is kept of a task.
+/// The fields of a task that the rules read.
 #[derive(Clone, Debug)]
 struct KeptTask {
     id: Box<str>,

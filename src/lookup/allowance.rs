@@ -86,6 +86,12 @@ impl<'a> Allowance<'a> {
         Ok(())
     }
 
+    /// Forgets what was read and kept. The caller no longer has it.
+    pub(crate) fn reset(&self) {
+        self.read.store(0, Ordering::Relaxed);
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
+    }
+
     /// Returns whether a smaller page may be requested: it was the page that was too large, not the run.
     pub(crate) fn is_within_limits(&self) -> bool {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).bytes;

@@ -2,7 +2,8 @@
 //! large the answers about their runs are.
 //!
 //! - A namespace never holds more than its share, so one tenant cannot take everything.
-//! - Of the requests that wait, the one whose namespace holds the least comes first, then the oldest.
+//! - Of the requests that wait, the one whose namespace holds the least comes first. Namespaces that hold the same take
+//!   turns: a namespace with many old requests is not served more often than one with a new one.
 //! - A limited number of requests wait. Others are refused, so that they hold nothing while the budget is used up.
 
 use std::{
@@ -35,7 +36,7 @@ struct Shared {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     /// See [`Limits::total`].
     total: usize,
@@ -44,12 +45,17 @@ struct State {
     by_namespace: HashMap<Arc<str>, usize>,
     /// In the order of arrival.
     waiting: Vec<Waiting>,
+    /// The latest round in which a request that waited was served. Each namespace has one request in a round.
+    round: u64,
+    /// The rounds of the next requests of namespaces, where they are later than the present one.
+    rounds: HashMap<Arc<str>, u64>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     namespace: Arc<str>,
     bytes: usize,
+    round: u64,
     granted: oneshot::Sender<Permit>,
 }
 
@@ -59,7 +65,7 @@ pub(crate) struct Exhausted;
 
 impl Budget {
     pub(crate) fn new(limits: Limits) -> Self {
-        let state = State { total: limits.total, used: 0, by_namespace: HashMap::new(), waiting: Vec::new() };
+        let state = State { total: limits.total, ..State::default() };
         Self(Arc::new(Shared { limits, state: Mutex::new(state) }))
     }
 
@@ -94,7 +100,8 @@ impl Budget {
                 return Err(Exhausted);
             }
             let (granted, receiver) = oneshot::channel();
-            state.waiting.push(Waiting { namespace: namespace.clone(), bytes, granted });
+            let round = state.next_round(namespace);
+            state.waiting.push(Waiting { namespace: namespace.clone(), bytes, round, granted });
             receiver
         };
         // Bytes may have been released since the first attempt.
@@ -123,12 +130,13 @@ impl Budget {
         state.forget_given_up();
         let eligible = state.waiting.iter().enumerate();
         let eligible = eligible.filter(|(_, next)| self.0.is_in_share(&state, &next.namespace, next.bytes));
-        let (index, next) = eligible.min_by_key(|(index, next)| (state.held(&next.namespace), *index))?;
+        let (index, next) = eligible.min_by_key(|(index, next)| (state.held(&next.namespace), next.round, *index))?;
         if !self.0.fits(&state, &next.namespace, next.bytes) {
             // Later ones do not overtake it, or a large request would wait forever.
             return None;
         }
-        let Waiting { namespace, bytes, granted } = state.waiting.remove(index);
+        let Waiting { namespace, bytes, round, granted } = state.waiting.remove(index);
+        state.served(round);
         let permit = self.take(&mut state, &namespace, bytes);
         Some((granted, permit))
     }
@@ -163,6 +171,24 @@ impl State {
     /// Drops the requests whose callers no longer wait.
     fn forget_given_up(&mut self) {
         self.waiting.retain(|request| !request.granted.is_closed());
+    }
+
+    /// Returns the round of a new request of a namespace.
+    fn next_round(&mut self, namespace: &Arc<str>) -> u64 {
+        if self.waiting.is_empty() {
+            self.rounds.clear();
+        }
+        let round = self.rounds.get(namespace).copied().unwrap_or_default().max(self.round);
+        self.rounds.insert(namespace.clone(), round + 1);
+        round
+    }
+
+    /// Handles that a request of this round was served.
+    fn served(&mut self, round: u64) {
+        if round > self.round {
+            self.round = round;
+            self.rounds.retain(|_, next| *next > round);
+        }
     }
 
     fn held(&self, namespace: &Arc<str>) -> usize {

@@ -1,5 +1,5 @@
-//! Answers of a source of models by run, its outcome and artifact types, bounded in bytes and in time. Errors are not cached,
-//! unless a retry is sure to fail again.
+//! Answers of a source of models by run, its outcome and artifact types, bounded in bytes and in time. Errors are not
+//! cached, unless a retry is sure to fail again.
 //!
 //! Equal lookups do not run concurrently: delivery keeps one lookup for each run and types.
 //!
@@ -26,15 +26,15 @@ const ENTRY_BYTES: usize = 300;
 /// Estimated bytes of an answer without models: keys and table.
 const ANSWER_BYTES: usize = 100;
 
-/// A question about a run.
+/// The parts of a lookup, beside the run, on which its answer depends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Question {
+struct LookupKey {
     types: Arc<ArtifactTypes>,
     /// Only the pipeline's name is looked up for a failed run. A later success has models.
     outcome: Option<RunOutcome>,
 }
 
-impl Question {
+impl LookupKey {
     fn of(run: &Workflow, types: &Arc<ArtifactTypes>) -> Self {
         Self { types: types.clone(), outcome: run.outcome() }
     }
@@ -55,14 +55,14 @@ impl From<TooLarge> for LookupError {
 
 /// The answers of one run.
 #[derive(Debug, Default)]
-struct RunAnswers(Mutex<HashMap<Question, Answer>>);
+struct RunAnswers(Mutex<HashMap<LookupKey, Answer>>);
 
 impl RunAnswers {
-    fn get(&self, question: &Question) -> Option<Answer> {
-        self.lock().get(question).cloned()
+    fn get(&self, key: &LookupKey) -> Option<Answer> {
+        self.lock().get(key).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Question, Answer>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<LookupKey, Answer>> {
         // Every operation under this lock is complete or has no effect.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,13 +99,13 @@ impl Cache {
         look_up: impl Future<Output = Result<RunModels, LookupError>>,
     ) -> Result<Arc<RunModels>, LookupError> {
         let entry = self.entry(run.uid);
-        let question = Question::of(run, types);
-        if let Some(answer) = entry.get(&question) {
+        let key = LookupKey::of(run, types);
+        if let Some(answer) = entry.get(&key) {
             metrics.cache_hit();
             return answer.map_err(LookupError::from);
         }
         let answer = look_up.await.map(Arc::new);
-        self.store(run.uid, &entry, question, &answer);
+        self.store(run.uid, &entry, key, &answer);
         answer
     }
 
@@ -116,20 +116,14 @@ impl Cache {
 
     /// Stores the answer of a lookup, if it is final. It is not cached if the entry was forgotten or evicted since the
     /// lookup obtained it.
-    fn store(
-        &self,
-        run: Uid,
-        entry: &Arc<RunAnswers>,
-        question: Question,
-        answer: &Result<Arc<RunModels>, LookupError>,
-    ) {
+    fn store(&self, run: Uid, entry: &Arc<RunAnswers>, key: LookupKey, answer: &Result<Arc<RunModels>, LookupError>) {
         let last = match answer {
             Ok(found) => Some(Ok(found.clone())),
             Err(LookupError::TooLarge) => Some(Err(TooLarge)),
             Err(_) => None,
         };
         if let Some(last) = last {
-            entry.lock().insert(question, last);
+            entry.lock().insert(key, last);
         }
         self.0.entry(run).and_compute_with(|current| match current {
             Some(current) if Arc::ptr_eq(current.value(), entry) => {

@@ -40,7 +40,7 @@ pub(crate) struct Client {
     pub(crate) page_sizes: KnownSizes,
 }
 
-/// What a client shares with others.
+/// The state that clients share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) memory: Memory,

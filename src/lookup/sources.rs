@@ -65,7 +65,7 @@ pub async fn in_turn<T: Borrow<RunModels>, M: Future<Output = Answer<T>>>(
     }
 }
 
-/// What an answer of Kubeflow's API leaves open.
+/// The reasons why an answer of Kubeflow's API does not settle the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Open {
     /// The server is of a version with ML Metadata.

@@ -102,7 +102,7 @@ impl Expected {
     }
 }
 
-/// What is expected of runs that have not ended. Cheap to clone.
+/// Expected outputs of runs that have not ended. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Ahead {
     runs: sync::Cache<Uid, Arc<Expected>>,

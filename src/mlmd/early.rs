@@ -1,5 +1,9 @@
 //! The events of the executions that a run was expected to have, asked for at the same time as its listings.
 
+use std::{fmt, pin::pin};
+
+use futures::future::{BoxFuture, Either, FutureExt, ready, select};
+
 use super::{
     error::CallError,
     reader::Reader,
@@ -11,13 +15,53 @@ const MAX_OUTPUTS: usize = 256;
 /// Maximum size of a kept key in bytes. Components name their outputs, as functions name their results.
 const MAX_KEY: usize = 64;
 
-/// The outputs of expected executions. They were asked for after the run had ended.
-#[derive(Debug)]
-pub(super) struct EarlyEvents {
+/// The events of expected executions, which were asked for after the run had ended. The answer may not be there yet.
+pub(super) struct EarlyEvents<'a> {
     /// The expected executions, ordered.
-    executions: Box<[i64]>,
-    outputs: Vec<Output>,
+    executions: &'a [i64],
+    /// `None` where there is no answer, or more than is kept.
+    answer: BoxFuture<'a, Option<EarlyOutputs>>,
 }
+
+impl fmt::Debug for EarlyEvents<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EarlyEvents").field("executions", &self.executions).finish_non_exhaustive()
+    }
+}
+
+impl<'a> EarlyEvents<'a> {
+    /// Asks for the events of these executions, ordered by their ids, while `listings` are read. Returns with the listings:
+    /// they tell whether the events are needed, and only then are they worth waiting for. `None` without executions.
+    pub(super) async fn beside<T>(
+        reader: &'a Reader<'_>,
+        executions: &'a [i64],
+        listings: impl Future<Output = T>,
+    ) -> (T, Option<Self>) {
+        if executions.is_empty() {
+            return (listings.await, None);
+        }
+        let answer = EarlyOutputs::of(reader, executions).boxed();
+        let (listings, answer) = match select(pin!(listings), answer).await {
+            Either::Left((listings, answer)) => (listings, answer),
+            Either::Right((answer, listings)) => (listings.await, ready(answer).boxed()),
+        };
+        (listings, Some(Self { executions, answer }))
+    }
+
+    /// Returns the outputs if they answer which executions of the run produced these artifacts, ordered by their ids. They
+    /// do not if an execution was not expected, which is known without the answer, or if one recorded an artifact after it
+    /// was asked for its events.
+    pub(super) async fn outputs_of(self, artifacts: &[i64], executions: &Executions) -> Option<EarlyOutputs> {
+        if !executions.producers().all(|id| self.executions.binary_search(&id).is_ok()) {
+            return None;
+        }
+        self.answer.await.filter(|outputs| outputs.contain(artifacts, executions))
+    }
+}
+
+/// The outputs of expected executions.
+#[derive(Debug)]
+pub(super) struct EarlyOutputs(Vec<Output>);
 
 #[derive(Debug)]
 struct Output {
@@ -27,13 +71,8 @@ struct Output {
     index: Option<i64>,
 }
 
-impl EarlyEvents {
-    /// Asks for the events of these executions, ordered by their ids. `None` without executions, and where there is no
-    /// answer or more than is kept: the lookup then asks for what it needs.
-    pub(super) async fn of(reader: &Reader<'_>, executions: &[i64]) -> Option<Self> {
-        if executions.is_empty() {
-            return None;
-        }
+impl EarlyOutputs {
+    async fn of(reader: &Reader<'_>, executions: &[i64]) -> Option<Self> {
         let mut outputs = Vec::new();
         let answer = reader.events_of_executions(executions, |event| {
             if !event.is_output {
@@ -49,22 +88,20 @@ impl EarlyEvents {
             Ok(())
         });
         answer.await.ok()?;
-        Some(Self { executions: executions.into(), outputs })
+        Some(Self(outputs))
     }
 
-    /// Returns whether these events answer which executions of the run produced these artifacts, ordered by their ids. They
-    /// do not if an execution was not expected, or if one recorded an artifact after it was asked for its events.
-    pub(super) fn are_enough(&self, artifacts: &[i64], executions: &Executions) -> bool {
-        let listed = self.outputs.iter().filter(|output| executions.role(output.execution) != Role::Unknown);
+    /// Returns whether each of these artifacts, ordered by their ids, is an output of an execution of the run.
+    fn contain(&self, artifacts: &[i64], executions: &Executions) -> bool {
+        let listed = self.0.iter().filter(|output| executions.role(output.execution) != Role::Unknown);
         let mut produced: Vec<i64> = listed.map(|output| output.artifact).collect();
         produced.sort_unstable();
-        executions.producers().all(|id| self.executions.binary_search(&id).is_ok())
-            && artifacts.iter().all(|id| produced.binary_search(id).is_ok())
+        artifacts.iter().all(|id| produced.binary_search(id).is_ok())
     }
 
     /// Adds the events of these artifacts, ordered by their ids.
     pub(super) fn add_to(self, outputs: &mut Outputs<'_>, artifacts: &[i64], verdicts: &mut dyn Verdicts) {
-        for Output { artifact, execution, key, index } in self.outputs {
+        for Output { artifact, execution, key, index } in self.0 {
             if artifacts.binary_search(&artifact).is_ok() {
                 outputs.add(&Event { artifact, execution, is_output: true, key: &key, index }, verdicts);
             }

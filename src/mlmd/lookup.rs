@@ -17,8 +17,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use futures::{
-    FutureExt, StreamExt, TryStreamExt,
-    future::{try_join_all, try_join3},
+    StreamExt, TryStreamExt,
+    future::{try_join, try_join_all},
     stream,
 };
 use moka::sync::Cache;
@@ -70,7 +70,7 @@ struct Listed<'a> {
     candidates: Candidates<'a>,
     executions: Executions,
     /// The events of the expected executions, if they were asked for at the same time.
-    early_events: Option<EarlyEvents>,
+    early_events: Option<EarlyEvents<'a>>,
 }
 
 impl<'a> Listed<'a> {
@@ -122,7 +122,7 @@ impl Lookup {
         expected: Option<&Expected>,
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
-        let mut reader = Reader::new(&self.client, &run.namespace);
+        let reader = Reader::new(&self.client, &run.namespace);
         let mut started = Instant::now();
         let mut early = None;
         let expected =
@@ -137,24 +137,22 @@ impl Lookup {
                     }
                 };
                 let listed = async { Ok(Listed::of(&reader, run, types, &expected.context, &mut ()).await) };
-                let events = EarlyEvents::of(&reader, &expected.executions).map(Ok);
                 // Any other answer ends the listings. Boxed, because it is large, and most lookups expect no context.
-                let joined = Box::pin(try_join3(confirmed, listed, events)).await;
-                let is_confirmed = joined.is_ok();
-                let context = match joined {
-                    Ok((context, listed, early_events)) => {
+                let listings = EarlyEvents::beside(&reader, &expected.executions, try_join(confirmed, listed));
+                let (joined, early_events) = Box::pin(listings).await;
+                self.ahead.used(joined.is_ok());
+                match joined {
+                    Ok((context, listed)) => {
                         early = Some(Listed { early_events, ..listed? });
                         context
                     }
                     Err(other) => {
-                        // Releases what was kept of the listings.
-                        reader = Reader::new(&self.client, &run.namespace);
+                        drop(early_events);
+                        reader.reset();
                         started = Instant::now();
                         other?
                     }
-                };
-                self.ahead.used(is_confirmed);
-                context
+                }
             }
             None => {
                 let context = find_context(&reader, run, 1).await?;
@@ -237,15 +235,18 @@ impl Lookup {
             }
             pipeline_name(reader, run, context, Some(latest), &mut contexts).await
         };
-        let are_used = early_events.as_ref().map(|early| early.are_enough(&ids, &executions));
-        are_used.into_iter().for_each(|are_used| self.ahead.events_used(are_used));
-        let pipeline = match early_events {
-            Some(early) if are_used == Some(true) => {
-                early.add_to(&mut outputs, &ids, verdicts);
-                pipeline.await?
+        let events = async {
+            if let Some(early) = early_events {
+                let early = early.outputs_of(&ids, &executions).await;
+                self.ahead.events_used(early.is_some());
+                if let Some(early) = early {
+                    early.add_to(&mut outputs, &ids, verdicts);
+                    return Ok(());
+                }
             }
-            _ => tokio::try_join!(reader.events(&ids, |event| outputs.add(event, verdicts)), pipeline)?.1,
+            reader.events(&ids, |event| outputs.add(event, verdicts)).await
         };
+        let ((), pipeline) = tokio::try_join!(events, pipeline)?;
 
         if context.flavor == RunFlavor::Tfx {
             request_contexts(reader, rules::ambiguous_executions(&executions, &outputs), &mut contexts).await?;

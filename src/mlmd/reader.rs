@@ -215,6 +215,11 @@ impl<'a> Reader<'a> {
     pub(super) fn keep(&self, bytes: usize) -> Result<(), CallError> {
         self.allowance.keep(bytes)
     }
+
+    /// Begins the lookup anew, which no longer has what it kept.
+    pub(super) fn reset(&self) {
+        self.allowance.reset();
+    }
 }
 
 /// Passes the rows of a response: the messages in its first field.

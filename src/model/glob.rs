@@ -69,8 +69,9 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     alternatives(pattern).is_ok_and(|alternatives| alternatives.iter().any(|tokens| tokens_match(tokens, &name)))
 }
 
-/// The usual algorithm with a single alternative: on a mismatch, the latest `*` takes one character more. Earlier ones need not, so there is one
-/// position to return to, and each character of the name is compared with each token at most once for it.
+/// The usual algorithm with a single alternative: on a mismatch, the latest `*` takes one character more. Earlier ones
+/// need not, so there is one position to return to, and each character of the name is compared with each token at most
+/// once for it.
 fn tokens_match(tokens: &[Token], name: &[char]) -> bool {
     let (mut token, mut position) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;

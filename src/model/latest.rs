@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{RunModels, RunOutcome, Uid, Workflow, event};
 
-/// The position of a run in the order in which runs ended. The UID gives runs that ended in the same second a fixed order, but
-/// makes none of them older: see [`Recency::is_before`].
+/// The position of a run in the order in which runs ended. The UID gives runs that ended in the same second a fixed
+/// order, but makes none of them older: see [`Recency::is_before`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Recency {
     /// End of the run.

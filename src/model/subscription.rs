@@ -56,8 +56,8 @@ impl SubscriptionName {
         if name.len() <= MAX_NAME {
             return Self(name.into());
         }
-        // A hash without known collisions: a second name for it would be that of another account's subscription. The underscore
-        // distinguishes it from names that are not shortened: no namespace has one.
+        // A hash without known collisions: a second name for it would be that of another account's subscription. The
+        // underscore distinguishes it from names that are not shortened: no namespace has one.
         let hash = digest(&SHA256, name.as_bytes());
         let hash: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let stem: String = name.chars().take(MAX_NAME - 1 - hash.len()).collect();

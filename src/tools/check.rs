@@ -19,7 +19,9 @@ mod workflows;
 
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 
 use super::{ARGO, sources::SourceOptions};
 use crate::{
@@ -28,12 +30,18 @@ use crate::{
     k8s::{Cluster, ClusterError, ClusterOptions},
 };
 
-/// What is checked, and with which addresses.
+/// Concurrent requests about the namespaces of a check.
+const CONCURRENT: usize = 8;
+/// The time in which requests about all namespaces of a check are answered: some hundred namespaces, at the pace of a slow
+/// API server.
+const ALL_NAMESPACES: Duration = Duration::from_secs(60);
+
+/// The scope of the checks, and the addresses that they use.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The cluster and the rights.
     pub cluster: ClusterOptions,
-    /// Before an install: the rights to install, and the neighbors.
+    /// Before an install: the rights to install, and the dependencies.
     pub pre: bool,
     /// The only namespace with EventSources and runs. `None`: all.
     pub namespace: Option<String>,
@@ -164,6 +172,26 @@ impl Category {
         };
         self.warn(description, error.to_string(), hint);
     }
+
+    /// Adds one check for all those without an answer within [`ALL_NAMESPACES`].
+    fn unanswered(&mut self, number: usize, description: impl Into<String>) {
+        if number > 0 {
+            let error = format!("{number} without an answer within {} s", ALL_NAMESPACES.as_secs());
+            let hint =
+                "not checked: choose one namespace with -n, or repeat the check when the API server answers faster";
+            self.warn(description, error, hint);
+        }
+    }
+}
+
+/// Makes requests, some at a time. Returns their answers in order; `None` for those without one within [`ALL_NAMESPACES`].
+async fn answers<F: Future>(requests: impl IntoIterator<Item = F>) -> Vec<Option<F::Output>> {
+    let deadline = Instant::now() + ALL_NAMESPACES;
+    let answer = async |request| {
+        // A request that is polled after the deadline would be sent nevertheless.
+        if Instant::now() < deadline { timeout_at(deadline, request).await.ok() } else { None }
+    };
+    stream::iter(requests).map(answer).buffered(CONCURRENT).collect().await
 }
 
 impl Report {

@@ -6,8 +6,8 @@
 //! - [`sources`]: the answers of the sources of models
 //! - [`story`]: the result, as documented in `docs/tools.md`
 //!
-//! The Workflow, the EventSources and the sources of models are read with the rights of the person who asks, so that all of it works
-//! while the server is down.
+//! The Workflow, the EventSources and the sources of models are read with the rights of the person who asks, so that
+//! all of it works while the server is down.
 
 pub mod decision;
 pub mod server;

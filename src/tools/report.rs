@@ -26,8 +26,8 @@ const LOG_LINES: usize = 5000;
 const LOG_BYTES: usize = 2 << 20;
 /// The ports of the server's container without names.
 const ADMIN_PORT: u16 = 8080;
-/// Parts of the images of the neighbors whose versions matter.
-const NEIGHBORS: [&str; 9] = [
+/// Parts of the images of the components whose versions matter.
+const COMPONENTS: [&str; 9] = [
     "argoproj/",
     "argo-events",
     "workflow-controller",
@@ -114,7 +114,7 @@ fn readme(files: &[Entry], time: &str) -> Entry {
 async fn of_cluster(files: &mut Files, cluster: &Cluster, has_admin: bool, server_namespaces: &[String]) {
     files.json("kubernetes.json", got(cluster.get("/version").await));
     files.add("rights.txt", rights(cluster).await);
-    files.add("neighbors.txt", neighbors(cluster).await);
+    files.add("components.txt", components(cluster).await);
     let pods = match endpoints::server_pods(cluster, server_namespaces).await {
         Ok((pods, place)) if pods.is_empty() => {
             return files.add("pods.json", Err(format!("no Pod of the server in {place}")));
@@ -264,14 +264,14 @@ fn server_account(pods: &[Value]) -> String {
     )
 }
 
-/// The images of the neighbors, which contain their versions.
-async fn neighbors(cluster: &Cluster) -> Result<String, String> {
+/// The images of the components, which contain their versions.
+async fn components(cluster: &Cluster) -> Result<String, String> {
     let mut text = String::new();
     for kind in ["deployments", "statefulsets"] {
         let path = format!("/apis/apps/v1/{kind}");
         for object in cluster.list(&path, &[]).await.map_err(|error| error.to_string())? {
             for image in containers(&object["spec"]["template"]).filter_map(|container| container["image"].as_str()) {
-                if NEIGHBORS.iter().any(|part| image.contains(part)) {
+                if COMPONENTS.iter().any(|part| image.contains(part)) {
                     let of = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
                     text.push_str(&format!("{} {kind} {}: {image}\n", of("namespace"), of("name")));
                 }

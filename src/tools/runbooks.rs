@@ -20,7 +20,7 @@ const RUNBOOKS: [(&str, &str); 17] = [
     ("ModelUpdateSubscriptionsRefused", include_str!("../../docs/runbooks/ModelUpdateSubscriptionsRefused.md")),
     ("ModelUpdateWatchDown", include_str!("../../docs/runbooks/ModelUpdateWatchDown.md")),
 ];
-/// What the names begin with: it may be left out.
+/// The prefix of the names, which is optional.
 const PREFIX: &str = "ModelUpdate";
 
 /// A runbook.

@@ -16,7 +16,7 @@ use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a subscription's own filters exclude is counted and in the log line of its stream.
+/// Runs that a subscription's own filters exclude are counted and in the log line of its stream.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn filtered_runs_are_counted_and_logged() {

@@ -1,4 +1,4 @@
-//! Who may subscribe, on a real API server with real service accounts, and TLS through the real program.
+//! Access control of subscribers, on a real API server with real service accounts, and TLS through the real program.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 

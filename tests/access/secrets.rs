@@ -55,7 +55,7 @@ fn contains(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// What must not appear, by its name.
+/// The secrets that must not appear, by their names.
 struct Secrets(Vec<(&'static str, String)>);
 
 impl Secrets {

@@ -1,4 +1,4 @@
-//! What is particular to Kubeflow's API: pages, tokens, names of pipelines, and installations for one user.
+//! Particulars of Kubeflow's API: pages, tokens, names of pipelines, and installations for one user.
 
 use std::{fs, sync::Arc};
 

@@ -11,7 +11,7 @@ use tonic::Code;
 
 const NAMESPACE: &str = "team";
 
-/// Where a run is recorded.
+/// The source that records a run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Recorded {
     Mlmd,

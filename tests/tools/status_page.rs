@@ -40,7 +40,7 @@ const LOW_CONTRAST: &str = r"(() => {
   return low;
 })()";
 
-/// What a keyboard reaches next.
+/// The next element that a keyboard reaches.
 const FOCUSED: &str = "(({tagName, id, textContent}) => id || `${tagName} ${textContent}`)(document.activeElement)";
 
 async fn succeed(sim: &Sim, namespace: &str, name: &str, has_model: bool) {
@@ -118,7 +118,7 @@ async fn the_status_page_in_a_browser() {
     browser.wait_for("document.getElementById('live').textContent.startsWith('No answer')").await;
 }
 
-/// What a screen reader finds.
+/// The elements that a screen reader finds.
 async fn landmarks(browser: &mut Browser) {
     for (expression, expected) in [
         ("document.querySelectorAll('header, nav[aria-label], main').length", 3),

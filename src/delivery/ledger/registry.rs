@@ -26,10 +26,13 @@ use crate::{
 const MAX_UNUSED_TYPES: usize = 4;
 
 /// Each attached stream is listed in its namespace and in its subscription, which exist for as long as it is attached.
+///
+/// The values of these tables are boxed. A table has up to twice as many places as entries, and at least four, and most
+/// namespaces have a single subscription.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    pub(super) streams: HashMap<StreamId, Stream>,
-    pub(super) namespaces: HashMap<Arc<str>, Namespace>,
+    pub(super) streams: HashMap<StreamId, Box<Stream>>,
+    pub(super) namespaces: HashMap<Arc<str>, Box<Namespace>>,
     /// The namespaces without a stream, by the time of the end of their last one.
     pub(super) idle: BTreeSet<(Instant, Arc<str>)>,
     /// The number of subscriptions with several streams.
@@ -41,7 +44,7 @@ pub(super) struct Registry {
 #[derive(Debug, Default)]
 pub(super) struct Namespace {
     pub(super) streams: Vec<StreamId>,
-    pub(super) subscriptions: HashMap<SubscriptionName, SubscriptionState>,
+    pub(super) subscriptions: HashMap<SubscriptionName, Box<SubscriptionState>>,
     pub(super) types: TypesTable,
     pub(super) filters: Filters,
     /// The runs that filters exclude and that were reported, by subscription.
@@ -104,13 +107,13 @@ impl Registry {
             self.shared += usize::from(streams == 2);
             self.in_use.insert(&subscription.namespace, &subscription.name);
         }
-        self.streams.insert(id, Stream::new(subscription.into(), peer, filter, types, now));
+        self.streams.insert(id, Stream::new(subscription.into(), peer, filter, types, now).into());
         streams
     }
 
     /// Removes a stream. Its namespace and the state of its subscription stay.
     pub(super) fn detach(&mut self, id: StreamId) -> Option<Stream> {
-        let stream = self.streams.remove(&id)?;
+        let stream = *self.streams.remove(&id)?;
         let namespace = self.namespace_of(&stream.subscription);
         namespace.streams.retain(|other| *other != id);
         namespace.types.remove(stream.types);
@@ -144,13 +147,13 @@ impl Registry {
     /// The state of a subscription with a stream, unless the stream remembers nothing.
     pub(super) fn state(&self, subscription: &Subscription) -> Option<&SubscriptionState> {
         let subscriptions = &self.namespaces[&subscription.namespace].subscriptions;
-        subscription.remember.then(|| &subscriptions[&subscription.name])
+        subscription.remember.then(|| &*subscriptions[&subscription.name])
     }
 
     /// The state of a subscription with a stream, unless the stream remembers nothing.
     pub(super) fn state_mut(&mut self, subscription: &Subscription) -> Option<&mut SubscriptionState> {
         let subscriptions = &mut self.namespaces.get_mut(&subscription.namespace)?.subscriptions;
-        subscriptions.get_mut(&subscription.name).filter(|_| subscription.remember)
+        subscriptions.get_mut(&subscription.name).filter(|_| subscription.remember).map(Box::as_mut)
     }
 
     /// Changes the state of every subscription of a namespace, and drops what is empty then.

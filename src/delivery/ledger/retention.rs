@@ -13,14 +13,10 @@ use std::{
 use super::{
     Ledger,
     latest::SentRuns,
-    registry::Namespace,
     timers::Timer,
     types::{Action, Report},
 };
-use crate::{
-    model::{Subscription, SubscriptionName},
-    telemetry::Limit,
-};
+use crate::{model::Subscription, telemetry::Limit};
 
 /// The time for which they are remembered: much longer than a client takes to redial (Argo Events: 5 s), or a roll-out.
 pub(super) const RETENTION: Duration = Duration::from_secs(3600);
@@ -58,17 +54,18 @@ impl Ledger {
 
     /// Forgets the subscriptions without a stream that are too many.
     fn limit_subscriptions(&mut self, namespace: &Arc<str>) {
-        let Some(Namespace { subscriptions, .. }) = self.registry.namespaces.get_mut(namespace) else { return };
+        let Some(namespace) = self.registry.namespaces.get_mut(namespace) else { return };
+        let subscriptions = &mut namespace.subscriptions;
         let detached = || subscriptions.values().filter(|state| state.detached.is_some());
         let (mut count, mut deliveries) =
             (detached().count(), detached().map(|state| state.deliveries()).sum::<usize>());
         if count <= MAX_SUBSCRIPTIONS && deliveries <= MAX_DELIVERIES {
             return;
         }
-        let order = |(name, state): (&SubscriptionName, &super::registry::SubscriptionState)| {
-            state.detached.map(|since| (!state.confirmed.is_empty(), since, name.clone()))
-        };
-        let mut removable: Vec<_> = subscriptions.iter().filter_map(order).collect();
+        let mut removable: Vec<_> = subscriptions
+            .iter()
+            .filter_map(|(name, state)| Some((!state.confirmed.is_empty(), state.detached?, name.clone())))
+            .collect();
         removable.sort_unstable();
         for (_, _, name) in removable {
             if count <= MAX_SUBSCRIPTIONS && deliveries <= MAX_DELIVERIES {

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Ledger, stream::Stream, timers::Timer, types::Now};
+use super::{Ledger, timers::Timer, types::Now};
 use crate::delivery::StreamId;
 
 /// The interval of checks while runs are excluded for their age.
@@ -72,7 +72,7 @@ impl Ledger {
     fn streams_with_max_age(&self) -> impl Iterator<Item = StreamId> {
         let streams = self.registry.streams.iter();
         streams
-            .filter(|(_, Stream { subscription, .. })| subscription.max_age.is_some() && subscription.remember)
+            .filter(|(_, stream)| stream.subscription.max_age.is_some() && stream.subscription.remember)
             .map(|(id, _)| *id)
     }
 }

@@ -305,6 +305,14 @@ impl<IO> Connected for Link<IO> {
     }
 }
 
+impl<IO> Connected for Box<Link<IO>> {
+    type ConnectInfo = LinkInfo;
+
+    fn connect_info(&self) -> LinkInfo {
+        self.as_ref().connect_info()
+    }
+}
+
 impl<IO: fmt::Debug> fmt::Debug for Link<IO> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("io", &self.io).field("peer", &self.peer).finish_non_exhaustive()

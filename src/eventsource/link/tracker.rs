@@ -151,6 +151,10 @@ impl AckTracker {
     /// Tracks a stream that the peer has opened. HTTP/2 requires ascending ids. A stream with a smaller one is ignored.
     pub(super) fn stream_opened(&mut self, id: u32) {
         if self.has_room() && self.streams.last().is_none_or(|last| last.id < id) {
+            if self.streams.is_empty() {
+                // Most connections have one stream. Without this, the first one takes the room of four.
+                self.streams.reserve_exact(1);
+            }
             self.streams.push(Stream { id, written: 0, pinged: 0, ended: false, watcher: None });
             self.opened += 1;
             self.report();

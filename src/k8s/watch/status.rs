@@ -3,15 +3,19 @@
 //! A healthy watch can be silent for hours, and one that is answered with 200 can fail with its first event. So a watch
 //! has recovered when something was received (a complete list, a change), or when it has been established for a while.
 
-use std::{mem, pin::pin, time::Duration};
+use std::{mem, pin::pin, sync::Arc, time::Duration};
 
 use futures::future::OptionFuture;
 use jiff::Timestamp;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::{error::WatchError, namespace_of};
+use super::{
+    error::WatchError,
+    namespace_of,
+    reconnects::{Reconnects, STARTING},
+};
 use crate::{
     backoff::Backoff,
     k8s::{
@@ -25,12 +29,9 @@ use crate::{
 
 /// The pauses after errors that the API server, or a proxy, answers with.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(2) };
-/// The pauses while the API server does not answer, and in [`STARTING`]. Short: once it is back the first event is due within
-/// half a second. An attempt without an answer costs it nothing.
+/// The pauses while the API server does not answer, and in [`STARTING`]. Short: once it is back the first event is due
+/// within half a second. Watches then take turns, see [`Reconnects`].
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_millis(300) };
-/// The time after the last unanswered attempt in which errors are those of a starting API server. Until it knows its
-/// CustomResourceDefinitions and roles, it answers with 403, 404 and 503.
-const STARTING: Duration = Duration::from_secs(10);
 /// The age at which an established watch has recovered, without receiving anything.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// Lists at shorter intervals do not reset the backoff.
@@ -46,6 +47,7 @@ pub(super) struct Status {
     scope: Scope,
     condition: Condition,
     metrics: KubernetesMetrics,
+    reconnects: Arc<Reconnects>,
     scope_up: Gauge,
     /// The completion of the last list.
     last_list: Option<Instant>,
@@ -73,7 +75,12 @@ struct Outage {
 }
 
 impl Status {
-    pub(super) fn new(scope: &Scope, readiness: &Readiness, metrics: KubernetesMetrics) -> Self {
+    pub(super) fn new(
+        scope: &Scope,
+        readiness: &Readiness,
+        metrics: KubernetesMetrics,
+        reconnects: Arc<Reconnects>,
+    ) -> Self {
         let name = format!("watch of {scope}");
         metrics.watches.inc();
         // The series of each scope exists from the start, with zero.
@@ -83,6 +90,7 @@ impl Status {
             scope: scope.clone(),
             condition: readiness.scope(name, NOT_LISTED),
             metrics,
+            reconnects,
             scope_up,
             last_list: None,
             up: false,
@@ -113,6 +121,7 @@ impl Status {
     pub(super) fn listed(&mut self, workflows: usize, removed: usize) {
         let failures = self.failures;
         self.received();
+        self.reconnects.succeeded();
         self.metrics.lists.inc();
         let namespace = namespace_of(&self.scope);
         match self.last_list.replace(Instant::now()) {
@@ -138,6 +147,7 @@ impl Status {
 
     /// Handles the headers of a successful answer to a watch.
     pub(super) fn established(&mut self) {
+        self.reconnects.succeeded();
         if !mem::replace(&mut self.up, true) {
             self.metrics.watches_up.inc();
             self.scope_up.set(1);
@@ -147,8 +157,19 @@ impl Status {
         }
     }
 
-    /// Handles an error. Returns the pause before the next attempt.
-    pub(super) fn failed(&mut self, error: &WatchError) -> Duration {
+    /// Handles an error, and waits until the next attempt.
+    pub(super) async fn failed(&mut self, error: &WatchError) {
+        let Some(pause) = self.pause_after(error) else { return };
+        let reconnects = self.reconnects.clone();
+        self.during(async {
+            sleep(pause).await;
+            reconnects.turn().await;
+        })
+        .await;
+    }
+
+    /// Handles an error. Returns the pause before the next attempt, if there is one.
+    fn pause_after(&mut self, error: &WatchError) -> Option<Duration> {
         self.down();
         let (kind, code) = (error.kind(), error.code());
         self.metrics.watch_errors.get_or_create(&WatchErrorLabel { kind }).inc();
@@ -183,16 +204,17 @@ impl Status {
         self.failures = self.failures.saturating_add(1);
         // Normal after a restart, and a list is the remedy. Lists that expire again and again have pauses.
         if expected && self.last_list.is_some_and(|last| last.elapsed() >= MIN_LIST_INTERVAL) {
-            return Duration::ZERO;
+            return None;
         }
         if error.is_unanswered() {
             self.unanswered = Some(Instant::now());
+            self.reconnects.unanswered();
+        } else {
+            self.reconnects.refused();
         }
-        let backoff = match self.unanswered {
-            Some(last) if last.elapsed() < STARTING => RECONNECT,
-            _ => BACKOFF,
-        };
-        backoff.pause(self.failures, &mut rand::rng())
+        let is_outage = self.unanswered.is_some_and(|last| last.elapsed() < STARTING);
+        let backoff = if is_outage { RECONNECT } else { BACKOFF };
+        Some(backoff.pause(self.failures, &mut rand::rng()))
     }
 
     /// Handles a Workflow that is ignored.

@@ -44,6 +44,46 @@ async fn the_namespace_that_holds_least_comes_first() {
     drop(held);
 }
 
+/// Namespaces with many old requests have no more turns than one whose request is new.
+#[tokio::test]
+async fn namespaces_that_hold_the_same_take_turns() {
+    let limits = Limits { total: 1, per_namespace: 1, waiting: 100, waiting_per_namespace: 20 };
+    let budget = Budget::new(limits);
+    let names: Vec<_> = (0..4).map(|number| namespace(&format!("tenant-{number}"))).collect();
+    let held = budget.try_acquire(&names[0], 1).unwrap();
+    let mut requests: Vec<_> = (0..80).map(|request| Box::pin(budget.acquire(&names[request % 4], 1))).collect();
+    for request in &mut requests {
+        assert!(poll!(request).is_pending());
+    }
+    let name = namespace("new");
+    let mut new = pin!(budget.acquire(&name, 1).map(Result::unwrap));
+    assert!(poll!(&mut new).is_pending());
+    let (mut held, mut served) = (Some(held), 0);
+    let new = loop {
+        drop(held.take());
+        if let Some(permit) = new.as_mut().now_or_never() {
+            break permit;
+        }
+        let index = requests.iter_mut().position(|request| match request.as_mut().now_or_never() {
+            Some(permit) => {
+                held = Some(permit.unwrap());
+                true
+            }
+            None => false,
+        });
+        drop(requests.remove(index.unwrap()));
+        served += 1;
+    };
+    assert!(served <= 4, "{served} requests of four others");
+    // Nothing is kept about namespaces that no longer wait.
+    drop((new, requests));
+    let held = budget.try_acquire(&names[0], 1).unwrap();
+    let mut last = pin!(budget.acquire(&names[1], 1));
+    assert!(poll!(&mut last).is_pending());
+    assert_eq!(budget.0.lock().rounds.len(), 1);
+    drop(held);
+}
+
 /// A stream of small requests would otherwise delay a large one forever.
 #[tokio::test]
 async fn a_small_request_does_not_overtake_a_large_one() {

@@ -23,20 +23,20 @@ fn models(ids: impl IntoIterator<Item = i64>) -> Arc<RunModels> {
     Arc::new(RunModels { models: ids.into_iter().map(model).collect(), ..RunModels::default() })
 }
 
-/// The question for a succeeded run's models of these types.
-fn question(types: &Arc<ArtifactTypes>) -> Question {
-    Question::of(&crate::model::fixtures::succeeded(PipelineName::Unknown), types)
+/// The key of a lookup of a succeeded run's models of these types.
+fn key(types: &Arc<ArtifactTypes>) -> LookupKey {
+    LookupKey::of(&crate::model::fixtures::succeeded(PipelineName::Unknown), types)
 }
 
 fn cached(cache: &Cache, run: u128, types: &Arc<ArtifactTypes>) -> Option<Arc<RunModels>> {
-    cache.entry(run.into()).get(&question(types)).map(Result::unwrap)
+    cache.entry(run.into()).get(&key(types)).map(Result::unwrap)
 }
 
 /// A lookup from its first call to its answer.
 fn look_up(cache: &Cache, run: u128, types: &Arc<ArtifactTypes>, found: Option<&Arc<RunModels>>) {
     let entry = cache.entry(run.into());
     let answer = found.cloned().ok_or(LookupError::NoContext);
-    cache.store(run.into(), &entry, question(types), &answer);
+    cache.store(run.into(), &entry, key(types), &answer);
 }
 
 fn entries(cache: &Cache) -> u64 {
@@ -91,14 +91,14 @@ fn an_answer_in_flight_when_its_run_is_forgotten_is_not_cached() {
     let types = types(&["A"]);
     let old = cache.entry(RUN.into());
     cache.forget(RUN.into());
-    cache.store(RUN.into(), &old, question(&types), &Ok(models([1])));
+    cache.store(RUN.into(), &old, key(&types), &Ok(models([1])));
     assert_eq!(cached(&cache, RUN, &types), None);
 
     let new = cache.entry(RUN.into());
-    cache.store(RUN.into(), &old, question(&types), &Ok(models([1])));
+    cache.store(RUN.into(), &old, key(&types), &Ok(models([1])));
     assert_eq!(cached(&cache, RUN, &types), None);
-    cache.store(RUN.into(), &new, question(&types), &Ok(models([2])));
-    cache.store(RUN.into(), &old, question(&types), &Ok(models([1])));
+    cache.store(RUN.into(), &new, key(&types), &Ok(models([2])));
+    cache.store(RUN.into(), &old, key(&types), &Ok(models([1])));
     assert_eq!(cached(&cache, RUN, &types), Some(models([2])));
 }
 
@@ -133,7 +133,7 @@ fn the_answer_of_a_failed_run_is_not_that_of_its_success() {
     let types = types(&["A"]);
     let mut run = crate::model::fixtures::succeeded(PipelineName::Unknown);
     run.phase = crate::model::Phase::Failed;
-    let failed = Question::of(&run, &types);
+    let failed = LookupKey::of(&run, &types);
     let entry = cache.entry(RUN.into());
     cache.store(RUN.into(), &entry, failed.clone(), &Ok(models([])));
     assert_eq!(cached(&cache, RUN, &types), None);
@@ -145,8 +145,8 @@ fn a_run_that_is_too_large_is_remembered() {
     let cache = cache();
     let types = types(&["A"]);
     let entry = cache.entry(RUN.into());
-    cache.store(RUN.into(), &entry, question(&types), &Err(LookupError::TooLarge));
-    assert_eq!(cache.entry(RUN.into()).get(&question(&types)), Some(Err(TooLarge)));
+    cache.store(RUN.into(), &entry, key(&types), &Err(LookupError::TooLarge));
+    assert_eq!(cache.entry(RUN.into()).get(&key(&types)), Some(Err(TooLarge)));
     cache.forget(RUN.into());
-    assert_eq!(cache.entry(RUN.into()).get(&question(&types)), None);
+    assert_eq!(cache.entry(RUN.into()).get(&key(&types)), None);
 }

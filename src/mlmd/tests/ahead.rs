@@ -1,4 +1,4 @@
-//! What is asked before the run ends saves round trips after it, and changes no answer.
+//! Calls before the run ends save round trips after it, and change no answer.
 
 use tokio::sync::Barrier;
 use tonic::Code;
@@ -98,6 +98,43 @@ async fn events_of_expected_executions_count_only_if_complete() {
         assert!(!found.models.is_empty(), "{name}");
         assert_eq!(env.find_uncached(&compiled()).await, Ok(found), "{name}");
         assert_eq!(env.count_calls(EVENTS_OF_EXECUTIONS), 0);
+    }
+}
+
+/// The early answer that is not needed is not waited for: where it cannot be enough, and where there is no candidate.
+#[tokio::test(start_paused = true)]
+async fn an_early_answer_that_is_not_needed_may_hang() {
+    type Change = fn(&mut Store);
+    let changes: [(&str, Change, usize); 3] = [
+        (
+            "another task has begun",
+            |store| {
+                store.add_execution(20, DURING_MS, &[1]);
+                store.add_model(21, 20, &[1]);
+            },
+            1,
+        ),
+        ("no model", |_| {}, 0),
+        (
+            "a record of another run",
+            |store| {
+                store.contexts[0].name = Some("other-run".to_owned());
+                let context = store.add_context("pipeline_run", "penguin-x7k2p");
+                store.add_execution(20, DURING_MS, &[context]);
+                store.add_model(21, 20, &[context]);
+            },
+            1,
+        ),
+    ];
+    for (name, change, models) in changes {
+        let env = TestEnv::tfx();
+        assert_eq!(env.ask_ahead(&compiled()).await.1, Ok(KnownAhead::SoFar));
+        change(&mut env.server.store());
+        env.server.inject(EVENTS_OF_EXECUTIONS, Fault::Hang);
+        let started = Instant::now();
+        assert_eq!(env.find(&compiled()).await.unwrap().models.len(), models, "{name}");
+        assert!(started.elapsed() < Duration::from_millis(100), "{name}: {:?}", started.elapsed());
+        assert_eq!(env.count_calls(EVENTS_OF_EXECUTIONS), 1, "{name}");
     }
 }
 

@@ -7,7 +7,7 @@ pub(super) struct Peer {
     pub(super) name: &'static str,
     /// Its gRPC port in Kubeflow.
     pub(super) port: u16,
-    /// What admits the server through a NetworkPolicy.
+    /// The labels that admit the server through a NetworkPolicy.
     pub(super) policy: &'static str,
 }
 

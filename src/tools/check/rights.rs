@@ -1,7 +1,7 @@
 //! Rights: those that the server needs, and those to install it.
 
 use super::{
-    Category, Options,
+    Category, Options, answers,
     server::{Flags, Server},
 };
 use crate::{
@@ -29,12 +29,16 @@ pub(super) async fn of_server(cluster: &Cluster, options: &Options, server: &Ser
     };
     let hint = "the chart grants it: see rbac in its values; check another account with --as \
                 system:serviceaccount:NAMESPACE:NAME";
-    for right in needed(options, &server.flags) {
+    let needed = needed(options, &server.flags);
+    let reviews = needed.iter().map(async |right| match &connection {
+        Ok(connection) => connection.allowed(right).await,
+        Err(error) => Err(error.clone()),
+    });
+    let reviews = answers(reviews).await;
+    let unanswered = reviews.iter().filter(|review| review.is_none()).count();
+    for (right, allowed) in needed.iter().zip(reviews) {
         let description = format!("{who} can {right}");
-        let allowed = match &connection {
-            Ok(connection) => connection.allowed(&right).await,
-            Err(error) => Err(error.clone()),
-        };
+        let Some(allowed) = allowed else { continue };
         match allowed {
             Ok(true) => category.ok(description),
             Ok(false) => category.fail(description, format!("the right to {right} is missing"), hint),
@@ -48,6 +52,7 @@ pub(super) async fn of_server(cluster: &Cluster, options: &Options, server: &Ser
             Err(error) => category.unknown(description, &error),
         }
     }
+    category.unanswered(unanswered, format!("{who} has the server's rights"));
     category
 }
 

@@ -18,7 +18,7 @@ use crate::{
 /// Characters of an answer in a message.
 const MAX_WORDS: usize = 600;
 
-/// What was found of the server.
+/// Findings about the server.
 #[derive(Debug)]
 pub(super) struct Server {
     /// The number of its Pods, and the namespaces in which they were looked for.

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    ARGO, Category, Options, Outcome, path,
+    ARGO, Category, Options, Outcome, answers, path,
     server::Server,
     services::{Points, points},
 };
@@ -196,10 +196,16 @@ async fn event_buses(
         |source: &EventSource| (source.namespace.as_deref().unwrap_or_default().to_owned(), source.name.to_string());
     let buses: BTreeSet<(String, &str)> =
         sources.iter().map(key).filter_map(|key| names.get(&key).map(|bus| (key.0, bus.as_str()))).collect();
-    let mut found = 0;
-    for (namespace, bus) in &buses {
+    let paths: Vec<_> =
+        buses.iter().map(|(namespace, bus)| path(ARGO, Some(namespace), &format!("eventbus/{bus}"))).collect();
+    let (mut found, mut unanswered) = (0, 0);
+    for ((namespace, bus), answer) in buses.iter().zip(answers(paths.iter().map(|path| cluster.get(path))).await) {
         let description = format!("the EventBus {namespace}/{bus} exists");
-        match cluster.get(&path(ARGO, Some(namespace), &format!("eventbus/{bus}"))).await {
+        let Some(answer) = answer else {
+            unanswered += 1;
+            continue;
+        };
+        match answer {
             Ok(Some(_)) => found += 1,
             Ok(None) => category.fail(
                 description,
@@ -209,6 +215,7 @@ async fn event_buses(
             Err(error) => category.unknown(description, &error),
         }
     }
+    category.unanswered(unanswered, "their EventBuses exist");
     if found > 0 && found == buses.len() {
         category.ok("their EventBuses exist");
     }

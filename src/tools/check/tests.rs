@@ -1,5 +1,7 @@
 //! The report of checks.
 
+use std::cell::Cell;
+
 use serde_json::json;
 
 use super::*;
@@ -27,6 +29,34 @@ fn the_report_has_the_form_of_linkerd() {
     assert!(!report.success);
     let failed: Vec<_> = report.with(Outcome::Error).map(|(name, check)| (name, check.hint.clone())).collect();
     assert_eq!(failed, [("kubernetes-api", Some(see.to_owned()))]);
+}
+
+/// Some requests are in flight at a time, and those that are not answered in time are neither waited for nor made.
+#[tokio::test(start_paused = true)]
+async fn requests_about_namespaces_have_a_bound_and_a_deadline() {
+    let (in_flight, most, made) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let request = async |number: usize| {
+        made.set(made.get() + 1);
+        in_flight.set(in_flight.get() + 1);
+        most.set(most.get().max(in_flight.get()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        in_flight.set(in_flight.get() - 1);
+        number
+    };
+    let start = Instant::now();
+    let answered = answers((0..80).map(request)).await;
+    assert_eq!(answered, (0..80).map(Some).collect::<Vec<_>>());
+    assert_eq!((most.get(), start.elapsed().as_secs()), (CONCURRENT, 10));
+    made.set(0);
+    let start = Instant::now();
+    let answered = answers((0..5000).map(request)).await;
+    assert_eq!(start.elapsed().as_secs(), 60);
+    assert!(answered[..400].iter().all(Option::is_some) && answered[500..].iter().all(Option::is_none));
+    assert!(answered.len() == 5000 && made.get() <= 500, "{}", made.get());
+    let mut category = Category::new("event-sources");
+    category.unanswered(4520, "their EventBuses exist");
+    let [check] = &category.checks[..] else { panic!("{category:?}") };
+    assert_eq!((check.result, check.error.as_deref()), (Outcome::Warning, Some("4520 without an answer within 60 s")));
 }
 
 /// A renamed runbook or heading would leave a hint without its document.

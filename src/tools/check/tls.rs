@@ -12,8 +12,8 @@ use crate::{
     telemetry::log::chain,
 };
 
-/// The time before the end of a certificate at which it is renewed, at the latest: cert-manager begins after two thirds of its
-/// life, which is at least 20 minutes.
+/// The time before the end of a certificate at which it is renewed, at the latest: cert-manager begins after two thirds
+/// of its life, which is at least 20 minutes.
 const SOON: i64 = 7 * 24 * 3600;
 const DAY: i64 = 24 * 3600;
 

@@ -20,8 +20,8 @@ use crate::{
 pub(super) const UNAVAILABLE: &str = "unavailable";
 /// The code of a lookup that took too long.
 const TIMEOUT: &str = "timeout";
-/// Timeouts in a row after which a source counts as hanging. A single run may have so much in the store that its lookup takes too
-/// long; of a source that hangs, all the runs that are looked up at once show it together.
+/// Timeouts in a row after which a source counts as hanging. A single run may have so much in the store that its lookup
+/// takes too long; of a source that hangs, all the runs that are looked up at once show it together.
 const MAX_TIMEOUTS: usize = CONCURRENT_RUNS;
 
 /// The sources of models that are asked.
@@ -203,7 +203,8 @@ mod tests {
         }
     }
 
-    /// A run whose lookup takes too long says nothing about other runs, but a source that hangs is not waited for again and again.
+    /// A run whose lookup takes too long says nothing about other runs, but a source that hangs is not waited for again
+    /// and again.
     #[tokio::test]
     async fn only_timeouts_in_a_row_answer_for_later_runs() {
         let failed = |code| Err(LookupError::Failed { code, message: String::new() });

@@ -22,8 +22,8 @@ enum Source {
     Unknown,
 }
 
-/// The known EventSources of all namespaces, found by name and by namespace: a dependency is compared with few of them, however
-/// many there are.
+/// The known EventSources of all namespaces, found by name and by namespace: a dependency is compared with few of them,
+/// however many there are.
 pub(super) struct Sources<'a> {
     all: &'a [EventSource],
     by_name: HashMap<&'a str, Vec<&'a EventSource>>,

@@ -1,4 +1,4 @@
-//! Removal of secrets from texts. The server prints none of these; neighbors and flags of people may.
+//! Removal of secrets from texts. The server prints none of these, but other components and flags of users may.
 
 /// Replaces what is removed.
 pub(super) const REMOVED: &str = "(removed)";

@@ -39,7 +39,7 @@ pub(crate) struct Server {
 }
 
 impl Endpoint {
-    /// Whether a Service would send connections here.
+    /// A Service would send connections here.
     pub(crate) fn is_up(&self) -> bool {
         self.state().is_up
     }

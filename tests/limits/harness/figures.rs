@@ -1,4 +1,4 @@
-//! What an observation has measured, and its bounds.
+//! Measurements of an observation, and their bounds.
 
 use std::{fmt, time::Duration};
 
@@ -17,7 +17,7 @@ pub(super) const PROBE_TIMEOUT: Duration = MAX_LATENCY;
 /// The memory limit of the chart.
 const MAX_RESIDENT_KIB: u64 = 128 * 1024;
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(super) what: &'static str,

@@ -1,4 +1,4 @@
-//! What the benchmarks share: the rows of the report, percentiles, the arrivals of runs, plots, and what the kernel knows of a process.
+//! Shared parts of the benchmarks: the rows of the report, percentiles, the arrivals of runs, plots, and what the kernel knows of a process.
 
 pub mod arrivals;
 mod latencies;

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use allocation_counter::measure;
+
 use super::harness::*;
 use crate::{
     delivery::{
@@ -258,6 +260,22 @@ fn a_long_catch_up_frees_its_memory() {
     }
     let capacity = harness.ledger.registry.streams[&stream].runs.capacity();
     assert!(capacity <= 1024, "{capacity}");
+}
+
+/// The only stream of its namespace. Its bytes do not depend on the machine. A change that needs more raises the limit
+/// knowingly, with the reason in the commit.
+#[test]
+fn an_idle_stream_takes_a_limited_number_of_bytes() {
+    const STREAMS: usize = 1_000;
+    let mut harness = Harness::new();
+    let memory = measure(|| {
+        for number in 0..STREAMS {
+            harness.attach(subscription_in(&format!("team-{number}"), "a"));
+        }
+        harness.reports = Vec::new();
+    });
+    let each = memory.bytes_current / STREAMS as i64;
+    assert!((500..=2_500).contains(&each), "each stream takes {each} B");
 }
 
 /// The first stream of each namespace stays, and so does a namespace with fewer runs.

@@ -1,7 +1,8 @@
 //! Random inputs: an API server whose watch lags and relists, an admission webhook that hangs in a namespace, Workflows
 //! without room for annotations and others that leave the selector and return, lookups that fail, large payloads,
-//! subscribers that do not read, streams that come and go, several replicas, crashes, and marks that a user removes. `test_env` holds the true state, `oracle` the conclusions of an
-//! observer who knows only the guarantees. This file holds the possible inputs, and what must hold at the end.
+//! subscribers that do not read, streams that come and go, several replicas, crashes, and marks that a user removes.
+//! `test_env` holds the true state, `oracle` the conclusions of an observer who knows only the guarantees. This file
+//! holds the possible inputs, and what must hold at the end.
 
 mod oracle;
 mod test_env;

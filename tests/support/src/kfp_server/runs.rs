@@ -122,7 +122,7 @@ pub struct KfpTask {
     pub outputs: Vec<KfpArtifact>,
     /// Its inputs.
     pub inputs: Vec<KfpArtifact>,
-    /// Whether the tasks that contain it declare its outputs as their own.
+    /// The tasks that contain it declare its outputs as their own.
     pub is_propagated: bool,
 }
 

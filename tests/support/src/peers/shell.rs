@@ -27,10 +27,10 @@ pub struct Shell {
     kubeconfig: PathBuf,
 }
 
-/// What a command has printed.
+/// The output of a command.
 #[derive(Clone, Debug)]
 pub struct Printed {
-    /// Whether its exit status was 0.
+    /// Its exit status was 0.
     pub is_success: bool,
     /// Standard output.
     pub stdout: String,
