@@ -3,13 +3,14 @@
 //!
 //! ```sh
 //! cargo bench --bench catch_up -- [RUNS] [SUBSCRIBERS] [--json]
-//! cargo bench --bench catch_up -- --instructions [--json]
+//! cargo bench --bench catch_up -- --instructions[=VALGRIND] [--json]
 //! ```
 //!
 //! Everything runs in this process, so the profile of Cargo counts: `bench`, which is optimized. The instructions, which
 //! valgrind counts, depend on the compiler and not on the machine. No assertions.
 
 use std::{
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
@@ -35,7 +36,10 @@ use model_update_eventsource::{
     store::Store,
 };
 use prometheus_client::registry::Registry;
-use test_support::bench::{Budget, Row, json_lines, table};
+use test_support::{
+    bench::{Budget, Output, Row},
+    callgrind,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The numbers of runs of which valgrind counts the instructions: few, and many.
@@ -56,15 +60,11 @@ struct Options {
     /// Subscribers, each of which receives every run of its namespace
     #[arg(default_value_t = 1)]
     subscribers: usize,
-    /// Count the instructions of a delivery instead; needs valgrind
-    #[arg(long)]
-    instructions: bool,
-    /// Print lines of JSON
-    #[arg(long)]
-    json: bool,
-    /// Cargo passes this flag to every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
+    /// Count the instructions of a delivery instead, with this program [default: valgrind]
+    #[arg(long, value_name = "VALGRIND", num_args = 0..=1, require_equals = true, default_missing_value = "valgrind")]
+    instructions: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// The times from the first attachment, and the marks.
@@ -206,34 +206,30 @@ fn case(runs: usize, subscribers: usize) -> Vec<Row> {
 }
 
 /// Counts the instructions of this benchmark with so many runs and one subscriber, by valgrind.
-fn instructions(runs: usize) -> anyhow::Result<f64> {
+fn instructions(valgrind: &Path, runs: usize) -> anyhow::Result<f64> {
     let folder = tempfile::tempdir()?;
     let profile = folder.path().join("callgrind");
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--quiet", "--error-exitcode=99"])
-        .arg(format!("--callgrind-out-file={}", profile.display()))
+    let output = Command::new(valgrind)
+        .args(callgrind::arguments(&profile))
         .arg(std::env::current_exe()?)
         .args([runs.to_string(), "1".to_owned(), "--json".to_owned()])
         .output()
-        .context("valgrind cannot be started: install it (apt install valgrind)")?;
+        .with_context(|| format!("{} cannot be started: install valgrind", valgrind.display()))?;
     ensure!(output.status.success(), "valgrind failed: {}", String::from_utf8_lossy(&output.stderr));
-    let profile = std::fs::read_to_string(&profile).context("valgrind wrote no profile")?;
-    let total = profile.lines().find_map(|line| line.strip_prefix("summary: ").or(line.strip_prefix("totals: ")));
-    Ok(total.context("the profile has no total")?.trim().parse()?)
+    Ok(callgrind::total(&profile)? as f64)
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let mut rows = Vec::new();
-    if options.instructions {
+    if let Some(valgrind) = &options.instructions {
         // The difference leaves out the start of the process.
         let (few, many) = COUNTED;
-        let each = (instructions(many)? - instructions(few)?) / (many - few) as f64;
+        let each = (instructions(valgrind, many)? - instructions(valgrind, few)?) / (many - few) as f64;
         rows.push(Row::new("instructions of a delivery", each, "").within(Budget::AtMost(INSTRUCTIONS)));
     } else {
         rows.extend(case(options.runs, options.subscribers));
     }
-    print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
+    options.output.print(&rows);
     Ok(())
 }

@@ -12,17 +12,16 @@
 //! machine and the same peers. Prints p50, p90 and p99 of both, and their ratios, which count: times depend on the machine.
 //! With several namespaces, each has a subscriber, and a watch of the bare path. No assertions.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::api::{WatchEvent, WatchParams};
-use serde_json::{Value, json};
 use test_support::{
-    Cluster, NewWorkflow, PIPELINE, Peers, ServerProcess, TestEnv, Workflows, Writer,
+    Cluster, NewWorkflow, PIPELINE, Peers, TestEnv, Workflows, Writer,
     bench::{
-        Latencies,
+        Budget, Latencies, Output, Row, ServerBuild,
         arrivals::{Arrival, location_of, subscribe},
     },
     ml_metadata::{
@@ -60,15 +59,10 @@ struct Options {
     /// Bytes of the specification of each Workflow
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     spec_bytes: usize,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-    /// Measure this program instead of the current one
-    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_model-update-eventsource"))]
-    server_binary: PathBuf,
-    /// Cargo passes this flag to every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    server: ServerBuild,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// One of the two paths.
@@ -168,8 +162,7 @@ async fn measure(options: &Options) -> anyhow::Result<[Latencies; 2]> {
     let env = TestEnv::start(peers).await;
     let cluster: &Cluster = &env.cluster;
     let kubeconfig = cluster.admin_kubeconfig_file();
-    let server = ServerProcess::start_build(&options.server_binary, &kubeconfig, &env.store.url(), &[]);
-    let server = server.listening().await;
+    let server = options.server.start(&kubeconfig, &env.store.url(), &[]).listening().await;
     server.ready().await;
 
     let (sender, arrivals) = mpsc::unbounded_channel();
@@ -216,36 +209,17 @@ async fn measure(options: &Options) -> anyhow::Result<[Latencies; 2]> {
     Ok(paths.map(|path| Latencies::new(path.latencies)))
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let runtime = tokio::runtime::Runtime::new()?;
     let [served, bare] = runtime.block_on(measure(&options))?;
-    let percentiles = [("p50", 50), ("p90", 90), ("p99", 99)];
-    let ratio = |percent| served.percentile(percent) / bare.percentile(percent);
-    if options.json {
-        let object = |value: &dyn Fn(usize) -> f64| -> Value {
-            percentiles.iter().map(|(name, percent)| ((*name).to_owned(), json!(value(*percent)))).collect()
-        };
-        let report = json!({
-            "runs": options.runs,
-            "namespaces": options.namespaces,
-            "specBytes": options.spec_bytes,
-            "serverMilliseconds": object(&|percent| served.percentile(percent)),
-            "bareMilliseconds": object(&|percent| bare.percentile(percent)),
-            "ratio": object(&ratio),
-        });
-        println!("{report}");
-        return Ok(());
-    }
-    println!("{} runs of each path: success accepted → event", options.runs);
-    for (name, percent) in percentiles {
-        println!(
-            "{name}: {:.1} ms, bare path {:.1} ms, ratio {:.2}",
-            served.percentile(percent),
-            bare.percentile(percent),
-            ratio(percent)
-        );
-    }
+    let places = if options.namespaces > 1 { format!(" in {} namespaces", options.namespaces) } else { String::new() };
+    let spec =
+        if options.spec_bytes > 0 { format!(" with {} KB of spec", options.spec_bytes / 1000) } else { String::new() };
+    let row = |percent| {
+        let what = format!("success accepted → event, p{percent} of {} runs{places}{spec}", options.runs);
+        Row::new(what, served.percentile(percent), "ms").over(bare.percentile(percent))
+    };
+    options.output.print(&[row(50).within(Budget::Ratio(1.0)), row(90), row(99).within(Budget::Ratio(1.1))]);
     Ok(())
 }

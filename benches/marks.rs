@@ -11,7 +11,7 @@
 //!
 //! Fails if an event of the other namespace is lost. Linux only.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
@@ -20,12 +20,12 @@ use kube::api::{Patch, PatchParams, WatchEvent, WatchParams};
 use model_update_eventsource::eventsource::Subscriber;
 use serde_json::json;
 use test_support::{
-    NewWorkflow, PIPELINE, Peers, RunningServer, ServerProcess, TestEnv, Workflows,
+    NewWorkflow, PIPELINE, Peers, RunningServer, TestEnv, Workflows,
     bench::{
-        Latencies, Row,
+        Latencies, Output, Row, ServerBuild,
         arrivals::{Arrival, arrival_of, location_of, subscribe},
-        cpu_time, json_lines, table,
     },
+    process_stats::cpu_time,
 };
 use tokio::{
     sync::mpsc,
@@ -62,15 +62,10 @@ struct Options {
     /// Values of --mark-rate, beside no limit
     #[arg(long, value_delimiter = ',', default_value = "100,200,400", value_parser = clap::value_parser!(u32).range(1..))]
     rates: Vec<u32>,
-    /// Print lines of JSON
-    #[arg(long)]
-    json: bool,
-    /// Measure this program instead of the current one
-    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_model-update-eventsource"))]
-    server_binary: PathBuf,
-    /// Cargo passes this flag to every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    server: ServerBuild,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// The API server, with failed runs to be marked.
@@ -129,8 +124,7 @@ impl Bench<'_> {
     async fn measure(&self, rate: Option<u32>) -> anyhow::Result<Figures> {
         let kubeconfig = self.env.cluster.admin_kubeconfig_file();
         let flag = format!("--mark-rate={}", rate.unwrap_or(UNLIMITED));
-        let binary = &self.options.server_binary;
-        let server = ServerProcess::start_build(binary, &kubeconfig, &self.env.store.url(), &[&flag]).listening().await;
+        let server = self.options.server.start(&kubeconfig, &self.env.store.url(), &[&flag]).listening().await;
         server.ready().await;
         let mut others = Others::start(&self.env, &server, rate.unwrap_or_default()).await?;
         // One at first: connections and caches.
@@ -287,10 +281,9 @@ async fn measure(options: &Options) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let rows = tokio::runtime::Runtime::new()?.block_on(measure(&options))?;
-    print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
+    options.output.print(&rows);
     Ok(())
 }

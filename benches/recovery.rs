@@ -8,7 +8,7 @@
 //!
 //! Prints the median and the longest time. No assertions.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Parser;
@@ -18,11 +18,10 @@ use kube::runtime::{
     watcher::{self, Event, watcher},
 };
 use test_support::{
-    NewWorkflow, PIPELINE, Peers, ServerProcess, Task, Workflows,
+    NewWorkflow, PIPELINE, Peers, Task, Workflows,
     bench::{
-        Budget, Latencies, Row,
+        Budget, Latencies, Output, Row, ServerBuild,
         arrivals::{Arrival, arrival_of, location_of, subscribe},
-        json_lines, table,
     },
 };
 use tokio::{
@@ -42,15 +41,10 @@ struct Options {
     /// Restarts of the API server
     #[arg(default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     repetitions: u64,
-    /// Print lines of JSON
-    #[arg(long)]
-    json: bool,
-    /// Measure this program instead of the current one
-    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_model-update-eventsource"))]
-    server_binary: PathBuf,
-    /// Cargo passes this flag to every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    server: ServerBuild,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Watches with kube's watcher until the receiver is gone. Its errors are retried after its own pauses.
@@ -80,7 +74,7 @@ async fn measure(options: &Options) -> anyhow::Result<[Latencies; 2]> {
     let namespace = cluster.namespace("team").await;
     let workflows = cluster.workflows(&namespace).await;
     let kubeconfig = cluster.admin_kubeconfig_file();
-    let server = ServerProcess::start_build(&options.server_binary, &kubeconfig, &store.url(), &[]).listening().await;
+    let server = options.server.start(&kubeconfig, &store.url(), &[]).listening().await;
     server.ready().await;
     let (sender, mut events) = mpsc::unbounded_channel();
     tokio::spawn(subscribe(&server, "recovery", &format!("kfpNamespace: {namespace}"), sender).await?);
@@ -108,7 +102,6 @@ async fn measure(options: &Options) -> anyhow::Result<[Latencies; 2]> {
     Ok([Latencies::new(of_server), Latencies::new(of_watcher)])
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let [server, watcher] = tokio::runtime::Runtime::new()?.block_on(measure(&options))?;
@@ -118,6 +111,6 @@ fn main() -> anyhow::Result<()> {
         row.within(Budget::AtMost(0.5))
     };
     let rows = [row("median", 50), row("longest", 100)];
-    print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
+    options.output.print(&rows);
     Ok(())
 }

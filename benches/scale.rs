@@ -20,9 +20,8 @@ use clap::Parser;
 use model_update_eventsource::{access, app::Config, delivery::ConnectionAges};
 use rand::{RngExt as _, SeedableRng, rngs::SmallRng};
 use test_support::bench::{
-    Row, json_lines,
+    Output, Row,
     plot::{Axis, Chart, Line, svg},
-    table,
 };
 
 /// Argo Events reconnects at the next tick of this interval.
@@ -88,12 +87,8 @@ struct Options {
     /// Draw the spread of the streams into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Print lines of JSON
-    #[arg(long)]
-    json: bool,
-    /// Cargo passes this flag to every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// An event of the simulation, about one stream.
@@ -384,7 +379,6 @@ fn load(options: &Options, fullest: f64, rows: &mut Vec<Row>) {
     rows.push(Row::new("ML Metadata: of these for runs without a model", calls * (1.0 - models), "a second"));
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 fn main() -> std::io::Result<()> {
     let options = Options::parse();
     let mut rows = Vec::new();
@@ -409,6 +403,6 @@ fn main() -> std::io::Result<()> {
     if let Some(path) = &options.svg {
         std::fs::write(path, plot(plots))?;
     }
-    print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
+    options.output.print(&rows);
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Consistency of `docs/guarantees-tests.md` with the tests and with `docs/guarantees.md`.
+//! Consistency of `docs/guarantees-tests.md` with the tests and with `docs/guarantees.md`, and of the tests that
+//! `docs/performance.md` names.
 
 #![allow(clippy::unwrap_used, reason = "in a test this is the message")]
 
@@ -6,6 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 const CONTRACT: &str = "docs/guarantees.md";
 const APPENDIX: &str = "docs/guarantees-tests.md";
+const COUNTS: &str = "docs/performance.md";
 
 /// Path of a test in the appendix: its file, and its function.
 type TestPath<'a> = (&'a str, &'a str);
@@ -51,8 +53,9 @@ fn test_functions(source: &str) -> BTreeSet<&str> {
 
 #[test]
 fn every_named_test_exists() {
-    let document = read(APPENDIX);
-    let named = named_tests(&document).into_iter();
+    let documents = [APPENDIX, COUNTS].map(read);
+    assert!(documents.iter().all(|document| !named_tests(document).is_empty()));
+    let named = documents.iter().flat_map(|document| named_tests(document));
     let missing: Vec<_> = named.filter(|(file, name)| !test_functions(&read(file)).contains(name)).collect();
     assert!(missing.is_empty(), "no test of this name in this file: {missing:#?}");
 }

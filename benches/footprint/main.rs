@@ -7,15 +7,14 @@
 //! ```
 //!
 //! Each Workflow has 10 KB of annotations and 3 KB of managed fields, as Kubeflow and Argo's controller write them. An API
-//! server in this process serves them from a template. `--server-binary` measures another build of the program, whose size
-//! is printed, too. No assertions. Linux only.
+//! server in this process serves them from a template. The baseline of memory is a reflector of kube, which keeps the metadata
+//! without managed fields. `--server-binary` measures another build of the program, whose size is printed, too. No assertions.
+//! Linux only.
 
 mod api;
+mod reflector;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -29,9 +28,10 @@ use model_update_eventsource::{
     sim::{NewWorkflow, Run, Sim, Task},
 };
 use test_support::{
-    RunningServer, ServerProcess,
-    bench::{Budget, Row, cpu_time, json_lines, table},
+    RunningServer,
+    bench::{Budget, Output, Row, ServerBuild},
     eventually, plain_kubeconfig,
+    process_stats::{cpu_time, peak_resident_kib, wake_ups},
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -53,6 +53,8 @@ const PAGE: u32 = 500;
 const SETTLED: Duration = Duration::from_secs(3);
 /// The time limit of a start.
 const START: Duration = Duration::from_secs(300);
+/// The label of Workflows that are runs.
+const SELECTOR: &str = "pipeline/runid";
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// Measures memory, starts and idle CPU.
@@ -67,15 +69,13 @@ struct Options {
     /// Seconds for which CPU is measured
     #[arg(long, default_value_t = 60)]
     idle: u64,
-    /// Print lines of JSON
-    #[arg(long)]
-    json: bool,
-    /// Measure this program instead of the current one
-    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_model-update-eventsource"))]
-    server_binary: PathBuf,
-    /// Cargo passes this flag to every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
+    /// Only keep the Workflows of this API server, as the baseline
+    #[arg(long, value_name = "URL", hide = true)]
+    reflector: Option<String>,
+    #[command(flatten)]
+    server: ServerBuild,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// A started program, and the times from its start.
@@ -87,32 +87,30 @@ struct Started {
     _folder: tempfile::TempDir,
 }
 
-async fn start(binary: &Path, api_server: &str, metadata_store: &str) -> anyhow::Result<Started> {
+async fn start(build: &ServerBuild, api_server: &str, metadata_store: &str) -> anyhow::Result<Started> {
     let folder = tempfile::tempdir()?;
     let kubeconfig = plain_kubeconfig(folder.path(), api_server.trim_end_matches('/'));
     let begin = Instant::now();
     let flags = ["--max-streams=10000", "--max-streams-per-peer=10000"];
-    let server = ServerProcess::start_build(binary, &kubeconfig, metadata_store, &flags).listening().await;
+    let server = build.start(&kubeconfig, metadata_store, &flags).listening().await;
     let listening = begin.elapsed();
     eventually(START, "readiness", async || server.get("/readyz").await).await;
     Ok(Started { server, listening, ready: begin.elapsed(), _folder: folder })
 }
 
+/// Waits until allocators have returned memory.
+async fn settle() {
+    sleep(SETTLED).await;
+}
+
 /// The resident memory in bytes, after a while.
 async fn settled(server: &RunningServer) -> f64 {
-    sleep(SETTLED).await;
+    settle().await;
     server.resident_kib() as f64 * 1024.0
 }
 
 fn namespace(number: usize) -> String {
     format!("team-{}", number % NAMESPACES)
-}
-
-/// The highest resident memory since the start, in bytes.
-fn peak(server: &RunningServer) -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.pid().as_raw_nonzero()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the kernel knows the peak")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0)
 }
 
 type Events = Box<dyn Stream<Item = Result<ReceivedEvent, SubscribeError>> + Send + Unpin>;
@@ -143,14 +141,17 @@ async fn send_events(sim: &Sim, server: &RunningServer, connected: &mut [Events]
     Ok(())
 }
 
+fn workflows_resource() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Workflow"))
+}
+
 /// Lists the metadata of every Workflow in pages, and decodes nothing else: the least that a program has to do before it
 /// can watch.
 async fn bare_list(api_server: &str) -> anyhow::Result<Duration> {
     let client = Client::try_from(Config::new(api_server.parse()?))?;
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Workflow"));
-    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    let api: Api<DynamicObject> = Api::all_with(client, &workflows_resource());
     let begin = Instant::now();
-    let mut page = ListParams::default().labels("pipeline/runid").limit(PAGE);
+    let mut page = ListParams::default().labels(SELECTOR).limit(PAGE);
     loop {
         let list = api.list_metadata(&page).await?;
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -163,7 +164,7 @@ async fn bare_list(api_server: &str) -> anyhow::Result<Duration> {
 async fn with_workflows(options: &Options, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let (sim, workflows) = (Sim::start().await?, api::Workflows::start(ANNOTATIONS).await?);
     let bytes = workflows.metadata_bytes();
-    let mut last: Option<(usize, f64)> = None;
+    let mut last: Option<(usize, f64, f64)> = None;
     let mut numbers = options.workflows.clone();
     numbers.sort_unstable();
     let most = numbers.last().copied();
@@ -171,24 +172,27 @@ async fn with_workflows(options: &Options, rows: &mut Vec<Row>) -> anyhow::Resul
     for number in numbers {
         workflows.set_number(number);
         let bare = bare_list(&workflows.url).await?;
-        let started = start(&options.server_binary, &workflows.url, &sim.metadata_url()).await?;
+        let of_reflector = reflector::memory(&workflows.url).await?;
+        let started = start(&options.server, &workflows.url, &sim.metadata_url()).await?;
         let memory = settled(&started.server).await;
         let with = format!("memory with {number} Workflows of {bytes} B of metadata");
-        rows.push(limited(Row::new(with.clone(), memory / MIB, "MiB"), number));
+        rows.push(limited(Row::new(with.clone(), memory / MIB, "MiB").over(of_reflector / MIB), number));
         if most == Some(number) {
             let row = Row::new(format!("start to ready with {number} Workflows"), started.ready.as_secs_f64(), "s");
             rows.push(row.over(bare.as_secs_f64()).within(Budget::Ratio(1.2)));
-            if let Some((fewer, before)) = last {
-                let each = (memory - before) / (number - fewer) as f64;
-                rows.push(Row::new("memory of a record", each, "B").within(Budget::AtMost(260.0)));
+            if let Some((fewer, before, of_reflector_before)) = last {
+                let each = |growth: f64| growth / (number - fewer) as f64;
+                let row = Row::new("memory of a record", each(memory - before), "B");
+                let row = row.over(each(of_reflector - of_reflector_before));
+                rows.push(row.within(Budget::AtMost(260.0)));
             }
             timeout(START, workflows.relist()).await.context("the server did not list again")?;
             let memory = settled(&started.server).await;
             rows.push(limited(Row::new(format!("{with}, after a relist"), memory / MIB, "MiB"), number));
-            let highest = peak(&started.server)?;
+            let highest = peak_resident_kib(started.server.process.pid()) as f64 * 1024.0;
             rows.push(limited(Row::new(format!("{with}, the peak of start and relist"), highest / MIB, "MiB"), number));
         }
-        last = Some((number, memory));
+        last = Some((number, memory, of_reflector));
         started.server.stop().await;
     }
     Ok(())
@@ -199,7 +203,8 @@ async fn with_large_workflows(options: &Options, rows: &mut Vec<Row>) -> anyhow:
     let (number, annotations) = LARGE;
     let (sim, workflows) = (Sim::start().await?, api::Workflows::start(annotations).await?);
     workflows.set_number(number);
-    let started = start(&options.server_binary, &workflows.url, &sim.metadata_url()).await?;
+    let of_reflector = reflector::memory(&workflows.url).await?;
+    let started = start(&options.server, &workflows.url, &sim.metadata_url()).await?;
     let mut connected = Vec::new();
     for subscribers in SUBSCRIBERS_OF_LARGE {
         while connected.len() < subscribers {
@@ -209,7 +214,7 @@ async fn with_large_workflows(options: &Options, rows: &mut Vec<Row>) -> anyhow:
             "memory with {number} Workflows of {} B of metadata and {subscribers} subscribers",
             workflows.metadata_bytes()
         );
-        rows.push(Row::new(what, settled(&started.server).await / MIB, "MiB"));
+        rows.push(Row::new(what, settled(&started.server).await / MIB, "MiB").over(of_reflector / MIB));
     }
     drop(connected);
     started.server.stop().await;
@@ -219,7 +224,7 @@ async fn with_large_workflows(options: &Options, rows: &mut Vec<Row>) -> anyhow:
 async fn with_subscribers(options: &Options, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let sim = Sim::start().await?;
     let api_server = sim.kube_config().cluster_url.to_string();
-    let started = start(&options.server_binary, &api_server, &sim.metadata_url()).await?;
+    let started = start(&options.server, &api_server, &sim.metadata_url()).await?;
     let server = &started.server;
     rows.push(Row::new("start to listening", started.listening.as_secs_f64() * 1e3, "ms"));
     let before = settled(server).await;
@@ -240,10 +245,11 @@ async fn with_subscribers(options: &Options, rows: &mut Vec<Row>) -> anyhow::Res
     }
     let pid = server.process.pid();
     let used = cpu_time(pid);
-    sleep(Duration::from_secs(options.idle)).await;
+    let woken = wake_ups(pid, Duration::from_secs(options.idle)).await as f64 / options.idle as f64 * 60.0;
     let busy = (cpu_time(pid) - used).as_secs_f64() / options.idle as f64;
     let row = Row::new(format!("CPU with {} idle subscribers, of one core", connected.len()), busy * 100.0, "%");
     rows.push(row.within(Budget::AtMost(1.0)));
+    rows.push(Row::new(format!("wake-ups with {} idle subscribers", connected.len()), woken, "a minute"));
     let watches = server.metric("modelupdate_watch_scope_up", &[]).await;
     rows.push(
         Row::new(format!("watches for {} subscribers", connected.len()), watches, "").within(Budget::AtMost(1.0)),
@@ -257,16 +263,19 @@ async fn with_subscribers(options: &Options, rows: &mut Vec<Row>) -> anyhow::Res
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let size = std::fs::metadata(&options.server_binary)?.len() as f64;
+    let runtime = tokio::runtime::Runtime::new()?;
+    if let Some(api_server) = &options.reflector {
+        return runtime.block_on(reflector::run(api_server));
+    }
+    let size = std::fs::metadata(options.server.path())?.len() as f64;
     let mut rows = vec![Row::new("size of the program", size / MIB, "MiB").within(Budget::AtMost(20.0))];
-    tokio::runtime::Runtime::new()?.block_on(async {
+    runtime.block_on(async {
         with_subscribers(&options, &mut rows).await?;
         with_workflows(&options, &mut rows).await?;
         with_large_workflows(&options, &mut rows).await
     })?;
-    print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
+    options.output.print(&rows);
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use test_support::bench::{
-    Row,
+    Row, ServerBuild,
     plot::{Axis, Chart, Line, svg},
 };
 
@@ -49,14 +49,14 @@ pub(crate) struct Growth(Vec<(Load, Figures)>);
 
 impl Growth {
     /// Measures each point for this time.
-    pub(crate) async fn measure(binary: &Path, duration: Duration) -> anyhow::Result<Self> {
+    pub(crate) async fn measure(build: &ServerBuild, duration: Duration) -> anyhow::Result<Self> {
         let mut points: Vec<(Load, Figures)> = Vec::new();
         for Dimension { values, set, .. } in DIMENSIONS {
             for value in values {
                 let mut load = Load { duration, ..CENTER };
                 set(&mut load, value);
                 if points.iter().all(|(other, _)| *other != load) {
-                    let figures = measure(binary, &load).await.with_context(|| format!("{load:?}"))?;
+                    let figures = measure(build, &load).await.with_context(|| format!("{load:?}"))?;
                     points.push((load, figures));
                 }
             }

@@ -16,7 +16,7 @@ mod point;
 use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
-use test_support::bench::{Budget, Row, json_lines, table};
+use test_support::bench::{Budget, Output, Row, ServerBuild};
 
 use self::point::{Figures, Load};
 
@@ -41,15 +41,10 @@ struct Options {
     /// Draw the plots of the grid into this folder
     #[arg(long, value_name = "FOLDER", requires = "grid")]
     images: Option<PathBuf>,
-    /// Print lines of JSON
-    #[arg(long)]
-    json: bool,
-    /// Measure this program instead of the current one
-    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_model-update-eventsource"))]
-    server_binary: PathBuf,
-    /// Cargo passes this flag to every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    server: ServerBuild,
+    #[command(flatten)]
+    output: Output,
 }
 
 fn rows(load: &Load, figures: &Figures) -> Vec<Row> {
@@ -73,13 +68,12 @@ fn rows(load: &Load, figures: &Figures) -> Vec<Row> {
     rows
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let runtime = tokio::runtime::Runtime::new()?;
     let duration = |default| Duration::from_secs(options.seconds.unwrap_or(default));
     let rows = if options.grid {
-        let growth = runtime.block_on(growth::Growth::measure(&options.server_binary, duration(12)))?;
+        let growth = runtime.block_on(growth::Growth::measure(&options.server, duration(12)))?;
         if let Some(folder) = &options.images {
             growth.draw(folder)?;
         }
@@ -87,8 +81,8 @@ fn main() -> anyhow::Result<()> {
     } else {
         let Options { workflows, subscribers, rate, .. } = options;
         let load = Load { workflows, subscribers, rate: f64::from(rate), duration: duration(60) };
-        rows(&load, &runtime.block_on(point::measure(&options.server_binary, &load))?)
+        rows(&load, &runtime.block_on(point::measure(&options.server, &load))?)
     };
-    print!("{}", if options.json { json_lines(&rows) } else { table(&rows) });
+    options.output.print(&rows);
     Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,9 +17,10 @@ use model_update_eventsource::{
     sim::{NewWorkflow, Run, Sim, Task},
 };
 use test_support::{
-    PIPELINE, RunningServer, ServerProcess,
-    bench::{Latencies, cpu_time},
+    PIPELINE, RunningServer,
+    bench::{Latencies, ServerBuild},
     eventually, model_location, plain_kubeconfig,
+    process_stats::cpu_time,
 };
 use tokio::{
     task::JoinSet,
@@ -243,13 +243,13 @@ async fn drive(
 ///
 /// # Errors
 /// An event was lost or sent twice, or a mark is missing.
-pub(crate) async fn measure(binary: &Path, load: &Load) -> anyhow::Result<Figures> {
+pub(crate) async fn measure(build: &ServerBuild, load: &Load) -> anyhow::Result<Figures> {
     let sim = Arc::new(Sim::start().await?);
     create_ended(&sim, load)?;
     let folder = tempfile::tempdir()?;
     let kubeconfig = plain_kubeconfig(folder.path(), sim.kube_config().cluster_url.to_string().trim_end_matches('/'));
     let flags = ["--max-streams=10000", "--max-streams-per-peer=10000"];
-    let server = ServerProcess::start_build(binary, &kubeconfig, &sim.metadata_url(), &flags).listening().await;
+    let server = build.start(&kubeconfig, &sim.metadata_url(), &flags).listening().await;
     eventually(START, "readiness", async || server.get("/readyz").await).await;
 
     let journal = Journal::default();

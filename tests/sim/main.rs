@@ -1,5 +1,7 @@
 //! The same scenarios on the simulated servers and on the real ones, and the product on the simulation.
 
+#[cfg(target_os = "linux")]
+mod counts;
 mod kubernetes;
 mod metadata;
 mod product;

@@ -48,6 +48,8 @@ async fn runs_of_both_flavors_are_sent_and_marked() {
     }
     let requests = *sim.requests().borrow();
     assert_eq!((requests.watches, requests.patches), (1, 2));
+    // The context, artifacts, executions and events, and the node or the pipeline, whose name the event has.
+    assert_eq!(server.metric("modelupdate_mlmd_calls_total", &[]).await, 2.0 * 5.0);
     server.stop().await;
 }
 

@@ -1,15 +1,18 @@
-//! Shared parts of the benchmarks: the rows of the report, percentiles, the arrivals of runs, plots, and what the kernel knows of a process.
+//! Shared parts of the benchmarks: the rows of the report, percentiles, the arrivals of runs, plots, and flags.
 
 pub mod arrivals;
 mod latencies;
+mod options;
 pub mod plot;
 
-use std::{fmt::Write as _, fs, time::Duration};
+use std::fmt::Write as _;
 
-use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
-pub use self::latencies::Latencies;
+pub use self::{
+    latencies::Latencies,
+    options::{Output, ServerBuild},
+};
 
 /// A row of the report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,7 +79,7 @@ impl Row {
 }
 
 /// Returns the rows as a table of Markdown.
-pub fn table(rows: &[Row]) -> String {
+fn table(rows: &[Row]) -> String {
     let mut table = "| what | value | baseline | ratio | budget | |\n|---|---|---|---|---|---|\n".to_owned();
     for row in rows {
         let number = |value: f64| match value.abs() {
@@ -112,22 +115,8 @@ pub fn table(rows: &[Row]) -> String {
 ///
 /// # Panics
 /// If a value is not finite.
-pub fn json_lines(rows: &[Row]) -> String {
+fn json_lines(rows: &[Row]) -> String {
     rows.iter().map(|row| serde_json::to_string(row).expect("plain values") + "\n").collect()
-}
-
-/// Returns the CPU time that the threads of a process have used.
-///
-/// # Panics
-/// If the process has ended, or outside of Linux.
-pub fn cpu_time(pid: Pid) -> Duration {
-    let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).expect("the process runs on Linux");
-    let of_thread = |thread: fs::DirEntry| -> Option<u64> {
-        // A thread may end meanwhile.
-        let statistics = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        statistics.split_whitespace().next()?.parse().ok()
-    };
-    Duration::from_nanos(threads.flatten().filter_map(of_thread).sum())
 }
 
 #[cfg(test)]

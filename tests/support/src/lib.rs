@@ -47,7 +47,8 @@
 //!
 //! # Benchmarks
 //!
-//! [`mod@bench`] has the rows of their report, and what the kernel knows of a process.
+//! [`mod@bench`] has their flags and the rows of their report, [`process_stats`] what the kernel knows of a process, and
+//! [`callgrind`] its instructions.
 //!
 //! # Processes and waiting
 //!
@@ -57,6 +58,7 @@
 
 mod api_proxy;
 pub mod bench;
+pub mod callgrind;
 mod child_process;
 mod eventually;
 pub mod examples;
@@ -65,6 +67,7 @@ mod metrics;
 mod peers;
 pub mod plain_http;
 mod ports;
+pub mod process_stats;
 mod server_process;
 mod tally;
 mod tcp_proxy;

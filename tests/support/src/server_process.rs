@@ -1,7 +1,7 @@
 //! The program as users start it, on free ports of loopback.
 
 use std::{
-    env, fs,
+    env,
     net::SocketAddr,
     ops::{Deref, DerefMut},
     path::{Path, PathBuf},
@@ -10,10 +10,13 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{CATCH_UP, ChildProcess, SOON, eventually, metrics, plain_http};
+use crate::{CATCH_UP, ChildProcess, SOON, eventually, metrics, plain_http, process_stats};
 
 /// Longest time that a shutdown may take.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// A free port of loopback.
+const ANY_PORT: &str = "127.0.0.1:0";
 
 /// The name of the program.
 const PROGRAM: &str = "model-update-eventsource";
@@ -24,7 +27,7 @@ const PROGRAM: &str = "model-update-eventsource";
 /// it with every call. Recent versions of cargo set the variable at run time, too. Without it the program is in
 /// the profile's folder, to which cargo links it before it starts a test: the parent of the test binary's folder
 /// `deps`.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     if let Some(path) = env::var_os(format!("CARGO_BIN_EXE_{PROGRAM}")) {
         return path.into();
     }
@@ -71,21 +74,27 @@ impl ServerProcess {
 
     /// Starts the program with these environment variables, each written `NAME=value`.
     pub fn start_with_env(environment: &[String], kubeconfig: &Path, metadata_store: &str, flags: &[&str]) -> Self {
-        Self::spawn(&program(), "127.0.0.1:0", environment, kubeconfig, metadata_store, flags)
+        Self::spawn(&[program()], ANY_PORT, environment, kubeconfig, metadata_store, flags)
+    }
+
+    /// Starts the program with these arguments of `env` before it: variables, and another program that runs it.
+    pub fn start_under(runner: &[PathBuf], kubeconfig: &Path, metadata_store: &str, flags: &[&str]) -> Self {
+        let command = [runner, &[program()]].concat();
+        Self::spawn(&command, ANY_PORT, &[], kubeconfig, metadata_store, flags)
     }
 
     /// Starts another build of the program, such as an earlier release.
     pub fn start_build(program: &Path, kubeconfig: &Path, metadata_store: &str, flags: &[&str]) -> Self {
-        Self::spawn(program, "127.0.0.1:0", &[], kubeconfig, metadata_store, flags)
+        Self::spawn(&[program.to_owned()], ANY_PORT, &[], kubeconfig, metadata_store, flags)
     }
 
     /// Starts the program at the address of a server that has ended.
     pub fn start_at(listen: SocketAddr, kubeconfig: &Path, metadata_store: &str, flags: &[&str]) -> Self {
-        Self::spawn(&program(), &listen.to_string(), &[], kubeconfig, metadata_store, flags)
+        Self::spawn(&[program()], &listen.to_string(), &[], kubeconfig, metadata_store, flags)
     }
 
     fn spawn(
-        program: &Path,
+        command: &[PathBuf],
         listen: &str,
         environment: &[String],
         kubeconfig: &Path,
@@ -95,9 +104,9 @@ impl ServerProcess {
         // `env` becomes what it starts, so that signals reach the program.
         let mut process = ChildProcess::new(PROGRAM, "/usr/bin/env".into());
         let mut args = environment.to_vec();
+        args.push(format!("KUBECONFIG={}", kubeconfig.display()));
+        args.extend(command.iter().map(|part| part.display().to_string()));
         args.extend([
-            format!("KUBECONFIG={}", kubeconfig.display()),
-            program.display().to_string(),
             "serve".to_owned(),
             format!("--listen={listen}"),
             "--admin-listen=127.0.0.1:0".to_owned(),
@@ -112,7 +121,11 @@ impl ServerProcess {
 
     /// Waits for the first log line with this message and returns it.
     pub async fn logged(&self, message: &str) -> Value {
-        eventually(SOON, &format!("the log line {message:?}"), async || {
+        self.logged_within(SOON, message).await
+    }
+
+    async fn logged_within(&self, deadline: Duration, message: &str) -> Value {
+        eventually(deadline, &format!("the log line {message:?}"), async || {
             let log = self.log();
             let line = lines(&log).find(|line| line["message"] == message);
             line.ok_or(log)
@@ -122,7 +135,12 @@ impl ServerProcess {
 
     /// Waits until the program listens.
     pub async fn listening(self) -> RunningServer {
-        let line = self.logged("serving").await;
+        self.listening_within(SOON).await
+    }
+
+    /// As [`ServerProcess::listening`], with a deadline.
+    pub async fn listening_within(self, deadline: Duration) -> RunningServer {
+        let line = self.logged_within(deadline, "serving").await;
         let address = |field: &str| line[field].as_str().and_then(|text| text.parse().ok()).expect("an address");
         RunningServer { listen: address("listen"), admin: address("admin"), process: self }
     }
@@ -189,10 +207,7 @@ impl RunningServer {
 
     /// Resident memory in KiB, from the kernel.
     pub fn resident_kib(&self) -> u64 {
-        let pid = self.process.pid().as_raw_nonzero();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs on Linux");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident memory");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+        process_stats::resident_kib(self.process.pid())
     }
 
     /// Sends SIGTERM and checks that the server ends in time with status 0.
