@@ -5,7 +5,11 @@
 //! The server reads a whole run for each page, so a tenant with large runs decides how long calls about them take, and
 //! whether they fail. So:
 //!
-//! - a call that takes longer than [`LONG`] leaves its place to other namespaces, and stays in the share of its own;
+//! - a call that takes longer than [`LONG`] leaves its place to other namespaces, for one of the few places of long calls,
+//!   and stays in the share of its own;
+//! - the next calls of its namespace are expected to be long, and wait for a place of long calls, until one of them is
+//!   short. While those places are taken, long calls keep one of the others. A long call that was not expected to be one
+//!   is given up then, and its lookup is repeated: so there is always a place in which no call takes longer than [`LONG`];
 //! - the calls of one namespace alone never make the limit smaller. The server is slow if those of another are slow, too.
 //!   Until then there are more places than one namespace may have.
 
@@ -16,12 +20,13 @@ use std::{
 };
 
 use futures::future::{Either, select};
+use moka::sync::Cache;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, timeout};
 use tonic::Code;
 
 use crate::lookup::{
-    budget::{Budget, Limits, Permit},
+    budget::{Budget, Exhausted, Limits, Permit},
     error::{CallCode, CallError},
     meter::{MAX_KFP_CALLS, MAX_LONG_KFP_CALLS},
 };
@@ -32,6 +37,9 @@ const FIRST: usize = 3;
 const MIN: usize = 2;
 /// Concurrent calls of one namespace, those that take long included: it never has all places of the start.
 const PER_NAMESPACE: usize = 2;
+/// Namespaces whose last call was long, that are remembered, and for which time.
+const MAX_SLOW: u64 = 1024;
+const SLOW_TTL: Duration = Duration::from_secs(600);
 /// Waiting calls: as many as delivery has lookups in flight.
 const WAITING: usize = 2048;
 /// Waiting calls of one namespace: the lookups that delivery has in flight for it.
@@ -47,11 +55,29 @@ const LONG: Duration = Duration::from_millis(250);
 /// The limit. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
+    /// The calls of each namespace.
+    shares: Budget,
     places: Budget,
+    /// The places that may be kept for long.
+    slow_places: Budget,
     /// The calls that have left their places.
     long: Budget,
+    /// The namespaces whose last call was long.
+    slow: Cache<Arc<str>, ()>,
     adaptive: Arc<Mutex<Adaptive>>,
     gauge: Gauge,
+}
+
+/// The turn of a call: a share of its namespace, and a place.
+#[derive(Debug)]
+struct Turn {
+    _share: Permit,
+    /// A place for any calls.
+    place: Option<Permit>,
+    /// The right to keep it for long.
+    slow_place: Option<Permit>,
+    /// A place for long calls.
+    long: Option<Permit>,
 }
 
 /// The limit as a rule: it grows by one after as many calls as it allows, and shrinks at once.
@@ -100,21 +126,19 @@ impl Adaptive {
 impl Calls {
     /// `gauge` shows the limit.
     pub(super) fn new(gauge: Gauge) -> Self {
-        let limits = Limits {
-            total: FIRST,
-            per_namespace: PER_NAMESPACE,
-            waiting: WAITING,
-            waiting_per_namespace: WAITING_PER_NAMESPACE,
+        let budget = |total, waiting_per_namespace| {
+            Budget::new(Limits { total, per_namespace: PER_NAMESPACE, waiting: WAITING, waiting_per_namespace })
         };
         gauge.set(FIRST as i64);
-        let adaptive = Arc::new(Mutex::new(Adaptive::new()));
-        let long = Budget::new(Limits {
-            total: MAX_LONG_KFP_CALLS,
-            per_namespace: PER_NAMESPACE,
-            waiting: MAX_KFP_CALLS,
-            waiting_per_namespace: PER_NAMESPACE,
-        });
-        Self { places: Budget::new(limits), long, adaptive, gauge }
+        Self {
+            shares: budget(usize::MAX, WAITING_PER_NAMESPACE),
+            places: budget(FIRST, PER_NAMESPACE),
+            slow_places: budget(MIN - 1, PER_NAMESPACE),
+            long: budget(MAX_LONG_KFP_CALLS, PER_NAMESPACE),
+            slow: Cache::builder().max_capacity(MAX_SLOW).time_to_live(SLOW_TTL).build(),
+            adaptive: Arc::new(Mutex::new(Adaptive::new())),
+            gauge,
+        }
     }
 
     /// Makes a call for a run of this namespace in its turn.
@@ -123,32 +147,74 @@ impl Calls {
         namespace: &Arc<str>,
         call: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
-        let mut place = self.turn(namespace).await?;
+        let mut turn = self.turn(namespace).await?;
         let started = Instant::now();
         let mut call = pin!(call);
-        let result = match timeout(LONG, &mut call).await {
-            Ok(result) => result,
-            Err(_) => match select(call, pin!(self.long.acquire(namespace, 1))).await {
-                Either::Left((result, _)) => result,
-                Either::Right((long, call)) => {
-                    if long.is_ok() {
-                        place.leave_total();
+        let result = match turn.long {
+            Some(_) => call.await,
+            None => match timeout(LONG, &mut call).await {
+                Ok(result) => result,
+                Err(_) => {
+                    self.slow.insert(namespace.clone(), ());
+                    match select(&mut call, pin!(self.leave_place(namespace, &mut turn))).await {
+                        Either::Left((result, _)) => result,
+                        Either::Right((left, _)) => {
+                            left?;
+                            call.await
+                        }
                     }
-                    call.await
                 }
             },
         };
+        if started.elapsed() <= LONG {
+            self.slow.invalidate(namespace);
+        }
         self.ended(namespace, &result, started.elapsed());
         result
     }
 
     /// Waits for the turn of a call for a run of this namespace.
-    async fn turn(&self, namespace: &Arc<str>) -> Result<Permit, CallError> {
-        match timeout(MAX_WAIT, self.places.acquire(namespace, 1)).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => Err(CallError::overloaded("too many calls wait for their turn")),
+    async fn turn(&self, namespace: &Arc<str>) -> Result<Turn, CallError> {
+        let turn = async {
+            let mut turn =
+                Turn { _share: self.shares.acquire(namespace, 1).await?, place: None, slow_place: None, long: None };
+            if self.slow.contains_key(namespace) {
+                let (long, place) = (self.long.acquire(namespace, 1), self.slow_places.acquire(namespace, 1));
+                match select(pin!(long), pin!(place)).await {
+                    Either::Left((long, _)) => {
+                        turn.long = Some(long?);
+                        return Ok(turn);
+                    }
+                    Either::Right((place, _)) => turn.slow_place = Some(place?),
+                }
+            }
+            turn.place = Some(self.places.acquire(namespace, 1).await?);
+            Ok(turn)
+        };
+        match timeout(MAX_WAIT, turn).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(Exhausted)) => Err(CallError::overloaded("too many calls wait for their turn")),
             Err(_) => Err(CallError::overloaded(format!("no turn within {MAX_WAIT:?}"))),
         }
+    }
+
+    /// Has a call that takes long leave its place, as soon as there is another one for it. Fails if the call would keep
+    /// the last place.
+    async fn leave_place(&self, namespace: &Arc<str>, turn: &mut Turn) -> Result<(), CallError> {
+        turn.long = self.long.try_acquire(namespace, 1);
+        if turn.long.is_none() {
+            if turn.slow_place.is_none() {
+                turn.slow_place = self.slow_places.try_acquire(namespace, 1);
+            }
+            if turn.slow_place.is_none() {
+                return Err(CallError::overloaded("calls of several namespaces take long"));
+            }
+            turn.long = self.long.acquire(namespace, 1).await.ok();
+        }
+        if turn.long.is_some() {
+            (turn.place, turn.slow_place) = (None, None);
+        }
+        Ok(())
     }
 
     /// Notes the end of a call.
@@ -201,17 +267,11 @@ mod tests {
     }
 
     /// One tenant has many runs whose calls are slow, or have no answer. The lookups of another tenant, of three calls each,
-    /// take no longer than their calls; beside several such tenants, at most a second longer. (The calls of four tenants that
-    /// take many seconds fill the places of long calls.)
+    /// take no longer than their calls; beside several such tenants, at most a second longer.
     #[tokio::test(start_paused = true)]
     async fn slow_calls_of_tenants_do_not_delay_another() {
-        let took = [150, 240, 400, 1000, 1100, 5000, 20_000].map(Duration::from_millis);
-        for (tenants, took, allowed) in [
-            (1, &took[..], Duration::ZERO),
-            (3, &took, Duration::from_secs(1)),
-            (6, &took[..4], Duration::from_secs(1)),
-        ] {
-            for took in took.iter().copied() {
+        for (tenants, allowed) in [(1, Duration::ZERO), (3, Duration::from_secs(1)), (8, Duration::from_secs(1))] {
+            for took in [150, 240, 400, 1000, 1100, 5000, 20_000].map(Duration::from_millis) {
                 let calls = Calls::new(Gauge::default());
                 // Nothing but the slow calls is known about the server. Each tenant has the lookups that delivery gives it.
                 let slow = (0..tenants * 32).map(|lookup| {
@@ -259,12 +319,52 @@ mod tests {
             let (calls, a) = (calls.clone(), a.clone());
             async move { calls.turn(&a).await.map(drop) }
         });
-        while calls.places.waiting() == 0 {
+        while calls.shares.waiting() == 0 {
             tokio::task::yield_now().await;
         }
         drop(calls.turn(&b).await.unwrap());
         of_a.pop();
         waiting.await.unwrap().unwrap();
+    }
+
+    /// One place is never kept for long, whatever number of namespaces have long calls.
+    #[tokio::test(start_paused = true)]
+    async fn a_long_call_in_the_last_place_is_given_up() {
+        let calls = Calls::new(Gauge::default());
+        calls.places.set_total(MIN);
+        let long = |namespace: usize| {
+            let calls = calls.clone();
+            tokio::spawn(async move {
+                let call = async {
+                    sleep(Duration::from_secs(20)).await;
+                    Ok(())
+                };
+                calls.in_turn(&format!("slow-{namespace}").into(), call).await
+            })
+        };
+        let mut running = Vec::new();
+        for namespace in 0..=MAX_LONG_KFP_CALLS {
+            running.push(long(namespace));
+            sleep(2 * LONG).await;
+        }
+        assert_eq!((calls.long.used(), calls.slow_places.used()), (MAX_LONG_KFP_CALLS, MIN - 1));
+        let started = Instant::now();
+        let given_up = long(100).await.unwrap().unwrap_err();
+        assert_eq!((given_up.code, started.elapsed()), (CallCode::Overloaded, LONG));
+        // Its next call waits, without a place that others need.
+        let next = long(100);
+        sleep(LONG).await;
+        assert_eq!(calls.places.used(), MIN - 1);
+        let started = Instant::now();
+        calls.in_turn(&"quick".into(), async { Ok(()) }).await.unwrap();
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        for call in running.into_iter().chain([next]) {
+            call.await.unwrap().unwrap();
+        }
+        assert_eq!(
+            (calls.shares.used(), calls.places.used(), calls.slow_places.used(), calls.long.used()),
+            (0, 0, 0, 0)
+        );
     }
 
     /// With a single place, calls of a tenant without an answer delay another by a quarter of a second each, not until
@@ -289,12 +389,16 @@ mod tests {
         for _ in 0..3 {
             let started = Instant::now();
             calls.in_turn(&b, async { Ok(()) }).await.unwrap();
-            assert!(started.elapsed() <= LONG + Duration::from_millis(10), "{:?}", started.elapsed());
+            let longest = LONG * PER_NAMESPACE as u32 + Duration::from_millis(10);
+            assert!(started.elapsed() <= longest, "{:?}", started.elapsed());
         }
-        assert_eq!((calls.long.used(), calls.places.waiting()), (PER_NAMESPACE, 3), "the tenant's others wait");
+        assert_eq!((calls.long.used(), calls.shares.waiting()), (PER_NAMESPACE, 3), "the tenant's others wait");
         for call in tenant {
             call.await.unwrap().unwrap();
         }
         assert_eq!((calls.long.used(), calls.places.used()), (0, 0));
+        assert!(calls.slow.contains_key(&a) && !calls.slow.contains_key(&b));
+        calls.in_turn(&a, async { Ok(()) }).await.unwrap();
+        assert!(!calls.slow.contains_key(&a), "its last call was short");
     }
 }

@@ -114,7 +114,7 @@ impl Budget {
             state.used += bytes;
             *state.by_namespace.entry(namespace.clone()).or_default() += bytes;
         }
-        Permit { budget: self.clone(), namespace: namespace.clone(), bytes, is_in_total: true }
+        Permit { budget: self.clone(), namespace: namespace.clone(), bytes }
     }
 
     /// Serves the requests that can be served now.
@@ -202,8 +202,6 @@ pub(crate) struct Permit {
     budget: Budget,
     namespace: Arc<str>,
     bytes: usize,
-    /// False after [`Permit::leave_total`].
-    is_in_total: bool,
 }
 
 impl Permit {
@@ -213,16 +211,8 @@ impl Permit {
 
     /// Adds the bytes of another permit of the same namespace.
     pub(crate) fn merge(&mut self, mut other: Self) {
-        debug_assert_eq!((&self.namespace, self.is_in_total), (&other.namespace, other.is_in_total));
+        debug_assert_eq!(self.namespace, other.namespace);
         self.bytes += std::mem::take(&mut other.bytes);
-    }
-
-    /// Returns the bytes to all other namespaces. They stay in the share of this one until the permit is dropped.
-    pub(crate) fn leave_total(&mut self) {
-        if std::mem::take(&mut self.is_in_total) {
-            self.budget.0.lock().used -= self.bytes;
-            self.budget.grant();
-        }
     }
 }
 
@@ -233,9 +223,7 @@ impl Drop for Permit {
         }
         {
             let mut state = self.budget.0.lock();
-            if self.is_in_total {
-                state.used -= self.bytes;
-            }
+            state.used -= self.bytes;
             let held = state.held(&self.namespace) - self.bytes;
             if held == 0 {
                 state.by_namespace.remove(&self.namespace);

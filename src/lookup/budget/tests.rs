@@ -212,21 +212,3 @@ proptest! {
         prop_assert_eq!(budget.used(), 0);
     }
 }
-
-#[tokio::test]
-async fn a_permit_that_leaves_the_total_stays_in_its_share() {
-    let budget = Budget::new(Limits { total: 2, per_namespace: 2, waiting: 4, waiting_per_namespace: 4 });
-    let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-    let mut of_a = budget.try_acquire(&a, 2).unwrap();
-    assert!(budget.try_acquire(&b, 1).is_none());
-    of_a.leave_total();
-    of_a.leave_total();
-    assert_eq!(budget.used(), 0);
-    assert!(budget.try_acquire(&a, 1).is_none(), "its share is used");
-    let of_b = budget.try_acquire(&b, 2).unwrap();
-    drop(of_a);
-    assert_eq!(budget.used(), 2);
-    drop(of_b);
-    assert!(budget.try_acquire(&a, 2).is_some());
-    assert_eq!(budget.used(), 0);
-}
