@@ -112,11 +112,10 @@ fn run(number: usize, namespace: Arc<str>) -> Workflow {
         resubmitted: false,
         phase: Phase::Succeeded,
         events_published: false,
-        pipeline: PipelineName::Spec("penguin-pipeline".into()),
+        pipeline: PipelineName::Spec("penguin-pipeline".into()).into(),
         run_id: None,
         trace_id: None,
         marks: [].into(),
-        resource_version: None,
     }
 }
 

@@ -12,20 +12,18 @@
 //! Two fields of a record follow from its predecessor, see `complete`: an unknown phase leaves the last known one,
 //! and the first time of the end of a run stays.
 
+mod records;
 mod traces;
 
 use std::{
-    borrow::Borrow,
-    cmp::Ordering,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     fmt,
-    ops::Bound,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use tokio::sync::{Notify, watch};
 
-use self::traces::TraceClaims;
+use self::{records::Records, traces::TraceClaims};
 use crate::{
     clock::WallClock,
     model::{Phase, RunOutcome, TraceId, Uid, Workflow, trace},
@@ -115,8 +113,7 @@ pub struct Store {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The records of each namespace, with the epoch of the last list or change that contained them.
-    namespaces: HashMap<Arc<str>, BTreeMap<ByName, u32>>,
+    namespaces: HashMap<Arc<str>, Records>,
     records: usize,
     followed: HashSet<Arc<str>>,
     journal: Vec<Change>,
@@ -129,32 +126,6 @@ struct Inner {
 struct Listed {
     all: bool,
     namespaces: HashSet<Arc<str>>,
-}
-
-/// A record, ordered by its name. The names of a namespace's Workflows differ.
-#[derive(Debug)]
-struct ByName(Arc<Workflow>);
-
-impl PartialEq for ByName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-impl Eq for ByName {}
-impl PartialOrd for ByName {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for ByName {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.name.cmp(&other.0.name)
-    }
-}
-impl Borrow<str> for ByName {
-    fn borrow(&self) -> &str {
-        &self.0.name
-    }
 }
 
 /// A list in progress. [`Store::finish_list`] sweeps the records that it did not contain; dropping it sweeps nothing.
@@ -248,11 +219,10 @@ impl Store {
     /// For the caller of [`Store::changes`].
     pub fn read(&self, namespace: &str, after: Option<&str>, limit: usize) -> Page {
         let mut inner = self.lock();
-        let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let slots = inner.namespaces.get(namespace);
-        let mut rest = slots.into_iter().flat_map(|slots| slots.range::<str, _>((begin, Bound::Unbounded)));
-        let records = rest.by_ref().take(limit).map(|(ByName(record), _)| record.clone()).collect();
+        let mut rest = inner.namespaces.get(namespace).into_iter().flat_map(|records| records.after(after));
+        let records = rest.by_ref().take(limit).cloned().collect();
         let is_last = rest.next().is_none();
+        drop(rest);
         Page { changes: std::mem::take(&mut inner.journal), records, is_last }
     }
 
@@ -275,7 +245,7 @@ impl Store {
 
     /// Returns the number of records of a namespace.
     pub fn size_of(&self, namespace: &str) -> usize {
-        self.lock().namespaces.get(namespace).map_or(0, BTreeMap::len)
+        self.lock().namespaces.get(namespace).map_or(0, Records::len)
     }
 
     fn wake(&self, recorded: bool) {
@@ -292,21 +262,21 @@ impl Store {
 
 impl Inner {
     fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Workflow>> {
-        self.namespaces.get(namespace)?.get_key_value(name).map(|(ByName(record), _)| record)
+        self.namespaces.get(namespace)?.get(name)
     }
 
     /// Returns whether a change was recorded in the journal.
     fn apply(&mut self, mut workflow: Workflow, clock: &WallClock) -> bool {
         let epoch = self.epoch;
         if !self.namespaces.contains_key(&*workflow.namespace) {
-            self.namespaces.insert(workflow.namespace.clone(), BTreeMap::new());
+            self.namespaces.insert(workflow.namespace.clone(), Records::default());
         }
-        let slots = self.namespaces.get_mut(&*workflow.namespace).expect("inserted above");
-        let held = slots.get_key_value(&*workflow.name).map(|(ByName(record), _)| record.clone());
+        let records = self.namespaces.get_mut(&*workflow.namespace).expect("inserted above");
+        let held = records.get(&workflow.name).cloned();
         let says_nothing = workflow.phase == Phase::Unknown;
         complete(&mut workflow, held.as_deref(), clock);
         if held.as_deref() == Some(&workflow) {
-            slots.get_mut(&*workflow.name).into_iter().for_each(|listed| *listed = epoch);
+            records.set_epoch(&workflow.name, epoch);
             let record = held.filter(|held| held.phase == Phase::Active && !says_nothing);
             return record.is_some_and(|workflow| {
                 let before = Some(Before { outcome: None, identity_changed: false });
@@ -314,8 +284,7 @@ impl Inner {
             });
         }
         let record = Arc::new(workflow);
-        slots.remove(&*record.name);
-        slots.insert(ByName(record.clone()), epoch);
+        records.insert(record.clone(), epoch);
         if let Some(held) = &held {
             self.traces.remove(held);
         }
@@ -337,9 +306,9 @@ impl Inner {
         if self.get(namespace, name).is_none_or(|record| record.uid != uid) {
             return false;
         }
-        let Some(slots) = self.namespaces.get_mut(namespace) else { return false };
-        let Some((ByName(record), _)) = slots.remove_entry(name) else { return false };
-        if slots.is_empty() {
+        let Some(records) = self.namespaces.get_mut(namespace) else { return false };
+        let Some(record) = records.remove(name) else { return false };
+        if records.is_empty() {
             self.namespaces.remove(namespace);
         }
         self.removed(record)
@@ -347,17 +316,17 @@ impl Inner {
 
     fn sweep(&mut self, list: &Relist) -> (usize, bool) {
         let mut unlisted = Vec::new();
-        for (namespace, slots) in &mut self.namespaces {
+        for (namespace, records) in &mut self.namespaces {
             if matches!(&list.scope, Scope::Namespace(only) if only != namespace) {
                 continue;
             }
-            slots.retain(|ByName(record), epoch| {
+            records.retain(|record, epoch| {
                 let is_listed = epoch.wrapping_sub(list.epoch) <= u32::MAX / 2;
                 unlisted.extend((!is_listed).then(|| record.clone()));
                 is_listed
             });
         }
-        self.namespaces.retain(|_, slots| !slots.is_empty());
+        self.namespaces.retain(|_, records| !records.is_empty());
         let swept = unlisted.len();
         let recorded = unlisted.into_iter().fold(false, |recorded, record| self.removed(record) | recorded);
         (swept, recorded)
@@ -391,7 +360,9 @@ fn complete(workflow: &mut Workflow, held: Option<&Workflow>, clock: &WallClock)
         && let Some(before) = before
     {
         workflow.phase = before.phase;
-        workflow.resource_version = before.resource_version.clone();
+        if let Some(version) = before.marks.resource_version() {
+            workflow.marks = workflow.marks.at_version(version);
+        }
     }
     let first = before.filter(|before| before.outcome() == workflow.outcome()).map_or(0, |before| before.finished);
     workflow.finished = match (workflow.outcome(), first) {

@@ -96,7 +96,8 @@ impl Shared {
     }
 
     fn item(&self, number: usize) -> String {
-        let uid = format!("0b64ec22-9e1f-4c8e-8a2f-{number:012x}");
+        // Their beginnings differ, as those of real ones do: the store has a table of these.
+        let uid = format!("{number:08x}-9e1f-4c8e-8a2f-{number:012x}");
         format!(
             r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{{"name":"penguin-pipeline-{number:07}","namespace":"team-{}","uid":"{uid}","resourceVersion":"{}","creationTimestamp":"2026-08-01T10:00:00Z","labels":{{"pipeline/runid":"{uid}","workflows.argoproj.io/completed":"true","workflows.argoproj.io/phase":"Succeeded"}},{}}}}}"#,
             self.namespace(number),

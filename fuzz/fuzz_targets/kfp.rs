@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use model_update_eventsource::{
     kfp::fuzzing::{list_tasks, run, title},
-    model::{Phase, PipelineName, RunId, Uid, Workflow},
+    model::{Marks, Phase, PipelineName, RunId, Uid, Workflow},
 };
 
 /// The run `r` of the Workflow `w` in the namespace `n`: short, so that random answers are about it.
@@ -21,11 +21,10 @@ static RUN: LazyLock<Workflow> = LazyLock::new(|| Workflow {
     phase: Phase::Succeeded,
     resubmitted: true,
     events_published: false,
-    pipeline: PipelineName::Unknown,
+    pipeline: PipelineName::Unknown.into(),
     run_id: Some(RunId::new("r")),
     trace_id: None,
-    marks: Box::default(),
-    resource_version: None,
+    marks: Marks::default(),
 });
 
 fuzz_target!(|answer: &[u8]| {

@@ -32,7 +32,7 @@ pub(super) type Answer = Result<Arc<RunModels>, LookupError>;
 /// A Workflow after this patch.
 pub(super) fn with_patch(workflow: &Workflow, change: &MarkChange) -> Workflow {
     let mut workflow = workflow.clone();
-    let mut marks: Vec<Mark> = workflow.marks.into_vec();
+    let mut marks: Vec<Mark> = workflow.marks.to_vec();
     match change {
         MarkChange::Set(written) => {
             marks.retain(|mark| written.iter().all(|other| other.subscription != mark.subscription));
@@ -40,9 +40,10 @@ pub(super) fn with_patch(workflow: &Workflow, change: &MarkChange) -> Workflow {
         }
         MarkChange::Remove { subscriptions, .. } => marks.retain(|mark| !subscriptions.contains(&mark.subscription)),
     }
+    let version = workflow.marks.resource_version().map(str::to_owned);
     workflow.marks = marks.into();
-    if !workflow.is_restarted() {
-        workflow.resource_version = None;
+    if let Some(version) = version.filter(|_| workflow.is_restarted()) {
+        workflow.marks = workflow.marks.at_version(&version);
     }
     workflow
 }

@@ -20,8 +20,10 @@ use self::{
 };
 use crate::{
     model::{
-        Mark, Names, Phase, PipelineName, RunId, RunOutcome, SubscriptionName, SubscriptionsInUse, Uid, Workflow,
-        workflow::{MAX_MARKS, MAX_PIPELINE_NAME, stale_marks},
+        Interner, Mark, Marks, Phase, PipelineName, RunId, RunOutcome, SubscriptionName, SubscriptionsInUse, Uid,
+        Workflow,
+        mark::stale_marks,
+        workflow::{MAX_MARKS, MAX_PIPELINE_NAME},
     },
     telemetry::{Limit, LimitHits},
 };
@@ -83,10 +85,10 @@ impl Object {
     }
 }
 
-/// Makes records of Workflows. Shared by all watches, so that each name is kept once.
+/// Makes records of Workflows. Shared by all watches, so that values that records have in common are kept once.
 #[derive(Clone, Debug)]
 pub(super) struct Decoder {
-    names: Arc<Mutex<Names>>,
+    interner: Arc<Mutex<Interner>>,
     in_use: SubscriptionsInUse,
     limits: LimitHits,
 }
@@ -94,19 +96,20 @@ pub(super) struct Decoder {
 impl Decoder {
     /// A decoder that prefers the marks of these subscriptions where a Workflow has too many.
     pub(super) fn new(in_use: SubscriptionsInUse, limits: LimitHits) -> Self {
-        Self { names: Arc::default(), in_use, limits }
+        Self { interner: Arc::default(), in_use, limits }
     }
 
     /// Returns the record of a Workflow.
     pub(super) fn record(&self, object: Object) -> Result<Workflow, Malformed> {
-        let Metadata { namespace, name, uid, generate_name, labels, annotations, .. } = object.metadata;
+        let Metadata { namespace, name, uid, generate_name, resource_version, labels, annotations, .. } =
+            object.metadata;
         let Some(uid) = Uid::parse(&uid) else { return Err(Malformed::Uid { namespace, name, uid }) };
         let phase = Phase::from_labels(labels.phase.as_deref(), labels.completed.as_deref());
         let is_final = matches!(phase, Phase::Succeeded | Phase::Failed);
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let marks = self.marks(&namespace, uid, annotations.marks.into_iter().chain(labels.marks), &mut names);
+        let mut interner = self.interner.lock().unwrap_or_else(PoisonError::into_inner);
+        let marks = self.marks(&namespace, uid, annotations.marks.into_iter().chain(labels.marks), &mut interner);
         Ok(Workflow {
-            namespace: names.intern(&namespace),
+            namespace: interner.string(&namespace),
             name: name.into(),
             uid,
             created: object.metadata.creation_timestamp.0,
@@ -115,36 +118,35 @@ impl Decoder {
             phase,
             resubmitted: labels.resubmitted,
             events_published: labels.events_published,
-            pipeline: self.pipeline(&annotations.pipeline, &generate_name, &mut names),
+            pipeline: self.pipeline(&annotations.pipeline, &generate_name, &mut interner),
             run_id: labels.run_id.as_deref().map(RunId::new),
             trace_id: annotations.trace_id.map(Box::new),
-            resource_version: object
-                .metadata
-                .resource_version
-                .filter(|_| stale_marks(phase, &marks).next().is_some())
-                .map(Into::into),
-            marks,
+            marks: match resource_version.filter(|_| stale_marks(phase, &marks).next().is_some()) {
+                Some(version) => Marks::from(marks).at_version(&version),
+                None => interner.marks(marks),
+            },
         })
     }
 
-    /// Frees the names that no record contains any more.
+    /// Frees the shared values that no record contains any more.
     pub(super) fn shrink(&self) {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).shrink();
+        self.interner.lock().unwrap_or_else(PoisonError::into_inner).shrink();
     }
 
-    fn pipeline(&self, spec: &SpecName, generate_name: &str, names: &mut Names) -> PipelineName {
+    fn pipeline(&self, spec: &SpecName, generate_name: &str, interner: &mut Interner) -> Arc<PipelineName> {
         let generated = generate_name.strip_suffix('-').unwrap_or(generate_name);
-        match (spec, generated) {
-            (SpecName::Name(name), _) => PipelineName::Spec(names.intern(name)),
+        let name = match (spec, generated) {
+            (SpecName::Name(name), _) => PipelineName::Spec(interner.string(name)),
             (SpecName::None, "") => PipelineName::Unknown,
             (SpecName::None, generated) if generated.len() <= MAX_PIPELINE_NAME => {
-                PipelineName::Generated(names.intern(generated))
+                PipelineName::Generated(interner.string(generated))
             }
             (SpecName::None | SpecName::TooLong, _) => {
                 self.limits.hit(Limit::PipelineName);
                 PipelineName::TooLong
             }
-        }
+        };
+        interner.pipeline(name)
     }
 
     /// Returns the marks of this Workflow, from annotations and labels: at most [`MAX_MARKS`] of them.
@@ -153,8 +155,8 @@ impl Decoder {
         namespace: &str,
         uid: Uid,
         found: impl Iterator<Item = FoundMark>,
-        names: &mut Names,
-    ) -> Box<[Mark]> {
+        interner: &mut Interner,
+    ) -> Vec<Mark> {
         let own = found.filter(|mark| mark.uid == uid).map(|mark| (mark.subscription, mark.outcome));
         let mut own: Vec<(String, RunOutcome)> = own.collect();
         own.sort_unstable();
@@ -167,14 +169,10 @@ impl Decoder {
             own.sort_unstable();
         }
         let mark = |(name, outcome): (String, RunOutcome)| Mark {
-            subscription: SubscriptionName::from_annotation(names.intern(&name)),
+            subscription: SubscriptionName::from_annotation(interner.string(&name)),
             outcome,
         };
-        // An allocation of its own: `collect` would shrink that of `own`, and leave a hole of 112 bytes behind each record,
-        // for which the allocator has no use.
-        let mut marks = Vec::with_capacity(own.len());
-        marks.extend(own.into_iter().map(mark));
-        marks.into_boxed_slice()
+        own.into_iter().map(mark).collect()
     }
 }
 

@@ -105,7 +105,7 @@ impl Lookup {
             // They are all part of the payload.
             return Err(LookupError::TooLarge);
         }
-        let pipeline = match run.pipeline {
+        let pipeline = match *run.pipeline {
             PipelineName::Unknown if !models.is_empty() => self.pipeline(run, run_id).await?,
             _ => None,
         };
@@ -141,7 +141,7 @@ impl Lookup {
         match (is_known, is_own, foreign) {
             (false, ..) => Err(LookupError::NoContext),
             (true, _, Some(namespace)) => Err(LookupError::ForeignContext { namespace }),
-            (true, true, None) if run.pipeline == PipelineName::Unknown => self.pipeline(run, run_id).await,
+            (true, true, None) if *run.pipeline == PipelineName::Unknown => self.pipeline(run, run_id).await,
             _ => Ok(None),
         }
     }

@@ -9,7 +9,7 @@ use prost::Message;
 use tonic::{
     Code, Response, Status,
     client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder},
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
     transport::{Channel, Endpoint, Uri},
 };
 use tonic_prost::ProstEncoder;
@@ -24,6 +24,10 @@ use super::{
     streamed,
 };
 use crate::telemetry::{Limit, LimitHits, Traces, trace::TARGET};
+
+/// The initial buffers of a request and of its answer. tonic's default is 8 KiB for each, and a thousand lookups at once have
+/// several calls each: requests have less than this, and a buffer grows to the length of its answer, which comes first.
+const BUFFER: usize = 256;
 
 /// A client of a gRPC service. Cheap to clone; all clones share one connection and the same budgets.
 #[derive(Clone, Debug)]
@@ -229,7 +233,7 @@ impl<R: Message + 'static> Codec for RawCodec<R> {
     type Decoder = RawDecoder;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::default()
+        ProstEncoder::new(BufferSettings::new(BUFFER, BUFFER))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
@@ -247,5 +251,9 @@ impl Decoder for RawDecoder {
     fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         // Without a copy.
         Ok(Some(message.copy_to_bytes(message.remaining())))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER, BUFFER)
     }
 }

@@ -230,7 +230,7 @@ impl Lookup {
         let ids = candidates.ids();
         reader.keep(ids.len() * size_of::<i64>())?;
         let pipeline = async {
-            if matches!(run.pipeline, PipelineName::Spec(_)) {
+            if matches!(*run.pipeline, PipelineName::Spec(_)) {
                 return Ok(None);
             }
             pipeline_name(reader, run, context, Some(latest), &mut contexts).await

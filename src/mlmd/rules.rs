@@ -81,7 +81,7 @@ pub(super) fn run_contexts(run: &Workflow) -> Vec<(RunFlavor, String)> {
     let tfx = (RunFlavor::Tfx, run.name.to_string());
     let kfp_v1 = (RunFlavor::KfpV1, run.name.to_string());
     let kfp_v2 = run.run_id.as_ref().map(|id| (RunFlavor::KfpV2, id.to_string())).filter(|(_, name)| !name.is_empty());
-    match run.pipeline {
+    match *run.pipeline {
         PipelineName::Spec(_) | PipelineName::TooLong => {
             [Some(tfx), kfp_v2, Some(kfp_v1)].into_iter().flatten().collect()
         }

@@ -129,7 +129,7 @@ pub fn pipeline_name<'a>(workflow: &'a Workflow, found: &'a RunModels) -> Option
 
 /// The shared copy of the name that [`pipeline_name`] returns.
 pub fn shared_pipeline_name<'a>(workflow: &'a Workflow, found: &'a RunModels) -> Option<&'a Arc<str>> {
-    let name = match (&workflow.pipeline, &found.pipeline) {
+    let name = match (&*workflow.pipeline, &found.pipeline) {
         (PipelineName::TooLong, _) | (PipelineName::Unknown, None) => return None,
         (PipelineName::Spec(name), _) | (_, Some(name)) | (PipelineName::Generated(name), None) => name,
     };

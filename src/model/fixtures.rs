@@ -1,6 +1,6 @@
 //! Builders for tests.
 
-use super::{Artifact, ArtifactId, Phase, PipelineName, Workflow};
+use super::{Artifact, ArtifactId, Marks, Phase, PipelineName, Workflow};
 
 /// The id of a model in ML Metadata.
 #[track_caller]
@@ -22,10 +22,9 @@ pub(crate) fn succeeded(pipeline: PipelineName) -> Workflow {
         phase: Phase::Succeeded,
         resubmitted: false,
         events_published: false,
-        pipeline,
+        pipeline: pipeline.into(),
         run_id: None,
         trace_id: None,
-        marks: Box::default(),
-        resource_version: None,
+        marks: Marks::default(),
     }
 }

@@ -38,29 +38,6 @@ impl fmt::Debug for Uid {
     }
 }
 
-/// The `resourceVersion` of an object, an opaque text. Few records have one, so that it is kept behind a pointer.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ResourceVersion(Box<str>);
-
-impl ResourceVersion {
-    /// The text, as Kubernetes wrote it.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<&str> for Box<ResourceVersion> {
-    fn from(text: &str) -> Self {
-        Self::new(ResourceVersion(text.into()))
-    }
-}
-
-impl From<String> for Box<ResourceVersion> {
-    fn from(text: String) -> Self {
-        Self::new(ResourceVersion(text.into()))
-    }
-}
-
 /// Kubeflow's id of a run: nearly always a UUID, which is stored without an allocation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RunId {

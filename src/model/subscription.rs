@@ -240,7 +240,7 @@ impl Subscription {
     /// The name that `pipelines` is to be matched with, if the Workflow itself contains it for certain. Otherwise only a
     /// lookup reveals it. A failed run is looked up only if it contains no name at all.
     pub fn certain_pipeline(workflow: &Workflow) -> Option<&Arc<str>> {
-        match (&workflow.pipeline, workflow.outcome()) {
+        match (&*workflow.pipeline, workflow.outcome()) {
             (PipelineName::Spec(name), _) | (PipelineName::Generated(name), Some(RunOutcome::Failed)) => Some(name),
             (PipelineName::Generated(_) | PipelineName::Unknown | PipelineName::TooLong, _) => None,
         }

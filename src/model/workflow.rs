@@ -1,8 +1,8 @@
 //! The record of a Workflow, and the rules that read it.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
-use super::{ResourceVersion, RunId, SubscriptionName, TraceId, Uid};
+use super::{Mark, Marks, RunId, SubscriptionName, TraceId, Uid, mark::stale_marks};
 
 /// Label in which Argo's workflow controller copies `status.phase`.
 pub const PHASE_LABEL: &str = "workflows.argoproj.io/phase";
@@ -27,8 +27,6 @@ pub const MAX_MARKS: usize = 32;
 /// Maximum length of a pipeline's name in bytes. A tenant chooses it, and it is kept for every record; Kubeflow's own
 /// limit is 128 characters.
 pub const MAX_PIPELINE_NAME: usize = 512;
-/// Number of interned strings from which on unused ones are looked for.
-const MIN_SHRINK: usize = 1024;
 
 /// The phase of a Workflow, as its labels show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,7 +75,7 @@ impl RunOutcome {
 }
 
 /// The pipeline's name as the Workflow contains it; never empty.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum PipelineName {
     /// KFP v1: the name in the annotation [`PIPELINE_SPEC_ANNOTATION`]. Certain.
     Spec(Arc<str>),
@@ -95,41 +93,6 @@ impl PipelineName {
         match self {
             Self::Spec(name) | Self::Generated(name) => Some(name),
             Self::Unknown | Self::TooLong => None,
-        }
-    }
-}
-
-/// An annotation or label that records a delivery: `published.pipelines.kubeflow.org/<subscription>: <UID>`, with the
-/// suffix `.failed` if the event was that of a failed run. Values with another UID are not kept: `argo resubmit` copies
-/// annotations, so a copy has marks that do not count.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Mark {
-    /// The subscription that received the event.
-    pub subscription: SubscriptionName,
-    /// The outcome that the event reported.
-    pub outcome: RunOutcome,
-}
-
-impl Mark {
-    /// Parses a mark's value: the UID of the Workflow whose delivery it records, and the outcome.
-    pub fn parse(value: &str) -> Option<(Uid, RunOutcome)> {
-        let (text, outcome) = match value.strip_suffix(FAILED_SUFFIX) {
-            Some(text) => (text, RunOutcome::Failed),
-            None => (value, RunOutcome::Succeeded),
-        };
-        Some((Uid::parse(text)?, outcome))
-    }
-
-    /// Parses a mark's value. Returns `None` if it does not record a delivery of the Workflow with this UID.
-    pub fn parse_value(value: &str, uid: Uid) -> Option<RunOutcome> {
-        Self::parse(value).filter(|(marked, _)| *marked == uid).map(|(_, outcome)| outcome)
-    }
-
-    /// The value of a mark on the Workflow with this UID.
-    pub fn value(uid: Uid, outcome: RunOutcome) -> String {
-        match outcome {
-            RunOutcome::Succeeded => uid.to_string(),
-            RunOutcome::Failed => format!("{uid}{FAILED_SUFFIX}"),
         }
     }
 }
@@ -154,16 +117,14 @@ pub struct Workflow {
     pub resubmitted: bool,
     /// True if the label [`EVENTS_PUBLISHED_LABEL`] is `true`.
     pub events_published: bool,
-    /// The pipeline's name, as far as the Workflow contains it.
-    pub pipeline: PipelineName,
+    /// The pipeline's name, as far as the Workflow contains it, shared by all records of the pipeline.
+    pub pipeline: Arc<PipelineName>,
     /// Kubeflow's run id, from the label [`RUN_ID_LABEL`].
     pub run_id: Option<RunId>,
     /// Argo's trace id, if Argo traces. A pointer, since most records have none.
     pub trace_id: Option<Box<TraceId>>,
-    /// Deliveries, ordered by the subscriptions' names.
-    pub marks: Box<[Mark]>,
-    /// The `resourceVersion`, kept only where marks must be removed (see [`Workflow::is_restarted`]).
-    pub resource_version: Option<Box<ResourceVersion>>,
+    /// Deliveries.
+    pub marks: Marks,
 }
 
 impl Workflow {
@@ -205,55 +166,9 @@ impl Workflow {
     }
 }
 
-/// The rule of [`Workflow::stale_marks`], for code that builds a record. A running run has left every outcome, a failed
-/// one its success. After a failure that was delivered, success needs no removal: its mark replaces the other.
-pub fn stale_marks(phase: Phase, marks: &[Mark]) -> impl Iterator<Item = &Mark> {
-    marks.iter().filter(move |mark| match phase {
-        Phase::Active => true,
-        Phase::Failed => mark.outcome == RunOutcome::Succeeded,
-        Phase::Succeeded | Phase::Unknown => false,
-    })
-}
-
-/// Interned strings of many records: namespaces, pipelines, subscriptions. Strings without a record are dropped when as
-/// many new ones have come as were kept last time, so deleted Workflows leave nothing behind.
-#[derive(Debug, Default)]
-pub struct Names {
-    strings: HashSet<Arc<str>>,
-    kept: usize,
-}
-
-impl Names {
-    /// Returns the shared copy of `text`.
-    pub fn intern(&mut self, text: &str) -> Arc<str> {
-        if let Some(shared) = self.strings.get(text) {
-            return shared.clone();
-        }
-        if self.strings.len() >= (2 * self.kept).max(MIN_SHRINK) {
-            self.shrink();
-        }
-        let shared: Arc<str> = text.into();
-        self.strings.insert(shared.clone());
-        shared
-    }
-
-    /// Drops the strings without another reference.
-    pub fn shrink(&mut self) {
-        self.strings.retain(|shared| Arc::strong_count(shared) > 1);
-        self.strings.shrink_to_fit();
-        self.kept = self.strings.len();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const UID: &str = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d";
-
-    fn mark(name: &str, outcome: RunOutcome) -> Mark {
-        Mark { subscription: SubscriptionName::new(name).unwrap(), outcome }
-    }
 
     #[test]
     fn only_a_completed_run_has_an_outcome() {
@@ -278,69 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_marks_value_names_the_workflow_and_the_outcome() {
-        let uid = Uid::parse(UID).unwrap();
-        for outcome in [RunOutcome::Succeeded, RunOutcome::Failed] {
-            assert_eq!(Mark::parse_value(&Mark::value(uid, outcome), uid), Some(outcome));
-        }
-        assert_eq!(Mark::value(uid, RunOutcome::Failed), format!("{UID}.failed"));
-        for value in ["", ".failed", "true", &format!("{UID}.succeeded"), "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4e"] {
-            assert_eq!(Mark::parse_value(value, uid), None, "{value:?}");
-        }
-    }
-
-    #[test]
-    fn a_mark_is_stale_once_the_run_has_left_its_outcome() {
-        use RunOutcome::{Failed, Succeeded};
-        for (phase, outcome, expected) in [
-            (Phase::Active, Succeeded, true),
-            (Phase::Active, Failed, true),
-            (Phase::Failed, Succeeded, true),
-            (Phase::Failed, Failed, false),
-            (Phase::Succeeded, Succeeded, false),
-            (Phase::Succeeded, Failed, false),
-            (Phase::Unknown, Succeeded, false),
-            (Phase::Unknown, Failed, false),
-        ] {
-            let stale = stale_marks(phase, &[mark("a", outcome)]).count();
-            assert_eq!(stale == 1, expected, "{phase:?} with {outcome:?}");
-        }
-    }
-
-    #[test]
-    fn a_mark_counts_for_its_own_outcome() {
-        let mut run = crate::model::fixtures::succeeded(PipelineName::Unknown);
-        run.marks = [mark("a", RunOutcome::Succeeded), mark("b", RunOutcome::Failed)].into();
-        let is_marked = |run: &Workflow, name| run.is_marked_for(&SubscriptionName::new(name).unwrap());
-        assert!(is_marked(&run, "a") && !is_marked(&run, "b"));
-        run.phase = Phase::Failed;
-        assert!(!is_marked(&run, "a") && is_marked(&run, "b"));
-    }
-
-    #[test]
-    fn equal_names_are_shared_and_unused_ones_dropped() {
-        let mut names = Names::default();
-        let (team, again, other) = (names.intern("team"), names.intern("team"), names.intern("other"));
-        assert!(Arc::ptr_eq(&team, &again) && !Arc::ptr_eq(&team, &other));
-        drop(other);
-        names.shrink();
-        assert_eq!(names.strings.len(), 1);
-        assert!(Arc::ptr_eq(&team, &names.intern("team")));
-    }
-
-    #[test]
-    fn names_of_deleted_workflows_do_not_accumulate() {
-        let mut names = Names::default();
-        let kept: Vec<_> = (0..100).map(|i| names.intern(&format!("kept {i}"))).collect();
-        for i in 0..100_000 {
-            names.intern(&format!("pipeline {i}"));
-        }
-        assert!(names.strings.len() <= 2 * MIN_SHRINK, "{}", names.strings.len());
-        assert!(Arc::ptr_eq(&kept[7], &names.intern("kept 7")));
-    }
-
-    #[test]
     fn a_record_fits_its_budget() {
-        assert!(size_of::<Workflow>() <= 152, "{} bytes", size_of::<Workflow>());
+        assert!(size_of::<Workflow>() <= 120, "{} bytes", size_of::<Workflow>());
     }
 }

@@ -2,7 +2,7 @@
 
 use model_update_eventsource::{
     eventsource::config,
-    model::{Artifact, IncludeField, Phase, PipelineName, RunId, RunModels, Workflow, event::payload},
+    model::{Artifact, IncludeField, Marks, Phase, PipelineName, RunId, RunModels, Workflow, event::payload},
 };
 use regex::Regex;
 use serde_json::{Value, json};
@@ -151,11 +151,10 @@ fn workflow(phase: Phase) -> Workflow {
         phase,
         resubmitted: false,
         events_published: false,
-        pipeline: PipelineName::Spec("penguin-pipeline".into()),
+        pipeline: PipelineName::Spec("penguin-pipeline".into()).into(),
         run_id: Some(RunId::new("6c0a0f4e-5f0a-4a8b-9f2e-0d8f3b1f2a3c")),
         trace_id: None,
-        marks: Box::default(),
-        resource_version: None,
+        marks: Marks::default(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use model_update_eventsource::{
     delivery::{ArtifactLookup, LookupError},
     mlmd::{LookupMetrics, Mlmd, Options},
-    model::{ArtifactTypes, Phase, PipelineName, RunId, RunModels, Workflow, event},
+    model::{ArtifactTypes, Marks, Phase, PipelineName, RunId, RunModels, Workflow, event},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use test_support::{
@@ -87,11 +87,10 @@ fn workflow(name: &str, pipeline: PipelineName, run_id: &str) -> Workflow {
         phase: Phase::Succeeded,
         resubmitted: false,
         events_published: false,
-        pipeline,
+        pipeline: pipeline.into(),
         run_id: Some(RunId::new(run_id)),
         trace_id: None,
-        marks: Box::default(),
-        resource_version: None,
+        marks: Marks::default(),
     }
 }
 

@@ -197,7 +197,7 @@ fn structure() -> Vec<Case> {
 
 /// Lets the run fail.
 fn fail(case: &mut Case, expected: Expected) {
-    (case.workflow.phase, case.workflow.pipeline) = (Phase::Failed, PipelineName::Unknown);
+    (case.workflow.phase, case.workflow.pipeline) = (Phase::Failed, PipelineName::Unknown.into());
     case.expected = expected;
 }
 
@@ -216,7 +216,7 @@ fn runs() -> Vec<Case> {
     );
     copy.workflow.resubmitted = true;
     let mut recurring = case("a recurring run", vec![push("gs://1")], &[("taxi:taxi-x7k2p:push:model:0", "gs://1")]);
-    recurring.workflow.pipeline = PipelineName::Unknown;
+    recurring.workflow.pipeline = PipelineName::Unknown.into();
     let mut failed = case(
         "a failed run",
         vec![KfpTask::new("train").output(KfpArtifact::new("system.Artifact", "executor-logs", "gs://log"))],

@@ -41,7 +41,8 @@ async fn an_error_of_a_call_fails_only_that_lookup() {
     }
     env.server.set_fault("ListTasks", None);
     env.server.set_fault("GetRun", Some(KfpFault::Status(Code::Unavailable)));
-    let recurring = Workflow { pipeline: model_update_eventsource::model::PipelineName::Unknown, ..generated("a") };
+    let recurring =
+        Workflow { pipeline: model_update_eventsource::model::PipelineName::Unknown.into(), ..generated("a") };
     assert_eq!(code(find(&env.kfp, &recurring).await), "unavailable");
     env.server.set_fault("GetRun", None);
     assert_eq!(find(&env.kfp, &recurring).await.expect("models").pipeline.as_deref(), Some("taxi"));

@@ -16,7 +16,7 @@ use model_update_eventsource::{
     delivery::ArtifactLookup,
     kfp::{Kfp, LookupMetrics, Options},
     mlmd::{self, Mlmd},
-    model::{Phase, PipelineName, RunId, Workflow, event},
+    model::{Marks, Phase, PipelineName, RunId, Workflow, event},
 };
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
@@ -39,11 +39,10 @@ fn workflow(pipeline: PipelineName, run_id: &str) -> Workflow {
         phase: Phase::Succeeded,
         resubmitted: false,
         events_published: false,
-        pipeline,
+        pipeline: pipeline.into(),
         run_id: Some(RunId::new(run_id)),
         trace_id: None,
-        marks: Box::default(),
-        resource_version: None,
+        marks: Marks::default(),
     }
 }
 

@@ -263,9 +263,8 @@ async fn a_restarted_run_is_delivered_again() {
     let handoff = event(&mut stream).await;
     stream.acks.acknowledged(handoff.sequence);
     harness.patched(1).await;
-    let marks = harness.store.get("team", "one").unwrap().marks.clone();
-    let resource_version = Some("7".into());
-    harness.store.apply(Workflow { phase: crate::model::Phase::Active, marks, resource_version, ..run("one") });
+    let marks = harness.store.get("team", "one").unwrap().marks.at_version("7");
+    harness.store.apply(Workflow { phase: crate::model::Phase::Active, marks, ..run("one") });
     harness.patched(2).await;
     harness.store.apply(run("one"));
     event(&mut stream).await;

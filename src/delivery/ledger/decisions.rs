@@ -220,7 +220,7 @@ impl Ledger {
     fn request(&mut self, id: StreamId, workflow: &Arc<Workflow>, now: Now) -> Option<LookupId> {
         let uid = workflow.uid;
         let stream = self.registry.stream(id);
-        if workflow.outcome() == Some(RunOutcome::Failed) && workflow.pipeline != PipelineName::Unknown {
+        if workflow.outcome() == Some(RunOutcome::Failed) && *workflow.pipeline != PipelineName::Unknown {
             self.run_ready(id, workflow, &mut FoundModels::new(Arc::default()), now);
             self.dirty.insert(id);
             self.queue_if_demanding(id);

@@ -98,13 +98,12 @@ impl Marks {
 
     /// Removes the marks of outcomes that a restarted run has left, and adds none of those.
     pub(super) fn remove_stale(&mut self, workflow: &Workflow, timers: &mut Timers) {
-        let Some(version) = &workflow.resource_version else { return };
-        let resource_version = version.as_str().into();
+        let Some(resource_version) = workflow.marks.resource_version() else { return };
         let subscriptions: BTreeSet<_> = workflow.stale_marks().map(|mark| mark.subscription.clone()).collect();
         let subscriptions = subscriptions.into_iter().collect();
         self.change_of(workflow, timers, |pending| {
             pending.set.retain(|_, outcome| Some(*outcome) == workflow.outcome());
-            pending.remove = Some(MarkChange::Remove { subscriptions, resource_version });
+            pending.remove = Some(MarkChange::Remove { subscriptions, resource_version: resource_version.into() });
         });
     }
 

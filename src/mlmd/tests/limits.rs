@@ -189,6 +189,6 @@ async fn lookups_that_keep_much_are_refused_until_others_have_ended() {
     for run in &runs {
         assert_eq!(env.ids(run).await, [5]);
     }
-    let small = Workflow { pipeline: PipelineName::Unknown, ..compiled() };
+    let small = Workflow { pipeline: PipelineName::Unknown.into(), ..compiled() };
     assert_eq!(env.ids(&small).await, [5]);
 }

@@ -143,7 +143,7 @@ fn a_failed_run_has_a_status_and_no_models() {
         text(&failed(), &pushed, &[]).contains(r#""servingModelArtifacts":[],"#),
         "what it pushed before it failed"
     );
-    let unnamed = Workflow { pipeline: PipelineName::Unknown, ..failed() };
+    let unnamed = Workflow { pipeline: PipelineName::Unknown.into(), ..failed() };
     let refused = payload(&unnamed, &RunModels::default(), Include::default(), None);
     assert_eq!(refused, Err(SkipReason::NoPipelineName));
 }

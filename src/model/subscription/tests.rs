@@ -143,7 +143,7 @@ fn a_run_is_too_old_above_the_maximum_age() {
 #[test]
 fn only_its_own_mark_is_a_delivery() {
     let mark = |name| Mark { subscription: SubscriptionName::new(name).unwrap(), outcome: RunOutcome::Succeeded };
-    let with = |marks: &[Mark]| Workflow { marks: marks.into(), ..workflow(PipelineName::Unknown) };
+    let with = |marks: &[Mark]| Workflow { marks: marks.to_vec().into(), ..workflow(PipelineName::Unknown) };
     assert!(subscription().is_delivered(&with(&[mark("mine")]), false));
     assert!(!subscription().is_delivered(&with(&[mark("other")]), false));
 }
@@ -159,7 +159,7 @@ fn the_label_events_published_counts_only_if_configured() {
 #[test]
 fn a_scoped_subscription_honors_the_marks_of_its_plain_name() {
     let mark = |name: &str| Mark { subscription: SubscriptionName(name.into()), outcome: RunOutcome::Succeeded };
-    let with = |marks: &[Mark]| Workflow { marks: marks.into(), ..workflow(PipelineName::Unknown) };
+    let with = |marks: &[Mark]| Workflow { marks: marks.to_vec().into(), ..workflow(PipelineName::Unknown) };
     let scoped = subscription().scoped("team-a");
     assert_eq!(scoped.name.as_str(), "mine.team-a");
     assert!(scoped.is_delivered(&with(&[mark("mine.team-a")]), false));

@@ -162,7 +162,7 @@ pub fn before_lookup(
 
 /// Returns whether the decision about a run needs the models that it produced. The event of a failed run does not.
 pub fn needs_lookup(run: &Workflow) -> bool {
-    run.outcome() != Some(RunOutcome::Failed) || run.pipeline == PipelineName::Unknown
+    run.outcome() != Some(RunOutcome::Failed) || *run.pipeline == PipelineName::Unknown
 }
 
 /// Returns the decision about a run that [`before_lookup`] left open, given its models. `newer` is the newest delivered run

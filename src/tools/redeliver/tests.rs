@@ -44,7 +44,8 @@ fn only_the_delivery_of_the_present_outcome_is_repeated() {
     let mut failed = found("run", &["deployer"]);
     failed.workflow.phase = Phase::Failed;
     assert_eq!(step(failed.clone(), &deployer(), Wish::Redeliver), Err(LeftOut::NotSucceeded));
-    failed.workflow.marks[0].outcome = RunOutcome::Failed;
+    let delivered = |mark: &Mark| Mark { outcome: RunOutcome::Failed, ..mark.clone() };
+    failed.workflow.marks = failed.workflow.marks.iter().map(delivered).collect();
     assert_eq!(step(failed.clone(), &deployer(), Wish::Redeliver).map(|step| step.events), Ok(1));
     assert_eq!(step(failed, &deployer(), Wish::Skip), Err(LeftOut::NotSucceeded));
     let mut running = found("run", &["deployer"]);
@@ -77,9 +78,9 @@ fn a_window_selects_by_end_and_pipeline() {
         found
     };
     let mut other = ended_at("other", 2_000);
-    other.workflow.pipeline = PipelineName::Spec("iris".into());
+    other.workflow.pipeline = PipelineName::Spec("iris".into()).into();
     let mut recurring = ended_at("recurring", 2_000);
-    recurring.workflow.pipeline = PipelineName::Unknown;
+    recurring.workflow.pipeline = PipelineName::Unknown.into();
     let mut failed = ended_at("failed", 2_000);
     failed.workflow.phase = Phase::Failed;
     let mut unmarked = ended_at("unmarked", 2_000);

@@ -207,7 +207,7 @@ fn a_restarted_run_is_delivered_again_at_its_next_success() {
     harness.write_marks();
     harness.change("one", |workflow| {
         workflow.phase = Phase::Active;
-        workflow.resource_version = Some("5".into());
+        workflow.marks = workflow.marks.at_version("5");
     });
     harness.write_marks();
     harness.change("one", |workflow| workflow.phase = Phase::Succeeded);
@@ -282,9 +282,9 @@ fn runs_of_filtered_pipelines_are_not_sent() {
     let mut harness = Harness::new();
     let only_penguins = PipelineFilter::matching(["penguin*"]).unwrap();
     let stream = harness.attach(Subscription { pipelines: only_penguins, ..subscription("a") });
-    harness.apply(Workflow { pipeline: PipelineName::Spec("iris".into()), ..run("iris") });
+    harness.apply(Workflow { pipeline: PipelineName::Spec("iris".into()).into(), ..run("iris") });
     assert!(harness.lookups.is_empty());
-    harness.apply(Workflow { pipeline: PipelineName::Unknown, ..run("unknown") });
+    harness.apply(Workflow { pipeline: PipelineName::Unknown.into(), ..run("unknown") });
     let models = RunModels { pipeline: Some("iris".into()), ..RunModels::clone(&model().unwrap()) };
     harness.answer("unknown", Ok(models.into()));
     harness.change("unknown", |workflow| workflow.events_published = true);
@@ -408,7 +408,7 @@ fn an_event_too_large_for_the_bus_is_skipped_and_reported_once() {
 fn a_run_without_a_pipeline_name_is_skipped_and_reported_once() {
     let mut harness = Harness::new();
     let stream = harness.attach(subscription("a"));
-    harness.apply(Workflow { pipeline: PipelineName::Unknown, ..run("one") });
+    harness.apply(Workflow { pipeline: PipelineName::Unknown.into(), ..run("one") });
     harness.answer("one", model());
     harness.change("one", |workflow| workflow.events_published = true);
     assert_eq!(harness.reported(|report| is_skipped(report, SkipReason::NoPipelineName)), 1);

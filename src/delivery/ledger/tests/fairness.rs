@@ -161,7 +161,7 @@ fn a_starving_run_is_probed_without_another_input() {
     let stream = harness.attach(Subscription { latest_only: true, ..subscription("a") });
     harness.answer_all(&model());
     for (name, finished) in [("waiting", 1), ("in flight", 2)] {
-        let pipeline = PipelineName::Spec("iris".into());
+        let pipeline = PipelineName::Spec("iris".into()).into();
         harness.apply(Workflow { finished, pipeline, ..run(name) });
     }
     harness.answer("waiting", model());

@@ -17,7 +17,7 @@ fn only(pattern: &str) -> PipelineFilter {
 }
 
 fn of_pipeline(name: &str, pipeline: &str) -> Workflow {
-    Workflow { pipeline: PipelineName::Spec(pipeline.into()), ..run(name) }
+    Workflow { pipeline: PipelineName::Spec(pipeline.into()).into(), ..run(name) }
 }
 
 fn named(pipeline: &str) -> Answer {
@@ -90,7 +90,7 @@ fn a_name_from_a_lookup_is_filtered_and_remembered() {
     let mut harness = Harness::new();
     let wanted = Subscription { pipelines: only("penguin"), ..subscription("a") };
     let stream = harness.attach(wanted.clone());
-    harness.apply(Workflow { pipeline: PipelineName::Generated("generated".into()), ..run("one") });
+    harness.apply(Workflow { pipeline: PipelineName::Generated("generated".into()).into(), ..run("one") });
     assert!(filtered(&harness).is_empty());
     harness.answer("one", named("iris"));
     assert_eq!(filtered(&harness), [("one".to_owned(), FilterReason::Pipelines)]);

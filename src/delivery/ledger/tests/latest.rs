@@ -19,7 +19,7 @@ fn ended(name: &str, seconds: i64) -> Workflow {
 
 /// The same, but only ML Metadata has the name of its pipeline.
 fn unnamed(name: &str, seconds: i64) -> Workflow {
-    Workflow { pipeline: PipelineName::Generated("generated".into()), ..ended(name, seconds) }
+    Workflow { pipeline: PipelineName::Generated("generated".into()).into(), ..ended(name, seconds) }
 }
 
 fn named(pipeline: &str) -> Answer {
@@ -52,7 +52,7 @@ fn after_a_pause_only_the_newest_run_of_each_pipeline_is_sent() {
     let mut harness = Harness::new();
     for n in 0..20 {
         harness.apply(ended(&format!("penguin-{n:02}"), n));
-        let pipeline = PipelineName::Spec("iris".into());
+        let pipeline = PipelineName::Spec("iris".into()).into();
         harness.apply(Workflow { pipeline, ..ended(&format!("iris-{n:02}"), n) });
     }
     let stream = attach(&mut harness);
@@ -168,7 +168,7 @@ fn a_run_waits_for_the_open_lookup_of_a_newer_one() {
 fn a_run_of_another_pipeline_is_not_waited_for() {
     let mut harness = Harness::new();
     harness.apply(ended("old", 1));
-    harness.apply(Workflow { pipeline: PipelineName::Spec("iris".into()), ..ended("iris", 2) });
+    harness.apply(Workflow { pipeline: PipelineName::Spec("iris".into()).into(), ..ended("iris", 2) });
     let stream = attach(&mut harness);
     harness.answer("old", model());
     assert_eq!(harness.events(stream), ["old"]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::harness::*;
 use crate::{
     delivery::{MarkChange, MarkError, Options, PatchLimits, StreamId, ledger::Report},
-    model::{Mark, Phase, Workflow, workflow::MAX_MARKS},
+    model::{Mark, Marks, Phase, Workflow, workflow::MAX_MARKS},
 };
 
 /// A harness in which these subscriptions have confirmed the run `one`, each on a stream of its own.
@@ -23,7 +23,7 @@ fn confirmed_by(subscriptions: &[&str]) -> (Harness, Vec<StreamId>) {
 fn restart(harness: &mut Harness, resource_version: &str) {
     harness.change("one", |workflow| {
         workflow.phase = Phase::Active;
-        workflow.resource_version = Some(resource_version.into());
+        workflow.marks = workflow.marks.at_version(resource_version);
     });
 }
 
@@ -265,8 +265,7 @@ fn a_mark_written_during_a_restart_is_removed_after_it() {
     let set = harness.patch();
     harness.change("one", |workflow| workflow.phase = Phase::Active);
     harness.change("one", |workflow| {
-        workflow.marks = [mark("a")].into();
-        workflow.resource_version = Some("9".into());
+        workflow.marks = Marks::from([mark("a")]).at_version("9");
     });
     harness.answer_patch(set, Ok(()));
     assert!(matches!(harness.patch().change, MarkChange::Remove { .. }));

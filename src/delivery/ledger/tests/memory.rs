@@ -114,7 +114,7 @@ fn a_deleted_run_without_an_event_is_not_reported_as_expired() {
     let only_iris = PipelineFilter::matching(["iris"]).unwrap();
     harness.attach(Subscription { pipelines: only_iris, ..subscription("filtered") });
     harness.attach(subscription("plain"));
-    let generated = crate::model::PipelineName::Generated("penguin".into());
+    let generated = crate::model::PipelineName::Generated("penguin".into()).into();
     harness.apply(Workflow { pipeline: generated, ..run("other pipeline") });
     harness.apply(run("no model"));
     harness.apply(run("too large"));

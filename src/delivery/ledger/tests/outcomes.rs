@@ -31,7 +31,7 @@ fn end_run(harness: &mut Harness, phase: Phase, streams: &[StreamId]) {
 fn restart(harness: &mut Harness) {
     harness.change("one", |workflow| {
         workflow.phase = Phase::Active;
-        workflow.resource_version = Some("7".into());
+        workflow.marks = workflow.marks.at_version("7");
     });
     harness.write_marks();
 }
@@ -41,7 +41,7 @@ fn a_failed_run_is_sent_without_a_lookup_to_those_who_want_it() {
     let mut harness = Harness::new();
     let (plain, wanting) = (harness.attach(subscription("plain")), harness.attach(with_failures("failures")));
     harness.apply(failed("spec"));
-    harness.apply(Workflow { pipeline: PipelineName::Generated("taxi".into()), ..failed("generated") });
+    harness.apply(Workflow { pipeline: PipelineName::Generated("taxi".into()).into(), ..failed("generated") });
     assert!(harness.lookups.is_empty());
     let payloads: Vec<_> = harness.handoffs.iter().map(|event| event.payload.clone()).collect();
     let expected = |name| format!(r#"{{"pipelineName":"{name}","servingModelArtifacts":[],"status":"failed"}}"#);
@@ -57,11 +57,11 @@ fn a_failed_run_is_sent_without_a_lookup_to_those_who_want_it() {
 fn only_the_name_of_a_failed_runs_pipeline_is_looked_up() {
     let mut harness = Harness::new();
     let stream = harness.attach(with_failures("a"));
-    harness.apply(Workflow { pipeline: PipelineName::Unknown, ..failed("recurring") });
+    harness.apply(Workflow { pipeline: PipelineName::Unknown.into(), ..failed("recurring") });
     harness.answer("recurring", Ok(RunModels { pipeline: Some("taxi".into()), ..RunModels::default() }.into()));
     assert!(harness.handoffs[0].payload.contains("\"pipelineName\":\"taxi\""), "{:?}", harness.handoffs);
     assert_eq!(harness.events(stream), ["recurring"]);
-    harness.apply(Workflow { pipeline: PipelineName::Unknown, ..failed("nameless") });
+    harness.apply(Workflow { pipeline: PipelineName::Unknown.into(), ..failed("nameless") });
     harness.answer("nameless", no_model());
     let reasons =
         harness.reported(|report| matches!(report, Report::Skipped { reason: SkipReason::NoPipelineName, .. }));
@@ -75,7 +75,7 @@ fn a_failed_run_follows_the_filter_for_pipelines() {
     let pipelines = crate::model::PipelineFilter::matching(["taxi"]).unwrap();
     let stream = harness.attach(Subscription { pipelines, ..with_failures("a") });
     harness.apply(failed("penguin"));
-    harness.apply(Workflow { pipeline: PipelineName::Generated("taxi".into()), ..failed("taxi") });
+    harness.apply(Workflow { pipeline: PipelineName::Generated("taxi".into()).into(), ..failed("taxi") });
     assert_eq!(harness.events(stream), ["taxi"]);
 }
 
@@ -200,7 +200,7 @@ fn an_unknown_phase_removes_no_mark_and_keeps_none() {
     assert!(harness.patches.is_empty());
     harness.change("one", |workflow| {
         workflow.phase = Phase::Active;
-        workflow.resource_version = Some("7".into());
+        workflow.marks = workflow.marks.at_version("7");
     });
     let patch = harness.patch();
     harness.answer_patch(patch, transient());

@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 use super::harness::*;
 use crate::{
     delivery::{MarkChange, MarkError, MarkPlace, Options, PatchLimits},
-    model::{Phase, Workflow},
+    model::{Marks, Phase, Workflow},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -103,8 +103,8 @@ fn removals_come_after_additions() {
     harness.acknowledge_runs("team", names("addition", 4));
     harness.wait(SECOND - Duration::from_millis(1));
     for n in 0..10 {
-        let restarted = Workflow { phase: Phase::Active, resource_version: Some("7".into()), ..run(&n.to_string()) };
-        harness.apply(Workflow { marks: [mark("a")].into(), ..restarted });
+        let marks = Marks::from([mark("a")]).at_version("7");
+        harness.apply(Workflow { phase: Phase::Active, marks, ..run(&n.to_string()) });
     }
     harness.wait(Duration::from_millis(1));
     let mut removals = Vec::new();
@@ -133,7 +133,7 @@ fn cancelled_patches_leave_the_queues_at_once() {
         harness.apply(Workflow { marks: [mark("a")].into(), ..run(&name) });
         harness.change(&name, |workflow| {
             workflow.phase = Phase::Active;
-            workflow.resource_version = Some("7".into());
+            workflow.marks = workflow.marks.at_version("7");
         });
         harness.change(&name, |workflow| workflow.phase = Phase::Succeeded);
     }
@@ -258,8 +258,8 @@ fn a_mark_without_room_in_either_place_is_parked() {
 #[test]
 fn a_removal_without_room_is_parked() {
     let mut harness = Harness::new();
-    let marks = [mark("a")].into();
-    harness.apply(Workflow { marks, phase: Phase::Active, resource_version: Some("7".into()), ..run("one") });
+    let marks = Marks::from([mark("a")]).at_version("7");
+    harness.apply(Workflow { marks, phase: Phase::Active, ..run("one") });
     let patch = harness.patch();
     harness.answer_patch(patch, Err(MarkError::NoRoom));
     assert!(harness.patches.is_empty());

@@ -192,7 +192,7 @@ fn a_corrected_run_is_looked_up_and_filtered_again() {
     harness.answer("one", no_model());
     harness.change("one", |workflow| workflow.resubmitted = true);
     harness.answer("one", no_model());
-    harness.change("one", |workflow| workflow.pipeline = PipelineName::Spec("iris".into()));
+    harness.change("one", |workflow| workflow.pipeline = PipelineName::Spec("iris".into()).into());
     harness.answer("one", model());
     assert_eq!([filtered, plain].map(|stream| harness.events(stream)), [["one"], ["one"]]);
 }

@@ -139,7 +139,7 @@ fn a_drain_closes_a_stream_marked_by_another_replica() {
     let patch = harness.patch();
     harness.answer_patch(patch, transient());
     assert!(harness.closed.is_empty());
-    harness.change("one", |run| run.marks = Box::new([mark("a")]));
+    harness.change("one", |run| run.marks = [mark("a")].into());
     assert_eq!(harness.closed, [stream]);
 }
 

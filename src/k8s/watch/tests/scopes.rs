@@ -68,3 +68,41 @@ async fn a_scope_that_fails_later_does_not_affect_another() {
     eventually(|| readiness.problems().is_empty()).await;
     assert!(b.is_up("b"));
 }
+
+/// Hundreds of namespaces are few attempts a second while the API server is away. Once it is back, one watch notices it
+/// at once, and the others follow.
+#[tokio::test(start_paused = true)]
+async fn watches_take_turns_after_an_outage() {
+    const WATCHES: usize = 200;
+    let (client, mut api) = fake_client();
+    let (selector, in_use) = ("pipeline/runid".to_owned(), SubscriptionsInUse::default());
+    let watches = Watches::new(client, selector, Arc::default(), Readiness::default(), in_use, LimitHits::default());
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..WATCHES {
+        tasks.spawn(watches.watch(scope(&format!("team-{number}"))).run());
+    }
+    for _ in 0..WATCHES {
+        api.next().await.reset();
+    }
+    let away = Instant::now();
+    let mut attempts = 0;
+    while away.elapsed() < Duration::from_secs(10) {
+        api.next().await.reset();
+        attempts += 1;
+    }
+    assert!((190..=201).contains(&attempts), "{attempts} in ten seconds");
+
+    let (back, mut first) = (Instant::now(), None);
+    let mut established = Vec::new();
+    while established.len() < WATCHES {
+        let request = api.next().await;
+        first.get_or_insert(back.elapsed());
+        if request.line().contains("watch=true") {
+            established.push(request.answer_watch());
+        } else {
+            request.answer_list(&[], None);
+        }
+    }
+    assert!(first <= Some(Duration::from_millis(51)), "{first:?}");
+    assert!(back.elapsed() < Duration::from_millis(1200), "{:?}", back.elapsed());
+}

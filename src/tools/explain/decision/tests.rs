@@ -71,7 +71,7 @@ fn every_run_has_a_state_a_reason_and_facts() {
     let other = decide(&run(), "pipelines: [\"iris-*\"]", &found());
     assert_decided(&other, Never, "filtered", "\"penguin\" matches none of the subscription's pipelines [\"iris-*\"]");
     assert_decided(&decide(&run(), "", &Ok(RunModels::default())), Never, "no_model", "");
-    let nameless = Workflow { pipeline: PipelineName::Unknown, ..run() };
+    let nameless = Workflow { pipeline: PipelineName::Unknown.into(), ..run() };
     assert_decided(&decide(&nameless, "", &found()), Never, "no_pipeline_name", &MAX_PIPELINE_NAME.to_string());
     let mut large = found().unwrap();
     large.models[0].uri = "x".repeat(MAX_PAYLOAD).into();
@@ -87,7 +87,7 @@ fn every_run_has_a_state_a_reason_and_facts() {
 /// The name that only ML Metadata has is compared after the lookup.
 #[test]
 fn the_name_from_the_lookup_is_filtered() {
-    let run = Workflow { pipeline: PipelineName::Generated("penguin".into()), ..run() };
+    let run = Workflow { pipeline: PipelineName::Generated("penguin".into()).into(), ..run() };
     let found = found().map(|found| RunModels { pipeline: Some("iris".into()), ..found });
     assert_decided(&decide(&run, "pipelines: [penguin]", &found), Status::Never, "filtered", "\"iris\"");
     assert_decided(&decide(&run, "pipelines: [iris]", &found), Status::Pending, "pending", "");
@@ -168,7 +168,7 @@ fn the_payload_is_that_of_the_server() {
         r#"{"pipelineName":"penguin","servingModelArtifacts":[{"name":"m","location":"gs://m"}],"traceparent":"00-"#;
     assert!(payload.starts_with(expected) && payload.contains("eventId"), "{payload}");
     assert!(!needs_lookup(&Workflow { phase: Phase::Failed, ..run() }));
-    assert!(needs_lookup(&Workflow { phase: Phase::Failed, pipeline: PipelineName::Unknown, ..run() }));
+    assert!(needs_lookup(&Workflow { phase: Phase::Failed, pipeline: PipelineName::Unknown.into(), ..run() }));
 }
 
 #[test]

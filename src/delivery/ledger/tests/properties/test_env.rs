@@ -222,14 +222,17 @@ impl TestEnv {
         let Some(object) = objects.get_mut(&run) else { return };
         let before = object.workflow.clone();
         change(&mut object.workflow);
-        object.workflow.resource_version = before.resource_version.clone();
-        if object.workflow == before && object.resource_version > 0 {
+        let unversioned = |workflow: &Workflow| Workflow { marks: workflow.marks.to_vec().into(), ..workflow.clone() };
+        object.workflow = unversioned(&object.workflow);
+        if object.workflow == unversioned(&before) && object.resource_version > 0 {
+            object.workflow = before;
             return;
         }
         self.last_version += 1;
         object.resource_version = self.last_version;
-        let restarted = object.workflow.is_restarted();
-        object.workflow.resource_version = restarted.then(|| self.last_version.to_string().into());
+        if object.workflow.is_restarted() {
+            object.workflow.marks = object.workflow.marks.at_version(&self.last_version.to_string());
+        }
         if is_watched {
             self.unseen.push_back(Unseen::Applied(object.workflow.clone()));
         }
