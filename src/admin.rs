@@ -59,7 +59,7 @@ use crate::{
     text::one_line,
 };
 
-/// The age of the delivery task's heartbeat at which the process counts as dead. The task beats every second, and none
+/// The age of the delivery task's heartbeat at which the process counts as dead. The task beats every five seconds, and none
 /// of its turns takes more than milliseconds.
 const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(30);
 /// The limit of a request's body, in bytes: a log level.
