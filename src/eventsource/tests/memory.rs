@@ -1,5 +1,4 @@
-//! The memory of a connected subscriber, in bytes that are allocated. They do not depend on the machine. The limit is what
-//! was measured and some room. A change that needs more raises it knowingly, with the reason in the commit.
+//! The memory of a connected subscriber, in allocated bytes, which do not depend on the machine.
 
 use allocation_counter::measure;
 use tokio::{
@@ -17,7 +16,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const END_STREAM: u8 = 1;
 
-/// Connects a subscriber, and returns it once the server has answered. What it allocates itself is a registered socket.
+/// Connects a subscriber, and returns it once the server has answered. The client itself allocates a registered socket.
 async fn subscribe(server: &mut TestServer, namespace: &str) -> (RawClient, FakeStream) {
     let mut client = RawClient::connect(server).await;
     let request =
@@ -35,7 +34,9 @@ async fn subscribe(server: &mut TestServer, namespace: &str) -> (RawClient, Fake
     }
 }
 
-/// Delivery has its own test. 28.7 KB are the three buffers of h2, of which an idle connection uses the first bytes.
+/// The state in delivery has a test of its own. 40,082 bytes were measured, of which 28.7 KB are the three buffers of
+/// h2: an idle connection uses their first bytes. The limit is about 10 % above that, so that other versions of
+/// compiler, h2, hyper and tonic pass. A change that needs more raises the limit, with the reason in the commit.
 #[test]
 fn an_idle_subscriber_takes_a_limited_number_of_bytes() {
     // Allocations are counted by thread.
@@ -49,5 +50,5 @@ fn an_idle_subscriber_takes_a_limited_number_of_bytes() {
         }
     });
     let each = memory.bytes_current / SUBSCRIBERS as i64;
-    assert!((30_000..=40_500).contains(&each), "each subscriber takes {each} B");
+    assert!((30_000..=44_000).contains(&each), "each subscriber takes {each} B");
 }

@@ -262,8 +262,9 @@ fn a_long_catch_up_frees_its_memory() {
     assert!(capacity <= 1024, "{capacity}");
 }
 
-/// The only stream of its namespace. Its bytes do not depend on the machine. A change that needs more raises the limit
-/// knowingly, with the reason in the commit.
+/// Each stream is the only one of its namespace. Its bytes do not depend on the machine: 2,380 were measured, and the
+/// limit is about 10 % above that, so that other versions of compiler and libraries pass. A change that needs more
+/// raises the limit, with the reason in the commit.
 #[test]
 fn an_idle_stream_takes_a_limited_number_of_bytes() {
     const STREAMS: usize = 1_000;
@@ -275,7 +276,7 @@ fn an_idle_stream_takes_a_limited_number_of_bytes() {
         harness.reports = Vec::new();
     });
     let each = memory.bytes_current / STREAMS as i64;
-    assert!((500..=2_500).contains(&each), "each stream takes {each} B");
+    assert!((500..=2_600).contains(&each), "each stream takes {each} B");
 }
 
 /// The first stream of each namespace stays, and so does a namespace with fewer runs.
