@@ -37,8 +37,8 @@ const LIMITS: &str = "Limits";
 
 /// Runs the server until SIGTERM or SIGINT
 ///
-/// Watches Workflows, looks up the models of succeeded runs in ML Metadata or Kubeflow's API, and sends an event to every subscriber of
-/// the run's namespace. Subscribers are generic EventSources of Argo Events.
+/// Watches Workflows, looks up the models of succeeded runs in ML Metadata or Kubeflow's API, and sends an event to
+/// every subscriber of the run's namespace. Subscribers are generic EventSources of Argo Events.
 ///
 /// The connection to the Kubernetes API is configured by KUBECONFIG, else by the Pod's service account. The server
 /// needs the verbs list, watch and patch on workflows.argoproj.io, and with --kubernetes-events also create on
@@ -84,16 +84,16 @@ pub(super) struct Serve {
 
     /// Status on the admin port: a page, and /statusz.json
     ///
-    /// Both name runs, subscriptions and their addresses. With --auth token, a reader needs the token of an account that may
-    /// subscribe.
+    /// Both name runs, subscriptions and their addresses. With --auth token, a reader needs the token of an account
+    /// that may subscribe.
     #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_STATUS_PAGE", value_name = "ON|OFF", value_enum,
         default_value_t = values::Switch::On)]
     status_page: values::Switch,
 
     /// Further host names of the status, such as that of an Ingress, separated by commas; may be repeated
     ///
-    /// Without --auth token, the status is for requests to an IP address, localhost, or the name of a Service, so that no web
-    /// site can read it in the browser of a person who reaches the port.
+    /// Without --auth token, the status is for requests to an IP address, localhost, or the name of a Service, so that
+    /// no web site can read it in the browser of a person who reaches the port.
     #[arg(long, help_heading = CONNECTIONS, env = "MODEL_UPDATE_STATUS_PAGE_HOST", value_name = "NAME,...", value_delimiter = ',')]
     status_page_host: Vec<HostName>,
 
@@ -121,8 +121,8 @@ pub(super) struct Serve {
 
     /// URL of Kubeflow's own gRPC API, or its HOST:PORT, such as ml-pipeline.kubeflow:8887 [default: it is not asked]
     ///
-    /// Kubeflow Pipelines 3 has no ML Metadata. While an installation may have runs of both kinds, --artifacts auto asks
-    /// this API first, and ML Metadata about runs that it does not know.
+    /// Kubeflow Pipelines 3 has no ML Metadata. While an installation may have runs of both kinds, --artifacts auto
+    /// asks this API first, and ML Metadata about runs that it does not know.
     #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_KFP_API", value_name = "URL", value_parser = values::kfp_api,
         required_if_eq("artifacts", "kfp"))]
     kfp_api: Option<String>,
@@ -131,9 +131,11 @@ pub(super) struct Serve {
     #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_KFP_CA", value_name = "FILE", requires = "kfp_api")]
     kfp_ca: Option<PathBuf>,
 
-    /// File with a token of the audience pipelines.kubeflow.org for --kfp-api; a changed file is read within ten seconds
+    /// File with a token of the audience pipelines.kubeflow.org for --kfp-api; a changed file is read within ten
+    /// seconds
     ///
-    /// Needed where Kubeflow serves several users. The token's account needs the verb get on runs.pipelines.kubeflow.org.
+    /// Needed where Kubeflow serves several users. The token's account needs the verb get on
+    /// runs.pipelines.kubeflow.org.
     #[arg(long, help_heading = SOURCES, env = "MODEL_UPDATE_KFP_TOKEN_FILE", value_name = "FILE", requires = "kfp_api")]
     kfp_token_file: Option<PathBuf>,
 
@@ -152,10 +154,12 @@ pub(super) struct Serve {
         default_value_t = Config::default().confirm_after.into())]
     confirm_after: humantime::Duration,
 
-    /// Age at which a stream ends, so that subscribers spread over the replicas after a roll-out [default: streams do not age]
+    /// Age at which a stream ends, so that subscribers spread over the replicas after a roll-out [default: streams do
+    /// not age]
     ///
-    /// For several replicas, hours: Argo Events is away for 5 s then. Only streams without anything open end, at most one in
-    /// a hundred at a time, and ages differ by a tenth; so no event is sent twice. With one replica it would only cost.
+    /// For several replicas, hours: Argo Events is away for 5 s then. Only streams without anything open end, at most
+    /// one in a hundred at a time, and ages differ by a tenth; so no event is sent twice. With one replica it would
+    /// only cost.
     #[arg(long, help_heading = DELIVERY, env = "MODEL_UPDATE_MAX_CONNECTION_AGE", value_name = "DURATION",
         value_parser = values::connection_age)]
     max_connection_age: Option<humantime::Duration>,
@@ -218,7 +222,7 @@ pub(super) struct Serve {
     #[arg(long, help_heading = ACCESS, env = "MODEL_UPDATE_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
-    /// Open streams of subscribers; each needs about 32 KiB of memory
+    /// Open streams of subscribers; each needs about 38 KiB of memory
     #[arg(long, env = "MODEL_UPDATE_MAX_STREAMS", value_name = "NUMBER", help_heading = LIMITS,
         default_value_t = default_limit(|limits| limits.streams))]
     max_streams: NonZeroUsize,

@@ -41,13 +41,13 @@ impl Default for Options {
 /// The limits of connections, streams and requests. `docs/limits.md` says what to do when one is hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open streams. A subscriber needs about 32 KiB, so the default needs 48 MiB of the 128 MiB that the chart allows.
+    /// Open streams. A subscriber needs about 38 KiB, so the default needs 57 MiB of the 128 MiB that the chart allows.
     pub streams: usize,
     /// Open streams of one namespace. A namespace has a few EventSources, and no namespace can take the place of all
     /// others.
     pub streams_per_namespace: usize,
-    /// Open streams of one peer's address. A Pod has a few, but a proxy of a mesh or a NAT gateway combines those of many
-    /// Pods under its own address.
+    /// Open streams of one peer's address. A Pod has a few, but a proxy of a mesh or a NAT gateway combines those of
+    /// many Pods under its own address.
     pub streams_per_peer: usize,
     /// The size of a request's message: a configuration of 64 KiB, and a name.
     pub request_bytes: usize,
@@ -82,8 +82,8 @@ impl Limits {
         self.streams_per_peer.saturating_mul(2).max(MIN_CONNECTIONS)
     }
 
-    /// HTTP/2 streams that are open although their calls have ended, or have not been seen yet. These wait for a peer that
-    /// does not read its responses. Each occupies about 3 KiB.
+    /// HTTP/2 streams that are open although their calls have ended, or have not been seen yet. These wait for a peer
+    /// that does not read its responses. Each occupies about 3 KiB.
     pub(super) fn unread_responses(&self) -> usize {
         self.connections()
     }
