@@ -1,13 +1,13 @@
-//! The cost of delivery itself: how fast subscribers catch up with succeeded runs if ML Metadata and the API server answer
-//! at once, and how many instructions one delivery takes.
+//! The cost of delivery itself: how fast subscribers catch up with succeeded runs if ML Metadata and the API server
+//! answer at once, and how many instructions one delivery takes.
 //!
 //! ```sh
 //! cargo bench --bench catch_up -- [RUNS] [SUBSCRIBERS] [--json]
 //! cargo bench --bench catch_up -- --instructions[=VALGRIND] [--json]
 //! ```
 //!
-//! Everything runs in this process, so the profile of Cargo counts: `bench`, which is optimized. The instructions, which
-//! valgrind counts, depend on the compiler and not on the machine. No assertions.
+//! Everything runs in this process, so the profile of Cargo counts: `bench`, which is optimized. The instructions,
+//! which valgrind counts, depend on the compiler and not on the machine. No assertions.
 
 use std::{
     path::{Path, PathBuf},
@@ -47,8 +47,8 @@ const COUNTED: (usize, usize) = (1_000, 5_000);
 /// The budget of instructions for a delivery: what was measured, and a quarter. Raise it only with a reason.
 const INSTRUCTIONS: f64 = 127_000.0;
 
-/// The most namespaces that subscribers and runs share evenly. The streams of one namespace may hold 131,072 runs in all, so
-/// 100 of them cannot catch up with 10,000 runs each there.
+/// The most namespaces that subscribers and runs share evenly. The streams of one namespace may hold 131,072 runs in
+/// all, so 100 of them cannot catch up with 10,000 runs each there.
 const NAMESPACES: usize = 20;
 
 /// Measures catching up.

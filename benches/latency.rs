@@ -6,11 +6,12 @@
 //!     [--server-binary PATH]
 //! ```
 //!
-//! The bare path is the least that any program has to do, compiled into this one: a watch of the Workflows' metadata, and
-//! the calls that the server makes for a run of TFX: the context, its artifacts beside its executions, their events. It does
-//! not ask ahead, as the server does. Runs of the two take turns, each in namespaces of its own, so that both have the same
-//! machine and the same peers. Prints p50, p90 and p99 of both, and their ratios, which count: times depend on the machine.
-//! With several namespaces, each has a subscriber, and a watch of the bare path. No assertions.
+//! The bare path is the least that any program has to do, compiled into this one: a watch of the Workflows' metadata,
+//! and the calls that the server makes for a run of TFX: the context, its artifacts beside its executions, their
+//! events. It does not ask ahead, as the server does. Runs of the two take turns, each in namespaces of its own, so
+//! that both have the same machine and the same peers. Prints p50, p90 and p99 of both, and their ratios, which count:
+//! times depend on the machine. With several namespaces, each has a subscriber, and a watch of the bare path. No
+//! assertions.
 
 use std::time::Duration;
 
@@ -41,8 +42,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const WARM_UP: usize = 20;
 /// Pairs of runs that are written at once. Lookups accept no execution that is five minutes older than its Workflow.
 const BATCH: usize = 260;
-/// The time for which they run before the first of them succeeds. The server looks runs up ahead once they are 15 seconds
-/// old, 20 of them a second.
+/// The time for which they run before the first of them succeeds. The server looks runs up ahead once they are 15
+/// seconds old, 20 of them a second.
 const RUNNING: Duration = Duration::from_secs(30);
 /// The longest time of a watch: the API server's default is shorter than a long measurement. kube allows no more.
 const WATCH_SECONDS: u32 = 294;

@@ -1,13 +1,15 @@
-//! The rate at which a real kube-apiserver with etcd takes marks, and what that does to events, with a real ML Metadata.
+//! The rate at which a real kube-apiserver with etcd takes marks, and what that does to events, with a real ML
+//! Metadata.
 //!
 //! ```sh
 //! cargo bench --features peers --bench marks -- [DELIVERIES] [--json] [--rates NUMBER,...] [--server-binary PATH]
 //! ```
 //!
 //! 1. Bare patches like those of marks, at several concurrencies: what the API server gives.
-//! 2. For each `--mark-rate`: subscribers in ten namespaces receive an event for each of their failed runs, which need no
-//!    lookup, and the server marks all of them. Meanwhile runs of another namespace succeed one by one. Their latency, from
-//!    the request of the success to the event, has a baseline in the success as a bare watch sees it at the same time.
+//! 2. For each `--mark-rate`: subscribers in ten namespaces receive an event for each of their failed runs, which need
+//!    no lookup, and the server marks all of them. Meanwhile runs of another namespace succeed one by one. Their
+//!    latency, from the request of the success to the event, has a baseline in the success as a bare watch sees it at
+//!    the same time.
 //!
 //! Fails if an event of the other namespace is lost. Linux only.
 

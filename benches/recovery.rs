@@ -1,6 +1,6 @@
 //! The time from the return of the API server until the first event, on a real kube-apiserver with etcd and a real ML
-//! Metadata. In each repetition the API server is killed, stays away, and is started again; a run succeeds as soon as its
-//! `/readyz` answers. The baseline is kube's own watcher with its default backoff, which sees the same success.
+//! Metadata. In each repetition the API server is killed, stays away, and is started again; a run succeeds as soon as
+//! its `/readyz` answers. The baseline is kube's own watcher with its default backoff, which sees the same success.
 //!
 //! ```sh
 //! cargo bench --features peers --bench recovery -- [REPETITIONS] [--json] [--server-binary PATH]
@@ -31,8 +31,8 @@ use tokio::{
 
 /// The time limit of every step.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// The time for which the API server is away, before the time that it takes to start. The pauses of the server have grown
-/// to their maximum then.
+/// The time for which the API server is away, before the time that it takes to start. The pauses of the server have
+/// grown to their maximum then.
 const AWAY: Duration = Duration::from_secs(5);
 
 /// Measures the time from the return of the API server until the first event.

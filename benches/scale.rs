@@ -1,12 +1,13 @@
-//! A simulation of an installation that is larger than one machine: how streams spread over the replicas after a roll-out
-//! and after a scale-out, and what a replica, the API server and ML Metadata carry. Seeded; seconds of computation, no peers.
+//! A simulation of an installation that is larger than one machine: how streams spread over the replicas after a
+//! roll-out and after a scale-out, and what a replica, the API server and ML Metadata carry. Seeded; seconds of
+//! computation, no peers.
 //!
 //! ```sh
 //! cargo bench --bench scale -- [--json] [--workflows N] [--subscribers N] [--replicas N] [--namespaces N] [--seed N] …
 //! ```
 //!
-//! The maximum age of streams and the pauses of reviews are the server's own rules and defaults. The memory of a record and
-//! of a subscriber, and the bytes of a Workflow's metadata, are arguments, whose defaults are measured ones
+//! The maximum age of streams and the pauses of reviews are the server's own rules and defaults. The memory of a record
+//! and of a subscriber, and the bytes of a Workflow's metadata, are arguments, whose defaults are measured ones
 //! (docs/performance.md). Load is arithmetic over them.
 
 use std::{
@@ -353,8 +354,8 @@ fn load(options: &Options, fullest: f64, rows: &mut Vec<Row>) {
         "GiB",
     ));
 
-    // The subscribers of a namespace are connected to this number of replicas: each looks a run up, and marks it once for
-    // all of its subscribers.
+    // The subscribers of a namespace are connected to this number of replicas: each looks a run up, and marks it once
+    // for all of its subscribers.
     let of_namespace = subscribers / f64::from(options.namespaces);
     let replicas_of_namespace = replicas * (1.0 - (1.0 - 1.0 / replicas).powf(of_namespace));
     let (models, peak) = (options.models / 100.0, runs * options.peak);

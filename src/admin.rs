@@ -9,8 +9,8 @@
 //! | `/loglevel` | the log level; a PUT from within the Pod changes it until the next restart |
 //! | `/`, `/statusz.json` | the status, for people and programs |
 //!
-//! Probes and metrics are unauthenticated, so they show no more of a tenant's runs than counts. The status names runs, and
-//! needs the right of a subscription (`reader`), or without tokens at least a host that is no web site's (`host`).
+//! Probes and metrics are unauthenticated, so they show no more of a tenant's runs than counts. The status names runs,
+//! and needs the right of a subscription (`reader`), or without tokens at least a host that is no web site's (`host`).
 //! Connections are limited: see `connections`. With a listener of their own, metrics are on that one only, so that a
 //! NetworkPolicy can distinguish scrapers from the kubelet.
 
@@ -59,8 +59,8 @@ use crate::{
     text::one_line,
 };
 
-/// The age of the delivery task's heartbeat at which the process counts as dead. The task beats every five seconds, and none
-/// of its turns takes more than milliseconds.
+/// The age of the delivery task's heartbeat at which the process counts as dead. Heartbeats are at most five seconds
+/// apart, and no turn of the task takes more than milliseconds.
 const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(30);
 /// The limit of a request's body, in bytes: a log level.
 const MAX_BODY: usize = 1024;
@@ -78,7 +78,7 @@ pub struct Admin {
     pub log: log::Handle,
     /// The hits of this port's limits.
     pub limits: LimitHits,
-    /// The status is served.
+    /// True if the status is served.
     pub has_status: bool,
     /// Further host names of the status.
     pub hosts: HostNames,
@@ -175,8 +175,8 @@ async fn log_level(State(served): State<Arc<Served>>) -> String {
     format!("{}\n", served.admin.log.level())
 }
 
-/// Only for a person inside the Pod (`kubectl exec`, `kubectl port-forward`): at the level `trace`, the log contains the
-/// names of all tenants' runs.
+/// Only for a person inside the Pod (`kubectl exec`, `kubectl port-forward`): at the level `trace`, the log contains
+/// the names of all tenants' runs.
 async fn set_log_level(
     State(served): State<Arc<Served>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,

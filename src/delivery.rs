@@ -7,8 +7,8 @@
 //! - The outside systems are behind three traits: [`ArtifactLookup`], [`Marker`] and [`NoticeSink`].
 //!
 //! An event is *confirmed* once its peer has acknowledged it and the stream has stayed open for a while after that
-//! ([`Options::confirm_after`]). If the stream ends earlier, the event is redelivered. A confirmed delivery is remembered
-//! in memory until its mark has been seen on the Workflow; from then on every replica knows of it.
+//! ([`Options::confirm_after`]). If the stream ends earlier, the event is redelivered. A confirmed delivery is
+//! remembered in memory until its mark has been seen on the Workflow; from then on every replica knows of it.
 
 mod backlog;
 mod driver;
@@ -49,8 +49,8 @@ use crate::model::{ArtifactTypes, Mark, RunModels, SubscriptionName, Uid, Workfl
 
 /// A source of the models of runs.
 pub trait ArtifactLookup: Send + Sync + 'static {
-    /// Returns the models of these types that a run produced. An answer without models is final; the caller retries after
-    /// an error.
+    /// Returns the models of these types that a run produced. An answer without models is final; the caller retries
+    /// after an error.
     ///
     /// The caller has at most one call in flight for each run and set of types, so implementations need not share equal
     /// calls. They may remember answers by the run's UID until [`ArtifactLookup::forget`]; a call for the same run and
@@ -61,10 +61,10 @@ pub trait ArtifactLookup: Send + Sync + 'static {
         types: &'a Arc<ArtifactTypes>,
     ) -> BoxFuture<'a, Result<Arc<RunModels>, LookupError>>;
 
-    /// Asks for what can be known about a run that has not ended, so that [`ArtifactLookup::find`] takes less time once it
-    /// has. Such an answer must not change what `find` returns: until the run ends, all that is recorded about it may still
-    /// change. The caller asks again later after [`LookupError::NoContext`] or [`LookupError::Failed`], and after
-    /// [`KnownAhead::SoFar`] once the Workflow has changed.
+    /// Asks for what can be known about a run that has not ended, so that [`ArtifactLookup::find`] takes less time once
+    /// it has. Such an answer must not change what `find` returns: until the run ends, all that is recorded about it
+    /// may still change. The caller asks again later after [`LookupError::NoContext`] or [`LookupError::Failed`], and
+    /// after [`KnownAhead::SoFar`] once the Workflow has changed.
     ///
     /// A source in which a lookup is one call has nothing to ask ahead, which is the default.
     fn look_ahead<'a>(&'a self, run: &'a Workflow) -> BoxFuture<'a, Result<KnownAhead, LookupError>> {
@@ -125,9 +125,9 @@ impl LookupError {
 
 /// Writes and removes marks on Workflows.
 pub trait Marker: Send + Sync + 'static {
-    /// Applies a change of marks to one Workflow. The caller limits the rate and the number of calls in flight. Each call
-    /// has to end within seconds, with [`MarkError::Transient`] if the API server does not answer: a call that takes long
-    /// does not hold a place, so only its deadline bounds the number of those.
+    /// Applies a change of marks to one Workflow. The caller limits the rate and the number of calls in flight. Each
+    /// call has to end within seconds, with [`MarkError::Transient`] if the API server does not answer: a call that
+    /// takes long does not hold a place, so only its deadline bounds the number of those.
     fn patch<'a>(&'a self, patch: &'a MarkPatch) -> BoxFuture<'a, Result<(), MarkError>>;
 }
 

@@ -2,9 +2,9 @@
 //!
 //! There is no queue per subscriber: the delivery task reads a namespace's records once, in pages, and its changes from
 //! the journal from then on. The journal holds only changes that matter: a record equal to the held one keeps its
-//! allocation, and wakes no task unless the run has not ended, because its tasks have changed then. It holds those of followed
-//! namespaces, and the restarted Workflows of all namespaces, whose marks are removed with or without a subscriber. The
-//! delivery task drains the whole journal and waits for nothing else, so the journal does not grow.
+//! allocation, and wakes no task unless the run has not ended, because its tasks have changed then. It holds those of
+//! followed namespaces, and the restarted Workflows of all namespaces, whose marks are removed with or without a
+//! subscriber. The delivery task drains the whole journal and waits for nothing else, so the journal does not grow.
 //!
 //! A relist deletes nothing before it is complete: each record that it lists is stamped with the list's epoch, and its
 //! end sweeps the records with an older one.
@@ -215,8 +215,8 @@ impl Store {
         }
     }
 
-    /// Returns up to `limit` records of a namespace whose names follow `after`, and takes the changes that precede them.
-    /// For the caller of [`Store::changes`].
+    /// Returns up to `limit` records of a namespace whose names follow `after`, and takes the changes that precede
+    /// them. For the caller of [`Store::changes`].
     pub fn read(&self, namespace: &str, after: Option<&str>, limit: usize) -> Page {
         let mut inner = self.lock();
         let mut rest = inner.namespaces.get(namespace).into_iter().flat_map(|records| records.after(after));
@@ -231,8 +231,8 @@ impl Store {
         self.lock().get(namespace, name).cloned()
     }
 
-    /// Returns the trace of a run: Argo's own if Argo traces, no run of another namespace carries the same id, and it is not
-    /// the UID of a run; else the Workflow's UID without its dashes.
+    /// Returns the trace of a run: Argo's own if Argo traces, no run of another namespace carries the same id, and it
+    /// is not the UID of a run; else the Workflow's UID without its dashes.
     pub fn trace_id(&self, workflow: &Workflow) -> Option<TraceId> {
         trace::trace_id(workflow, |id| self.lock().traces.is_exclusive(id, &workflow.namespace))
     }
@@ -351,9 +351,9 @@ impl Inner {
     }
 }
 
-/// Completes a record by its predecessor. A phase that is unknown says nothing, so the last known one stays. The time of
-/// the end of a run is the first one that was seen with its outcome, else the present: later updates by Argo's controller
-/// do not change the order in which runs ended.
+/// Completes a record by its predecessor. A phase that is unknown says nothing, so the last known one stays. The time
+/// of the end of a run is the first one that was seen with its outcome, else the present: later updates by Argo's
+/// controller do not change the order in which runs ended.
 fn complete(workflow: &mut Workflow, held: Option<&Workflow>, clock: &WallClock) {
     let before = held.filter(|held| held.uid == workflow.uid);
     if workflow.phase == Phase::Unknown

@@ -1,9 +1,11 @@
 //! The logic of commands for people: what they ask of a cluster and of the server, and what follows from the answers.
 //!
-//! `cli` has the flags of each command and prints its results. Here are no flags, no colors and no questions to the user.
+//! `cli` has the flags of each command and prints its results. Here are no flags, no colors and no questions to the
+//! user.
 //!
 //! - [`check`]: an installation and its dependencies, subject by subject
-//! - [`endpoints`]: the addresses of the server and of the sources of models, reached through a port-forward where needed
+//! - [`endpoints`]: the addresses of the server and of the sources of models, reached through a port-forward where
+//!   needed
 //! - [`sources`]: which sources of models are asked
 //! - [`admin`]: requests to the server's admin port
 //! - [`names`]: subscriptions as people name them
@@ -41,8 +43,8 @@ pub const DEFAULT_SELECTOR: &str = RUN_ID_LABEL;
 /// The API group of Argo, and its version.
 const ARGO: &str = "/apis/argoproj.io/v1alpha1";
 
-/// Returns the objects of one of Argo's resources in all namespaces. Without that right, or if they are too many, they are
-/// those of one namespace, and the refusal.
+/// Returns the objects of one of Argo's resources in all namespaces. Without that right, or if they are too many, they
+/// are those of one namespace, and the refusal.
 async fn list_widely(
     cluster: &Cluster,
     resource: &str,

@@ -33,8 +33,8 @@ fn guarantees(document: &str) -> Vec<&str> {
     document.lines().filter_map(|line| line.strip_prefix("## ")).filter(|title| title.starts_with('G')).collect()
 }
 
-/// Test functions of a source file: those below a line `#[test]` or `#[tokio::test…`, with other attributes and comments
-/// in between.
+/// Test functions of a source file: those below a line `#[test]` or `#[tokio::test…`, with other attributes and
+/// comments in between.
 fn test_functions(source: &str) -> BTreeSet<&str> {
     let mut tests = BTreeSet::new();
     let mut is_test = false;

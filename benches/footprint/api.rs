@@ -1,5 +1,6 @@
-//! An API server that has succeeded Workflows and nothing else: it serves lists and watches of their metadata. Each page is
-//! made from a template, so that a hundred thousand Workflows take no memory here, and no time of the measurement.
+//! An API server that has succeeded Workflows and nothing else: it serves lists and watches of their metadata. Each
+//! page is made from a template, so that a hundred thousand Workflows take no memory here, and no time of the
+//! measurement.
 
 use std::{
     collections::HashMap,
@@ -107,7 +108,8 @@ impl Shared {
     }
 }
 
-/// The annotations, and managed fields like those that an API server makes of the writes of Kubeflow and Argo's controller.
+/// The annotations, and managed fields like those that an API server makes of the writes of Kubeflow and Argo's
+/// controller.
 fn common(annotations: usize) -> String {
     let owned = |keys: &[&str]| keys.iter().map(|key| (format!("f:{key}"), json!({}))).collect::<Map<_, _>>();
     let node = owned(&[

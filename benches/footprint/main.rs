@@ -1,15 +1,15 @@
-//! Cost of the real program: memory at the start, with Workflows, after a relist, with idle subscribers, and after an event
-//! to each of them, the time to readiness over a bare paged list, and CPU while nothing happens.
+//! Cost of the real program: memory at the start, with Workflows, after a relist, with idle subscribers, and after an
+//! event to each of them, the time to readiness over a bare paged list, and CPU and wake-ups while nothing happens.
 //!
 //! ```sh
 //! cargo bench --bench footprint -- [--json] [--workflows NUMBER,...] [--subscribers NUMBER,...] [--idle SECONDS]
 //!     [--server-binary PATH]
 //! ```
 //!
-//! Each Workflow has 10 KB of annotations and 3 KB of managed fields, as Kubeflow and Argo's controller write them. An API
-//! server in this process serves them from a template. The baseline of memory is a reflector of kube, which keeps the metadata
-//! without managed fields. `--server-binary` measures another build of the program, whose size is printed, too. No assertions.
-//! Linux only.
+//! Each Workflow has 10 KB of annotations and 3 KB of managed fields, as Kubeflow and Argo's controller write them. An
+//! API server in this process serves them from a template. The baseline of memory is a reflector of kube, which keeps
+//! the metadata without managed fields. `--server-binary` measures another build of the program, whose size is printed,
+//! too. No assertions. Linux only.
 
 mod api;
 mod reflector;
@@ -57,7 +57,7 @@ const START: Duration = Duration::from_secs(300);
 const SELECTOR: &str = "pipeline/runid";
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Measures memory, starts and idle CPU.
+/// Measures memory, starts, idle CPU and wake-ups.
 #[derive(Parser)]
 struct Options {
     /// Numbers of Workflows
@@ -66,7 +66,7 @@ struct Options {
     /// Numbers of idle subscribers
     #[arg(long, value_delimiter = ',', default_value = "10,100,1000")]
     subscribers: Vec<usize>,
-    /// Seconds for which CPU is measured
+    /// Seconds for which CPU and wake-ups are measured
     #[arg(long, default_value_t = 60)]
     idle: u64,
     /// Only keep the Workflows of this API server, as the baseline
@@ -122,7 +122,8 @@ async fn subscribe(server: &RunningServer, number: usize) -> anyhow::Result<Even
     Ok(Box::new(subscriber.subscribe(&format!("subscriber-{number}"), &config).await?))
 }
 
-/// Sends an event of about 300 B to each subscriber, a few at a time, and returns once all of them are confirmed and marked.
+/// Sends an event of about 300 B to each subscriber, a few at a time, and returns once all of them are confirmed and
+/// marked.
 async fn send_events(sim: &Sim, server: &RunningServer, connected: &mut [Events]) -> anyhow::Result<()> {
     for (part, events) in connected.chunks_mut(CONCURRENT).enumerate() {
         for number in part * CONCURRENT..part * CONCURRENT + events.len() {
@@ -145,8 +146,8 @@ fn workflows_resource() -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Workflow"))
 }
 
-/// Lists the metadata of every Workflow in pages, and decodes nothing else: the least that a program has to do before it
-/// can watch.
+/// Lists the metadata of every Workflow in pages, and decodes nothing else: the least that a program has to do before
+/// it can watch.
 async fn bare_list(api_server: &str) -> anyhow::Result<Duration> {
     let client = Client::try_from(Config::new(api_server.parse()?))?;
     let api: Api<DynamicObject> = Api::all_with(client, &workflows_resource());

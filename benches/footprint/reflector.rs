@@ -1,5 +1,5 @@
-//! The baseline of memory: what a controller in Rust usually has, a reflector of kube with the metadata of all Workflows. It
-//! runs in a process of its own, which is this benchmark with a hidden flag.
+//! The baseline of memory: a reflector of kube with the metadata of all Workflows, as controllers in Rust usually have
+//! it. It runs in a process of its own, which is this benchmark with a hidden flag.
 
 use std::pin::pin;
 
@@ -18,7 +18,7 @@ use test_support::{ChildProcess, eventually, process_stats::resident_kib};
 
 use super::{SELECTOR, START, settle, workflows_resource};
 
-/// What the process prints when it has all Workflows.
+/// The line that the process prints once it has all Workflows.
 const LISTED: &str = "listed";
 
 /// Keeps the metadata of all Workflows, without managed fields, until the process is killed.

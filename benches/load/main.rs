@@ -1,14 +1,15 @@
 //! Cost of the real program under load, on the simulation, whose API server and ML Metadata answer at once: latency,
-//! CPU, memory, watches, patches and the lag of marks. By default 1,000 subscribers in as many namespaces, and 100 runs a
-//! second for a minute. The baseline is a bare watch in this process, which sees the same successes.
+//! CPU, memory, watches, patches and the lag of marks. By default 1,000 subscribers in as many namespaces, and 100 runs
+//! a second for a minute. The baseline is a bare watch in this process, which sees the same successes.
 //!
 //! ```sh
 //! cargo bench --bench load -- [--json] [--workflows N] [--subscribers N] [--rate N] [--seconds N]
 //!     [--grid [--images FOLDER]] [--server-binary PATH]
 //! ```
 //!
-//! `--grid` measures how cost grows instead: the program over Workflows, subscribers and rates, one at a time, and draws
-//! `growth-latency.svg`, `growth-cpu.svg` and `growth-memory.svg`. Fails if an event is lost or sent twice. Linux only.
+//! `--grid` measures how cost grows instead: the program over Workflows, subscribers and rates, one at a time, and
+//! draws `growth-latency.svg`, `growth-cpu.svg` and `growth-memory.svg`. Fails if an event is lost or sent twice. Linux
+//! only.
 
 mod growth;
 mod point;

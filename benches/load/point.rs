@@ -138,8 +138,8 @@ fn create_ended(sim: &Sim, load: &Load) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Subscribes, and writes the receipts of events into the journal. A subscriber's run is removed from ML Metadata with its
-/// event: the simulated store searches in all that it has.
+/// Subscribes, and writes the receipts of events into the journal. A subscriber's run is removed from ML Metadata with
+/// its event: the simulated store searches in all that it has.
 async fn subscribe(
     server: &RunningServer,
     sim: &Arc<Sim>,
@@ -201,8 +201,8 @@ async fn bare_watch(config: kube::Config, mut version: String, journal: Journal)
     }
 }
 
-/// Creates runs, each of which succeeds after [`RUNNING`]. Returns the number of the runs before the first that counts, the
-/// CPU time of the server from that one on, and its highest memory.
+/// Creates runs, each of which succeeds after [`RUNNING`]. Returns the number of the runs before the first that counts,
+/// the CPU time of the server from that one on, and its highest memory.
 async fn drive(
     sim: &Sim,
     server: &RunningServer,

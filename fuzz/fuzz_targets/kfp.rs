@@ -1,5 +1,5 @@
-//! Answers of Kubeflow's API: no answer panics, the conversion agrees with the generated types, and the pieces of a run make
-//! no difference.
+//! Answers of Kubeflow's API: no answer panics, the conversion agrees with the generated types, and the pieces of a run
+//! make no difference.
 
 #![no_main]
 

@@ -97,8 +97,8 @@ impl Access {
         self.0.as_ref().is_some_and(|inner| inner.options.mode == Mode::Token)
     }
 
-    /// Decides about a request for the runs of a namespace. Returns the grant, and with the mode `audit` the refusal that
-    /// the mode `token` would have given.
+    /// Decides about a request for the runs of a namespace. Returns the grant, and with the mode `audit` the refusal
+    /// that the mode `token` would have given.
     ///
     /// # Errors
     /// The refusal, with the mode `token`.
@@ -132,9 +132,9 @@ impl Access {
 }
 
 impl Access {
-    /// Decides about a reader of the status of a namespace, of all namespaces if its name is empty. The right is that of a
-    /// subscription. With the mode `audit`, returns the refusal that the mode `token` would have given. The decision is
-    /// not counted among those about subscriptions.
+    /// Decides about a reader of the status of a namespace, of all namespaces if its name is empty. The right is that
+    /// of a subscription. With the mode `audit`, returns the refusal that the mode `token` would have given. The
+    /// decision is not counted among those about subscriptions.
     ///
     /// # Errors
     /// The refusal, with the mode `token`.
@@ -312,7 +312,8 @@ fn hold(turn: PeerTurn, time: Duration) {
     });
 }
 
-/// Returns the remembered answer, or makes the review: once for equal reviews at a time. Errors are not remembered.
+/// Returns the remembered answer, or makes the review. Of equal reviews at a time, one is made. Errors are not
+/// remembered.
 async fn remembered<K, T>(
     cache: &Cache<K, Arc<Remembered<T>>>,
     key: K,

@@ -29,8 +29,8 @@ const KUBECTL_FILE: &str = "kubectl_complete-modelupdate";
 
 /// Prints a shell's completion script for this command line
 ///
-/// It completes commands and flags, and names: of namespaces, Workflows, subscriptions, contexts and runbooks. Those of the
-/// cluster are read with your own rights, for two seconds at most; on a failure there are none.
+/// It completes commands and flags, and names: of namespaces, Workflows, subscriptions, contexts and runbooks. Those of
+/// the cluster are read with your own rights, for two seconds at most; on a failure there are none.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

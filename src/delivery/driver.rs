@@ -1,8 +1,8 @@
 //! The delivery task: performs the actions of the ledger and feeds back their results. It is the only reader of the
 //! store's journal, and waits for nothing but its next input.
 //!
-//! All events of all tenants depend on this task, so none of its turns is long: each handles a slice of what is there, and
-//! the next one goes on. It shows that it runs by a heartbeat.
+//! All events of all tenants depend on this task, so none of its turns is long: each handles a slice of what is there,
+//! and the next one goes on. It shows that it runs by a heartbeat.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -41,7 +41,8 @@ const MAX_BATCH: usize = 256;
 const OFFERS: usize = 1000;
 /// Offers of the runs of one namespace, before that of another one has its turn.
 const OFFERS_OF_NAMESPACE: usize = 100;
-/// The interval of heartbeats while nothing happens. Each wakes the process up. A sixth of the age at which `/livez` fails.
+/// The interval of heartbeats while nothing happens: a sixth of the age at which `/livez` fails. Each heartbeat wakes
+/// the process up.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The shortest interval between updates of the gauges, which follow inputs only.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
@@ -135,8 +136,8 @@ impl Driver {
         self.status.reader()
     }
 
-    /// Delivers until `shutdown` is cancelled, and then until the last events are confirmed and marked or the drain's time
-    /// is over.
+    /// Delivers until `shutdown` is cancelled, and then until the last events are confirmed and marked or the drain's
+    /// time is over.
     ///
     /// # Errors
     /// If a lookup or a patch panicked: its run would never be delivered, so the process has to be restarted.

@@ -1,9 +1,9 @@
 //! The ledger: the pending, handed-off, confirmed and marked runs of every subscription. A synchronous state machine.
 //!
-//! Its inputs are changes of Workflows, answers of lookups, acknowledgements and ends of streams, results of patches, and
-//! the passing of time. Each is a method that takes the input and its time. Its outputs are [`Action`]s, which the driver
-//! performs, and whose results it feeds back. The ledger does not wait, does no I/O and reads no clock, so that tests can
-//! run every interleaving.
+//! Its inputs are changes of Workflows, answers of lookups, acknowledgements and ends of streams, results of patches,
+//! and the passing of time. Each is a method that takes the input and its time. Its outputs are [`Action`]s, which the
+//! driver performs, and whose results it feeds back. The ledger does not wait, does no I/O and reads no clock, so that
+//! tests can run every interleaving.
 //!
 //! # The states of a run in a stream
 //!
@@ -17,12 +17,12 @@
 //!         WithoutContext ────┘
 //! ```
 //!
-//! With `latestOnly`, a run that is queued or ready becomes `Held` when a newer one is handed off. A run without a valid
-//! event is `Excluded`.
+//! With `latestOnly`, a run that is queued or ready becomes `Held` when a newer one is handed off. A run without a
+//! valid event is `Excluded`.
 //!
-//! The part of a *subscription* that outlives its streams: runs that were confirmed and whose mark has not been seen yet,
-//! runs whose events were unconfirmed when streams ended, and with `latestOnly` the newest runs that were sent. A new
-//! stream reads everything else from the store.
+//! The part of a *subscription* that outlives its streams: runs that were confirmed and whose mark has not been seen
+//! yet, runs whose events were unconfirmed when streams ended, and with `latestOnly` the newest runs that were sent. A
+//! new stream reads everything else from the store.
 //!
 //! # Limits of a turn
 //!
@@ -218,8 +218,8 @@ impl Ledger {
         left < TIMERS
     }
 
-    /// Returns the actions that follow from the inputs since the last call. To be called after inputs, before waiting, and
-    /// again without waiting while [`Ledger::has_more`].
+    /// Returns the actions that follow from the inputs since the last call. To be called after inputs, before waiting,
+    /// and again without waiting while [`Ledger::has_more`].
     pub(super) fn poll_actions(&mut self, now: Now, encode: &Encode<'_>) -> Vec<Action> {
         self.decide(now, encode);
         std::mem::take(&mut self.actions)
@@ -257,7 +257,8 @@ impl Ledger {
         self.dirty.insert(id);
     }
 
-    /// Handles the end of a stream: its unconfirmed events are to be redelivered. A stream that was refused has no entry.
+    /// Handles the end of a stream: its unconfirmed events are to be redelivered. A stream that was refused has no
+    /// entry.
     pub(super) fn end(&mut self, id: StreamId, now: Now) {
         let Some(stream) = self.registry.detach(id) else { return };
         self.dirty.remove(&id);

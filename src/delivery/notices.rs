@@ -15,7 +15,7 @@ pub trait NoticeSink: fmt::Debug + Send + Sync + 'static {
     fn notify(&self, notice: Notice);
 }
 
-/// The fate of a run, without payload and locations of models.
+/// The result of a run's delivery, without payload and locations of models.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// The Workflow's namespace.
@@ -30,7 +30,7 @@ pub struct Notice {
     pub subscription: Option<SubscriptionName>,
     /// `delivered`, `filtered`, or a value of the label `reason` of `modelupdate_runs_skipped_total`.
     pub reason: &'static str,
-    /// The owner should act on it.
+    /// True if the run's owner should act.
     pub is_warning: bool,
     /// One sentence, with the subscription.
     pub text: String,

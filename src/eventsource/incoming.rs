@@ -1,4 +1,5 @@
-//! Accepts connections: within the limits, and with TLS if it is on. Handshakes take place beside the loop that accepts.
+//! Accepts connections: within the limits, and with TLS if it is on. Handshakes take place beside the loop that
+//! accepts.
 
 use std::{
     future::poll_fn,

@@ -1,8 +1,8 @@
 //! A Workflow's metadata, decoded to the fields of a record.
 //!
-//! The metadata of one Workflow can be hundreds of kilobytes (managed fields, KFP's component specs), and a tenant decides
-//! most of it. Decoding keeps the few fields that a record needs, each with a limit, and allocates nothing for the others.
-//! The pipeline's name is read from its JSON annotation in place.
+//! The metadata of one Workflow can be hundreds of kilobytes (managed fields, KFP's component specs), and a tenant
+//! decides most of it. Decoding keeps the few fields that a record needs, each with a limit, and allocates nothing for
+//! the others. The pipeline's name is read from its JSON annotation in place.
 //!
 //! Fields with an unexpected type are ignored, and a Workflow without a valid UID is skipped on its own: no Workflow
 //! affects those beside it in a page.

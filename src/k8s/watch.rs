@@ -1,7 +1,7 @@
 //! The reflector's loop: lists Workflow metadata, watches its changes, and keeps the store in step with the API server.
 //!
-//! Answers are decoded as they arrive, and each record goes to the store at once, so memory does not depend on the size of
-//! a page. There is no limit on the duration of a list, only on its silence.
+//! Answers are decoded as they arrive, and each record goes to the store at once, so memory does not depend on the size
+//! of a page. There is no limit on the duration of a list, only on its silence.
 
 mod error;
 #[cfg(feature = "fuzzing")]
@@ -45,15 +45,15 @@ use crate::{
 
 /// The size of a list page, in Workflows. A page costs the API server memory, not this process.
 const PAGE: u32 = 250;
-/// The size of a list page, in bytes, above which the next has half as many Workflows. Smaller pages spare the API server,
-/// which builds each one in memory, and an answer takes less time.
+/// The size of a list page, in bytes, above which the next has half as many Workflows. Smaller pages spare the API
+/// server, which builds each one in memory, and an answer takes less time.
 const MAX_PAGE_BYTES: usize = 4 << 20;
 /// The size of a list page, in bytes, below which the next has twice as many Workflows.
 const SMALL_PAGE_BYTES: usize = MAX_PAGE_BYTES / 4;
 /// The longest silence within the answer to a list. The API server's own deadline for a request is 60 s.
 const LIST_SILENCE: Duration = Duration::from_secs(60);
-/// The duration of a watch before the API server ends it and the next begins. Each one detects withdrawn rights and an API
-/// server that hangs; without deliveries there are no other requests. Costs four cheap requests a minute.
+/// The duration of a watch before the API server ends it and the next begins. Each one detects withdrawn rights and an
+/// API server that hangs; without deliveries there are no other requests. Costs four cheap requests a minute.
 const WATCH_DURATION: Duration = Duration::from_secs(15);
 /// The longest silence of a watch. Longer than a watch, which may be silent to its end.
 const WATCH_SILENCE: Duration = Duration::from_secs(20);
@@ -87,8 +87,8 @@ impl Watches {
         Self { client, selector, store, readiness, decoder, limits, reconnects: Arc::default() }
     }
 
-    /// A watch of one scope. The scope is not served until its first list is complete, and again while the watch has been
-    /// failing for two minutes.
+    /// A watch of one scope. The scope is not served until its first list is complete, and again while the watch has
+    /// been failing for two minutes.
     pub fn watch(&self, scope: Scope) -> Watch {
         Watch {
             client: self.client.clone(),

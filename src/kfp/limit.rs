@@ -1,17 +1,17 @@
-//! The number of concurrent calls, which adapts. Kubeflow's API server has each call reviewed by the Kubernetes API, and
-//! makes at most five requests a second there, for all its users together. So few calls are made at a time, fewer while
-//! they are slow or fail, and namespaces take turns.
+//! The number of concurrent calls, which adapts. Kubeflow's API server has each call reviewed by the Kubernetes API,
+//! and makes at most five requests a second there, for all its users together. So few calls are made at a time, fewer
+//! while they are slow or fail, and namespaces take turns.
 //!
 //! The server reads a whole run for each page, so a tenant with large runs decides how long calls about them take, and
-//! whether they fail. So:
+//! whether they fail. This must not delay other namespaces:
 //!
-//! - a call that takes longer than [`LONG`] leaves its place to other namespaces, for one of the few places of long calls,
-//!   and stays in the share of its own;
-//! - the next calls of its namespace are expected to be long, and wait for a place of long calls, until one of them is
-//!   short. While those places are taken, long calls keep one of the others. A long call that was not expected to be one
-//!   is given up then, and its lookup is repeated: so there is always a place in which no call takes longer than [`LONG`];
-//! - the calls of one namespace alone never make the limit smaller. The server is slow if those of another are slow, too.
-//!   Until then there are more places than one namespace may have.
+//! - A call that takes longer than [`LONG`] moves to one of the few places of long calls, and leaves its own place to
+//!   other namespaces. It still counts in the share of its namespace.
+//! - The next calls of its namespace are expected to be long, and wait for a place of long calls, until one of them is
+//!   short. While those places are taken, a single long call may keep its ordinary place. Another one is cancelled, and
+//!   its lookup is retried. So there is always a place in which no call takes longer than [`LONG`].
+//! - The calls of one namespace alone never lower the limit. The server is slow if the calls of another namespace are
+//!   slow, too. Until then there are more places than one namespace may have.
 
 use std::{
     pin::pin,
@@ -33,12 +33,14 @@ use crate::lookup::{
 
 /// Concurrent calls at the start.
 const FIRST: usize = 3;
-/// The least concurrent calls. With one, the calls of several slow tenants would be between those of another.
+/// The minimum of concurrent calls. With a single one, calls of another tenant would wait for those of several slow
+/// ones.
 const MIN: usize = 2;
 /// Concurrent calls of one namespace, those that take long included: it never has all places of the start.
 const PER_NAMESPACE: usize = 2;
-/// Namespaces whose last call was long, that are remembered, and for which time.
+/// The maximum number of remembered namespaces whose last call was long.
 const MAX_SLOW: u64 = 1024;
+/// The time for which they are remembered.
 const SLOW_TTL: Duration = Duration::from_secs(600);
 /// Waiting calls: as many as delivery has lookups in flight.
 const WAITING: usize = 2048;
@@ -48,19 +50,20 @@ const WAITING_PER_NAMESPACE: usize = 64;
 const MAX_WAIT: Duration = Duration::from_secs(240);
 /// Duration of a call from which on the server is slow. A review takes milliseconds, unless it waits for its turn.
 const SLOW: Duration = Duration::from_secs(1);
-/// Duration of a call after which it leaves its place to other namespaces: a quarter of what one may delay another, because
-/// a lookup may have several calls, each of which waits for its turn.
+/// Duration of a call after which it leaves its place to other namespaces: a quarter of the time by which one namespace
+/// may delay another, because a lookup may have several calls, each of which waits for its turn.
 const LONG: Duration = Duration::from_millis(250);
 
 /// The limit. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
-    /// The calls of each namespace.
+    /// The shares of namespaces, which have no limit in total.
     shares: Budget,
+    /// The ordinary places, whose number is the limit.
     places: Budget,
-    /// The places that may be kept for long.
+    /// The right to keep an ordinary place for long, for fewer calls than there are places at least.
     slow_places: Budget,
-    /// The calls that have left their places.
+    /// The places of long calls.
     long: Budget,
     /// The namespaces whose last call was long.
     slow: Cache<Arc<str>, ()>,
@@ -72,15 +75,15 @@ pub(super) struct Calls {
 #[derive(Debug)]
 struct Turn {
     _share: Permit,
-    /// A place for any calls.
+    /// An ordinary place.
     place: Option<Permit>,
     /// The right to keep it for long.
     slow_place: Option<Permit>,
-    /// A place for long calls.
+    /// A place of long calls.
     long: Option<Permit>,
 }
 
-/// The limit as a rule: it grows by one after as many calls as it allows, and shrinks at once.
+/// The rule of the limit: it grows by one after as many good calls as it allows, and shrinks at once.
 #[derive(Debug, PartialEq, Eq)]
 struct Adaptive {
     limit: usize,
@@ -198,8 +201,10 @@ impl Calls {
         }
     }
 
-    /// Has a call that takes long leave its place, as soon as there is another one for it. Fails if the call would keep
-    /// the last place.
+    /// Moves a long call to a place of long calls as soon as one is free.
+    ///
+    /// # Errors
+    /// Until then the call would keep an ordinary place, which too many long calls do.
     async fn leave_place(&self, namespace: &Arc<str>, turn: &mut Turn) -> Result<(), CallError> {
         turn.long = self.long.try_acquire(namespace, 1);
         if turn.long.is_none() {
@@ -266,14 +271,14 @@ mod tests {
         assert_eq!(adaptive.limit, 3);
     }
 
-    /// One tenant has many runs whose calls are slow, or have no answer. The lookups of another tenant, of three calls each,
-    /// take no longer than their calls; beside several such tenants, at most a second longer.
+    /// Tenants have many runs whose calls are slow, or have no answer. Another tenant's lookups have three calls each.
+    /// Beside one slow tenant they take no longer than their calls, beside several at most a second longer.
     #[tokio::test(start_paused = true)]
     async fn slow_calls_of_tenants_do_not_delay_another() {
         for (tenants, allowed) in [(1, Duration::ZERO), (3, Duration::from_secs(1)), (8, Duration::from_secs(1))] {
             for took in [150, 240, 400, 1000, 1100, 5000, 20_000].map(Duration::from_millis) {
                 let calls = Calls::new(Gauge::default());
-                // Nothing but the slow calls is known about the server. Each tenant has the lookups that delivery gives it.
+                // All earlier calls were slow. Each tenant has as many lookups in flight as delivery allows.
                 let slow = (0..tenants * 32).map(|lookup| {
                     let (calls, namespace) = (calls.clone(), Arc::from(format!("slow-{}", lookup % tenants)));
                     tokio::spawn(async move {
@@ -327,9 +332,9 @@ mod tests {
         waiting.await.unwrap().unwrap();
     }
 
-    /// One place is never kept for long, whatever number of namespaces have long calls.
+    /// One place is never kept for long, however many namespaces have long calls.
     #[tokio::test(start_paused = true)]
-    async fn a_long_call_in_the_last_place_is_given_up() {
+    async fn a_long_call_in_the_last_place_is_cancelled() {
         let calls = Calls::new(Gauge::default());
         calls.places.set_total(MIN);
         let long = |namespace: usize| {
@@ -349,9 +354,9 @@ mod tests {
         }
         assert_eq!((calls.long.used(), calls.slow_places.used()), (MAX_LONG_KFP_CALLS, MIN - 1));
         let started = Instant::now();
-        let given_up = long(100).await.unwrap().unwrap_err();
-        assert_eq!((given_up.code, started.elapsed()), (CallCode::Overloaded, LONG));
-        // Its next call waits, without a place that others need.
+        let cancelled = long(100).await.unwrap().unwrap_err();
+        assert_eq!((cancelled.code, started.elapsed()), (CallCode::Overloaded, LONG));
+        // The next call of its namespace waits, and has no place that others need.
         let next = long(100);
         sleep(LONG).await;
         assert_eq!(calls.places.used(), MIN - 1);
@@ -367,7 +372,7 @@ mod tests {
         );
     }
 
-    /// With a single place, calls of a tenant without an answer delay another by a quarter of a second each, not until
+    /// With a single place, unanswered calls of a tenant delay another tenant's calls by [`LONG`] each, and not until
     /// they end.
     #[tokio::test(start_paused = true)]
     async fn calls_that_take_long_leave_their_places() {

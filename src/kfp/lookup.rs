@@ -45,7 +45,8 @@ pub enum Probe {
     Tasks,
     /// There is no task of the run. A server for one user says so about runs that it does not know.
     NoTask,
-    /// There is no such run (NOT_FOUND): a server for several users, which looks for the run before it reviews the token.
+    /// There is no such run (NOT_FOUND): a server for several users, which looks for the run before it reviews the
+    /// token.
     UnknownRun,
 }
 
@@ -112,9 +113,9 @@ impl Lookup {
         Ok(RunModels { pipeline, models, foreign_executions: older_tasks })
     }
 
-    /// Returns the name of a failed run's pipeline, which is all that its event contains. A run does not say whose it is,
-    /// and its id is a label that its tenant sets. So an artifact has to say it; where there is none, the name of a Pod,
-    /// which begins with the Workflow's.
+    /// Returns the name of a failed run's pipeline, which is all that its event contains. A run does not say whose it
+    /// is, and its id is a label that its tenant sets. So an artifact has to say it; where there is none, the name of a
+    /// Pod, which begins with the Workflow's.
     async fn pipeline_of_failed(
         &self,
         run: &Workflow,

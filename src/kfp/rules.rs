@@ -10,11 +10,11 @@
 //! 4. Its task was not executed again later with another output, see [`places`].
 //! 5. Its type, its URI and its property `pushed` make it a serving model ([`ArtifactTypes::accepts`]).
 //!
-//! The rules tell [`Verdicts`] what they decide about each artifact. The lookups of the server pass `()`, which ignores it;
-//! `explain` passes a [`Collector`].
+//! The rules tell [`Verdicts`] what they decide about each artifact. The lookups of the server pass `()`, which ignores
+//! it; `explain` passes a [`Collector`].
 //!
-//! A run id is the key of the database, and retries keep older tasks, so the age of a task is no condition. The exception
-//! is a copy by `argo resubmit`, which has the run id of the original.
+//! A run id is the key of the database, and retries keep older tasks, so the age of a task is no condition. The
+//! exception is a copy by `argo resubmit`, which has the run id of the original.
 
 mod places;
 mod verdicts;
@@ -37,8 +37,8 @@ use crate::{
     model::{Artifact, ArtifactId, ArtifactTypes, ArtifactVerdict, NotAModel, Workflow},
 };
 
-/// Time after the end of a run in which a task with a model that is still RUNNING is waited for, in seconds. The launcher
-/// ends its task before its container ends.
+/// Time after the end of a run in which a task with a model that is still RUNNING is waited for, in seconds. The
+/// launcher ends its task before its container ends.
 pub const UNFINISHED: i64 = 120;
 /// The code of [`LookupError::Failed`] while it is waited for.
 pub const UNFINISHED_CODE: &str = "unfinished";
@@ -350,8 +350,8 @@ impl<'a> Tasks<'a> {
     ///
     /// # Errors
     /// [`LookupError::NoContext`] without any task, [`LookupError::ForeignContext`] if all models are of other
-    /// namespaces, [`LookupError::TooLarge`] if the paths of their tasks need too much memory, and a failure while a task
-    /// with a model is RUNNING shortly after the end of the run.
+    /// namespaces, [`LookupError::TooLarge`] if the paths of their tasks need too much memory, and a failure while a
+    /// task with a model is RUNNING shortly after the end of the run.
     pub(super) fn select(self, now: i64, verdicts: &mut dyn Verdicts) -> Result<Selection, LookupError> {
         if self.is_empty {
             // A run that is known has a task for itself. A server for a single user answers so for an unknown run.

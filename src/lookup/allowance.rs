@@ -86,7 +86,7 @@ impl<'a> Allowance<'a> {
         Ok(())
     }
 
-    /// Forgets what was read and kept. The caller no longer has it.
+    /// Resets the bytes that were read and kept. The caller has dropped them.
     pub(crate) fn reset(&self) {
         self.read.store(0, Ordering::Relaxed);
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();

@@ -1,5 +1,5 @@
-//! A budget of bytes, or of other units, that all lookups share. It is fair between namespaces, because tenants decide how
-//! large the answers about their runs are.
+//! A budget of bytes, or of other units, that all lookups share. It is fair between namespaces, because tenants decide
+//! how large the answers about their runs are.
 //!
 //! - A namespace never holds more than its share, so one tenant cannot take everything.
 //! - Of the requests that wait, the one whose namespace holds the least comes first. Namespaces that hold the same take
@@ -47,7 +47,7 @@ struct State {
     waiting: Vec<Waiting>,
     /// The latest round in which a request that waited was served. Each namespace has one request in a round.
     round: u64,
-    /// The rounds of the next requests of namespaces, where they are later than the present one.
+    /// The rounds of the next requests of namespaces, if later than the present round.
     rounds: HashMap<Arc<str>, u64>,
 }
 
@@ -183,7 +183,7 @@ impl State {
         round
     }
 
-    /// Handles that a request of this round was served.
+    /// Handles a served request of this round.
     fn served(&mut self, round: u64) {
         if round > self.round {
             self.round = round;

@@ -26,7 +26,7 @@ const ENTRY_BYTES: usize = 300;
 /// Estimated bytes of an answer without models: keys and table.
 const ANSWER_BYTES: usize = 100;
 
-/// The parts of a lookup, beside the run, on which its answer depends.
+/// The parts of a lookup on which its answer depends, beside the run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct LookupKey {
     types: Arc<ArtifactTypes>,

@@ -1,5 +1,5 @@
-//! Calls to a source of models. Each has a deadline, a metric and a span, and its answer is metered ([`super::meter`]) or
-//! passed on piece by piece.
+//! Calls to a source of models. Each has a deadline, a metric and a span, and its answer is metered ([`super::meter`])
+//! or passed on piece by piece.
 
 use std::{future::Future, marker::PhantomData, sync::Arc, time::Duration};
 
@@ -25,8 +25,9 @@ use super::{
 };
 use crate::telemetry::{Limit, LimitHits, Traces, trace::TARGET};
 
-/// The initial buffers of a request and of its answer. tonic's default is 8 KiB for each, and a thousand lookups at once have
-/// several calls each: requests have less than this, and a buffer grows to the length of its answer, which comes first.
+/// The initial bytes of the buffers of a request and of its answer. Requests are shorter. An answer begins with its
+/// length, to which its buffer grows. tonic's default is 8 KiB, for each of several calls of a thousand concurrent
+/// lookups.
 const BUFFER: usize = 256;
 
 /// A client of a gRPC service. Cheap to clone; all clones share one connection and the same budgets.
@@ -113,7 +114,7 @@ impl Client {
     {
         // Holds the bytes of the answer until it has been read.
         let account = Account::new(namespace.clone());
-        // On the heap, as in `call_streamed`: otherwise a lookup has room for each of its calls from its beginning to its end.
+        // On the heap, as in `call_streamed`: otherwise the state of a lookup would contain that of each of its calls.
         let answer = Box::pin(self.unary(method, request, account.clone()));
         let call = async {
             match tokio::time::timeout(self.call_timeout, answer).await {
@@ -125,8 +126,8 @@ impl Client {
         self.observed(method, call).await
     }
 
-    /// Makes a call whose answer may have up to `max` bytes. Its message is passed to `read` piece by piece and is never in
-    /// memory as a whole.
+    /// Makes a call whose answer may have up to `max` bytes. Its message is passed to `read` piece by piece and is
+    /// never in memory as a whole.
     pub(crate) async fn call_streamed<R>(
         &self,
         method: &'static str,

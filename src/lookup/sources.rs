@@ -1,5 +1,5 @@
-//! The rule for two sources of models: Kubeflow's API is asked first, and ML Metadata where that does not settle the run.
-//! An installation may be older than the API, or may have been upgraded and keep earlier runs in ML Metadata.
+//! The rule for two sources of models: Kubeflow's API is asked first, and ML Metadata where that does not settle the
+//! run. An installation may be older than the API, or may have been upgraded and keep earlier runs in ML Metadata.
 //!
 //! An API that takes long counts as one that fails, until its answer arrives.
 //!
@@ -39,7 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// An answer of a source.
 pub type Answer<T> = Result<T, LookupError>;
 
-/// Asks Kubeflow's API, and then ML Metadata about what that leaves open. Returns the answer, and the source that gave it.
+/// Asks Kubeflow's API, and then ML Metadata about what that leaves open. Returns the answer, and the source that gave
+/// it.
 pub async fn in_turn<T: Borrow<RunModels>, M: Future<Output = Answer<T>>>(
     kfp: impl Future<Output = Answer<T>>,
     mlmd: impl FnOnce() -> M,

@@ -1,22 +1,22 @@
 //! The contexts and executions of runs that have not ended, asked ahead of their lookups.
 //!
-//! The rule: **what was asked ahead is never an answer, only a guess of the next calls.** A lookup that expects a context
-//! asks for it by its name all the same, and at the same time for what the expected one contains. If both are the same
-//! context, all of its answers were given after the run had ended, as without this. Otherwise (the store was replaced, the
-//! record was removed, or one of another flavor exists by now) the listings end unread, and the lookup begins with the
-//! right one. So a correct guess saves one round trip, and one for each flavor that the run is not of, and costs no call; a
-//! wrong one costs the calls that it began.
+//! The rule: **what was asked ahead is never an answer, only a guess of the next calls.** A lookup that expects a
+//! context asks for it by its name all the same, and at the same time for what the expected one contains. If both are
+//! the same context, all of its answers were given after the run had ended, as without this. Otherwise (the store was
+//! replaced, the record was removed, or one of another flavor exists by now) the listings end unread, and the lookup
+//! begins with the right one. So a correct guess saves one round trip, and one for each flavor that the run is not of,
+//! and costs no call; a wrong one costs the calls that it began.
 //!
-//! The executions are expected too: a task is recorded when it begins, so those of the last task are known before the run
-//! ends, unlike its model. At the same time as the listings, the lookup asks for the events of the expected executions. They
-//! are used where they are all that the lookup needs: each execution of the run that can produce a model was expected, and
-//! each candidate is an output of one of them. Otherwise the events of the candidates are asked for, as without this, so a
-//! wrong guess costs one call and no round trip. The executions are asked for again once the Workflow has changed, because
-//! Argo changes it when a task begins and ends. Artifacts are not asked for ahead: a model appears seconds before the end of
-//! its run, and no change of the Workflow lies in between.
+//! The executions are expected too: a task is recorded when it begins, so those of the last task are known before the
+//! run ends, unlike its model. At the same time as the listings, the lookup asks for the events of the expected
+//! executions. They are used where they are all that the lookup needs: each execution of the run that can produce a
+//! model was expected, and each candidate is an output of one of them. Otherwise the events of the candidates are asked
+//! for, as without this, so a wrong guess costs one call and no round trip. The executions are asked for again once the
+//! Workflow has changed, because Argo changes it when a task begins and ends. Artifacts are not asked for ahead: a
+//! model appears seconds before the end of its run, and no change of the Workflow lies in between.
 //!
-//! A context whose namespace is another one is not kept, because it would never be used. Nor are the executions of KFP v1's
-//! metadata-writer, which records them after they have ended.
+//! A context whose namespace is another one is not kept, because it would never be used. Nor are the executions of KFP
+//! v1's metadata-writer, which records them after they have ended.
 
 use std::sync::Arc;
 

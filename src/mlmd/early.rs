@@ -1,4 +1,4 @@
-//! The events of the executions that a run was expected to have, asked for at the same time as its listings.
+//! The events of the executions that a run was expected to have, requested at the same time as its listings.
 
 use std::{fmt, pin::pin};
 
@@ -15,7 +15,7 @@ const MAX_OUTPUTS: usize = 256;
 /// Maximum size of a kept key in bytes. Components name their outputs, as functions name their results.
 const MAX_KEY: usize = 64;
 
-/// The events of expected executions, which were asked for after the run had ended. The answer may not be there yet.
+/// The events of expected executions, requested after the end of the run. The answer may not have arrived yet.
 pub(super) struct EarlyEvents<'a> {
     /// The expected executions, ordered.
     executions: &'a [i64],
@@ -30,8 +30,9 @@ impl fmt::Debug for EarlyEvents<'_> {
 }
 
 impl<'a> EarlyEvents<'a> {
-    /// Asks for the events of these executions, ordered by their ids, while `listings` are read. Returns with the listings:
-    /// they tell whether the events are needed, and only then are they worth waiting for. `None` without executions.
+    /// Requests the events of these executions, ordered by their ids, while `listings` are read. Returns with the
+    /// listings, which show whether the events are needed: a lookup waits for them only then. `None` without
+    /// executions.
     pub(super) async fn beside<T>(
         reader: &'a Reader<'_>,
         executions: &'a [i64],
@@ -48,9 +49,9 @@ impl<'a> EarlyEvents<'a> {
         (listings, Some(Self { executions, answer }))
     }
 
-    /// Returns the outputs if they answer which executions of the run produced these artifacts, ordered by their ids. They
-    /// do not if an execution was not expected, which is known without the answer, or if one recorded an artifact after it
-    /// was asked for its events.
+    /// Returns the outputs if they show which executions of the run produced these artifacts, ordered by their ids.
+    /// They do not if an execution was not expected, which is known without the answer, or if one recorded an artifact
+    /// after the request.
     pub(super) async fn outputs_of(self, artifacts: &[i64], executions: &Executions) -> Option<EarlyOutputs> {
         if !executions.producers().all(|id| self.executions.binary_search(&id).is_ok()) {
             return None;

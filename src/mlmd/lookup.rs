@@ -4,12 +4,12 @@
 //! 1  the run's context           of the likely flavor, then of the others
 //! 2  its artifacts ‖ its executions
 //! 3  the events of the artifacts that may be serving models ‖ the pipeline's name, if the Workflow has none
-//! 4  TFX only: the nodes of executions that may be of the same node, then of those that produced a model without a name
+//! 4  TFX only: the nodes of executions that may be of the same node, then of those that produced an unnamed model
 //! ```
 //!
-//! Each line is one round trip, or one for each page. Where the context was asked ahead ([`super::ahead`]), the first two are
-//! one, and the first three if its executions were, too. A run without candidates ends after the second line, most runs
-//! end after the third. For a failed run only the pipeline's name is looked up.
+//! Each line is one round trip, or one for each page. Where the context was asked ahead ([`super::ahead`]), the first
+//! two are one, and the first three if its executions were, too. A run without candidates ends after the second line,
+//! most runs end after the third. For a failed run only the pipeline's name is looked up.
 //!
 //! A slow lookup may begin in one store and end in another one, which was created empty or from a backup in between. If
 //! such a lookup finds nothing, it verifies the context once more.
@@ -69,7 +69,7 @@ type Contexts = HashMap<i64, ContextNames>;
 struct Listed<'a> {
     candidates: Candidates<'a>,
     executions: Executions,
-    /// The events of the expected executions, if they were asked for at the same time.
+    /// The events of the expected executions, if they were requested at the same time.
     early_events: Option<EarlyEvents<'a>>,
 }
 
@@ -114,7 +114,8 @@ impl Lookup {
         Ok(self.ahead.listed(run.uid, &expected, reader.execution_ids(expected.context.id).await?))
     }
 
-    /// Looks up the models of a run. Its context may be the `expected` one, about whose artifacts there are no verdicts.
+    /// Looks up the models of a run. Its context may be the `expected` one, about whose artifacts there are no
+    /// verdicts.
     pub(super) async fn models(
         &self,
         run: &Workflow,

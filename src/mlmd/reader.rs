@@ -216,7 +216,7 @@ impl<'a> Reader<'a> {
         self.allowance.keep(bytes)
     }
 
-    /// Begins the lookup anew, which no longer has what it kept.
+    /// Resets the limits of the lookup, which begins anew and has dropped what it kept.
     pub(super) fn reset(&self) {
         self.allowance.reset();
     }

@@ -7,8 +7,8 @@
 //!    ([`check_namespace`]).
 //! 2. An execution of that context **produced** it: an event of type OUTPUT. INPUT, internal and declared events do
 //!    not count. An execution that took its outputs from a cache counts like any other.
-//! 3. That execution belongs to the run ([`Executions::of`]). Others are of another run of the same name, and are counted
-//!    ([`Executions::foreign_count`]).
+//! 3. That execution belongs to the run ([`Executions::of`]). Others are of another run of the same name, and are
+//!    counted ([`Executions::foreign_count`]).
 //! 4. That execution is not an importer. Importers have OUTPUT events too, for artifacts that existed before, such as a
 //!    base model.
 //! 5. Its task was not executed again later with another output ([`select`]).
@@ -16,8 +16,8 @@
 //! 7. It still exists: not deleted, marked for deletion, or abandoned by a failed execution, because subscribers fetch
 //!    it. Unknown and pending states are accepted: the OUTPUT event is the proof.
 //!
-//! The rules tell [`Verdicts`] what they decide about each artifact. The lookups of the server pass `()`, which ignores it;
-//! `explain` passes a [`Collector`].
+//! The rules tell [`Verdicts`] what they decide about each artifact. The lookups of the server pass `()`, which ignores
+//! it; `explain` passes a [`Collector`].
 //!
 //! [`ArtifactTypes::accepts`]: crate::model::ArtifactTypes::accepts
 
@@ -48,8 +48,8 @@ const TFX_PIPELINE: &str = "pipeline";
 const TFX_NODE: &str = "node";
 /// Context type of a pipeline in KFP v2, the parent of the contexts of its runs.
 const KFP_V2_PIPELINE: &str = "system.Pipeline";
-/// Maximum length of a kept context's name in bytes: longer than any valid name of a pipeline, so that a name that is too
-/// long stays too long.
+/// Maximum length of a kept context's name in bytes: longer than any valid name of a pipeline, so that a name that is
+/// too long stays too long.
 const MAX_CONTEXT_NAME: usize = 1024;
 
 /// The ways in which a run is recorded.
@@ -59,8 +59,8 @@ pub(super) enum RunFlavor {
     Tfx,
     /// KFP v2: context `system.PipelineRun`, named by the run id.
     KfpV2,
-    /// The SDK of KFP v1: context `KfpRun`, named like the Workflow. KFP's metadata-writer creates it from the run's Pods,
-    /// without the pipeline's name, and a moment after each Pod has ended.
+    /// The SDK of KFP v1: context `KfpRun`, named like the Workflow. KFP's metadata-writer creates it from the run's
+    /// Pods, without the pipeline's name, and a moment after each Pod has ended.
     KfpV1,
 }
 
@@ -75,8 +75,8 @@ impl RunFlavor {
 }
 
 /// Flavors and names under which the run's context may exist, the likely one first: only KFP v1 compiles the pipeline's
-/// name into the Workflow. Where several exist, the metadata-writer's is last, because it records also single Pods of runs
-/// of the other flavors.
+/// name into the Workflow. Where several exist, the metadata-writer's is last, because it records also single Pods of
+/// runs of the other flavors.
 pub(super) fn run_contexts(run: &Workflow) -> Vec<(RunFlavor, String)> {
     let tfx = (RunFlavor::Tfx, run.name.to_string());
     let kfp_v1 = (RunFlavor::KfpV1, run.name.to_string());
@@ -147,11 +147,12 @@ impl ContextNames {
         self.0.get(type_name).map(|(_, name)| &**name)
     }
 
-    /// Returns the pipeline's name, given the contexts of one of its executions (TFX) or the parents of the run's context
-    /// (KFP v2).
+    /// Returns the pipeline's name, given the contexts of one of its executions (TFX) or the parents of the run's
+    /// context (KFP v2).
     ///
-    /// KFP 1.7 to 2.0 prefixed it with `pipeline/` or, in multi-user mode, with `namespace/<namespace>/pipeline/`. A prefix
-    /// that names another namespace stays, so that a pipeline does not appear under the name of one of this namespace.
+    /// KFP 1.7 to 2.0 prefixed it with `pipeline/` or, in multi-user mode, with `namespace/<namespace>/pipeline/`. A
+    /// prefix that names another namespace stays, so that a pipeline does not appear under the name of one of this
+    /// namespace.
     pub(super) fn pipeline(&self, flavor: RunFlavor, namespace: &str) -> Option<Arc<str>> {
         let name = match flavor {
             RunFlavor::Tfx => self.of_type(TFX_PIPELINE)?,

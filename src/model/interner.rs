@@ -4,11 +4,12 @@ use std::{borrow::Borrow, collections::HashSet, hash::Hash, sync::Arc};
 
 use super::{Mark, Marks, PipelineName, mark::MarkList};
 
-/// Number of interned values from which on unused ones are looked for.
+/// Number of interned values at which unused ones are dropped for the first time.
 const MIN_SHRINK: usize = 1024;
 
-/// Interned values of many records: names of namespaces and subscriptions, names of pipelines, and marks. Values without a
-/// record are dropped when as many new ones have come as were kept last time, so deleted Workflows leave nothing behind.
+/// Interned values of many records: names of namespaces and subscriptions, names of pipelines, and marks. Values
+/// without a record are dropped when their number has doubled since the last time, so deleted Workflows leave nothing
+/// behind.
 #[derive(Debug, Default)]
 pub struct Interner {
     strings: Shared<str>,
@@ -22,19 +23,19 @@ impl Interner {
         self.strings.intern(text)
     }
 
-    /// Returns the shared copy of the name of a pipeline, which `name` makes of a shared text.
+    /// Returns the shared copy of a pipeline's name, whose text is from [`Interner::string`].
     pub fn pipeline(&mut self, name: PipelineName) -> Arc<PipelineName> {
         self.pipelines.intern(name)
     }
 
-    /// Returns marks that share their list.
+    /// Returns these marks, with a list that equal ones share.
     pub fn marks(&mut self, marks: Vec<Mark>) -> Marks {
         Marks::from(marks).shared(|list| self.marks.intern(list))
     }
 
     /// Drops the values without another reference.
     pub fn shrink(&mut self) {
-        // Before the strings that they contain.
+        // Strings are last, because pipelines and marks refer to them.
         self.pipelines.shrink();
         self.marks.shrink();
         self.strings.shrink();
@@ -102,7 +103,7 @@ mod tests {
         assert!(std::ptr::eq(&*a, &*equal) && a != b);
         drop((other, taxi, b));
         interner.shrink();
-        // Beside `team`, the names within the others.
+        // `team`, and the names in the pipeline and in the marks.
         let sizes = (interner.strings.values.len(), interner.pipelines.values.len(), interner.marks.values.len());
         assert_eq!(sizes, (3, 1, 1));
         assert!(Arc::ptr_eq(&team, &interner.string("team")));
@@ -125,7 +126,7 @@ mod tests {
             marks(&mut interner, &format!("subscription {i}"));
         }
         let sizes = [interner.strings.values.len(), interner.pipelines.values.len(), interner.marks.values.len()];
-        // Those of pipelines and marks that are not dropped yet count as used strings.
+        // Pipelines and marks that are not dropped yet still refer to their strings.
         assert!(sizes.iter().all(|size| *size <= 6 * MIN_SHRINK), "{sizes:?}");
         assert!(Arc::ptr_eq(&kept[7], &spec(&mut interner, "kept 7")));
     }

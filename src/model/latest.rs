@@ -22,8 +22,8 @@ impl Recency {
         Self { finished: workflow.finished, created: workflow.created, uid: workflow.uid }
     }
 
-    /// Returns whether the other run supersedes this one. Times have a resolution of a second: which of two runs with equal
-    /// times has the newer model is not known, so both are sent.
+    /// Returns whether the other run supersedes this one. Times have a resolution of a second: which of two runs with
+    /// equal times has the newer model is not known, so both are sent.
     pub fn is_before(self, other: Self) -> bool {
         (self.finished, self.created) < (other.finished, other.created)
     }

@@ -39,12 +39,12 @@ impl Mark {
     }
 }
 
-/// The marks of a Workflow, ordered by the subscriptions' names. Most Workflows of a namespace have the same ones, or none:
-/// a record has a pointer to a shared list, see [`Interner::marks`](super::Interner::marks).
+/// The marks of a Workflow, ordered by the subscriptions' names. Most Workflows of a namespace have the same ones, or
+/// none. So a record has a pointer to a shared list, see [`Interner::marks`](super::Interner::marks).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Marks(Option<Arc<MarkList>>);
 
-/// At least one mark.
+/// A list of at least one mark, and the version of its Workflow, see [`Marks::at_version`].
 #[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct MarkList {
     marks: Box<[Mark]>,
@@ -52,8 +52,9 @@ pub(super) struct MarkList {
 }
 
 impl Marks {
-    /// The same marks with the `resourceVersion` of their Workflow, an opaque text, as the precondition of their removal. It
-    /// is kept only where marks must be removed, see [`Workflow::is_restarted`](super::Workflow::is_restarted).
+    /// The same marks with the `resourceVersion` of their Workflow, an opaque text, as the precondition of their
+    /// removal. It is kept only where marks must be removed, see
+    /// [`Workflow::is_restarted`](super::Workflow::is_restarted).
     #[must_use]
     pub fn at_version(&self, resource_version: &str) -> Self {
         let list = |list: &Arc<MarkList>| MarkList {
@@ -68,7 +69,7 @@ impl Marks {
         self.0.as_ref()?.resource_version.as_deref()
     }
 
-    /// The same marks, shared by `share`.
+    /// The same marks, with the list that `share` returns.
     pub(super) fn shared(self, share: impl FnOnce(Arc<MarkList>) -> Arc<MarkList>) -> Self {
         Self(self.0.map(share))
     }
@@ -110,8 +111,8 @@ impl FromIterator<Mark> for Marks {
     }
 }
 
-/// The marks that have to be removed in a phase. A running run has left every outcome, a failed one its success. After a
-/// failure that was delivered, success needs no removal: its mark replaces the other.
+/// The marks that have to be removed in a phase. A running run has left every outcome, a failed one its success. After
+/// a failure that was delivered, success needs no removal: its mark replaces the other.
 pub fn stale_marks(phase: Phase, marks: &[Mark]) -> impl Iterator<Item = &Mark> {
     marks.iter().filter(move |mark| match phase {
         Phase::Active => true,

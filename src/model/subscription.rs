@@ -106,8 +106,8 @@ pub(crate) fn fnv1a(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-/// A filter for names of pipelines. Each entry is a name and a glob pattern at once: it matches the name that it equals,
-/// and those that it matches as a pattern. Names that Kubeflow ships contain brackets. Cheap to clone.
+/// A filter for names of pipelines. Each entry is a name and a glob pattern at once: it matches the name that it
+/// equals, and those that it matches as a pattern. Names that Kubeflow ships contain brackets. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PipelineFilter(Option<Arc<[Box<str>]>>);
 
@@ -231,14 +231,14 @@ impl Subscription {
         Self { name: self.name.scoped(scope), unscoped: Some(self.name), ..self }
     }
 
-    /// Returns whether this run exceeds the maximum age. `now` is in seconds since the Unix epoch. The age of a run whose
-    /// end is unknown counts from its creation.
+    /// Returns whether this run exceeds the maximum age. `now` is in seconds since the Unix epoch. The age of a run
+    /// whose end is unknown counts from its creation.
     pub fn is_too_old(&self, workflow: &Workflow, now: i64) -> bool {
         self.max_age.is_some_and(|max| i128::from(now) - i128::from(workflow.end()) > i128::from(max.as_secs()))
     }
 
-    /// The name that `pipelines` is to be matched with, if the Workflow itself contains it for certain. Otherwise only a
-    /// lookup reveals it. A failed run is looked up only if it contains no name at all.
+    /// The name that `pipelines` is to be matched with, if the Workflow itself contains it for certain. Otherwise only
+    /// a lookup reveals it. A failed run is looked up only if it contains no name at all.
     pub fn certain_pipeline(workflow: &Workflow) -> Option<&Arc<str>> {
         match (&*workflow.pipeline, workflow.outcome()) {
             (PipelineName::Spec(name), _) | (PipelineName::Generated(name), Some(RunOutcome::Failed)) => Some(name),

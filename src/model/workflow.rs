@@ -37,9 +37,9 @@ pub enum Phase {
     Failed,
     /// The run is pending or running. After a final phase, this is a restart.
     Active,
-    /// Nothing is known: the phase label is absent or new, or a final phase lacks [`COMPLETED_LABEL`]. Argo sets both in
-    /// one update, so this is the state of a recreated Workflow, or of one whose labels were edited. Decisions that were
-    /// made before stay.
+    /// Nothing is known: the phase label is absent or new, or a final phase lacks [`COMPLETED_LABEL`]. Argo sets both
+    /// in one update, so this is the state of a recreated Workflow, or of one whose labels were edited. Decisions that
+    /// were made before stay.
     Unknown,
 }
 

@@ -1,13 +1,13 @@
 //! The records of a namespace, ordered by name.
 //!
-//! A list arrives in this order, and leaves the nodes of a `BTreeMap` half full: 28 bytes a record. Chunks of a sorted
-//! sequence are full then: 17 bytes a record, 16 of them the pointer and the epoch.
+//! A list of the API server arrives in this order. It would leave the nodes of a `BTreeMap` half full, with 28 bytes a
+//! record. The chunks of this sequence are full: 17 bytes a record, of which 16 are the pointer and the epoch.
 
 use std::sync::Arc;
 
 use crate::model::Workflow;
 
-/// The most records of a chunk: few enough that an insertion moves 1 KiB at most.
+/// The maximum number of records of a chunk: an insertion moves 1 KiB at most.
 const CHUNK: usize = 64;
 /// The records by which a chunk grows. Doubling would leave a quarter of it unused.
 const STEP: usize = 8;
@@ -25,7 +25,7 @@ struct Record {
     epoch: u32,
 }
 
-/// The place of a name: that of its record, or that at which it belongs.
+/// The position of the record of a name, or the position at which it would be inserted.
 struct Place {
     chunk: usize,
     at: usize,
@@ -123,14 +123,14 @@ impl Records {
     }
 
     fn add_chunk(&mut self, at: usize, chunk: Vec<Record>) {
-        // Most namespaces need one.
+        // Most namespaces need a single chunk.
         if self.chunks.is_empty() {
             self.chunks.reserve_exact(1);
         }
         self.chunks.insert(at, chunk);
     }
 
-    /// Joins sparse chunks with their neighbors, and drops empty ones.
+    /// Joins adjacent sparse chunks, and drops empty ones.
     fn join(&mut self) {
         self.chunks.retain(|chunk| !chunk.is_empty());
         self.chunks.dedup_by(|next, chunk| {
@@ -233,7 +233,7 @@ mod tests {
         }
     }
 
-    /// It arrives in the order of names.
+    /// A list arrives in the order of names.
     #[test]
     fn a_list_fills_its_chunks() {
         let mut records = Records::default();

@@ -1,5 +1,5 @@
-//! A check of an installation, and of what it depends on: the cluster, the sources of models, Argo Events, and the EventSources
-//! and Sensors of the namespaces that it serves.
+//! A check of an installation, and of what it depends on: the cluster, the sources of models, Argo Events, and the
+//! EventSources and Sensors of the namespaces that it serves.
 //!
 //! A check that cannot be made for a missing right is a warning that names the right. Only what keeps events from
 //! arriving is an error.
@@ -32,8 +32,8 @@ use crate::{
 
 /// Concurrent requests about the namespaces of a check.
 const CONCURRENT: usize = 8;
-/// The time in which requests about all namespaces of a check are answered: some hundred namespaces, at the pace of a slow
-/// API server.
+/// The time limit of all requests about the namespaces of a check: enough for some hundred namespaces on a slow API
+/// server.
 const ALL_NAMESPACES: Duration = Duration::from_secs(60);
 
 /// The scope of the checks, and the addresses that they use.
@@ -173,7 +173,7 @@ impl Category {
         self.warn(description, error.to_string(), hint);
     }
 
-    /// Adds one check for all those without an answer within [`ALL_NAMESPACES`].
+    /// Adds one warning for all requests without an answer within [`ALL_NAMESPACES`].
     fn unanswered(&mut self, number: usize, description: impl Into<String>) {
         if number > 0 {
             let error = format!("{number} without an answer within {} s", ALL_NAMESPACES.as_secs());
@@ -184,7 +184,8 @@ impl Category {
     }
 }
 
-/// Makes requests, some at a time. Returns their answers in order; `None` for those without one within [`ALL_NAMESPACES`].
+/// Makes requests, [`CONCURRENT`] at a time. Returns their answers in order, and `None` for each one without an answer
+/// within [`ALL_NAMESPACES`].
 async fn answers<F: Future>(requests: impl IntoIterator<Item = F>) -> Vec<Option<F::Output>> {
     let deadline = Instant::now() + ALL_NAMESPACES;
     let answer = async |request| {

@@ -139,8 +139,8 @@ async fn a_tfx_run_is_found_by_the_name_of_its_workflow() {
     assert_models(&recurring, &found, &expected);
 }
 
-/// Two calls while it runs, and one when its Workflow has changed; after its success as many as every lookup makes, in one
-/// round trip: none depends on the answer to another. The model appears in between.
+/// Two calls while it runs, and one when its Workflow has changed; after its success as many as every lookup makes, in
+/// one round trip: none depends on the answer to another. The model appears in between.
 #[tokio::test]
 #[cfg_attr(not(feature = "peers"), ignore = "needs the real peers: tests/run")]
 async fn a_run_asked_for_ahead_costs_no_further_call() {

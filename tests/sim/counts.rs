@@ -1,5 +1,5 @@
-//! Counts that do not depend on the machine, each with a limit: what a test measures of the real program, and some room. A
-//! change that needs more raises the limit knowingly, with the reason in the commit. docs/performance.md lists all of them.
+//! Counts of the real program that do not depend on the machine. Each has a limit, which is above the measured value. A
+//! change that needs more raises the limit, with the reason in the commit. docs/performance.md lists all of them.
 
 use std::{path::PathBuf, pin::Pin, time::Duration};
 
@@ -14,24 +14,24 @@ use test_support::{
 };
 use tokio::time::timeout;
 
-/// The server has threads for as many CPUs on every machine.
+/// The number of the server's threads, so that it is the same on every machine.
 const THREADS: &str = "TOKIO_WORKER_THREADS=2";
 const NAMESPACE: &str = "demo";
 const PIPELINE: &str = "penguin";
 
 /// Subscribers that wait for an event.
 const IDLE_SUBSCRIBERS: usize = 100;
-/// The time for which wake-ups are counted. It is over long before the first HTTP/2 keepalive, after 30 s.
+/// The time for which wake-ups are counted. It ends long before the first HTTP/2 keepalive, which follows after 30 s.
 const WINDOW: Duration = Duration::from_secs(3);
-/// Wake-ups of all threads in that time. 0 to 5 were measured, of the heartbeat's timer, with 100 subscribers and without. A
-/// timer of each subscriber, even one of 30 s, exceeds it.
+/// The limit of wake-ups of all threads in that time. 0 to 5 were measured, with 100 subscribers and without: those of
+/// the heartbeat. A timer for each subscriber would exceed the limit, even one of 30 s.
 const WAKE_UPS: u64 = 8;
 
-/// Events before the first that counts: connections, caches, tables.
+/// Events before the first one that counts: they fill connections, caches and tables.
 const WARM_UP: usize = 3;
 /// Events whose instructions are counted.
 const COUNTED: usize = 20;
-/// Instructions of an event in a debug build. 5.0 million were measured.
+/// The limit of instructions of an event in a debug build. 5.0 million were measured.
 const INSTRUCTIONS: u64 = 6_200_000;
 
 type Events = Pin<Box<dyn Stream<Item = Result<ReceivedEvent, SubscribeError>> + Send>>;
@@ -40,12 +40,12 @@ type Events = Pin<Box<dyn Stream<Item = Result<ReceivedEvent, SubscribeError>> +
 struct Program {
     sim: Sim,
     server: RunningServer,
-    // Has the kubeconfig.
+    // Contains the kubeconfig.
     _folder: tempfile::TempDir,
 }
 
 impl Program {
-    /// Starts it with these arguments of `env`: variables, and a command that runs it.
+    /// Starts the program with these arguments of `env`: variables, and a command that runs it.
     async fn start(folder: tempfile::TempDir, runner: &[PathBuf]) -> Self {
         let sim = Sim::start().await.expect("a simulation");
         let api_server = sim.kube_config().cluster_url.to_string();
@@ -90,7 +90,7 @@ async fn the_wake_ups_of_an_idle_server_have_a_limit() {
     let names: Vec<_> = (0..IDLE_SUBSCRIBERS).map(|number| format!("subscriber-{number}")).collect();
     let subscribed = try_join_all(names.iter().map(|name| program.subscribe(name))).await.expect("subscriptions");
     let pid = program.server.process.pid();
-    // The first window may have the end of the start, and one in five has a restart of the watch.
+    // The first window may contain the end of the start, and one in five a renewal of the watch.
     let few = eventually(SOON, "few wake-ups", async || {
         let number = wake_ups(pid, WINDOW).await;
         if number <= WAKE_UPS { Ok(number) } else { Err(number) }
@@ -100,8 +100,8 @@ async fn the_wake_ups_of_an_idle_server_have_a_limit() {
     program.server.stop().await;
 }
 
-/// The whole path: the Workflow is created and succeeds, its model is looked up, the event is sent, confirmed and marked.
-/// Valgrind hides the features of the CPU, so every machine runs the same instructions.
+/// The whole path: the Workflow is created and succeeds, its model is looked up, the event is sent, confirmed and
+/// marked. Valgrind hides the features of the CPU, so every machine runs the same instructions.
 #[tokio::test]
 #[cfg_attr(
     any(not(feature = "peers"), not(target_arch = "x86_64")),

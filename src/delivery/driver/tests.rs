@@ -436,5 +436,5 @@ async fn an_idle_task_does_not_run() {
     let readings = harness.clock_readings.load(Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(1800)).await;
     assert_eq!(harness.clock_readings.load(Ordering::Relaxed), readings, "the task has run");
-    assert!(harness.heartbeat.age() <= HEARTBEAT, "its heart still beats");
+    assert!(harness.heartbeat.age() <= HEARTBEAT, "the heartbeat continues");
 }

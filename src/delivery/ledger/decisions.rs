@@ -90,7 +90,8 @@ impl Ledger {
         self.steps.begin_turn();
     }
 
-    /// Returns whether there is more to decide than one turn allowed: [`Ledger::poll_actions`] is to be called again soon.
+    /// Returns whether there is more to decide than one turn allowed: [`Ledger::poll_actions`] is to be called again
+    /// soon.
     pub(in crate::delivery) fn has_more(&self) -> bool {
         !self.dirty.is_empty()
             || self.has_lookups
@@ -118,8 +119,8 @@ impl Ledger {
         }
     }
 
-    /// Closes a stream without unconfirmed events or pending marks: its client connects to another replica at once, which
-    /// knows of a delivery only from its mark.
+    /// Closes a stream without unconfirmed events or pending marks: its client connects to another replica at once,
+    /// which knows of a delivery only from its mark.
     fn close_if_drained(&mut self, id: StreamId) {
         let stream = self.registry.stream(id);
         let awaits_marks = stream.subscription.remember && self.marks.is_busy_for(&stream.subscription);
@@ -306,8 +307,8 @@ impl Ledger {
         }
     }
 
-    /// Hands a run to a stream, unless it may not be sent. Returns the bytes of its payload, or `None` if the verdict of the
-    /// filter is not known before the next turn.
+    /// Hands a run to a stream, unless it may not be sent. Returns the bytes of its payload, or `None` if the verdict
+    /// of the filter is not known before the next turn.
     fn hand_off(
         &mut self,
         id: StreamId,

@@ -373,8 +373,8 @@ impl Pending {
         Action::Patch { patch: MarkPatch { namespace, name, uid, change, place }, attempt: self.attempt }
     }
 
-    /// Handles the result of a patch. Returns the pause before the next attempt, if the change is still wanted. Without a
-    /// pause, the Workflow is queued again at once, with this ticket.
+    /// Handles the result of a patch. Returns the pause before the next attempt, if the change is still wanted. Without
+    /// a pause, the Workflow is queued again at once, with this ticket.
     fn handle_result(
         &mut self,
         patch: &MarkPatch,

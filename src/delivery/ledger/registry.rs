@@ -80,8 +80,8 @@ impl Registry {
         Self { in_use, ..Self::default() }
     }
 
-    /// Adds a stream, and shares the parts of its subscription that equal those of other streams. Returns the number of its
-    /// subscription's streams.
+    /// Adds a stream, and shares the parts of its subscription that equal those of other streams. Returns the number of
+    /// its subscription's streams.
     pub(super) fn attach(
         &mut self,
         id: StreamId,
@@ -221,8 +221,8 @@ impl Registry {
     }
 }
 
-/// The sets of artifact types that streams of a namespace ask for, and the succeeded runs without a model of these. Equal
-/// sets are shared: they may be large.
+/// The sets of artifact types that streams of a namespace ask for, and the succeeded runs without a model of these.
+/// Equal sets are shared: they may be large.
 #[derive(Debug, Default)]
 pub(super) struct TypesTable {
     ids: HashMap<Arc<ArtifactTypes>, TypesId>,

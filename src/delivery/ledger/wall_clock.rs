@@ -1,8 +1,8 @@
 //! Runs that were excluded for their age, by a wall clock that may have been wrong.
 //!
-//! Pauses follow a clock that never jumps, ages of runs the wall clock. That is set from time to time, and may have been an
-//! hour ahead before. Runs that it excluded would be lost to the streams that stay attached. So once the wall clock is
-//! behind the one that excluded a run, those streams are offered all records again.
+//! Pauses follow a clock that never jumps, ages of runs the wall clock. That is set from time to time, and may have
+//! been an hour ahead before. Runs that it excluded would be lost to the streams that stay attached. So once the wall
+//! clock is behind the one that excluded a run, those streams are offered all records again.
 
 use std::time::{Duration, Instant};
 

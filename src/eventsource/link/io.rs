@@ -1,5 +1,5 @@
-//! The I/O of a link: [`Link`] is the connection that hyper reads and writes, on top of the accepted one. It moves bytes,
-//! and sends PINGs when the tracker and the outbound direction allow it.
+//! The I/O of a link: [`Link`] is the connection that hyper reads and writes, on top of the accepted one. It moves
+//! bytes, and sends PINGs when the tracker and the outbound direction allow it.
 
 use std::{
     fmt, io,
@@ -31,8 +31,8 @@ const MAX_READ: usize = 4 * 1024;
 /// The most bytes of one read beyond the current frame: up to five requests.
 const READ_AHEAD: usize = 64;
 /// The share of a task's turn in Tokio (128 units) that a new stream uses up. hyper starts a task for each request of a
-/// turn. Those tasks should run before more requests are read: a client can send thousands at once, on each of thousands of
-/// connections.
+/// turn. Those tasks should run before more requests are read: a client can send thousands at once, on each of
+/// thousands of connections.
 const UNITS_PER_STREAM: u32 = 32;
 
 /// The length of a PING on the wire.
@@ -319,7 +319,8 @@ impl<IO: fmt::Debug> fmt::Debug for Link<IO> {
     }
 }
 
-/// Uses up units of the task's turn. Without any left, sockets return `Pending`, and the task is polled again after others.
+/// Uses up units of the task's turn. Without any left, sockets return `Pending`, and the task is polled again after
+/// others.
 fn use_up(cx: &mut Context<'_>, units: u32) {
     for _ in 0..units {
         if !coop::has_budget_remaining() {

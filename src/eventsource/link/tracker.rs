@@ -38,8 +38,8 @@ pub(super) const USUAL_FRAME: u32 = 4 * 1024;
 /// The resources that a connection occupies, as its frames show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Open streams. A stream is open from its HEADERS until its end is written to the connection, however long the peer
-    /// takes to read. Streams that the link cannot follow count until the connection ends.
+    /// Open streams. A stream is open from its HEADERS until its end is written to the connection, however long the
+    /// peer takes to read. Streams that the link cannot follow count until the connection ends.
     pub streams: usize,
     /// The peer has begun a frame of more than 4 KiB. From then on, hyper's buffer is larger than usual.
     pub has_large_frames: bool,
@@ -66,8 +66,8 @@ impl fmt::Debug for UsageObserver {
 pub(super) struct AckTracker {
     /// Sorted by id, the order in which HTTP/2 opens streams.
     streams: Vec<Stream>,
-    /// Streams that the peer has opened and that are not tracked. Their end is not noticed, so they count as open for as
-    /// long as the connection.
+    /// Streams that the peer has opened and that are not tracked. Their end is not noticed, so they count as open for
+    /// as long as the connection.
     untracked: u32,
     /// The streams that the peer has opened since [`AckTracker::take_opened`].
     opened: u32,

@@ -283,7 +283,7 @@ fn names_of_deleted_workflows_are_freed() {
         drop(decoder.record(object(&metadata)).unwrap());
     }
     let held = format!("{:?}", decoder.interner.lock().unwrap()).matches("p-").count();
-    // Each may be there as a text and as a pipeline's name.
+    // Each name may be kept as a string and as a pipeline.
     assert!(held <= 4_096, "{held} names of no record");
     decoder.shrink();
     assert!(!format!("{:?}", decoder.interner.lock().unwrap()).contains("p-"));

@@ -1,10 +1,10 @@
-//! The pace of all watches of the process after an outage of the API server. Each of hundreds of watches reconnects several
-//! times a second, so that the first event after the outage is prompt; together they would be a load of thousands of
+//! The rate of retries of all watches of the process after an outage of the API server. Each watch reconnects several
+//! times a second, so that the first event after the outage is prompt. Hundreds of them would make thousands of
 //! attempts, just when the API server starts.
 //!
-//! So watches that have failed take turns. While the API server is away there is an attempt every [`WHILE_AWAY`], by
-//! whichever watch is next. The first success shows that it is back, and all others follow at intervals of [`ONCE_BACK`].
-//! A single watch never waits for its turn, because its own pauses are longer.
+//! So watches that have failed take turns. While the API server does not answer, the next watch makes an attempt every
+//! [`WHILE_AWAY`]. The first success shows that the API server is back, and the other watches follow at intervals of
+//! [`ONCE_BACK`]. A single watch never waits for its turn, because its own pauses are longer.
 
 use std::{
     mem,
@@ -17,15 +17,16 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The interval between two attempts while the API server is away or starting. Shorter than the pauses of one watch.
+/// The interval between two attempts while the API server does not answer, or starts. Shorter than the pauses of one
+/// watch.
 const WHILE_AWAY: Duration = Duration::from_millis(50);
-/// The interval between two attempts once it is back: 500 watches are established within two seconds.
+/// The interval between two attempts after the first success: 500 watches are established within two seconds.
 const ONCE_BACK: Duration = Duration::from_millis(4);
 /// The time after the last unanswered attempt in which errors are those of a starting API server. Until it knows its
 /// CustomResourceDefinitions and roles, it answers with 403, 404 and 503.
 pub(super) const STARTING: Duration = Duration::from_secs(10);
 
-/// The pace, shared by all watches.
+/// The turns of retries, shared by all watches.
 #[derive(Debug)]
 pub(super) struct Reconnects {
     is_back: watch::Sender<bool>,
@@ -67,7 +68,7 @@ impl Reconnects {
         self.is_back.send_if_modified(|is_back| {
             let is_changed = !mem::replace(is_back, true);
             if is_changed {
-                // The turns of the outage are void. Every watch gets a new one.
+                // Turns reserved during the outage no longer count. Each watch reserves a new one.
                 self.turns().next = Instant::now();
             }
             is_changed
@@ -84,7 +85,7 @@ impl Reconnects {
                 // In this order: a watch whose turn has come needs no other one.
                 biased;
                 () = sleep_until(at) => return,
-                // No error: the sender is a part of this.
+                // Never an error: `self` has the sender.
                 _ = is_back.wait_for(|is_back| *is_back) => {}
             }
         }
@@ -116,7 +117,8 @@ mod tests {
 
     const WATCHES: usize = 500;
 
-    /// Attempts of this number of watches, with the shortest pauses, for this time. `attempt` returns whether it succeeds.
+    /// Returns the times of the attempts of this number of watches, with the shortest pauses. `succeeds` returns
+    /// whether an attempt at a time succeeds; `None` without an answer.
     async fn attempts(watches: usize, time: Duration, succeeds: fn(Duration) -> Option<bool>) -> Vec<Duration> {
         let (reconnects, times) = (Arc::new(Reconnects::default()), Arc::new(Mutex::new(Vec::new())));
         let start = Instant::now();
@@ -146,8 +148,8 @@ mod tests {
         times.iter().filter(|time| (from..to).contains(&(time.as_millis() as u64))).count()
     }
 
-    /// Hundreds of watches are no more load on an API server that is away, or starts, than a few. Once it is back, one of them
-    /// notices it at once, and the others follow within two seconds.
+    /// Hundreds of watches make no more attempts than a few while the API server does not answer, or starts. Once it is
+    /// back, one of them notices it at once, and the others follow within two seconds.
     #[tokio::test(start_paused = true)]
     async fn all_watches_together_have_a_limited_rate() {
         let times = attempts(WATCHES, Duration::from_secs(40), |at| match at.as_secs() {
@@ -165,7 +167,7 @@ mod tests {
         assert_eq!(within(&times, 27_100, 40_000), 0);
     }
 
-    /// An API server that answers has started after ten seconds: watches that it refuses are not those of an outage.
+    /// The outage ends ten seconds after the last attempt without an answer, also for watches that are refused.
     #[tokio::test(start_paused = true)]
     async fn watches_that_are_refused_have_the_faster_rate() {
         let times = attempts(WATCHES, Duration::from_secs(20), |at| (at.as_secs() >= 2).then_some(false));

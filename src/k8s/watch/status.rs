@@ -30,13 +30,14 @@ use crate::{
 /// The pauses after errors that the API server, or a proxy, answers with.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(2) };
 /// The pauses while the API server does not answer, and in [`STARTING`]. Short: once it is back the first event is due
-/// within half a second. Watches then take turns, see [`Reconnects`].
+/// within half a second. Watches take turns, see [`Reconnects`].
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_millis(300) };
 /// The age at which an established watch has recovered, without receiving anything.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// Lists at shorter intervals do not reset the backoff.
 const MIN_LIST_INTERVAL: Duration = Duration::from_secs(10);
-/// The duration of failure after which the scope counts as not served, and the server as not ready if no other scope is.
+/// The duration of failure after which the scope counts as not served, and the server as not ready if no other scope
+/// is.
 const UNREADY_AFTER: Duration = Duration::from_secs(120);
 /// The limit of remembered log lines: more than the kinds of errors times the usual HTTP statuses.
 const LOGGED: usize = 64;
@@ -168,7 +169,7 @@ impl Status {
         .await;
     }
 
-    /// Handles an error. Returns the pause before the next attempt, if there is one.
+    /// Handles an error. Returns the pause before the next attempt; `None` for an attempt at once.
     fn pause_after(&mut self, error: &WatchError) -> Option<Duration> {
         self.down();
         let (kind, code) = (error.kind(), error.code());

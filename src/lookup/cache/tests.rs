@@ -125,8 +125,8 @@ fn an_entry_is_weighed_again_with_each_answer() {
     assert!(weights[0] < weights[1], "{weights:?}");
 }
 
-/// Only the pipeline's name is looked up for a failed run, so its answer is not that of a success, even if no restart was
-/// seen in between.
+/// Only the pipeline's name is looked up for a failed run, so its answer is not that of a success, even if no restart
+/// was seen in between.
 #[test]
 fn the_answer_of_a_failed_run_is_not_that_of_its_success() {
     let cache = cache();

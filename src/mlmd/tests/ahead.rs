@@ -29,8 +29,8 @@ impl TestEnv {
     }
 }
 
-/// There are as many calls after the success as without asking ahead: the context is verified, and everything else could
-/// have changed until then. The model is recorded in between.
+/// There are as many calls after the success as without asking ahead: the context is verified, and everything else
+/// could have changed until then. The model is recorded in between.
 #[tokio::test(start_paused = true)]
 async fn a_run_asked_for_ahead_costs_one_round_trip_after_success() {
     for (env, run, ahead, contexts) in [
@@ -101,13 +101,13 @@ async fn events_of_expected_executions_count_only_if_complete() {
     }
 }
 
-/// The early answer that is not needed is not waited for: where it cannot be enough, and where there is no candidate.
+/// An early answer that is not needed delays no lookup: where it cannot be complete, and where there is no candidate.
 #[tokio::test(start_paused = true)]
 async fn an_early_answer_that_is_not_needed_may_hang() {
     type Change = fn(&mut Store);
     let changes: [(&str, Change, usize); 3] = [
         (
-            "another task has begun",
+            "another task has started",
             |store| {
                 store.add_execution(20, DURING_MS, &[1]);
                 store.add_model(21, 20, &[1]);
@@ -152,8 +152,8 @@ async fn many_or_late_executions_are_not_expected() {
     assert_eq!(env.ask_ahead(&compiled()).await, (vec![CONTEXT; 3], Ok(KnownAhead::All)));
 }
 
-/// Whatever happens to the store between the lookup ahead and the end of the run: the answer is that of a lookup that did not
-/// ask ahead.
+/// Whatever happens to the store between the lookup ahead and the end of the run: the answer is that of a lookup that
+/// did not ask ahead.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_changes_before_success_is_asked_anew() {
     type Change = fn(&mut Store);
@@ -226,7 +226,7 @@ async fn a_failure_beside_the_expected_context_is_retried() {
         assert_eq!(env.find(&compiled()).await.unwrap().models.len(), 1, "the expected context serves the retry");
         env.mlmd.forget(compiled().uid);
     }
-    // What another run's context contains is not read, so its failure does not matter.
+    // The content of another run's context is not read, so its failure does not matter.
     env.ask_ahead(&compiled()).await.1.unwrap();
     env.server.store().contexts.remove(0);
     env.server.inject(ARTIFACTS, Fault::Status(Code::Internal));

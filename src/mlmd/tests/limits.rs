@@ -193,7 +193,7 @@ async fn lookups_that_keep_much_are_refused_until_others_have_ended() {
     assert_eq!(env.ids(&small).await, [5]);
 }
 
-/// A thousand lookups may be in flight. A change that needs more raises the limit knowingly, with the reason in the commit.
+/// A thousand lookups may be in flight. A change that needs more raises the limit, with the reason in the commit.
 #[tokio::test]
 async fn the_state_of_a_lookup_has_a_limited_size() {
     let (env, run) = (TestEnv::new(), compiled());

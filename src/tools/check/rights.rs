@@ -9,8 +9,8 @@ use crate::{
     k8s::{Cluster, ClusterError, ClusterOptions, Right},
 };
 
-/// Checks the rights of the server's account: of this account in a Pod or with `--as`, else by impersonating the account of
-/// the server's Pod. Without a Pod they are those of this account.
+/// Checks the rights of the server's account: of this account in a Pod or with `--as`, else by impersonating the
+/// account of the server's Pod. Without a Pod they are those of this account.
 pub(super) async fn of_server(cluster: &Cluster, options: &Options, server: &Server) -> Category {
     let mut category = Category::new("server-rights");
     let chosen = cluster.is_in_pod() || options.cluster.user.is_some();

@@ -31,7 +31,7 @@ fn the_report_has_the_form_of_linkerd() {
     assert_eq!(failed, [("kubernetes-api", Some(see.to_owned()))]);
 }
 
-/// Some requests are in flight at a time, and those that are not answered in time are neither waited for nor made.
+/// A limited number of requests is in flight at a time. After the deadline no request is waited for, and none is made.
 #[tokio::test(start_paused = true)]
 async fn requests_about_namespaces_have_a_bound_and_a_deadline() {
     let (in_flight, most, made) = (Cell::new(0), Cell::new(0), Cell::new(0));

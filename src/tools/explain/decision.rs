@@ -1,5 +1,5 @@
-//! The rules that decide what becomes of a run for a subscription. Pure functions, in the order in which the server applies
-//! the rules, and with the server's own functions.
+//! The rules that decide what becomes of a run for a subscription. Pure functions, in the order in which the server
+//! applies the rules, and with the server's own functions.
 
 use std::time::Duration;
 
@@ -165,8 +165,8 @@ pub fn needs_lookup(run: &Workflow) -> bool {
     run.outcome() != Some(RunOutcome::Failed) || *run.pipeline == PipelineName::Unknown
 }
 
-/// Returns the decision about a run that [`before_lookup`] left open, given its models. `newer` is the newest delivered run
-/// that supersedes it.
+/// Returns the decision about a run that [`before_lookup`] left open, given its models. `newer` is the newest delivered
+/// run that supersedes it.
 pub fn after_lookup(
     run: &Workflow,
     subscription: &Subscription,

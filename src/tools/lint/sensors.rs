@@ -44,8 +44,8 @@ impl<'a> Sources<'a> {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// The EventSources that a Sensor of this namespace may see. A manifest without a namespace is applied to that of the
-    /// others.
+    /// The EventSources that a Sensor of this namespace may see. A manifest without a namespace is applied to that of
+    /// the others.
     fn seen_from<'s>(&'s self, namespace: Option<&'s str>) -> Box<dyn Iterator<Item = &'s EventSource> + 's> {
         let of = |namespace| self.by_namespace.get(&namespace).into_iter().flatten().copied();
         match namespace {

@@ -39,7 +39,7 @@ pub(crate) struct Server {
 }
 
 impl Endpoint {
-    /// A Service would send connections here.
+    /// Returns whether a Service would send connections here.
     pub(crate) fn is_up(&self) -> bool {
         self.state().is_up
     }

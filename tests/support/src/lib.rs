@@ -47,14 +47,14 @@
 //!
 //! # Benchmarks
 //!
-//! [`mod@bench`] has their flags and the rows of their report, [`process_stats`] what the kernel knows of a process, and
-//! [`callgrind`] its instructions.
+//! [`mod@bench`] has their flags and the rows of their report, [`process_stats`] the kernel's figures of a process, and
+//! [`callgrind`] the instructions of a program.
 //!
 //! # Processes and waiting
 //!
 //! Every process ends with the test that started it, also when the test binary is killed ([`ChildProcess`]). Each
-//! writes a log, and a failing test prints its tail. Nothing sleeps for a fixed time: [`eventually()`] polls a condition
-//! until a deadline.
+//! writes a log, and a failing test prints its tail. Nothing sleeps for a fixed time: [`eventually()`] polls a
+//! condition until a deadline.
 
 mod api_proxy;
 pub mod bench;

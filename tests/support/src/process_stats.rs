@@ -1,4 +1,4 @@
-//! What the kernel knows of a process: memory, CPU time and wake-ups. Linux only.
+//! The kernel's figures of a process: memory, CPU time and wake-ups. Linux only.
 
 use std::{collections::HashMap, fs, time::Duration};
 
@@ -37,7 +37,7 @@ pub fn cpu_time(pid: Pid) -> Duration {
     Duration::from_nanos(of_threads(pid, "schedstat", of_thread).into_values().sum())
 }
 
-/// Counts how often the threads of a process wake up within a time: each has waited for something before.
+/// Counts the wake-ups of all threads of a process within a time: their voluntary context switches.
 ///
 /// # Panics
 /// As [`resident_kib`].
@@ -54,7 +54,7 @@ pub async fn wake_ups(pid: Pid, time: Duration) -> u64 {
     waits().into_iter().map(|(thread, now)| now - before.get(&thread).copied().unwrap_or_default()).sum()
 }
 
-/// Returns a number for each thread of a process, by its id: what is read from this file of the thread.
+/// Returns a number for each thread of a process, by its id: the one that `read` finds in this file of the thread.
 fn of_threads(pid: Pid, file: &str, read: impl Fn(&str) -> Option<u64>) -> HashMap<String, u64> {
     let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).expect("the process runs on Linux");
     let of_thread = |thread: fs::DirEntry| {

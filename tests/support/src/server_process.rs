@@ -15,7 +15,7 @@ use crate::{CATCH_UP, ChildProcess, SOON, eventually, metrics, plain_http, proce
 /// Longest time that a shutdown may take.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 
-/// A free port of loopback.
+/// The address of any free port of loopback.
 const ANY_PORT: &str = "127.0.0.1:0";
 
 /// The name of the program.

@@ -106,9 +106,9 @@ async fn an_attached_stream_receives_the_oldest_of_many_runs_first() {
     assert!(times.is_sorted(), "{times:?}");
 }
 
-/// Its events are handed off while it waits for nothing, and its heart beats.
+/// The heartbeat is updated at its interval while the task is idle, and in every turn that hands off an event.
 #[tokio::test(start_paused = true)]
-async fn the_heart_beats_while_idle_and_in_every_turn() {
+async fn the_heartbeat_is_updated_while_idle_and_in_every_turn() {
     let harness = Harness::new();
     let mut stream = harness.attach(subscription("a"));
     assert_silent(&mut stream).await;

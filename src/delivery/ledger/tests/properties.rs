@@ -151,8 +151,8 @@ proptest! {
         check(&ops, TestEnv::new(skip_labelled, false, ages.then_some(MAX_CONNECTION_AGE)));
     }
 
-    /// The same holds beside a subscription with `latestOnly`, for which a superseded run counts as delivered. No older run
-    /// follows a newer one, and only a newer one that was sent supersedes a run.
+    /// The same holds beside a subscription with `latestOnly`, for which a superseded run counts as delivered. No older
+    /// run follows a newer one, and only a newer one that was sent supersedes a run.
     #[test]
     fn random_faults_bring_no_older_run_after_a_newer_one(ops in prop::collection::vec(op(), 1..150), ages: bool) {
         check(&ops, TestEnv::new(false, true, ages.then_some(MAX_CONNECTION_AGE)));

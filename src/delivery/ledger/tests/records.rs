@@ -1,5 +1,5 @@
-//! Records that change: Workflows that leave the selector and return, and fields by which a run is looked up that are set
-//! late.
+//! Records that change: Workflows that leave the selector and return, and fields by which a run is looked up that are
+//! set late.
 
 use std::time::Duration;
 

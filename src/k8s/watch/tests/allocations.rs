@@ -1,5 +1,5 @@
-//! The allocations of a change of a Workflow, which do not depend on the machine. Each limit is what was measured and some
-//! room. A change that needs more raises it knowingly, with the reason in the commit.
+//! The allocations of a change of a Workflow, which do not depend on the machine. Each limit is a little above the
+//! measured value. A change that needs more raises the limit, with the reason in the commit.
 
 use allocation_counter::{AllocationInfo, measure};
 

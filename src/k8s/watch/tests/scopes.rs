@@ -69,8 +69,8 @@ async fn a_scope_that_fails_later_does_not_affect_another() {
     assert!(b.is_up("b"));
 }
 
-/// Hundreds of namespaces are few attempts a second while the API server is away. Once it is back, one watch notices it
-/// at once, and the others follow.
+/// The watches of hundreds of namespaces make few attempts a second while the API server does not answer. Once it is
+/// back, one watch notices it at once, and the others follow.
 #[tokio::test(start_paused = true)]
 async fn watches_take_turns_after_an_outage() {
     const WATCHES: usize = 200;

@@ -122,7 +122,7 @@ pub struct KfpTask {
     pub outputs: Vec<KfpArtifact>,
     /// Its inputs.
     pub inputs: Vec<KfpArtifact>,
-    /// The tasks that contain it declare its outputs as their own.
+    /// True if the tasks that contain it declare its outputs as their own.
     pub is_propagated: bool,
 }
 

@@ -30,7 +30,7 @@ pub struct Shell {
 /// The output of a command.
 #[derive(Clone, Debug)]
 pub struct Printed {
-    /// Its exit status was 0.
+    /// True if its exit status was 0.
     pub is_success: bool,
     /// Standard output.
     pub stdout: String,
