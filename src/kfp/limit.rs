@@ -39,9 +39,9 @@ const MIN: usize = 2;
 /// Concurrent calls of one namespace, those that take long included: it never has all places of the start.
 const PER_NAMESPACE: usize = 2;
 /// The maximum number of remembered namespaces whose last call was long.
-const MAX_SLOW: u64 = 1024;
+const MAX_LONG_NAMESPACES: u64 = 1024;
 /// The time for which they are remembered.
-const SLOW_TTL: Duration = Duration::from_secs(600);
+const LONG_NAMESPACE_TTL: Duration = Duration::from_secs(600);
 /// Waiting calls: as many as delivery has lookups in flight.
 const WAITING: usize = 2048;
 /// Waiting calls of one namespace: the lookups that delivery has in flight for it.
@@ -61,12 +61,12 @@ pub(super) struct Calls {
     shares: Budget,
     /// The ordinary places, whose number is the limit.
     places: Budget,
-    /// The right to keep an ordinary place for long, for fewer calls than there are places at least.
-    slow_places: Budget,
+    /// The right to keep an ordinary place for long: one less than [`MIN`].
+    kept_places: Budget,
     /// The places of long calls.
     long: Budget,
     /// The namespaces whose last call was long.
-    slow: Cache<Arc<str>, ()>,
+    long_namespaces: Cache<Arc<str>, ()>,
     adaptive: Arc<Mutex<Adaptive>>,
     gauge: Gauge,
 }
@@ -78,7 +78,7 @@ struct Turn {
     /// An ordinary place.
     place: Option<Permit>,
     /// The right to keep it for long.
-    slow_place: Option<Permit>,
+    kept_place: Option<Permit>,
     /// A place of long calls.
     long: Option<Permit>,
 }
@@ -136,9 +136,12 @@ impl Calls {
         Self {
             shares: budget(usize::MAX, WAITING_PER_NAMESPACE),
             places: budget(FIRST, PER_NAMESPACE),
-            slow_places: budget(MIN - 1, PER_NAMESPACE),
+            kept_places: budget(MIN - 1, PER_NAMESPACE),
             long: budget(MAX_LONG_KFP_CALLS, PER_NAMESPACE),
-            slow: Cache::builder().max_capacity(MAX_SLOW).time_to_live(SLOW_TTL).build(),
+            long_namespaces: Cache::builder()
+                .max_capacity(MAX_LONG_NAMESPACES)
+                .time_to_live(LONG_NAMESPACE_TTL)
+                .build(),
             adaptive: Arc::new(Mutex::new(Adaptive::new())),
             gauge,
         }
@@ -158,7 +161,7 @@ impl Calls {
             None => match timeout(LONG, &mut call).await {
                 Ok(result) => result,
                 Err(_) => {
-                    self.slow.insert(namespace.clone(), ());
+                    self.long_namespaces.insert(namespace.clone(), ());
                     match select(&mut call, pin!(self.leave_place(namespace, &mut turn))).await {
                         Either::Left((result, _)) => result,
                         Either::Right((left, _)) => {
@@ -170,7 +173,7 @@ impl Calls {
             },
         };
         if started.elapsed() <= LONG {
-            self.slow.invalidate(namespace);
+            self.long_namespaces.invalidate(namespace);
         }
         self.ended(namespace, &result, started.elapsed());
         result
@@ -180,15 +183,15 @@ impl Calls {
     async fn turn(&self, namespace: &Arc<str>) -> Result<Turn, CallError> {
         let turn = async {
             let mut turn =
-                Turn { _share: self.shares.acquire(namespace, 1).await?, place: None, slow_place: None, long: None };
-            if self.slow.contains_key(namespace) {
-                let (long, place) = (self.long.acquire(namespace, 1), self.slow_places.acquire(namespace, 1));
+                Turn { _share: self.shares.acquire(namespace, 1).await?, place: None, kept_place: None, long: None };
+            if self.long_namespaces.contains_key(namespace) {
+                let (long, place) = (self.long.acquire(namespace, 1), self.kept_places.acquire(namespace, 1));
                 match select(pin!(long), pin!(place)).await {
                     Either::Left((long, _)) => {
                         turn.long = Some(long?);
                         return Ok(turn);
                     }
-                    Either::Right((place, _)) => turn.slow_place = Some(place?),
+                    Either::Right((place, _)) => turn.kept_place = Some(place?),
                 }
             }
             turn.place = Some(self.places.acquire(namespace, 1).await?);
@@ -204,20 +207,20 @@ impl Calls {
     /// Moves a long call to a place of long calls as soon as one is free.
     ///
     /// # Errors
-    /// Until then the call would keep an ordinary place, which too many long calls do.
+    /// The places of long calls and the right to keep an ordinary place are taken.
     async fn leave_place(&self, namespace: &Arc<str>, turn: &mut Turn) -> Result<(), CallError> {
         turn.long = self.long.try_acquire(namespace, 1);
         if turn.long.is_none() {
-            if turn.slow_place.is_none() {
-                turn.slow_place = self.slow_places.try_acquire(namespace, 1);
+            if turn.kept_place.is_none() {
+                turn.kept_place = self.kept_places.try_acquire(namespace, 1);
             }
-            if turn.slow_place.is_none() {
+            if turn.kept_place.is_none() {
                 return Err(CallError::overloaded("calls of several namespaces take long"));
             }
             turn.long = self.long.acquire(namespace, 1).await.ok();
         }
         if turn.long.is_some() {
-            (turn.place, turn.slow_place) = (None, None);
+            (turn.place, turn.kept_place) = (None, None);
         }
         Ok(())
     }
@@ -278,7 +281,7 @@ mod tests {
         for (tenants, allowed) in [(1, Duration::ZERO), (3, Duration::from_secs(1)), (8, Duration::from_secs(1))] {
             for took in [150, 240, 400, 1000, 1100, 5000, 20_000].map(Duration::from_millis) {
                 let calls = Calls::new(Gauge::default());
-                // All earlier calls were slow. Each tenant has as many lookups in flight as delivery allows.
+                // No other calls were made before. Each tenant has as many lookups in flight as delivery allows.
                 let slow = (0..tenants * 32).map(|lookup| {
                     let (calls, namespace) = (calls.clone(), Arc::from(format!("slow-{}", lookup % tenants)));
                     tokio::spawn(async move {
@@ -352,7 +355,7 @@ mod tests {
             running.push(long(namespace));
             sleep(2 * LONG).await;
         }
-        assert_eq!((calls.long.used(), calls.slow_places.used()), (MAX_LONG_KFP_CALLS, MIN - 1));
+        assert_eq!((calls.long.used(), calls.kept_places.used()), (MAX_LONG_KFP_CALLS, MIN - 1));
         let started = Instant::now();
         let cancelled = long(100).await.unwrap().unwrap_err();
         assert_eq!((cancelled.code, started.elapsed()), (CallCode::Overloaded, LONG));
@@ -367,7 +370,7 @@ mod tests {
             call.await.unwrap().unwrap();
         }
         assert_eq!(
-            (calls.shares.used(), calls.places.used(), calls.slow_places.used(), calls.long.used()),
+            (calls.shares.used(), calls.places.used(), calls.kept_places.used(), calls.long.used()),
             (0, 0, 0, 0)
         );
     }
@@ -402,8 +405,8 @@ mod tests {
             call.await.unwrap().unwrap();
         }
         assert_eq!((calls.long.used(), calls.places.used()), (0, 0));
-        assert!(calls.slow.contains_key(&a) && !calls.slow.contains_key(&b));
+        assert!(calls.long_namespaces.contains_key(&a) && !calls.long_namespaces.contains_key(&b));
         calls.in_turn(&a, async { Ok(()) }).await.unwrap();
-        assert!(!calls.slow.contains_key(&a), "its last call was short");
+        assert!(!calls.long_namespaces.contains_key(&a), "its last call was short");
     }
 }
