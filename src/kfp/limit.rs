@@ -10,6 +10,8 @@
 //! - The next calls of its namespace are expected to be long, and wait for a place of long calls, until one of them is
 //!   short. While those places are taken, a single long call may keep its ordinary place. Another one is cancelled, and
 //!   its lookup is retried. So there is always a place in which no call takes longer than [`LONG`].
+//! - After a cancelled call, short ones do not change what is expected until a long one has ended. Otherwise those
+//!   about small runs of a namespace would have the calls about a large one cancelled again and again.
 //! - The calls of one namespace alone never lower the limit. The server is slow if the calls of another namespace are
 //!   slow, too. Until then there are more places than one namespace may have.
 
@@ -65,10 +67,19 @@ pub(super) struct Calls {
     kept_places: Budget,
     /// The places of long calls.
     long: Budget,
-    /// The namespaces whose last call was long.
-    long_namespaces: Cache<Arc<str>, ()>,
+    /// The namespaces whose calls are expected to be long.
+    long_namespaces: Cache<Arc<str>, Expected>,
     adaptive: Arc<Mutex<Adaptive>>,
     gauge: Gauge,
+}
+
+/// The reason why the next call of a namespace is expected to be long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// The last one was long.
+    LastWasLong,
+    /// A long one was cancelled, and none has ended since.
+    Cancelled,
 }
 
 /// The turn of a call: a share of its namespace, and a place.
@@ -161,10 +172,15 @@ impl Calls {
             None => match timeout(LONG, &mut call).await {
                 Ok(result) => result,
                 Err(_) => {
-                    self.long_namespaces.insert(namespace.clone(), ());
+                    if !self.long_namespaces.contains_key(namespace) {
+                        self.long_namespaces.insert(namespace.clone(), Expected::LastWasLong);
+                    }
                     match select(&mut call, pin!(self.leave_place(namespace, &mut turn))).await {
                         Either::Left((result, _)) => result,
                         Either::Right((left, _)) => {
+                            if left.is_err() {
+                                self.long_namespaces.insert(namespace.clone(), Expected::Cancelled);
+                            }
                             left?;
                             call.await
                         }
@@ -172,9 +188,7 @@ impl Calls {
                 }
             },
         };
-        if started.elapsed() <= LONG {
-            self.long_namespaces.invalidate(namespace);
-        }
+        self.expect(namespace, started.elapsed());
         self.ended(namespace, &result, started.elapsed());
         result
     }
@@ -223,6 +237,15 @@ impl Calls {
             (turn.place, turn.kept_place) = (None, None);
         }
         Ok(())
+    }
+
+    /// Remembers what to expect of the next call of a namespace, after one of this duration.
+    fn expect(&self, namespace: &Arc<str>, duration: Duration) {
+        if duration > LONG {
+            self.long_namespaces.insert(namespace.clone(), Expected::LastWasLong);
+        } else if self.long_namespaces.get(namespace) == Some(Expected::LastWasLong) {
+            self.long_namespaces.invalidate(namespace);
+        }
     }
 
     /// Notes the end of a call.
@@ -359,7 +382,10 @@ mod tests {
         let started = Instant::now();
         let cancelled = long(100).await.unwrap().unwrap_err();
         assert_eq!((cancelled.code, started.elapsed()), (CallCode::Overloaded, LONG));
-        // The next call of its namespace waits, and has no place that others need.
+        // The next long call of its namespace waits, and has no place that others need: also after a short one.
+        assert_eq!(calls.long_namespaces.get("slow-100"), Some(Expected::Cancelled));
+        calls.expect(&"slow-100".into(), Duration::ZERO);
+        assert_eq!(calls.long_namespaces.get("slow-100"), Some(Expected::Cancelled));
         let next = long(100);
         sleep(LONG).await;
         assert_eq!(calls.places.used(), MIN - 1);
@@ -369,6 +395,7 @@ mod tests {
         for call in running.into_iter().chain([next]) {
             call.await.unwrap().unwrap();
         }
+        assert_eq!(calls.long_namespaces.get("slow-100"), Some(Expected::LastWasLong), "it has ended");
         assert_eq!(
             (calls.shares.used(), calls.places.used(), calls.kept_places.used(), calls.long.used()),
             (0, 0, 0, 0)
