@@ -21,9 +21,11 @@ pub(crate) const MAX_KEPT: usize = 1024 * 1024;
 const KEPT_FREELY: usize = 1024;
 /// The same for as many lookups as delivery has in flight.
 pub(crate) const MAX_KEPT_FREELY: usize = 1024 * KEPT_FREELY;
-/// The budget of what lookups keep. The share of a namespace is one lookup of the maximum size.
+/// Maximum number of bytes that a lookup keeps of an answer that it may not use.
+pub(crate) const KEPT_EARLY: usize = 40 * 1024;
+/// The budget of what lookups keep. The share of a namespace is one lookup of the maximum size, with such an answer.
 pub(crate) const KEPT: Limits =
-    Limits { total: 4 * MAX_KEPT, per_namespace: MAX_KEPT, waiting: 0, waiting_per_namespace: 0 };
+    Limits { total: 4 * MAX_KEPT, per_namespace: MAX_KEPT + KEPT_EARLY, waiting: 0, waiting_per_namespace: 0 };
 /// Bytes that are taken from the budget at once.
 const KEPT_STEP: usize = 2048;
 
@@ -70,7 +72,7 @@ impl<'a> Allowance<'a> {
                 "the run's models and executions need more than {MAX_KEPT} bytes"
             )));
         }
-        let reserved = KEPT_FREELY + kept.permit.as_ref().map_or(0, Permit::bytes);
+        let reserved = KEPT_FREELY + kept.permit.as_ref().map_or(0, Permit::units);
         if kept.bytes <= reserved {
             return Ok(());
         }
@@ -84,6 +86,11 @@ impl<'a> Allowance<'a> {
             none => *none = Some(more),
         }
         Ok(())
+    }
+
+    /// Reserves this many bytes beside those that the lookup keeps, if they are available.
+    pub(crate) fn reserve(&self, bytes: usize) -> Option<Permit> {
+        self.memory.kept.try_acquire(self.namespace, bytes)
     }
 
     /// Resets the bytes that were read and kept. The caller has dropped them.

@@ -1,5 +1,5 @@
-//! A budget of bytes, or of other units, that all lookups share. It is fair between namespaces, because tenants decide
-//! how large the answers about their runs are.
+//! A budget of units, such as bytes or calls, that all lookups share. It is fair between namespaces, because tenants
+//! decide how large the answers about their runs are.
 //!
 //! - A namespace never holds more than its share, so one tenant cannot take everything.
 //! - Of the requests that wait, the one whose namespace holds the least comes first. Namespaces that hold the same take
@@ -16,9 +16,9 @@ use tokio::sync::oneshot;
 /// The limits of a budget.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Bytes of all namespaces.
+    /// Units of all namespaces.
     pub(crate) total: usize,
-    /// Bytes of one namespace.
+    /// Units of one namespace.
     pub(crate) per_namespace: usize,
     /// Waiting requests of all namespaces.
     pub(crate) waiting: usize,
@@ -41,7 +41,7 @@ struct State {
     /// See [`Limits::total`].
     total: usize,
     used: usize,
-    /// Bytes by namespace, without zeros.
+    /// Units by namespace, without zeros.
     by_namespace: HashMap<Arc<str>, usize>,
     /// In the order of arrival.
     waiting: Vec<Waiting>,
@@ -54,9 +54,24 @@ struct State {
 #[derive(Debug)]
 struct Waiting {
     namespace: Arc<str>,
-    bytes: usize,
+    units: usize,
     round: u64,
     granted: oneshot::Sender<Permit>,
+}
+
+/// A request that waits, from its own side. It delays smaller ones, which are served if it is given up.
+#[derive(Debug)]
+struct Request<'a> {
+    budget: &'a Budget,
+    permit: oneshot::Receiver<Permit>,
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        // A permit that has arrived is released with the receiver, after this.
+        self.permit.close();
+        self.budget.grant();
+    }
 }
 
 /// The refusal of a request: too many others wait.
@@ -75,23 +90,23 @@ impl Budget {
         self.grant();
     }
 
-    /// Returns a permit for this many bytes if they are available now and nothing that could have them waits.
-    pub(crate) fn try_acquire(&self, namespace: &Arc<str>, bytes: usize) -> Option<Permit> {
+    /// Returns a permit for this many units if they are available now and nothing that could have them waits.
+    pub(crate) fn try_acquire(&self, namespace: &Arc<str>, units: usize) -> Option<Permit> {
         let mut state = self.0.lock();
         state.forget_given_up();
-        let is_next = !state.waiting.iter().any(|other| self.0.is_in_share(&state, &other.namespace, other.bytes));
-        (is_next && self.0.fits(&state, namespace, bytes)).then(|| self.take(&mut state, namespace, bytes))
+        let is_next = !state.waiting.iter().any(|other| self.0.is_in_share(&state, &other.namespace, other.units));
+        (is_next && self.0.fits(&state, namespace, units)).then(|| self.take(&mut state, namespace, units))
     }
 
-    /// Returns a permit for this many bytes, or waits for it.
+    /// Returns a permit for this many units, or waits for it.
     ///
     /// # Errors
     /// If too many requests wait.
-    pub(crate) async fn acquire(&self, namespace: &Arc<str>, bytes: usize) -> Result<Permit, Exhausted> {
-        if let Some(permit) = self.try_acquire(namespace, bytes) {
+    pub(crate) async fn acquire(&self, namespace: &Arc<str>, units: usize) -> Result<Permit, Exhausted> {
+        if let Some(permit) = self.try_acquire(namespace, units) {
             return Ok(permit);
         }
-        let receiver = {
+        let mut request = {
             let Limits { waiting, waiting_per_namespace, .. } = self.0.limits;
             let mut state = self.0.lock();
             state.forget_given_up();
@@ -99,22 +114,22 @@ impl Budget {
             if state.waiting.len() >= waiting || of_namespace >= waiting_per_namespace {
                 return Err(Exhausted);
             }
-            let (granted, receiver) = oneshot::channel();
+            let (granted, permit) = oneshot::channel();
             let round = state.next_round(namespace);
-            state.waiting.push(Waiting { namespace: namespace.clone(), bytes, round, granted });
-            receiver
+            state.waiting.push(Waiting { namespace: namespace.clone(), units, round, granted });
+            Request { budget: self, permit }
         };
-        // Bytes may have been released since the first attempt.
+        // Units may have been released since the first attempt.
         self.grant();
-        receiver.await.map_err(|_| Exhausted)
+        (&mut request.permit).await.map_err(|_| Exhausted)
     }
 
-    fn take(&self, state: &mut State, namespace: &Arc<str>, bytes: usize) -> Permit {
-        if bytes > 0 {
-            state.used += bytes;
-            *state.by_namespace.entry(namespace.clone()).or_default() += bytes;
+    fn take(&self, state: &mut State, namespace: &Arc<str>, units: usize) -> Permit {
+        if units > 0 {
+            state.used += units;
+            *state.by_namespace.entry(namespace.clone()).or_default() += units;
         }
-        Permit { budget: self.clone(), namespace: namespace.clone(), bytes }
+        Permit { budget: self.clone(), namespace: namespace.clone(), units }
     }
 
     /// Serves the requests that can be served now.
@@ -129,15 +144,15 @@ impl Budget {
         let mut state = self.0.lock();
         state.forget_given_up();
         let eligible = state.waiting.iter().enumerate();
-        let eligible = eligible.filter(|(_, next)| self.0.is_in_share(&state, &next.namespace, next.bytes));
+        let eligible = eligible.filter(|(_, next)| self.0.is_in_share(&state, &next.namespace, next.units));
         let (index, next) = eligible.min_by_key(|(index, next)| (state.held(&next.namespace), next.round, *index))?;
-        if !self.0.fits(&state, &next.namespace, next.bytes) {
+        if !self.0.fits(&state, &next.namespace, next.units) {
             // Later ones do not overtake it, or a large request would wait forever.
             return None;
         }
-        let Waiting { namespace, bytes, round, granted } = state.waiting.remove(index);
+        let Waiting { namespace, units, round, granted } = state.waiting.remove(index);
         state.served(round);
-        let permit = self.take(&mut state, &namespace, bytes);
+        let permit = self.take(&mut state, &namespace, units);
         Some((granted, permit))
     }
 
@@ -158,12 +173,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_in_share(&self, state: &State, namespace: &Arc<str>, bytes: usize) -> bool {
-        state.held(namespace) + bytes <= self.limits.per_namespace
+    fn is_in_share(&self, state: &State, namespace: &Arc<str>, units: usize) -> bool {
+        state.held(namespace) + units <= self.limits.per_namespace
     }
 
-    fn fits(&self, state: &State, namespace: &Arc<str>, bytes: usize) -> bool {
-        self.is_in_share(state, namespace, bytes) && state.used + bytes <= state.total
+    fn fits(&self, state: &State, namespace: &Arc<str>, units: usize) -> bool {
+        self.is_in_share(state, namespace, units) && state.used + units <= state.total
     }
 }
 
@@ -196,35 +211,35 @@ impl State {
     }
 }
 
-/// A number of bytes of a budget, released when dropped.
+/// A number of units of a budget, released when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     budget: Budget,
     namespace: Arc<str>,
-    bytes: usize,
+    units: usize,
 }
 
 impl Permit {
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+    pub(crate) fn units(&self) -> usize {
+        self.units
     }
 
-    /// Adds the bytes of another permit of the same namespace.
+    /// Adds the units of another permit of the same namespace.
     pub(crate) fn merge(&mut self, mut other: Self) {
         debug_assert_eq!(self.namespace, other.namespace);
-        self.bytes += std::mem::take(&mut other.bytes);
+        self.units += std::mem::take(&mut other.units);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.bytes == 0 {
+        if self.units == 0 {
             return;
         }
         {
             let mut state = self.budget.0.lock();
-            state.used -= self.bytes;
-            let held = state.held(&self.namespace) - self.bytes;
+            state.used -= self.units;
+            let held = state.held(&self.namespace) - self.units;
             if held == 0 {
                 state.by_namespace.remove(&self.namespace);
             } else {

@@ -7,13 +7,18 @@ use futures::future::{BoxFuture, Either, FutureExt, ready, select};
 use super::{
     error::CallError,
     reader::Reader,
-    rules::{Event, Executions, Outputs, Role, Verdicts},
+    rules::{Event, Executions, Role},
 };
+use crate::lookup::{allowance::KEPT_EARLY, budget::Permit};
 
 /// Maximum number of outputs that are kept: some for each of the expected executions.
 const MAX_OUTPUTS: usize = 256;
 /// Maximum size of a kept key in bytes. Components name their outputs, as functions name their results.
 const MAX_KEY: usize = 64;
+/// Bytes of an output without its key. Vectors double their size.
+const OUTPUT_BYTES: usize = 2 * size_of::<Output>();
+/// The outputs fit in the share of their namespace, beside what the lookup keeps.
+const _: () = assert!(MAX_OUTPUTS * (OUTPUT_BYTES + MAX_KEY) <= KEPT_EARLY);
 
 /// The events of expected executions, requested after the end of the run. The answer may not have arrived yet.
 pub(super) struct EarlyEvents<'a> {
@@ -60,9 +65,13 @@ impl<'a> EarlyEvents<'a> {
     }
 }
 
-/// The outputs of expected executions.
+/// The outputs of expected executions. Their bytes do not count as kept by the lookup, which could exceed its limit only
+/// because it has asked ahead. Outputs that are used are counted then.
 #[derive(Debug)]
-pub(super) struct EarlyOutputs(Vec<Output>);
+pub(super) struct EarlyOutputs {
+    outputs: Vec<Output>,
+    _permit: Permit,
+}
 
 #[derive(Debug)]
 struct Output {
@@ -74,7 +83,7 @@ struct Output {
 
 impl EarlyOutputs {
     async fn of(reader: &Reader<'_>, executions: &[i64]) -> Option<Self> {
-        let mut outputs = Vec::new();
+        let (mut outputs, mut bytes) = (Vec::new(), 0);
         let answer = reader.events_of_executions(executions, |event| {
             if !event.is_output {
                 return Ok(());
@@ -83,29 +92,32 @@ impl EarlyOutputs {
             if outputs.len() == MAX_OUTPUTS || key.len() > MAX_KEY {
                 return Err(CallError::too_large("the expected executions have more outputs than are kept".to_owned()));
             }
-            // Vectors double their size.
-            reader.keep(2 * size_of::<Output>() + key.len())?;
+            bytes += OUTPUT_BYTES + key.len();
             outputs.push(Output { artifact, execution, key: key.into(), index });
             Ok(())
         });
         answer.await.ok()?;
-        Some(Self(outputs))
+        Some(Self { outputs, _permit: reader.reserve(bytes)? })
     }
 
     /// Returns whether each of these artifacts, ordered by their ids, is an output of an execution of the run.
     fn contain(&self, artifacts: &[i64], executions: &Executions) -> bool {
-        let listed = self.0.iter().filter(|output| executions.role(output.execution) != Role::Unknown);
+        let listed = self.outputs.iter().filter(|output| executions.role(output.execution) != Role::Unknown);
         let mut produced: Vec<i64> = listed.map(|output| output.artifact).collect();
         produced.sort_unstable();
         artifacts.iter().all(|id| produced.binary_search(id).is_ok())
     }
 
-    /// Adds the events of these artifacts, ordered by their ids.
-    pub(super) fn add_to(self, outputs: &mut Outputs<'_>, artifacts: &[i64], verdicts: &mut dyn Verdicts) {
-        for Output { artifact, execution, key, index } in self.0 {
-            if artifacts.binary_search(&artifact).is_ok() {
-                outputs.add(&Event { artifact, execution, is_output: true, key: &key, index }, verdicts);
-            }
+    /// Passes the events of these artifacts, ordered by their ids.
+    pub(super) fn add_to(
+        self,
+        artifacts: &[i64],
+        mut add: impl FnMut(&Event<'_>) -> Result<(), CallError>,
+    ) -> Result<(), CallError> {
+        let outputs = self.outputs.into_iter().filter(|output| artifacts.binary_search(&output.artifact).is_ok());
+        for Output { artifact, execution, key, index } in outputs {
+            add(&Event { artifact, execution, is_output: true, key: &key, index })?;
         }
+        Ok(())
     }
 }

@@ -73,7 +73,33 @@ struct Inner {
     store: Mutex<Store>,
     faults: Mutex<HashMap<Method, Fault>>,
     calls: watch::Sender<Vec<Method>>,
+    /// Calls without a response that the client still waits for.
+    unanswered: watch::Sender<Vec<Method>>,
     disconnect: Notify,
+}
+
+/// A call that has no response yet. Dropped with the call, which the client may give up.
+struct Unanswered<'a> {
+    calls: &'a watch::Sender<Vec<Method>>,
+    method: Method,
+}
+
+impl<'a> Unanswered<'a> {
+    fn new(calls: &'a watch::Sender<Vec<Method>>, method: Method) -> Self {
+        calls.send_modify(|calls| calls.push(method));
+        Self { calls, method }
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.calls.send_modify(|calls| {
+            let index = calls.iter().position(|call| *call == self.method);
+            if let Some(index) = index {
+                calls.swap_remove(index);
+            }
+        });
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -103,6 +129,12 @@ impl FakeServer {
     pub(super) async fn until_called(&self, method: Method) {
         let mut calls = self.0.calls.subscribe();
         calls.wait_for(|calls| calls.contains(&method)).await.unwrap();
+    }
+
+    /// Waits until no client waits for a response to this method.
+    pub(super) async fn until_given_up(&self, method: Method) {
+        let mut unanswered = self.0.unanswered.subscribe();
+        unanswered.wait_for(|calls| !calls.contains(&method)).await.unwrap();
     }
 
     /// Closes every connection.
@@ -140,6 +172,7 @@ impl FakeServer {
         response: impl FnOnce(&Store, Option<&Fault>) -> Result<T, Status>,
     ) -> Result<Response<T>, Status> {
         self.0.calls.send_modify(|calls| calls.push(method));
+        let _unanswered = Unanswered::new(&self.0.unanswered, method);
         let fault = lock(&self.0.faults).get(&method).cloned();
         match &fault {
             Some(Fault::Status(code)) => return Err(Status::new(*code, format!("injected {code:?}"))),

@@ -202,8 +202,13 @@ impl Lookup {
         listed: Listed<'_>,
         verdicts: &mut dyn Verdicts,
     ) -> Result<RunModels, LookupError> {
-        let Listed { mut candidates, executions, early_events } = listed;
+        let Listed { mut candidates, executions, mut early_events } = listed;
         if candidates.has_unnamed_types() {
+            if early_events.take().is_some() {
+                // Nothing would poll this answer during the calls below, of which there may be as many as the tenant
+                // configures types. It would keep bytes of its budget and of the connection's window, past its timeout.
+                self.ahead.events_used(false);
+            }
             candidates.resolve_types(&self.type_names(reader, types).await?, verdicts);
         }
         if candidates.removed() > 0 {
@@ -241,8 +246,7 @@ impl Lookup {
                 let early = early.outputs_of(&ids, &executions).await;
                 self.ahead.events_used(early.is_some());
                 if let Some(early) = early {
-                    early.add_to(&mut outputs, &ids, verdicts);
-                    return Ok(());
+                    return early.add_to(&ids, |event| reader.keep(outputs.add(event, verdicts)));
                 }
             }
             reader.events(&ids, |event| outputs.add(event, verdicts)).await

@@ -16,7 +16,7 @@ use super::{
     rules::{Context, ContextArtifact, ContextNames, Event, Execution, RunContext, RunFlavor},
     wire::{Field, fields},
 };
-use crate::lookup::client::Client;
+use crate::lookup::{budget::Permit, client::Client};
 
 /// Rows of a page, or artifacts of a request for events.
 const PAGE_SIZES: PageSizes = [100, 10, 1];
@@ -99,15 +99,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes every event of these executions, in one call.
+    /// Passes every event of these executions, in one call. Its answer does not count as read by the lookup, which
+    /// could exceed its limit only because of a guess.
     pub(super) async fn events_of_executions(
         &self,
         executions: &[i64],
         mut add: impl FnMut(&Event<'_>) -> Result<(), CallError>,
     ) -> Result<(), CallError> {
         let request = proto::GetEventsByExecutionIDsRequest { execution_ids: executions.to_vec() };
-        self.call(Method::GetEventsByExecutionIDs, request, |message| rows(message, |row| add(&convert::event(row)?)))
-            .await
+        let method = Method::GetEventsByExecutionIDs.name();
+        let read = |message: &[u8]| rows(message, |row| add(&convert::event(row)?));
+        self.client.call(self.namespace, method, tonic::Request::new(request), read).await
     }
 
     /// Passes every event of these artifacts, in all runs. `add` returns the bytes that it keeps.
@@ -214,6 +216,11 @@ impl<'a> Reader<'a> {
     /// Notes that the lookup keeps this many bytes more.
     pub(super) fn keep(&self, bytes: usize) -> Result<(), CallError> {
         self.allowance.keep(bytes)
+    }
+
+    /// Reserves this many bytes that do not count as kept by the lookup, if its namespace has room for them.
+    pub(super) fn reserve(&self, bytes: usize) -> Option<Permit> {
+        self.allowance.reserve(bytes)
     }
 
     /// Resets the limits of the lookup, which begins anew and has dropped what it kept.

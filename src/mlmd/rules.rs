@@ -36,6 +36,8 @@ use crate::{
 };
 
 pub(super) use artifacts::{ArtifactState, Candidates, ContextArtifact};
+#[cfg(test)]
+pub(super) use executions::EXECUTION_BYTES;
 pub(super) use executions::{Event, Execution, Executions, Outputs, Role};
 pub(super) use models::{Model, ambiguous_executions, select};
 pub(super) use names::{distinguish, drop_shared_names, executions_naming_models};

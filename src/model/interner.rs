@@ -8,8 +8,8 @@ use super::{Mark, Marks, PipelineName, mark::MarkList};
 const MIN_SHRINK: usize = 1024;
 
 /// Interned values of many records: names of namespaces and subscriptions, names of pipelines, and marks. Values
-/// without a record are dropped when their number has doubled since the last time, so deleted Workflows leave nothing
-/// behind.
+/// without a record are dropped when the number of all values of their kind has doubled since the last time. So there
+/// are at most twice as many as records had then, or [`MIN_SHRINK`].
 #[derive(Debug, Default)]
 pub struct Interner {
     strings: Shared<str>,
@@ -20,7 +20,14 @@ pub struct Interner {
 impl Interner {
     /// Returns the shared copy of `text`.
     pub fn string(&mut self, text: &str) -> Arc<str> {
-        self.strings.intern(text)
+        if let Some(shared) = self.strings.get(text) {
+            return shared;
+        }
+        if self.strings.is_full() {
+            // Unused pipelines and marks would keep their strings.
+            self.shrink();
+        }
+        self.strings.insert(text.into())
     }
 
     /// Returns the shared copy of a pipeline's name, whose text is from [`Interner::string`].
@@ -57,15 +64,27 @@ impl<T: ?Sized> Default for Shared<T> {
 
 impl<T: ?Sized + Eq + Hash> Shared<T> {
     fn intern(&mut self, value: impl Borrow<T> + Into<Arc<T>>) -> Arc<T> {
-        if let Some(shared) = self.values.get(value.borrow()) {
-            return shared.clone();
+        if let Some(shared) = self.get(value.borrow()) {
+            return shared;
         }
-        if self.values.len() >= (2 * self.kept).max(MIN_SHRINK) {
+        if self.is_full() {
             self.shrink();
         }
-        let shared: Arc<T> = value.into();
-        self.values.insert(shared.clone());
-        shared
+        self.insert(value.into())
+    }
+
+    fn get(&self, value: &T) -> Option<Arc<T>> {
+        self.values.get(value).cloned()
+    }
+
+    fn insert(&mut self, value: Arc<T>) -> Arc<T> {
+        self.values.insert(value.clone());
+        value
+    }
+
+    /// Returns whether the number of values has doubled since the last time that unused ones were dropped.
+    fn is_full(&self) -> bool {
+        self.values.len() >= (2 * self.kept).max(MIN_SHRINK)
     }
 
     fn shrink(&mut self) {
@@ -79,6 +98,11 @@ impl<T: ?Sized + Eq + Hash> Shared<T> {
 mod tests {
     use super::*;
     use crate::model::{RunOutcome, SubscriptionName};
+
+    /// Numbers of strings, pipelines, and lists of marks.
+    fn sizes(interner: &Interner) -> [usize; 3] {
+        [interner.strings.values.len(), interner.pipelines.values.len(), interner.marks.values.len()]
+    }
 
     /// The marks of one subscription.
     fn marks(interner: &mut Interner, subscription: &str) -> Marks {
@@ -104,8 +128,7 @@ mod tests {
         drop((other, taxi, b));
         interner.shrink();
         // `team`, and the names in the pipeline and in the marks.
-        let sizes = (interner.strings.values.len(), interner.pipelines.values.len(), interner.marks.values.len());
-        assert_eq!(sizes, (3, 1, 1));
+        assert_eq!(sizes(&interner), [3, 1, 1]);
         assert!(Arc::ptr_eq(&team, &interner.string("team")));
         assert!(std::ptr::eq(&*a, &*marks(&mut interner, "a")));
     }
@@ -125,9 +148,40 @@ mod tests {
             spec(&mut interner, &format!("pipeline {i}"));
             marks(&mut interner, &format!("subscription {i}"));
         }
-        let sizes = [interner.strings.values.len(), interner.pipelines.values.len(), interner.marks.values.len()];
-        // Pipelines and marks that are not dropped yet still refer to their strings.
-        assert!(sizes.iter().all(|size| *size <= 6 * MIN_SHRINK), "{sizes:?}");
+        let sizes = sizes(&interner);
+        assert!(sizes.iter().all(|size| *size <= MIN_SHRINK), "{sizes:?}");
         assert!(Arc::ptr_eq(&kept[7], &spec(&mut interner, "kept 7")));
+    }
+
+    /// A tenant patches names and marks of all its Workflows over and over. At any time there are at most twice as many
+    /// values as records have, with those of one record that is being replaced.
+    #[test]
+    fn replaced_values_of_live_workflows_do_not_accumulate() {
+        const WORKFLOWS: usize = 3 * MIN_SHRINK;
+        const MARKS: usize = 3;
+        let mut interner = Interner::default();
+        let mut records = Vec::new();
+        for patch in 0..20 * WORKFLOWS {
+            let pipeline = spec(&mut interner, &format!("pipeline {patch}"));
+            let subscriptions: Vec<_> = (0..MARKS)
+                .map(|mark| interner.string(&format!("subscription {patch} {mark}")))
+                .map(SubscriptionName::from_annotation)
+                .collect();
+            let marks =
+                subscriptions.into_iter().map(|subscription| Mark { subscription, outcome: RunOutcome::Failed });
+            let record = (pipeline, interner.marks(marks.collect()));
+            if records.len() < WORKFLOWS {
+                records.push(record);
+            } else {
+                records[patch % WORKFLOWS] = record;
+            }
+            let [strings, pipelines, marks] = sizes(&interner);
+            let live = records.len() + 1;
+            assert!(strings <= (2 * live * (1 + MARKS)).max(MIN_SHRINK), "{strings} strings of {live} records");
+            assert!(
+                pipelines.max(marks) <= (2 * live).max(MIN_SHRINK),
+                "{pipelines} pipelines, {marks} lists of marks"
+            );
+        }
     }
 }

@@ -12,11 +12,11 @@ fn namespace(name: &str) -> Arc<str> {
 }
 
 #[tokio::test]
-async fn bytes_are_given_back_when_a_permit_is_dropped() {
+async fn units_are_given_back_when_a_permit_is_dropped() {
     let budget = Budget::new(LIMITS);
     let mut permit = budget.acquire(&namespace("a"), 40).await.unwrap();
     permit.merge(budget.try_acquire(&namespace("a"), 20).unwrap());
-    assert_eq!((permit.bytes(), budget.used()), (60, 60));
+    assert_eq!((permit.units(), budget.used()), (60, 60));
     assert!(budget.try_acquire(&namespace("a"), 1).is_none(), "its share is used up");
     let other = budget.try_acquire(&namespace("b"), 40).unwrap();
     assert!(budget.try_acquire(&namespace("c"), 1).is_none(), "the total is used up");
@@ -100,7 +100,21 @@ async fn a_small_request_does_not_overtake_a_large_one() {
     assert!(small.now_or_never().is_some());
 }
 
-/// A request that waits only for bytes of its own namespace does not delay others.
+/// Nothing may be released for a long time after that.
+#[tokio::test]
+async fn a_request_that_is_given_up_delays_no_other() {
+    let budget = Budget::new(LIMITS);
+    let (b, c) = (namespace("b"), namespace("c"));
+    let _held = budget.try_acquire(&namespace("a"), 50).unwrap();
+    let mut large = Box::pin(budget.acquire(&b, 60));
+    assert!(poll!(&mut large).is_pending());
+    let mut small = pin!(budget.acquire(&c, 1));
+    assert!(poll!(&mut small).is_pending());
+    drop(large);
+    assert!(small.now_or_never().expect("there is room").is_ok());
+}
+
+/// A request that waits only for units of its own namespace does not delay others.
 #[tokio::test]
 async fn a_namespace_without_share_delays_no_other() {
     let budget = Budget::new(LIMITS);
@@ -154,7 +168,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        3 => (0..3_usize, 0..=60_usize).prop_map(|(namespace, bytes)| Step::Acquire(namespace, bytes)),
+        3 => (0..3_usize, 0..=60_usize).prop_map(|(namespace, units)| Step::Acquire(namespace, units)),
         2 => Just(Step::Release),
         1 => Just(Step::GiveUp),
     ];
@@ -171,9 +185,9 @@ proptest! {
         let mut held: Vec<(usize, Permit)> = Vec::new();
         for step in steps {
             match step {
-                Step::Acquire(name, bytes) => {
+                Step::Acquire(name, units) => {
                     let (budget, namespace) = (budget.clone(), names[name].clone());
-                    waiting.push((name, Box::pin(async move { budget.acquire(&namespace, bytes).await })));
+                    waiting.push((name, Box::pin(async move { budget.acquire(&namespace, units).await })));
                 }
                 Step::Release => drop((!held.is_empty()).then(|| held.remove(0))),
                 Step::GiveUp => drop((!waiting.is_empty()).then(|| waiting.remove(0))),
@@ -189,12 +203,12 @@ proptest! {
                     None => true,
                 });
             }
-            let used: usize = held.iter().map(|(_, permit)| permit.bytes()).sum();
+            let used: usize = held.iter().map(|(_, permit)| permit.units()).sum();
             prop_assert_eq!(budget.used(), used);
             prop_assert!(used <= LIMITS.total && waiting.len() <= LIMITS.waiting);
             for name in 0..3 {
                 let of_name = held.iter().filter(|(other, _)| *other == name);
-                prop_assert!(of_name.map(|(_, permit)| permit.bytes()).sum::<usize>() <= LIMITS.per_namespace);
+                prop_assert!(of_name.map(|(_, permit)| permit.units()).sum::<usize>() <= LIMITS.per_namespace);
                 prop_assert!(waiting.iter().filter(|(other, _)| *other == name).count() <= LIMITS.waiting_per_namespace);
             }
         }

@@ -20,7 +20,7 @@ const TFX_IMPORTERS: [&str; 2] = ["Importer", "ImporterNode"];
 /// Execution type of a DAG in KFP v2: the run as a whole, a sub-pipeline, a condition, a loop, or an iteration.
 const KFP_V2_DAG: &str = "system.DAGExecution";
 /// Estimated bytes of an execution in the tables of this module and of `places`, without its texts.
-const EXECUTION_BYTES: usize = size_of::<Recorded>() + 96;
+pub(in crate::mlmd) const EXECUTION_BYTES: usize = size_of::<Recorded>() + 96;
 
 /// An execution of the run's context.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,11 +1,16 @@
 //! Calls before the run ends save round trips after it, and change no answer.
 
-use tokio::sync::Barrier;
+use futures::join;
+use tokio::{sync::Barrier, time::timeout};
 use tonic::Code;
 
 use super::*;
 use crate::{
-    mlmd::fake::{Fault, Store, text},
+    lookup::allowance::MAX_KEPT,
+    mlmd::{
+        fake::{Fault, Store, text},
+        rules::EXECUTION_BYTES,
+    },
     model::Phase,
 };
 
@@ -136,6 +141,52 @@ async fn an_early_answer_that_is_not_needed_may_hang() {
         assert!(started.elapsed() < Duration::from_millis(100), "{name}: {:?}", started.elapsed());
         assert_eq!(env.count_calls(EVENTS_OF_EXECUTIONS), 1, "{name}");
     }
+}
+
+/// Calls for the ids of types precede its use, and nothing reads it during them. It would hold bytes that others need.
+#[tokio::test(start_paused = true)]
+async fn an_early_answer_is_given_up_before_calls_for_types() {
+    let (env, run) = (TestEnv::tfx(), compiled());
+    assert_eq!(env.ask_ahead(&run).await.1, Ok(KnownAhead::SoFar));
+    {
+        let mut store = env.server.store();
+        store.artifact_types.insert("PushedModel".into(), 20);
+        store.add_model_with(5, 10, &[1], |artifact| (artifact.r#type, artifact.type_id) = (None, Some(20)));
+    }
+    let barrier = Arc::new(Barrier::new(2));
+    env.server.inject(EVENTS_OF_EXECUTIONS, Fault::Hang);
+    env.server.inject(TYPE, Fault::Barrier(barrier.clone()));
+    let during_the_call = async {
+        env.server.until_called(TYPE).await;
+        let given_up = timeout(Duration::from_secs(1), env.server.until_given_up(EVENTS_OF_EXECUTIONS)).await;
+        given_up.expect("the early call has ended");
+        env.server.clear_faults();
+        barrier.wait().await;
+    };
+    let (found, ()) = join!(env.find(&run), during_the_call);
+    assert_eq!(found.unwrap().models.len(), 1);
+    assert_eq!(env.count_calls(EVENTS_OF_EXECUTIONS), 1);
+    env.assert_counted("mlmd_events_expected_total{result=\"unused\"} 1");
+}
+
+/// A run that keeps nearly as much as it may. What is kept of an early answer that is not used does not count.
+#[tokio::test(start_paused = true)]
+async fn an_early_answer_makes_no_run_too_large() {
+    let env = TestEnv::tfx();
+    assert_eq!(env.ask_ahead(&compiled()).await.1, Ok(KnownAhead::SoFar));
+    {
+        let mut store = env.server.store();
+        store.add_model(5, 10, &[1]);
+        (100..350).for_each(|id| store.add_model(id, 10, &[]));
+        let executions = (MAX_KEPT - 10_000) / EXECUTION_BYTES;
+        (1000..1000 + executions as i64).for_each(|id| store.add_execution(id, DURING_MS, &[1]));
+    }
+    // The early answer comes first.
+    env.server.inject(EXECUTIONS, Fault::Delay(Duration::from_millis(10)));
+    let found = env.find(&compiled()).await;
+    assert_eq!(found.as_ref().unwrap().models.len(), 1);
+    env.assert_counted("mlmd_events_expected_total{result=\"unused\"} 1");
+    assert_eq!(env.find_uncached(&compiled()).await, found);
 }
 
 /// More executions than a page has are no guess, and not asked for again; nor are those of KFP v1's metadata-writer.
