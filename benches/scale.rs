@@ -68,7 +68,7 @@ struct Options {
     #[arg(long, default_value_t = 50_000.0)]
     workflow_bytes: f64,
     /// Measured: bytes of a record
-    #[arg(long, default_value_t = 224.0)]
+    #[arg(long, default_value_t = 233.0)]
     record_bytes: f64,
     /// Measured and rounded up: KiB of an idle subscriber
     #[arg(long, default_value_t = 30.0)]
