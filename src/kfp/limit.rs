@@ -86,12 +86,20 @@ enum Expected {
 #[derive(Debug)]
 struct Turn {
     _share: Permit,
-    /// An ordinary place.
-    place: Option<Permit>,
-    /// The right to keep it for long.
-    kept_place: Option<Permit>,
-    /// A place of long calls.
-    long: Option<Permit>,
+    place: Place,
+}
+
+/// The place of a call.
+#[derive(Debug)]
+enum Place {
+    Ordinary {
+        _place: Permit,
+        /// The right to keep it for long.
+        kept: Option<Permit>,
+    },
+    Long {
+        _place: Permit,
+    },
 }
 
 /// The rule of the limit: it grows by one after as many good calls as it allows, and shrinks at once.
@@ -167,15 +175,15 @@ impl Calls {
         let mut turn = self.turn(namespace).await?;
         let started = Instant::now();
         let mut call = pin!(call);
-        let result = match turn.long {
-            Some(_) => call.await,
-            None => match timeout(LONG, &mut call).await {
+        let result = match turn.place {
+            Place::Long { .. } => call.await,
+            Place::Ordinary { .. } => match timeout(LONG, &mut call).await {
                 Ok(result) => result,
                 Err(_) => {
                     if !self.long_namespaces.contains_key(namespace) {
                         self.long_namespaces.insert(namespace.clone(), Expected::LastWasLong);
                     }
-                    match select(&mut call, pin!(self.leave_place(namespace, &mut turn))).await {
+                    match select(&mut call, pin!(self.leave_place(namespace, &mut turn.place))).await {
                         Either::Left((result, _)) => result,
                         Either::Right((left, _)) => {
                             if left.is_err() {
@@ -196,20 +204,17 @@ impl Calls {
     /// Waits for the turn of a call for a run of this namespace.
     async fn turn(&self, namespace: &Arc<str>) -> Result<Turn, CallError> {
         let turn = async {
-            let mut turn =
-                Turn { _share: self.shares.acquire(namespace, 1).await?, place: None, kept_place: None, long: None };
+            let share = self.shares.acquire(namespace, 1).await?;
+            let mut kept = None;
             if self.long_namespaces.contains_key(namespace) {
-                let (long, place) = (self.long.acquire(namespace, 1), self.kept_places.acquire(namespace, 1));
-                match select(pin!(long), pin!(place)).await {
-                    Either::Left((long, _)) => {
-                        turn.long = Some(long?);
-                        return Ok(turn);
-                    }
-                    Either::Right((place, _)) => turn.kept_place = Some(place?),
+                let (long, right) = (self.long.acquire(namespace, 1), self.kept_places.acquire(namespace, 1));
+                match select(pin!(long), pin!(right)).await {
+                    Either::Left((long, _)) => return Ok(Turn { _share: share, place: Place::Long { _place: long? } }),
+                    Either::Right((right, _)) => kept = Some(right?),
                 }
             }
-            turn.place = Some(self.places.acquire(namespace, 1).await?);
-            Ok(turn)
+            let place = Place::Ordinary { _place: self.places.acquire(namespace, 1).await?, kept };
+            Ok(Turn { _share: share, place })
         };
         match timeout(MAX_WAIT, turn).await {
             Ok(Ok(turn)) => Ok(turn),
@@ -222,19 +227,20 @@ impl Calls {
     ///
     /// # Errors
     /// The places of long calls and the right to keep an ordinary place are taken.
-    async fn leave_place(&self, namespace: &Arc<str>, turn: &mut Turn) -> Result<(), CallError> {
-        turn.long = self.long.try_acquire(namespace, 1);
-        if turn.long.is_none() {
-            if turn.kept_place.is_none() {
-                turn.kept_place = self.kept_places.try_acquire(namespace, 1);
+    async fn leave_place(&self, namespace: &Arc<str>, place: &mut Place) -> Result<(), CallError> {
+        let Place::Ordinary { kept, .. } = place else { return Ok(()) };
+        let long = match self.long.try_acquire(namespace, 1) {
+            Some(long) => Ok(long),
+            None => {
+                *kept = kept.take().or_else(|| self.kept_places.try_acquire(namespace, 1));
+                if kept.is_none() {
+                    return Err(CallError::overloaded("calls of several namespaces take long"));
+                }
+                self.long.acquire(namespace, 1).await
             }
-            if turn.kept_place.is_none() {
-                return Err(CallError::overloaded("calls of several namespaces take long"));
-            }
-            turn.long = self.long.acquire(namespace, 1).await.ok();
-        }
-        if turn.long.is_some() {
-            (turn.place, turn.kept_place) = (None, None);
+        };
+        if let Ok(long) = long {
+            *place = Place::Long { _place: long };
         }
         Ok(())
     }
