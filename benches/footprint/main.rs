@@ -89,7 +89,7 @@ struct Started {
 
 async fn start(build: &ServerBuild, api_server: &str, metadata_store: &str) -> anyhow::Result<Started> {
     let folder = tempfile::tempdir()?;
-    let kubeconfig = plain_kubeconfig(folder.path(), api_server.trim_end_matches('/'));
+    let kubeconfig = plain_kubeconfig(folder.path(), api_server);
     let begin = Instant::now();
     let flags = ["--max-streams=10000", "--max-streams-per-peer=10000"];
     let server = build.start(&kubeconfig, metadata_store, &flags).listening().await;

@@ -247,7 +247,7 @@ pub(crate) async fn measure(build: &ServerBuild, load: &Load) -> anyhow::Result<
     let sim = Arc::new(Sim::start().await?);
     create_ended(&sim, load)?;
     let folder = tempfile::tempdir()?;
-    let kubeconfig = plain_kubeconfig(folder.path(), sim.kube_config().cluster_url.to_string().trim_end_matches('/'));
+    let kubeconfig = plain_kubeconfig(folder.path(), &sim.kube_config().cluster_url.to_string());
     let flags = ["--max-streams=10000", "--max-streams-per-peer=10000"];
     let server = build.start(&kubeconfig, &sim.metadata_url(), &flags).listening().await;
     eventually(START, "readiness", async || server.get("/readyz").await).await;

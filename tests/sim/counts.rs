@@ -9,7 +9,7 @@ use model_update_eventsource::{
     sim::Sim,
 };
 use test_support::{
-    CATCH_UP, Model, NewWorkflow, Peers, Run, RunningServer, SOON, START, ServerProcess, Task, callgrind, eventually,
+    CATCH_UP, NewWorkflow, Peers, Run, RunningServer, SOON, START, ServerProcess, Task, callgrind, eventually,
     plain_kubeconfig, process_stats::wake_ups, report,
 };
 use tokio::time::timeout;
@@ -49,7 +49,7 @@ impl Program {
     async fn start(folder: tempfile::TempDir, runner: &[PathBuf]) -> Self {
         let sim = Sim::start().await.expect("a simulation");
         let api_server = sim.kube_config().cluster_url.to_string();
-        let kubeconfig = plain_kubeconfig(folder.path(), api_server.trim_end_matches('/'));
+        let kubeconfig = plain_kubeconfig(folder.path(), &api_server);
         let flags = ["--confirm-after=100ms", "--max-streams-per-peer=1000"];
         let process = ServerProcess::start_under(runner, &kubeconfig, &sim.metadata_url(), &flags);
         let server = process.listening_within(START).await;
@@ -66,11 +66,10 @@ impl Program {
     async fn deliver(&self, events: &mut Events, numbers: std::ops::Range<usize>) {
         for number in numbers.clone() {
             let name = format!("run-{number}");
-            let model = Model::pushed(&format!("gs://models/{number}"));
             self.sim
                 .create_workflow(NAMESPACE, NewWorkflow::tfx_v1(&name, PIPELINE).phase("Running"))
                 .expect("created");
-            self.sim.put_task(&Run::tfx_v1(PIPELINE, &name), Task::new("Pusher").output(model));
+            self.sim.put_task(&Run::tfx_v1(PIPELINE, &name), Task::pusher(&format!("gs://models/{number}")));
             self.sim.set_phase(NAMESPACE, &name, "Succeeded").expect("stored");
         }
         for _ in numbers.clone() {
